@@ -1,0 +1,340 @@
+"""The command line. Only this module knows all the others, and it imports them where they are needed."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+from typing import Annotated, Any
+
+from jaxgen.errors import Stopped, UserError
+
+# XLA flags that pay on a CPU (measured in benchmarks/README.md), with the jaxlib releases known to have them: one that
+# jaxlib does not know ends the process.
+CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type=": ((0, 10), (0, 12))}
+
+USAGE = """usage: jaxgen COMMAND ...
+
+  train CONFIG      train a config, or go on with its run        jaxgen train configs/ddpm_digits.py
+  sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
+  evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
+  report RUN        write a run's report.html
+  inspect RUN|CONFIG  parameters, bytes, FLOPs and memory; for a run also its step and the SHA-256 of its state
+  list              the configs, their papers, expected numbers and costs
+  prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
+
+CONFIG is a Python file, or a name in configs/; it comes before the flags. RUN is a run's folder.
+`jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
+
+exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or SIGTERM with the state saved
+"""
+
+
+def _option(kind: Any, help: str, metavar: str | None = None) -> Any:
+  import tyro
+
+  return Annotated[kind, tyro.conf.arg(help=help, metavar=metavar)]
+
+
+def _cluster_options() -> dict[str, tuple[Any, Any]]:
+  return {
+    "fsdp": (_option(int, "devices that share one copy of the state (1: each has its own)"), 1),
+    "coordinator": (_option(str | None, "HOST:PORT of process 0, where the environment does not say"), None),
+    "processes": (_option(int | None, "number of processes of the job"), None),
+    "process": (_option(int | None, "number of this process, from 0"), None),
+  }
+
+
+def _parse(command: str, words: list[str], options: dict[str, tuple[Any, Any]], description: str, config=None, arguments=None):
+  """One parse of a command's options and a config's arguments together; returns (options, changed arguments).
+
+  Changed are the arguments that differ from `arguments`, by default the config's own defaults.
+  """
+  import tyro
+
+  fields = [(name, kind, dataclasses.field(default=default)) for name, (kind, default) in options.items()]
+  defaults = {}
+  if config is not None:
+    defaults = {**config.defaults(), **(arguments or {})}
+    fields += [(name, config.types.get(name, type(value)), dataclasses.field(default=value)) for name, value in defaults.items()]
+  signature = dataclasses.make_dataclass("flags", fields)
+  parsed = tyro.cli(
+    signature, args=words, prog=f"jaxgen {command}", description=description, config=(tyro.conf.FlagConversionOff,)
+  )
+  given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+  chosen = {name: given.pop(name) for name in defaults}
+  return given, {name: value for name, value in chosen.items() if value != defaults[name]}
+
+
+def _subject(command: str, words: list[str], what: str) -> tuple[str, list[str]]:
+  """Splits off the command's first word, the config or run that everything after it is about."""
+  if not words or words[0] in ("-h", "--help"):
+    print(f"usage: jaxgen {command} {what} [flags]\n\n`jaxgen {command} {what} --help`, with the {what}, shows all its flags.")
+    sys.exit(0 if words else 2)
+  if words[0].startswith("-"):
+    raise UserError(f"{what} comes before the flags: jaxgen {command} {what} {' '.join(words)}")
+  return words[0], words[1:]
+
+
+def _set_up_jax() -> None:
+  """Sets, before jax starts, what pays and the user has not set."""
+  import jaxlib
+
+  version = tuple(int(x) for x in jaxlib.__version__.split(".")[:2])
+  flags = os.environ.get("XLA_FLAGS", "")
+  wanted = [f for f, (low, high) in CPU_FLAGS.items() if f.split("=")[0] not in flags and low <= version < high]
+  if wanted:
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *wanted])
+    if os.environ.get("JAXGEN_VERBOSE"):
+      print(f"XLA_FLAGS: {os.environ['XLA_FLAGS']}", file=sys.stderr)
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
+  import jax
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def cache_folder() -> pathlib.Path:
+  """Where compiled programs and trained judges are kept: $JAXGEN_CACHE, else ~/.cache/jaxgen."""
+  return pathlib.Path(os.environ.get("JAXGEN_CACHE") or pathlib.Path.home() / ".cache" / "jaxgen")
+
+
+def _join(options: dict[str, Any]) -> None:
+  from jaxgen import parallel
+
+  parallel.join_cluster(options["coordinator"], options["processes"], options["process"])
+
+
+def train(words: list[str]) -> None:
+  subject, words = _subject("train", words, "CONFIG")
+  _set_up_jax()
+  from jaxgen.experiment import Folder, Run, load_config
+
+  config = load_config(subject)
+  options, changed = _parse(
+    f"train {subject}",
+    words,
+    {
+      "runs": (_option(pathlib.Path, "folder of runs"), pathlib.Path("runs")),
+      "name": (_option(str | None, "the run's name (the config's by default); a run that exists goes on"), None),
+      "seed": (_option(int, "seed of initialisation, data order and noise"), 0),
+      **_cluster_options(),
+    },
+    config.doc,
+    config,
+  )
+  _join(options)
+  run = Run(Folder(options["runs"] / (options["name"] or config.name)), config, changed, options["seed"], fsdp=options["fsdp"])
+  from jaxgen import train as training
+
+  numbers = training.train(run)
+  import jax
+
+  if jax.process_index() == 0:
+    folder = run.folder
+    say_numbers(numbers)
+    print(f"checkpoints  {folder / 'checkpoints'}")
+    if run.experiment.method.sample is not None and run.experiment.samples:
+      print(f"samples      {folder / 'samples'}")
+    print(f"report       {folder / 'report.html'}")
+
+
+def say_numbers(numbers: dict[str, float]) -> None:
+  width = max((len(name) for name in numbers), default=0)
+  for name, value in numbers.items():
+    print(f"{name:<{width}}  {value:.6g}")
+
+
+def _load_run(command: str, subject: str, words: list[str], own: dict[str, tuple[Any, Any]], description: str):
+  """A run with some of its config's arguments changed by flags, and the command's own options."""
+  from jaxgen import experiment
+
+  run = experiment.load(subject)
+  options, changed = _parse(f"{command} {subject}", words, {**own, **_cluster_options()}, description, run.config, run.arguments)
+  _join(options)
+  return experiment.load(subject, fsdp=options["fsdp"], **changed), options
+
+
+def sample(words: list[str]) -> None:
+  subject, words = _subject("sample", words, "RUN")
+  _set_up_jax()
+  run, options = _load_run(
+    "sample",
+    subject,
+    words,
+    {
+      "n": (_option(int, "number of samples"), 64),
+      "seed": (_option(int, "sample i depends on the seed and on i alone"), 0),
+      "first": (_option(int, "number of the first sample"), 0),
+      "out": (_option(pathlib.Path | None, "file to write, .png or .npz (RUN/samples/seed_S.png by default)"), None),
+    },
+    "Draw samples from a run.",
+  )
+  out = options["out"] or run.folder / "samples" / f"seed_{options['seed']}_{options['first']}_{options['n']}.png"
+  if out.suffix not in (".png", ".npz"):
+    raise UserError(f"--out {out}: samples are written as .png or .npz")
+  if not out.parent.is_dir():
+    raise UserError(f"--out {out}: there is no folder {out.parent}")
+  import jax
+  import numpy as np
+  from rich.progress import Progress
+
+  with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
+    task = bar.add_task("sampling", total=options["n"])
+    samples = run.sample(
+      options["n"], seed=options["seed"], first=options["first"], progress=lambda done: bar.update(task, completed=done)
+    )
+  if jax.process_index() == 0:
+    if out.suffix == ".npz":
+      np.savez(out, samples=samples)
+    else:
+      from jaxgen import pictures
+
+      pictures.write_png(out, pictures.grid(samples))
+    print(out)
+
+
+def evaluate(words: list[str]) -> None:
+  subject, words = _subject("evaluate", words, "RUN")
+  _set_up_jax()
+  run, options = _load_run(
+    "evaluate",
+    subject,
+    words,
+    {"out": (_option(pathlib.Path | None, "also write the numbers to this .json file"), None)},
+    "Compute a run's evaluation, with some of its arguments changed.",
+  )
+  if not run.experiment.evaluators:
+    raise UserError(f"config {run.config.name} has no evaluators")
+  import json
+
+  import jax
+
+  numbers = run.evaluate()
+  if jax.process_index() == 0:
+    say_numbers(numbers)
+    if options["out"]:
+      from jaxgen.experiment import write_atomically
+
+      write_atomically(options["out"], json.dumps({"step": run.step, "arguments": run.arguments, **numbers}, indent=2) + "\n")
+
+
+def report(words: list[str]) -> None:
+  subject, words = _subject("report", words, "RUN")
+  _set_up_jax()
+  run, _ = _load_run("report", subject, words, {}, "Write a run's report.html.")
+  print(run.report())
+
+
+def inspect(words: list[str]) -> None:
+  subject, words = _subject("inspect", words, "RUN|CONFIG")
+  _set_up_jax()
+  from jaxgen import experiment, inspection
+
+  if experiment.Folder(subject).exists():
+    run, _ = _load_run("inspect", subject, words, {}, "What a run is made of.")
+    restored = True
+  else:
+    if pathlib.Path(subject).is_dir():
+      experiment.Folder(subject).info()  # says why it is not a run
+    config = experiment.load_config(subject)
+    options, changed = _parse(f"inspect {subject}", words, _cluster_options(), config.doc, config)
+    _join(options)
+    run = experiment.Run(experiment.Folder(""), config, changed, 0, fsdp=options["fsdp"])
+    restored = False
+  inspection.show(run, restored)
+
+
+def list_configs(words: list[str]) -> None:
+  if words and words[0] in ("-h", "--help"):
+    print("usage: jaxgen list\n\nThe configs, their papers, expected numbers and costs.")
+    return
+  if words:
+    raise UserError(f"jaxgen list takes no arguments, not {' '.join(words)}")
+  from rich.console import Console
+  from rich.table import Table
+
+  from jaxgen.experiment import config_folders, config_summary
+
+  table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
+  for name in ("config", "what", "paper", "expect", "cost"):
+    table.add_column(name, overflow="fold")
+  folder = next((f for f in config_folders() if any(f.glob("*.py"))), None)
+  if folder is None:
+    raise UserError("there are no configs here: run jaxgen in a folder with a configs/ folder")
+  for path in sorted(folder.glob("*.py")):
+    summary = config_summary(path)
+    table.add_row(path.stem, summary["title"], summary["paper"], summary["expect"], summary["cost"])
+  console = Console()
+  Console(width=max(console.width, 120) if not console.is_terminal else None).print(table)
+
+
+def prepare(words: list[str]) -> None:
+  subject, words = _subject("prepare", words, "NAME")
+  options, _ = _parse(
+    f"prepare {subject}",
+    words,
+    {
+      "data_dir": (_option(pathlib.Path | None, "where to prepare it (~/tensorflow_datasets by default)"), None),
+      "manual_dir": (_option(pathlib.Path | None, "folder of files that were downloaded by hand"), None),
+    },
+    "Prepare a data set with tensorflow-datasets.",
+  )
+  from jaxgen.data import prepare as preparation
+
+  print(preparation.prepare(subject, options["data_dir"], options["manual_dir"]))
+
+
+COMMANDS = {
+  "train": train,
+  "sample": sample,
+  "evaluate": evaluate,
+  "report": report,
+  "inspect": inspect,
+  "list": list_configs,
+  "prepare": prepare,
+}
+
+
+def main(words: list[str] | None = None) -> None:
+  """The entry point of the command `jaxgen`; always exits."""
+  words = list(sys.argv[1:] if words is None else words)
+  if not words or words[0] in ("-h", "--help", "help"):
+    print(USAGE, end="")
+    sys.exit(0 if words else 2)
+  if words[0] in ("--version", "-V"):
+    from importlib.metadata import version
+
+    print(f"jaxgen {version('jaxgen')}")
+    sys.exit(0)
+  command = COMMANDS.get(words[0])
+  if command is None:
+    import difflib
+
+    near = difflib.get_close_matches(words[0], COMMANDS, 1)
+    hint = f"perhaps you meant {near[0]!r}" if near else f"the commands are {', '.join(COMMANDS)}"
+    sys.exit(_fail(f"there is no command {words[0]!r}: {hint}", 2))
+  try:
+    command(words[1:])
+  except UserError as error:
+    sys.exit(_fail(str(error), 1))
+  except Stopped as stop:
+    sys.exit(_fail(str(stop), stop.code))
+  except KeyboardInterrupt:
+    sys.exit(_fail("stopped; what was saved before is kept", 130))
+  except BrokenPipeError:  # `jaxgen list | head`
+    with contextlib.suppress(OSError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+  sys.exit(0)
+
+
+def _fail(sentence: str, code: int) -> int:
+  prefix = "error: " if code in (1, 2) else ""
+  print(f"jaxgen: {prefix}{sentence}", file=sys.stderr, flush=True)
+  return code
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,59 @@
+"""What a config or a run is made of, and what a training step costs, before anything is allocated."""
+
+import jax
+
+from jaxgen.checkpoint import state_hash
+from jaxgen.experiment import Run
+from jaxgen.method import network_sizes
+
+
+def nbytes(tree) -> int:
+  """Bytes of a tree's arrays, which may be `jax.eval_shape`'s structures."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def device_bytes(tree) -> int:
+  """Bytes of a tree's arrays on one device, by their shardings."""
+  shard = lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype)
+  return nbytes(jax.tree.map(shard, tree))
+
+
+def costs(run: Run) -> dict[str, float]:
+  """FLOPs of a training step over the whole batch, and bytes on one device; the program is compiled, nothing is run.
+
+  flops: of the step's program as it is written, before the compiler changes it.
+  state_bytes, batch_bytes: arguments of the compiled training loop on one device.
+  work_bytes: what the compiler sets aside beside them, activations and gradients above all.
+  """
+  program = run.program
+  lowered = program.lower()
+  memory = lowered.compile().memory_analysis()
+  state = device_bytes(program.abstract)
+  return {
+    "flops": float(lowered.cost_analysis()["flops"]),
+    "state_bytes": state,
+    "batch_bytes": memory.argument_size_in_bytes - state,
+    "work_bytes": memory.temp_size_in_bytes,
+  }
+
+
+def show(run: Run, restored: bool) -> None:
+  """Prints it all; for a run also its step and the SHA-256 of its state."""
+  abstract = run.program.abstract
+  mib = lambda n: f"{n / 2**20:,.1f} MiB"
+  rows = [(f"parameters of {name}", f"{size:,}") for name, size in network_sizes(abstract.params).items()]
+  parts = {"parameters": abstract.params, "optimizer": abstract.opt, "averages": abstract.ema, "buffers": abstract.buffers}
+  rows += [(f"bytes of {name}", mib(nbytes(tree))) for name, tree in parts.items() if nbytes(tree)]
+  cost = costs(run)
+  rows += [
+    ("FLOPs a step", f"{cost['flops']:.4g}"),
+    ("memory a device, state", mib(cost["state_bytes"])),
+    ("memory a device, batches", mib(cost["batch_bytes"])),
+    ("memory a device, work", mib(cost["work_bytes"])),
+    ("devices", f"{run.program.mesh.size} x {run.program.mesh.devices.flat[0].device_kind}"),
+  ]
+  if restored:
+    rows += [("step", str(run.step)), ("SHA-256 of the state", state_hash(run.state))]
+  width = max(len(name) for name, _ in rows)
+  for name, value in rows:
+    print(f"{name:<{width}}  {value}")

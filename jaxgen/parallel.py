@@ -1,0 +1,268 @@
+"""One program for one device or many, one process or many.
+
+Every step is written for the global batch. `compile` asks `jax.eval_shape` what the state looks like, gives every array
+a sharding by one rule, and compiles the initialisation and the training loop with them; the compiler inserts the
+communication. `pmap_step` is the same step for those who use `jax.pmap`.
+
+The mesh has two axes, `data` and `fsdp`. A batch is spread over both; the state is replicated over `data` and, where
+`fsdp` is larger than 1, each of its large arrays is cut along one dimension over `fsdp`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.errors import UserError
+from jaxgen.method import Batch, Method, Metrics, State
+
+BATCH_AXES = ("data", "fsdp")
+FSDP_MIN_SIZE = 1024  # elements; cutting smaller arrays costs more communication than it saves memory
+PREPARE_STREAM = 0xFFFFFFFF  # fold_in data of the keys for data transforms, a step number no run reaches
+
+
+def join_cluster(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> bool:
+  """Joins a job of several processes; call it before anything computes. Returns whether there was one to join.
+
+  With no arguments the environment decides: jax's own JAX_COORDINATOR_ADDRESS, or SLURM, Open MPI or Kubernetes with
+  more than one task. A single process stays on its own.
+
+  Raises:
+    UserError: some of the three flags are missing, or the cluster cannot be joined.
+  """
+  flags = (coordinator, processes, process)
+  env = os.environ
+  several = lambda name: int(env.get(name, "1")) > 1
+  if all(flag is None for flag in flags):
+    found = (
+      "JAX_COORDINATOR_ADDRESS" in env
+      or ("SLURM_JOB_ID" in env and "SLURM_PROCID" in env and several("SLURM_NTASKS"))
+      or several("OMPI_COMM_WORLD_SIZE")
+      or ("KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env)
+    )
+    if not found:
+      return False
+  elif any(flag is None for flag in flags):
+    raise UserError("--coordinator, --processes and --process go together: give all three or none")
+  elif not 0 <= process < processes:
+    raise UserError(f"--process must be from 0 to {processes - 1}, not {process}")
+  try:
+    jax.distributed.initialize(coordinator, processes, process)
+  except (RuntimeError, ValueError) as error:
+    raise UserError(f"could not join the cluster: {str(error).splitlines()[0]}") from error
+  return True
+
+
+def make_mesh(fsdp: int = 1, devices: list | None = None) -> Mesh:
+  """A (data, fsdp) mesh over all devices, in the order of their processes, so that a process's rows are neighbours.
+
+  Args:
+    fsdp: the number of devices that share one copy of the state.
+    devices: all of the job's by default.
+
+  Raises:
+    UserError: the devices do not divide by `fsdp`.
+  """
+  devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
+  if fsdp < 1 or len(devices) % fsdp:
+    raise UserError(f"--fsdp {fsdp} does not divide the {len(devices)} devices")
+  grid = np.array(devices).reshape(-1, fsdp)
+  return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def state_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
+  """The rule: replicate, but cut an array's largest dimension that `fsdp` divides, where there is one."""
+  ways = mesh.shape["fsdp"]
+  spec = [None] * leaf.ndim
+  if ways > 1 and leaf.size >= FSDP_MIN_SIZE and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    fitting = [d for d in range(leaf.ndim) if leaf.shape[d] % ways == 0]
+    if fitting:
+      spec[max(fitting, key=lambda d: leaf.shape[d])] = "fsdp"
+  return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def check_divides(batch_size: int, mesh: Mesh) -> None:
+  """Raises a UserError if a batch cannot be spread evenly over the mesh's devices."""
+  if batch_size < 1 or batch_size % mesh.size:
+    fit = max(1, round(batch_size / mesh.size)) * mesh.size
+    raise UserError(
+      f"a batch of {batch_size} does not divide over the {mesh.size} devices: use a multiple of {mesh.size}, such as {fit}"
+    )
+
+
+class Program:
+  """A method compiled for a mesh: `init`, `dispatch`, `evaluate` and `sample`, each compiled on first use.
+
+  Attributes:
+    mesh: the mesh.
+    abstract: the state's shapes, dtypes and shardings.
+    updates: the most updates that one dispatch makes.
+    traces: how often Python has traced the training loop; it stays at 1.
+  """
+
+  def __init__(self, method: Method, spec: Batch, mesh: Mesh, prepare: Callable[..., Batch] | None, updates: int):
+    self.method, self.mesh, self.updates, self.traces = method, mesh, updates, 0
+    self.replicated = NamedSharding(mesh, PartitionSpec())
+    self.batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    self.batches_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    self._prepare = prepare or (lambda key, batch, train: batch)
+    self._spec = spec
+    batch_size = jax.tree.leaves(spec)[0].shape[0]
+    check_divides(batch_size, mesh)
+    shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+    self.abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state_sharding(x, mesh)), shapes)
+    self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
+    self._dispatch = None
+    self._evaluate = jax.jit(
+      self._evaluate_batch, in_shardings=(self.shardings, self.batch_sharding, None), out_shardings=self.replicated
+    )
+    self._sample = {}
+
+  def _init(self, key: Any, raw: Batch) -> State:
+    return self.method.init(key, self._prepare(jax.random.fold_in(key, PREPARE_STREAM), raw, True))
+
+  def _step(self, state: State, raw: Batch) -> tuple[State, Metrics]:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE_STREAM), state.step)
+    return self.method.step(state, self._prepare(key, raw, True))
+
+  def _loop(self, state: State, raws: Batch, count: Any) -> tuple[State, Metrics]:
+    self.traces += 1
+    step = jax.jit(self._step)  # traced once for its shapes and for the loop's body
+    first = jax.tree.map(lambda x: x[0], raws)
+    metrics = jax.tree.map(lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), jax.eval_shape(step, state, first)[1])
+
+    def body(i, carry):
+      state, metrics = carry
+      raw = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), raws)
+      state, now = step(state, jax.lax.with_sharding_constraint(raw, self.batch_sharding))
+      return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, now)
+
+    return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+  def _evaluate_batch(self, state: State, raw: Batch, key: Any) -> dict[str, Any]:
+    prepare_key, key = jax.random.split(key)
+    return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
+
+  def init(self, seed: int, raw: Batch) -> State:
+    """The initial state of a run. raw: the first batch (this process's rows), for what a method initialises from data."""
+    # Compiling many small random draws well takes longer than running them badly, and they run once.
+    options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
+    init = jax.jit(self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options)
+    return init(jax.random.key(seed), self.put(raw))
+
+  def lower(self):
+    """The training loop lowered for the abstract state: for its compilation, cost and memory; nothing is allocated."""
+    raws = {
+      k: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding) for k, s in self._spec.items()
+    }
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
+    loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, self.replicated))
+    return loop.lower(self.abstract, raws, count)
+
+  def compile_loop(self) -> None:
+    """Compiles the training loop, if it is not yet."""
+    if self._dispatch is None:
+      self._dispatch = self.lower().compile()
+
+  def dispatch(self, state: State, raws: Batch, count: int) -> tuple[State, Metrics]:
+    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], zero past count.
+
+    The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut.
+    """
+    self.compile_loop()
+    count = jax.device_put(np.int32(count), self.replicated)
+    with jax.transfer_guard("disallow"):
+      return self._dispatch(state, raws, count)
+
+  def evaluate(self, state: State, raw: Batch, key: Any) -> dict[str, Any]:
+    """`Method.evaluate` on a batch of raw examples (this process's rows); results on every device."""
+    return self._evaluate(state, self.put(raw), key)
+
+  def sample(self, state: State, keys: Any, conditions: Mapping[str, Any]) -> Any:
+    """`Method.sample` for a chunk of keys [N]; results on every device."""
+    sharding = self.batch_sharding if keys.shape[0] % self.mesh.size == 0 else self.replicated
+    if sharding not in self._sample:
+      draw = lambda state, keys, conditions: self.method.sample(state, keys, **conditions)
+      self._sample[sharding] = jax.jit(
+        draw, in_shardings=(self.shardings, sharding, sharding), out_shardings=self.replicated
+      )
+    return self._sample[sharding](state, keys, dict(conditions))
+
+  def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
+    """Makes a global batch on the devices out of this process's rows: leaves [B / processes, ...] -> [B, ...]."""
+    return _put(raw, self.batch_sharding)
+
+  def put_many(self, raws: Mapping[str, np.ndarray]) -> Batch:
+    """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], padded with zeros where n is less."""
+    pad = lambda x: np.concatenate([x, np.zeros((self.updates - len(x), *x.shape[1:]), x.dtype)])
+    return _put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding)
+
+
+def _put(raw: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
+  if jax.process_count() == 1:
+    return jax.device_put(dict(raw), sharding)
+  return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in raw.items()}
+
+
+def compile(
+  method: Method, spec: Batch, mesh: Mesh, *, prepare: Callable[..., Batch] | None = None, updates: int = 1
+) -> Program:
+  """Compiles a method for a mesh.
+
+  Args:
+    method: the method, composed without a pmap axis.
+    spec: shapes and dtypes of a raw global batch, as the data source gives it.
+    mesh: from `make_mesh`.
+    prepare: (key, raw batch, train: bool) -> the method's batch, on the device; identity by default.
+    updates: the most updates of one dispatch.
+
+  Raises:
+    UserError: the batch does not divide over the devices.
+    ValueError: the method was composed for pmap.
+  """
+  if method.axis is not None:
+    raise ValueError(f"this method averages over the pmap axis {method.axis!r}: compile it with pmap_step, or compose it without axis")
+  return Program(method, spec, mesh, prepare, updates)
+
+
+def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  """The method's step for `jax.pmap`: state and batch with a leading device axis, see `replicate` and `shard_batch`.
+
+  Equal to the jit step on the same global batch, noise included, up to the order of summation. The state is donated.
+
+  Raises:
+    ValueError: the method was composed without `axis`, its loss is not a mean over examples, or it has buffers, which
+      would differ by device.
+  """
+  if method.axis is None:
+    raise ValueError("pmap needs gradients averaged over its axis: compose the method with axis='devices'")
+  if not method.mean:
+    raise ValueError("this method's loss is not a mean over examples, so devices cannot average it: use jit over a mesh")
+
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    if jax.tree.leaves(state.buffers):
+      raise ValueError("this method's buffers would differ by device under pmap: use jit over a mesh")
+    return method.step(state, batch)
+
+  return jax.pmap(step, axis_name=method.axis, devices=devices, donate_argnums=0)
+
+
+def replicate(state: State, devices: list | None = None) -> State:
+  """A copy of the state on each device, leaves [D, ...], as `pmap_step` takes it."""
+  devices = devices or jax.local_devices()
+  sharding = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec("devices"))
+  return jax.tree.map(lambda x: jax.device_put(jnp.stack([x] * len(devices)), sharding), state)
+
+
+def unreplicate(state: State) -> State:
+  """The first device's copy of a replicated state."""
+  return jax.tree.map(lambda x: x[0], state)
+
+
+def shard_batch(batch: Batch, devices: int) -> Batch:
+  """Cuts a global batch for pmap: leaves [B, ...] -> [D, B / D, ...], device d getting the d-th run of rows."""
+  return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)

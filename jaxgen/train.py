@@ -1,0 +1,394 @@
+"""The training loop, the only one.
+
+It dispatches one compiled program (see `parallel.Program`): up to `updates_per_dispatch` updates from batches that a
+thread has already put on the devices. Hooks by step (sample, evaluate, checkpoint) cut dispatches where they must; the
+bits do not depend on where. While the devices work on one dispatch, the host reads the metrics of the one before.
+
+    run = Run(Folder("runs/x"), config, arguments, seed)
+    train(run)
+
+A run that exists is resumed from its newest good checkpoint: the batch of step k is a function of (seed, k), so nothing
+else needs restoring. SIGINT and SIGTERM finish the dispatch, save, and raise `Stopped`; a second SIGINT does not wait.
+"""
+
+import collections
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgen import parallel
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.data import pipeline
+from jaxgen.errors import Stopped, UserError
+from jaxgen.experiment import Experiment, Run, check_same, describe
+from jaxgen.method import State, network_sizes
+
+
+class Hook(NamedTuple):
+  """Something done every so many steps, and at the last one if `last`."""
+
+  every: int | None
+  last: bool
+  act: Callable[[int], None]
+
+  def due(self, step: int, steps: int) -> bool:
+    return (self.every is not None and step > 0 and step % self.every == 0) or (self.last and step == steps)
+
+
+class Signals:
+  """Turns SIGINT and SIGTERM into a wish to stop that the loop asks for between dispatches.
+
+  Several processes must stop at the same step: there SIGTERM is left to jax's coordination service, which agrees on the
+  step, and SIGINT is passed on as SIGTERM.
+  """
+
+  def __init__(self):
+    self.received = None
+    self.waiting = False  # the loop is running and will ask; otherwise a signal stops at once
+
+  @contextlib.contextmanager
+  def handled(self) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+      yield  # only the main thread may set handlers; a training that runs elsewhere is stopped by its owner
+      return
+    wanted = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+    before = {s: signal.signal(s, self._handle) for s in wanted}
+    try:
+      yield
+    finally:
+      for s, handler in before.items():
+        signal.signal(s, handler)
+
+  def _handle(self, signum: int, frame) -> None:
+    if not self.waiting or (self.received is not None and signum == signal.SIGINT):
+      raise Stopped("stopped at once; what was saved before is kept", signum)
+    self.received = signum
+    if jax.process_count() > 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def wish(self, step: int) -> int | None:
+    """The signal to stop for, None to go on. Every process asks at the same steps and gets the same answer."""
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+    return self.received
+
+
+def batches(experiment: Experiment, seed: int, start: int) -> pipeline.Stream:
+  """This process's part of the run's batches."""
+  return pipeline.Stream(
+    experiment.data.source(experiment.data.train),
+    seed,
+    experiment.batch_size,
+    process=jax.process_index(),
+    processes=jax.process_count(),
+  )
+
+
+def cuts(start: int, steps: int, size: int, hooks: list[Hook]) -> Iterator[tuple[int, int]]:
+  """(first step, number of steps) of each dispatch: at most `size` steps, ending wherever a hook is due."""
+  periods = [hook.every for hook in hooks if hook.every]
+  while start < steps:
+    end = min([start + size, steps, *((start // p + 1) * p for p in periods)])
+    yield start, end - start
+    start = end
+
+
+def fit(experiment: Experiment, *, seed: int = 0, fsdp: int = 1) -> State:
+  """Trains in memory, without a folder, hooks or evaluation, and returns the state: for small networks of the library's own."""
+  e = experiment
+  program = parallel.compile(
+    e.method, e.data.raw_spec(e.batch_size), parallel.make_mesh(fsdp), prepare=e.data.transform, updates=e.updates_per_dispatch
+  )
+  stream = batches(e, seed, 0)
+  state = program.init(seed, _first(stream))
+  for start, count in cuts(0, e.steps, e.updates_per_dispatch, []):
+    state, _ = program.dispatch(state, program.put_many(stream.take(start, count)), count)
+  return state
+
+
+def _first(stream: pipeline.Stream) -> dict[str, np.ndarray]:
+  return {k: x[0] for k, x in stream.take(0, 1).items()}
+
+
+def train(run: Run, progress: "Progress | None" = None) -> dict[str, float]:
+  """Trains a run to its last step, or resumes it, evaluates it and writes its report; returns the final numbers.
+
+  Raises:
+    Stopped: a signal came; the state is saved.
+    UserError: the run cannot go on: another process writes it, it is of another config, its losses are not finite, its
+      disk is full. What was saved is kept.
+  """
+  main = jax.process_index() == 0
+  signals = Signals()
+  with signals.handled():
+    if main:
+      run.folder.lock()
+    try:
+      return _train(run, progress or Progress(), signals, main)
+    except OSError as error:
+      if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise UserError(f"the disk of {run.folder.path} is full: free some space and start again; what was saved is kept") from error
+      raise
+    finally:
+      run.folder.unlock()
+
+
+def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict[str, float]:
+  e, folder, began = run.experiment, run.folder, time.time()
+  if folder.exists():
+    check_same(folder, run.config, run.arguments, run.seed)
+  elif main:
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    (folder / "config.py").write_text(run.config.source)
+    folder.write_info(describe(run.config, run.arguments, run.seed))
+  e.data.source(e.data.train)  # wrong or missing data is said before anything is compiled
+  program = run.program
+
+  checkpoints = Checkpoints(folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name})
+  with contextlib.ExitStack() as stack:
+    stack.callback(checkpoints.close)
+    stream = batches(e, run.seed, 0)
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always", UserWarning)
+      restored = checkpoints.restore(program.abstract)
+    for warning in caught:
+      progress.say(str(warning.message))
+    if restored is not None:
+      step, state = restored
+      progress.say(f"resuming {folder.path} at step {step}" if step < e.steps else f"{folder.path} is trained: step {step}")
+    else:
+      step, state = 0, program.init(run.seed, _first(stream))
+    run.state = state
+    if main:
+      folder.keep_metrics_until(step)
+      info = folder.info()
+      info["arguments"]["steps"] = run.arguments.get("steps", e.steps)
+      info["parameters"] = network_sizes(state.params)
+      folder.write_info(info)
+    writer = _event_writer(folder, step) if main else None
+    if writer is not None:
+      stack.callback(writer.close)
+
+    def write(step: int, kind: str, numbers: dict[str, float]) -> None:
+      if main:
+        folder.append_metrics({"step": step, "kind": kind, **numbers})
+        for name, value in numbers.items():
+          writer.add_scalar(f"{kind}/{name}", value, step)
+        writer.flush()
+
+    evaluated = {}
+
+    def sample(at: int) -> None:
+      progress.status("sampling")
+      pictures = run.sample(e.samples)
+      if main:
+        write_samples(run, pictures, at)
+
+    def evaluate(at: int) -> None:
+      progress.status("evaluating")
+      evaluated[at] = run.evaluate()
+      write(at, "evaluate", evaluated[at])
+
+    def save(at: int) -> None:
+      checkpoints.save(at, run.state, evaluated.get(at))
+
+    hooks = [Hook(e.checkpoint_every, True, save)]
+    if e.method.sample is not None and e.samples:
+      hooks.insert(0, Hook(e.sample_every, False, sample))
+    if e.evaluators:
+      hooks.insert(0, Hook(e.evaluate_every, e.best is not None, evaluate))  # the last checkpoint, too, may be the best
+
+    if step < e.steps:
+      started = step
+      try:
+        step = _loop(run, program, stream, step, hooks, signals, progress, write)
+      finally:
+        if main:
+          info = folder.info()
+          info["sessions"].append({"from": started, "to": int(run.step), "seconds": round(time.time() - began, 1)})
+          folder.write_info(info)
+      if step < e.steps:
+        progress.status("saving")
+        checkpoints.save(step, run.state)
+        checkpoints.wait()
+        name = signal.Signals(signals.received or signal.SIGTERM).name
+        raise Stopped(f"{name}: saved {folder.path} at step {step} of {e.steps}; the same command goes on from there", signals.received or signal.SIGTERM)
+      checkpoints.wait()
+
+    if e.method.sample is not None and e.samples and not (folder / "samples" / sample_name(step)).exists():
+      sample(step)
+    last = [line for line in folder.metrics() if line["kind"] == "evaluate" and line["step"] == step]
+    if last:
+      numbers = {k: v for k, v in last[-1].items() if k not in ("step", "kind")}
+    else:
+      evaluate(step)
+      numbers = evaluated[step]
+    if main:
+      progress.status("writing the report")
+      run.report()
+  progress.close()
+  return numbers
+
+
+def _loop(run: Run, program, stream, step: int, hooks: list[Hook], signals: Signals, progress: "Progress", write) -> int:
+  """Trains from `step` until the last step or a wish to stop; returns the step reached."""
+  e = run.experiment
+  window = Window(e, write, step)
+  progress.status("compiling")
+  program.compile_loop()
+  progress.start(step, e.steps)
+  put = lambda cut: (*cut, program.put_many(stream.take(*cut)))
+  pending = collections.deque()
+
+  def settle(keep: int) -> None:
+    while len(pending) > keep:
+      start, count, metrics = pending.popleft()
+      host = {name: np.asarray(x)[:count] for name, x in jax.device_get(metrics).items()}
+      window.add(start, host)
+      progress.update(start + count, host["loss"][-1] if "loss" in host else host[next(n for n in host if n.endswith("loss"))][-1])
+      worst = int(host["skipped"].max())
+      if worst >= e.max_skipped:
+        raise UserError(
+          f"stopped at step {start + count}: the loss or a gradient was not finite {worst} times in a row; "
+          f"the last good checkpoint in {run.folder.path} is kept; a lower learning rate or gradient clipping usually helps"
+        )
+
+  requests = cuts(step, e.steps, e.updates_per_dispatch, hooks)
+  signals.waiting = True
+  try:
+    with contextlib.closing(pipeline.prefetch(put, requests, depth=2)) as ready:
+      for start, count, raws in ready:
+        run.state, metrics = program.dispatch(run.state, raws, count)
+        if program.traces > 1:
+          raise RuntimeError(f"the training loop was compiled {program.traces} times: something in it depends on Python values")
+        pending.append((start, count, metrics))
+        step = start + count
+        due = [hook for hook in hooks if hook.due(step, e.steps)]
+        settle(0 if due or step == e.steps else 1)
+        for hook in due:
+          hook.act(step)
+          progress.status("training")
+        if step < e.steps and signals.wish(step) is not None:
+          break
+      settle(0)
+  finally:
+    signals.waiting = False
+    progress.stop()
+  return step
+
+
+class Window:
+  """Averages metrics over the steps between two log lines."""
+
+  def __init__(self, experiment: Experiment, write, step: int):
+    self.every, self.steps, self.write = experiment.log_every, experiment.steps, write
+    self.rows, self.time, self.since = [], time.perf_counter(), step
+
+  def add(self, start: int, metrics: dict[str, np.ndarray]) -> None:
+    """Takes the metrics [count] of the steps start+1 .. start+count."""
+    for i in range(len(metrics["skipped"])):
+      self.rows.append({name: float(x[i]) for name, x in metrics.items()})
+      step = start + i + 1
+      if step % self.every == 0 or step == self.steps:
+        self._flush(step)
+
+  def _flush(self, step: int) -> None:
+    good = [row for row in self.rows if row["skipped"] == 0] or self.rows
+    numbers = {name: float(np.mean([row[name] for row in good])) for name in good[0] if name != "skipped"}
+    numbers["skipped"] = len(self.rows) - sum(row["skipped"] == 0 for row in self.rows)
+    now = time.perf_counter()
+    numbers["steps_per_second"] = (step - self.since) / (now - self.time)
+    self.rows, self.time, self.since = [], now, step
+    self.write(step, "train", numbers)
+
+
+def sample_name(step: int) -> str:
+  return f"step_{step:08d}.png"
+
+
+def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
+  """Writes samples as samples/step_XXXXXXXX.png and, for the report, as samples/final.npz."""
+  from jaxgen import pictures
+
+  pictures.write_png(run.folder / "samples" / sample_name(step), pictures.grid(samples))
+  final = run.folder / "samples" / "final.npz"
+  temporary = final.with_name(".final.npz")
+  np.savez(temporary, samples=samples)
+  os.replace(temporary, final)
+
+
+def _event_writer(folder, step: int):
+  from tensorboardX import SummaryWriter
+
+  return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, write_to_disk=True)
+
+
+class Progress:
+  """What training tells the terminal: a bar on a terminal, a line now and then elsewhere; only process 0 speaks."""
+
+  def __init__(self, quiet: bool = False):
+    self._quiet = quiet or jax.process_index() != 0
+    self._bar = self._task = self._status = None
+    self._last = 0.0
+    if not self._quiet:
+      from rich.console import Console
+
+      self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+  def say(self, text: str) -> None:
+    if not self._quiet:
+      self._console.print(text, markup=False)
+
+  def start(self, step: int, steps: int) -> None:
+    self._begin, self._steps, self._since = step, steps, time.perf_counter()
+    if self._quiet or not self._console.is_terminal:
+      return
+    from rich import progress
+
+    self._bar = progress.Progress(
+      progress.TextColumn("{task.description}"),
+      progress.BarColumn(),
+      progress.TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]}  {task.fields[rate]} steps/s"),
+      progress.TimeRemainingColumn(elapsed_when_finished=True),
+      console=self._console,
+    )
+    self._task = self._bar.add_task("training", total=steps, completed=step, loss="...", rate="...")
+    self._bar.start()
+
+  def update(self, step: int, loss: float) -> None:
+    if self._quiet:
+      return
+    now = time.perf_counter()
+    rate = (step - self._begin) / (now - self._since)
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:.1f}")
+    elif now - self._last > 10 or step == self._steps:
+      left = (self._steps - step) / rate
+      self.say(f"step {step}/{self._steps}  loss {loss:.4f}  {rate:.1f} steps/s  {left:.0f} s left")
+      self._last = now
+
+  def status(self, what: str) -> None:
+    if self._bar is not None:
+      self._bar.update(self._task, description=what)
+    elif what != "training":
+      self.say(f"{what} ...")
+
+  def stop(self) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+      self._bar = None
+
+  def close(self) -> None:
+    self.stop()

@@ -1,0 +1,69 @@
+"""Runs before any test imports jax: eight devices on the CPU, and jaxtyping's annotations checked at run time."""
+
+import os
+import sys
+import tempfile
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Caches of compiled programs and judges live as long as the session, so that no test depends on an earlier run.
+os.environ["JAXGEN_CACHE"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
+
+import jaxtyping  # noqa: E402
+
+jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
+
+import contextlib  # noqa: E402
+import pathlib  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXGEN_CACHE"], "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_sessionfinish():
+  shutil.rmtree(os.environ["JAXGEN_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def x64():
+  """Float64 for one test."""
+  with enable_x64():
+    yield
+
+
+@contextlib.contextmanager
+def enable_x64():
+  before = jax.config.jax_enable_x64
+  jax.config.update("jax_enable_x64", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def jaxgen_command():
+  """Runs the command line in a process of its own, on one device unless told otherwise."""
+
+  def run(*words, devices: int = 1, timeout: float = 300, check: int | None = 0, cwd=None, **env):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    result = subprocess.run(
+      [sys.executable, "-m", "jaxgen.cli", *map(str, words)],
+      capture_output=True,
+      text=True,
+      timeout=timeout,
+      cwd=cwd or REPOSITORY,
+      env={**os.environ, "XLA_FLAGS": flags, **env},
+    )
+    if check is not None:
+      assert result.returncode == check, f"{words} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    return result
+
+  return run
