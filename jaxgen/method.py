@@ -16,24 +16,26 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-Batch = dict[str, Array]  # every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch
+Batch = dict[str, Array | np.ndarray]  # every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch
 Metrics = dict[str, Array]  # scalars, each a mean over the batch
 Params = PyTree
 Buffers = PyTree
+Leaf = Any  # an array; its shape, sharding or hash where a state stands for its structure
 
 
 @flax.struct.dataclass
 class State:
   """All that a run carries from step to step, arrays only."""
 
-  step: Array  # () int32, batches consumed, skipped ones included
-  skipped: Array  # () int32, updates skipped in a row because something was not finite
-  key: Array  # () PRNG key of the run, constant
+  step: Leaf  # () int32, batches consumed, skipped ones included
+  skipped: Leaf  # () int32, updates skipped in a row because something was not finite
+  key: Leaf  # () PRNG key of the run, constant
   params: dict[str, Params]  # one entry per network, trained or frozen
-  opt: dict[str, optax.OptState]  # one entry per trained network
+  opt: dict[str, PyTree]  # optax's states, one entry per trained network
   ema: dict[str, Params]  # averaged copies of networks' parameters, {} where the method keeps none
   buffers: Buffers  # what training carries and no gradient touches, {} where there is none
 

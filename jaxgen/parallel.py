@@ -22,6 +22,7 @@ from jaxgen.method import Batch, Method, Metrics, State
 
 BATCH_AXES = ("data", "fsdp")
 FSDP_MIN_SIZE = 1024  # elements; cutting smaller arrays costs more communication than it saves memory
+Specs = Mapping[str, jax.ShapeDtypeStruct]
 PREPARE_STREAM = 0xFFFFFFFF  # fold_in data of the keys for data transforms, a step number no run reaches
 
 
@@ -104,7 +105,7 @@ class Program:
     traces: how often Python has traced the training loop; it stays at 1.
   """
 
-  def __init__(self, method: Method, spec: Batch, mesh: Mesh, prepare: Callable[..., Batch] | None, updates: int):
+  def __init__(self, method: Method, spec: Specs, mesh: Mesh, prepare: Callable[..., Batch] | None, updates: int):
     self.method, self.mesh, self.updates, self.traces = method, mesh, updates, 0
     self.replicated = NamedSharding(mesh, PartitionSpec())
     self.batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -122,10 +123,10 @@ class Program:
     )
     self._sample = {}
 
-  def _init(self, key: Any, raw: Batch) -> State:
+  def _init(self, key: Any, raw: Mapping[str, Any]) -> State:
     return self.method.init(key, self._prepare(jax.random.fold_in(key, PREPARE_STREAM), raw, True))
 
-  def _step(self, state: State, raw: Batch) -> tuple[State, Metrics]:
+  def _step(self, state: State, raw: Mapping[str, Any]) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE_STREAM), state.step)
     return self.method.step(state, self._prepare(key, raw, True))
 
@@ -143,11 +144,11 @@ class Program:
 
     return jax.lax.fori_loop(0, count, body, (state, metrics))
 
-  def _evaluate_batch(self, state: State, raw: Batch, key: Any) -> dict[str, Any]:
+  def _evaluate_batch(self, state: State, raw: Mapping[str, Any], key: Any) -> dict[str, Any]:
     prepare_key, key = jax.random.split(key)
     return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
 
-  def init(self, seed: int, raw: Batch) -> State:
+  def init(self, seed: int, raw: Mapping[str, Any]) -> State:
     """The initial state of a run. raw: the first batch (this process's rows), for what a method initialises from data."""
     # Compiling many small random draws well takes longer than running them badly, and they run once.
     options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
@@ -168,7 +169,7 @@ class Program:
     if self._dispatch is None:
       self._dispatch = self.lower().compile()
 
-  def dispatch(self, state: State, raws: Batch, count: int) -> tuple[State, Metrics]:
+  def dispatch(self, state: State, raws: Mapping[str, Any], count: int) -> tuple[State, Metrics]:
     """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], zero past count.
 
     The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut.
@@ -178,7 +179,7 @@ class Program:
     with jax.transfer_guard("disallow"):
       return self._dispatch(state, raws, count)
 
-  def evaluate(self, state: State, raw: Batch, key: Any) -> dict[str, Any]:
+  def evaluate(self, state: State, raw: Mapping[str, Any], key: Any) -> dict[str, Any]:
     """`Method.evaluate` on a batch of raw examples (this process's rows); results on every device."""
     return self._evaluate(state, self.put(raw), key)
 
@@ -209,7 +210,7 @@ def _put(raw: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
 
 
 def compile(
-  method: Method, spec: Batch, mesh: Mesh, *, prepare: Callable[..., Batch] | None = None, updates: int = 1
+  method: Method, spec: Specs, mesh: Mesh, *, prepare: Callable[..., Batch] | None = None, updates: int = 1
 ) -> Program:
   """Compiles a method for a mesh.
 
@@ -263,6 +264,6 @@ def unreplicate(state: State) -> State:
   return jax.tree.map(lambda x: x[0], state)
 
 
-def shard_batch(batch: Batch, devices: int) -> Batch:
+def shard_batch(batch: Mapping[str, Any], devices: int) -> dict[str, Any]:
   """Cuts a global batch for pmap: leaves [B, ...] -> [D, B / D, ...], device d getting the d-th run of rows."""
   return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)

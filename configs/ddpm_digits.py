@@ -1,0 +1,60 @@
+"""DDPM on scikit-learn's 8x8 digits.
+
+Paper: Ho et al. 2020, Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239, Algorithms 1 and 2.
+
+    jaxgen train configs/ddpm_digits.py
+
+Expect: to be measured
+Cost: to be measured
+"""
+
+import optax
+
+from jaxgen import Experiment, data, diffusion
+from jaxgen.methods.diffusion import LossName, ddpm
+from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.nn import UNet
+
+
+def experiment(
+  steps: int = 3_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  channels: int = 32,
+  dropout: float = 0.0,
+  ema: float = 0.99,
+  schedule: diffusion.ScheduleName = "cosine",
+  prediction: diffusion.PredictionName = "eps",
+  loss: LossName = "simple",
+  solver: diffusion.SolverName = "ddim",
+  grid: diffusion.GridName = "trailing",
+  sampling_steps: int = 50,
+  evaluation_terms: int | None = 50,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.digits()
+  process = diffusion.SCHEDULES[schedule](1000)
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  method = ddpm(
+    UNet(channels=channels, multipliers=(1, 2), blocks=1, attention=(), dropout=dropout, out_channels=1),
+    process,
+    shape=(8, 8, 1),
+    levels=digits.levels,
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+    prediction=prediction,
+    loss=loss,
+    solver=diffusion.SOLVERS[solver](process),
+    times=diffusion.GRIDS[grid](process, sampling_steps),
+    ema=ema,
+    evaluation_terms=evaluation_terms,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood(), frechet()),
+    sample_every=500,
+    checkpoint_every=500,
+  )
