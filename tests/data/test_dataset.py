@@ -1,0 +1,112 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.data import Dataset, digits, images
+from jaxgen.data.pipeline import batch_at
+from jaxgen.data.transforms import flip, pad, resize
+from jaxgen.errors import UserError
+
+
+def specs_of(batch):
+  return {name: (x.shape, x.dtype) for name, x in batch.items()}
+
+
+def test_specs_are_those_of_the_batches():
+  scaled = digits().transforms
+  for data, side in ((digits(), 8), (digits(transforms=(*scaled, pad(12), resize(16))), 16)):
+    raw = batch_at(data.source("train"), 0, 0, 6)
+    assert specs_of(raw) == specs_of(data.raw_spec(6))
+    for train in (True, False):
+      batch = data.transform(jax.random.key(0), raw, train)
+      spec = data.batch_spec(6, train)
+      assert specs_of(batch) == specs_of(spec)
+      assert spec["image"].shape == (6, side, side, 1)
+      assert spec["image"].dtype == jnp.float32
+      np.testing.assert_array_equal(batch["label"], raw["label"])
+
+
+def test_specs_in_float64(x64):
+  assert digits().batch_spec(2)["image"].dtype == jnp.float64
+
+
+def test_building_opens_nothing():
+  data = images("npz:/no/such/file.npz", (4, 4, 3), classes=3)
+  assert data.batch_spec(2)["image"].shape == (2, 4, 4, 3)
+  with pytest.raises(UserError, match="there is no file /no/such/file.npz"):
+    data.source("train")
+
+
+def test_digits_fill_their_range():
+  data = digits()
+  image = data.transform(jax.random.key(0), batch_at(data.source("train"), 0, 0, 256), False)["image"]
+  assert (image.min(), image.max()) == (-1, 1)
+  np.testing.assert_allclose(np.unique(image), np.linspace(-1, 1, 17), atol=1e-6)
+
+
+def test_augmentation_is_for_training_alone():
+  data = digits(augment=(flip(),))
+  raw = batch_at(data.source("train"), 0, 0, 64)
+  key = jax.random.key(0)
+  plain = digits().transform(key, raw, True)["image"]
+  np.testing.assert_array_equal(data.transform(key, raw, False)["image"], plain)
+  flipped = data.transform(key, raw, True)["image"]
+  changed = jnp.any(flipped != plain, (1, 2, 3))
+  assert 10 < changed.sum() < 54
+  np.testing.assert_array_equal(jnp.sort(flipped, 2), jnp.sort(plain, 2))  # mirrored rows keep their values
+
+
+def test_every_transform_has_its_own_key_and_evaluation_the_same_as_training():
+  seen = []
+
+  def record(key, batch):
+    seen.append(tuple(jax.random.key_data(key).tolist()))
+    return batch
+
+  data = images("digits", (8, 8, 1), transforms=(record, record), augment=(record,))
+  raw = batch_at(data.source("train"), 0, 0, 2)
+  data.transform(jax.random.key(0), raw, True)
+  assert len(set(seen)) == 3
+  data.transform(jax.random.key(0), raw, False)
+  assert seen[3:] == seen[:2]
+
+
+def test_a_source_is_opened_once_and_splits_have_names(tmp_path):
+  small = np.zeros((3, 2, 2, 1), np.uint8)
+  np.savez(tmp_path / "a.npz", fit_image=small, held_out_image=small[:2], more_image=small[:1])
+  data = images(f"npz:{tmp_path / 'a.npz'}", (2, 2, 1), train="fit", test="held_out")
+  assert data.source("train") is data.source("train")
+  assert [len(data.source(split)) for split in ("train", "test", "more")] == [3, 2, 1]
+  assert data.source("train") is data.source("fit")
+  again = dataclasses.replace(data, train="more")
+  assert len(again.source("train")) == 1
+
+
+@pytest.mark.parametrize(
+  ("change", "sentence"),
+  [
+    ({"levels": 16}, "'image' has values 0 to 16, but the config expects 16 levels, 0 to 15"),
+    ({"classes": 9}, "'label' has values 0 to 9, but the config expects 9 classes, 0 to 8"),
+    (
+      {"features": {"image": jax.ShapeDtypeStruct((28, 28, 1), np.uint8)}},
+      r"'image' is uint8 of shape \(8, 8, 1\), but the config expects uint8 of shape \(28, 28, 1\)",
+    ),
+    ({"features": {"image": jax.ShapeDtypeStruct((8, 8, 1), np.float32)}}, "'image' is uint8 .* expects float32"),
+    ({"features": {"image": jax.ShapeDtypeStruct((8, 8, 1), np.uint8), "wave": None}}, "digits has no 'wave'"),
+  ],
+)
+def test_data_that_is_not_what_the_config_says(change, sentence):
+  data = dataclasses.replace(digits(), **change)
+  assert isinstance(data, Dataset)
+  with pytest.raises(UserError, match=sentence):
+    data.source("test")
+
+
+def test_negative_labels_are_refused(tmp_path):
+  """tensorflow-datasets marks the labels of an unlabelled test split with -1."""
+  np.savez(tmp_path / "a.npz", image=np.zeros((2, 2, 2, 1), np.uint8), label=np.array([0, -1]))
+  with pytest.raises(UserError, match="'label' has values -1 to 0"):
+    images(f"npz:{tmp_path / 'a.npz'}", (2, 2, 1), classes=2).source("train")
