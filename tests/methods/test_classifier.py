@@ -1,0 +1,104 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.special import log_softmax
+from sklearn.datasets import load_digits
+
+from jaxgen.errors import UserError
+from jaxgen.methods.classifier import classifier
+
+
+class Dense(nn.Module):
+  classes: int = 10
+
+  @nn.compact
+  def __call__(self, x, index=None):
+    if index is not None:
+      x = x * jax.random.bernoulli(self.make_rng("dropout"), 0.5, x.shape)
+    return nn.Dense(self.classes, param_dtype=x.dtype)(x.reshape(x.shape[0], -1))
+
+
+class Bias(nn.Module):
+  """Logits that do not depend on the image."""
+
+  @nn.compact
+  def __call__(self, x, index=None):
+    return jnp.broadcast_to(self.param("b", nn.initializers.zeros, (3,), x.dtype), (x.shape[0], 3))
+
+
+def batch_of(labels, shape=(2, 2, 1)):
+  labels = jnp.asarray(labels)
+  image = jax.random.normal(jax.random.key(5), (len(labels), *shape))
+  return {"image": image, "label": labels, "index": jnp.arange(len(labels))}
+
+
+def test_evaluate_is_cross_entropy(x64):
+  made = classifier(Dense(3), optimizer=optax.sgd(0.1), classes=3, label_smoothing=0.3, ema=0.5)
+  batch = batch_of([0, 1, 2, 2, 1])
+  state = made.init(jax.random.key(0), batch)
+  state = state.replace(ema=jax.tree.map(lambda x: 3 * x + 0.1, state.ema))  # what is evaluated
+  got = made.evaluate(state, batch, jax.random.key(1))
+  dense = state.ema["network"]["Dense_0"]
+  logits = np.asarray(batch["image"]).reshape(5, -1) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+  np.testing.assert_allclose(got["nll_nats"], -log_softmax(logits, 1)[np.arange(5), batch["label"]], rtol=1e-12)
+  np.testing.assert_array_equal(got["correct"], logits.argmax(1) == batch["label"])
+  assert made.sample is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_training_reaches_the_smoothed_entropy(smoothing, x64):
+  # Logits that ignore the image can only learn the classes' frequencies, smoothed; the loss's floor is their entropy.
+  batch = batch_of([0] * 5 + [1] * 3 + [2] * 2)
+  made = classifier(Bias(), optimizer=optax.sgd(2.0), classes=3, label_smoothing=smoothing)
+  state = made.init(jax.random.key(0), batch)
+  step = jax.jit(made.step)
+  state, metrics = step(state, batch)
+  np.testing.assert_allclose(metrics["loss"], np.log(3))  # the first step's logits are equal
+  assert metrics["accuracy"] == 0.5
+  for _ in range(200):
+    state, metrics = step(state, batch)
+  frequencies = (1 - smoothing) * np.array([0.5, 0.3, 0.2]) + smoothing / 3
+  np.testing.assert_allclose(jax.nn.softmax(state.params["network"]["b"]), frequencies, rtol=1e-9)
+  np.testing.assert_allclose(metrics["loss"], -np.sum(frequencies * np.log(frequencies)), rtol=1e-9)
+
+
+def test_digits():
+  digits = load_digits()
+  image, label = jnp.asarray(digits.images / 8 - 1, jnp.float32)[..., None], jnp.asarray(digits.target, jnp.int32)
+  train = {"image": image[:1400], "label": label[:1400], "index": jnp.arange(1400)}
+  made = classifier(Dense(), optimizer=optax.adam(1e-2), classes=10, ema=0.9, microbatches=2)
+  state = jax.jit(made.init)(jax.random.key(0), train)
+  state, metrics = jax.jit(lambda s: jax.lax.scan(lambda s, _: made.step(s, train), s, None, 150))(state)
+  assert metrics["loss"][-1] < 0.3 * metrics["loss"][0]
+  got = made.evaluate(
+    state, {"image": image[1400:], "label": label[1400:], "index": jnp.arange(397)}, jax.random.key(0)
+  )
+  assert got["correct"].mean() > 0.85
+  # Dropout is on in training alone.
+  again = made.evaluate(state, train, jax.random.key(1))["correct"].mean()
+  assert again > metrics["accuracy"][-1] + 0.01
+
+
+@pytest.mark.parametrize(
+  ("do", "names"),
+  [
+    (lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=1), "at least 2 classes"),
+    (lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=3, label_smoothing=1.0), "label_smoothing"),
+    (
+      lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=4).init(jax.random.key(0), batch_of([0, 1])),
+      r"\(1, 3\), not \(1, 4\)",
+    ),
+    (
+      lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=3).init(
+        jax.random.key(0), {"image": jnp.zeros((2, 2, 2, 1)), "index": jnp.arange(2)}
+      ),
+      "labels",
+    ),
+  ],
+)
+def test_bad_input(do, names):
+  with pytest.raises(UserError, match=names):
+    do()

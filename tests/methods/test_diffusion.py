@@ -1,0 +1,343 @@
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.diffusion import PREDICTIONS, ancestral, linear, trailing
+from jaxgen.errors import UserError
+from jaxgen.method import example_keys
+from jaxgen.methods.diffusion import ddpm
+from jaxgen.nn.unet import UNet
+
+T = 8
+S = 0.6  # the data is N(0, S^2 I)
+SCHEDULE = linear(T, 0.02, 0.5)
+SHAPE = (2, 2, 1)
+D = 4
+
+
+class Linear(nn.Module):
+  """x times a number that depends on t alone: what is optimal for Gaussian data, for every prediction."""
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    assert x.shape[:1] == t.shape
+    return self.param("w", nn.initializers.zeros, (T,), x.dtype)[t.astype(int)][:, None, None, None] * x
+
+
+class Constant(nn.Module):
+  """A network that outputs one number per class, and another where dropout would be on."""
+
+  classes: int = 1
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    value = self.param("value", nn.initializers.zeros, (self.classes,), x.dtype)
+    value = value[jnp.zeros(x.shape[0], int) if label is None else label]
+    return jnp.broadcast_to(value[:, None, None, None], x.shape)
+
+
+def method(network=None, **options):
+  options = {
+    "schedule": SCHEDULE,
+    "shape": SHAPE,
+    "optimizer": optax.adam(3e-2),
+    "levels": None,
+    "solver": ancestral(SCHEDULE),
+    "times": trailing(SCHEDULE, T),
+    "clip": False,
+    **options,
+  }
+  return ddpm(network or Linear(), **options)
+
+
+def gaussian_batch(size, first=0, dtype=jnp.float32):
+  index = jnp.arange(first, first + size, dtype=jnp.int32)
+  draw = lambda key: S * jax.random.normal(key, SHAPE, dtype)
+  return {"image": jax.vmap(draw)(example_keys(jax.random.key(7), index)), "index": index}
+
+
+def chain():
+  """Covariance of (x_0, .., x_T) under q, built from its steps: x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) z."""
+  mix = np.zeros((T + 1, T + 1))
+  mix[0, 0] = S
+  for t, beta in enumerate(np.linspace(0.02, 0.5, T), 1):
+    mix[t] = np.sqrt(1 - beta) * mix[t - 1]
+    mix[t, t] = np.sqrt(beta)
+  return mix @ mix.T
+
+
+def optimum(prediction):
+  """(slope [T], floor): the best linear network, and its squared error: regression of the target on x_t."""
+  slopes, floors = [], []
+  alpha_bar = np.cumprod(1 - np.linspace(0.02, 0.5, T))
+  for alpha, sigma in zip(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), strict=True):
+    x = np.array([alpha * S, sigma])  # as mixtures of two standard normals, x_0 / S and eps
+    target = {"x_0": np.array([S, 0]), "eps": np.array([0, 1]), "v": np.array([-sigma * S, alpha])}[prediction]
+    slopes.append(target @ x / (x @ x))
+    floors.append(target @ target - (target @ x) ** 2 / (x @ x))
+  return np.array(slopes), np.mean(floors)
+
+
+def reverse_chain(variance, first_variance):
+  """Covariance of (x_0, .., x_T) under the best p_theta: q's mean of x_{t-1} given x_t, but a given variance."""
+  q = chain()
+  betas = np.linspace(0.02, 0.5, T)
+  alpha_bar = np.append(1, np.cumprod(1 - betas))
+  v = {"posterior": (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:]) * betas, "beta": betas.copy()}[variance]
+  v[0] = first_variance
+  mix = np.zeros((T + 1, T + 1))
+  mix[T, T] = 1
+  for t in range(T, 0, -1):
+    mix[t - 1] = q[t - 1, t] / q[t, t] * mix[t]
+    mix[t - 1, t - 1] = np.sqrt(v[t - 1])
+  return mix @ mix.T
+
+
+def exact_bound(variance):
+  """The bound of that p_theta in nats per dimension.
+
+  By the chain rule it is KL(q(x_0 .. x_T) || p(x_0 .. x_T)) + the data's entropy: Gaussians of T + 1 dimensions.
+  """
+  beta_1, beta_2 = np.linspace(0.02, 0.5, T)[:2]
+  p = reverse_chain(variance, first_variance=beta_1 / (1 - (1 - beta_1) * (1 - beta_2)) * beta_2)
+  ratio = np.linalg.solve(p, chain())
+  divergence = 0.5 * (np.trace(ratio) - (T + 1) - np.linalg.slogdet(ratio)[1])
+  return divergence + 0.5 * np.log(2 * np.pi * np.e * S**2)
+
+
+def trained(made, batch=512, steps=400):
+  """(state, metrics [steps]) after training on fresh data."""
+  state = jax.jit(made.init)(jax.random.key(0), gaussian_batch(batch))
+  fresh = gaussian_batch(batch * steps)["image"].reshape(steps, batch, *SHAPE)
+  one = lambda state, image: made.step(state, {"image": image, "index": jnp.arange(batch)})
+  return jax.jit(lambda state: jax.lax.scan(one, state, fresh))(state)
+
+
+def mean_and_error(values):
+  return float(np.mean(values)), float(np.std(values) / np.sqrt(values.size))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_simple_loss_reaches_its_floor_and_no_lower(prediction):
+  state, metrics = trained(method(prediction=prediction, optimizer=optax.adam(optax.cosine_decay_schedule(5e-2, 400))))
+  slopes, floor = optimum(prediction)
+  np.testing.assert_allclose(state.params["unet"]["w"], slopes, atol=0.03)
+  loss, error = mean_and_error(metrics["loss"][-200:])
+  assert abs(loss - floor) < 4 * error + 0.002 * floor
+  assert error < 0.01 * floor
+  assert metrics["loss"][0] > 1.1 * floor
+
+
+@pytest.mark.parametrize(("prediction", "variance"), [("eps", "posterior"), ("v", "beta"), ("x_0", "beta")])
+def test_vlb_loss_reaches_the_exact_bound_and_no_lower(prediction, variance):
+  rate = optax.cosine_decay_schedule(5e-2, 400)
+  made = method(prediction=prediction, loss="vlb", variance=variance, optimizer=optax.adam(rate))
+  state, metrics = trained(made)
+  np.testing.assert_allclose(state.params["unet"]["w"], optimum(prediction)[0], atol=0.05)
+  loss, error = mean_and_error(metrics["loss"][-200:])  # one t per example: much noise
+  assert abs(loss - exact_bound(variance)) < 4 * error + 0.003
+  nll = jax.jit(made.evaluate)(state, gaussian_batch(4096, first=10**6), jax.random.key(1))["nll_nats"]
+  mean, error = mean_and_error(nll / D)
+  assert abs(mean - exact_bound(variance)) < 4 * error + 0.003
+  assert error < 0.03
+
+
+@pytest.mark.parametrize("terms", [None, 3])
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_bound_of_the_exact_denoiser(variance, terms, x64):
+  made = method(variance=variance, evaluation_terms=terms, prediction="v", ema=0.9)
+  batch = gaussian_batch(8192, dtype=jnp.float64)
+  state = jax.jit(made.init)(jax.random.key(0), batch)
+  state = state.replace(ema={"unet": {"w": jnp.asarray(optimum("v")[0])}})  # evaluation takes the averaged parameters
+  nll = jax.jit(made.evaluate)(state, batch, jax.random.key(1))["nll_nats"]
+  assert nll.shape == (8192,)
+  mean, error = mean_and_error(nll / D)
+  assert abs(mean - exact_bound(variance)) < 4 * error
+  assert error < 0.1
+  assert mean > 0.5 * np.log(2 * np.pi * np.e * S**2)  # the data's entropy: it is an upper bound
+
+
+def test_strata_are_unbiased(x64):
+  # A network that always says x_0 = 0.3 has terms without noise, so that only the choice of t is random.
+  batch = {"image": jnp.full((4096, *SHAPE), 0.5), "index": jnp.arange(4096)}
+  evaluate = lambda **options: np.asarray(
+    jax.jit((made := method(Constant(), prediction="x_0", levels=17, **options)).evaluate)(
+      with_value(made, batch, 0.3), batch, jax.random.key(1)
+    )["nll_nats"]
+  )
+  exact = evaluate()
+  assert np.ptp(exact) == 0
+  for terms in (1, 3):  # 3 does not divide T = 8: the strata differ in size
+    estimates = evaluate(evaluation_terms=terms)
+    mean, error = mean_and_error(estimates)
+    assert error > 0
+    assert abs(mean - exact[0]) < 4 * error
+    assert len(np.unique(np.round(estimates, 9))) == {1: 8, 3: 2 * 3 * 3}[terms]
+
+
+def with_value(made, batch, value):
+  state = made.init(jax.random.key(0), batch)
+  return state.replace(
+    params={"unet": jax.tree.map(lambda x: x * 0 + jnp.asarray(value, x.dtype), state.params["unet"])}
+  )
+
+
+def test_evaluation_depends_on_key_and_index_alone():
+  made = method(evaluation_terms=2)
+  batch = gaussian_batch(6)
+  state = made.init(jax.random.key(0), batch)
+  evaluate = jax.jit(made.evaluate)
+  whole = evaluate(state, batch, jax.random.key(1))["nll_nats"]
+  part = evaluate(state, jax.tree.map(lambda x: x[4:], batch), jax.random.key(1))["nll_nats"]
+  np.testing.assert_allclose(part, whole[4:], rtol=1e-5)
+  assert np.all(np.abs(evaluate(state, batch, jax.random.key(2))["nll_nats"] - whole) > 1e-3)
+
+
+def test_clipping_is_for_evaluation_and_sampling(x64):
+  # A network that says x_0 = 5 everywhere: clipped, it is one that says 1.
+  batch = {"image": jnp.full((3, *SHAPE), 0.5), "index": jnp.arange(3)}
+  both = []
+  for clip, value in ((True, 5.0), (False, 1.0), (False, 5.0)):
+    made = method(Constant(), prediction="x_0", levels=17, clip=clip)
+    state = with_value(made, batch, value)
+    nll = jax.jit(made.evaluate)(state, batch, jax.random.key(1))["nll_nats"]
+    samples = jax.jit(made.sample)(state, jax.random.split(jax.random.key(2), 3))
+    np.testing.assert_allclose(samples, min(value, 1.0) if clip else value)
+    both.append((nll, jax.jit(made.step)(state, batch)[1]["loss"]))
+  np.testing.assert_allclose(both[0][0], both[1][0])
+  assert np.all(both[2][0] > both[1][0])
+  assert both[0][1] == both[2][1]  # training is not clipped
+  np.testing.assert_allclose(both[0][1], 4.5**2)
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_samples_follow_the_model(variance, x64):
+  # What Algorithm 2 draws with the exact denoiser, its last step without noise, is a Gaussian of known variance.
+  made = method(prediction="eps", solver=ancestral(SCHEDULE, variance))
+  state = with_value(made, gaussian_batch(1, dtype=jnp.float64), optimum("eps")[0])
+  x = jax.jit(made.sample)(state, jax.random.split(jax.random.key(3), 4000))
+  assert x.shape == (4000, *SHAPE)
+  expected = reverse_chain(variance, first_variance=0)[0, 0]
+  np.testing.assert_allclose(x.var(), expected, rtol=4 * (2 / x.size) ** 0.5)
+  flat = np.asarray(x).reshape(4000, D)
+  neighbours = np.corrcoef(np.concatenate([flat[:-1], flat[1:]], axis=1), rowvar=False)
+  assert np.abs(neighbours - np.eye(2 * D)).max() < 5 / 4000**0.5  # pixels and samples are independent
+
+
+def test_classes():
+  batch = {"image": jnp.zeros((64, *SHAPE)), "label": jnp.arange(64) % 3, "index": jnp.arange(64)}
+  batch["image"] += (batch["label"] - 1)[:, None, None, None] * 0.5
+  made = method(Constant(3), prediction="x_0", classes=3, optimizer=optax.sgd(1.0), levels=5)
+  state = made.init(jax.random.key(0), batch)
+  step, evaluate = jax.jit(made.step), jax.jit(made.evaluate)
+  for _ in range(40):
+    state, metrics = step(state, batch)
+  np.testing.assert_allclose(state.params["unet"]["value"], [-0.5, 0, 0.5], atol=1e-3)
+  assert metrics["loss"] < 1e-6
+  keys = jax.random.split(jax.random.key(0), 100)
+  given = jax.jit(made.sample)(state, keys, label=jnp.arange(100) % 3)
+  np.testing.assert_allclose(given[:, 0, 0, 0], (np.arange(100) % 3 - 1) * 0.5, atol=1e-3)
+  drawn = np.round(jax.jit(made.sample)(state, keys)[:, 0, 0, 0] * 2)
+  assert np.all(np.bincount(drawn.astype(int) + 1, minlength=3) > 15)
+  nll = [evaluate(state, {**batch, "label": (batch["label"] + i) % 3}, jax.random.key(0))["nll_nats"] for i in (0, 1)]
+  assert np.all(nll[0] < nll[1])  # the right label explains the image better
+
+
+class Noisy(nn.Module):
+  """Dropout as the project's networks have it: on where the index is given, one mask per example."""
+
+  rate: float = 0.5
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    w = self.param("w", nn.initializers.ones, (1,), x.dtype)
+    if index is None:
+      return w * x
+    keys = example_keys(self.make_rng("dropout"), index)
+    return w * x * jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, SHAPE))(keys)
+
+
+def test_training_has_dropout_and_microbatches_do_not_change_it(x64):
+  batch = gaussian_batch(8, dtype=jnp.float64)
+
+  def after_a_step(network, **options):
+    made = method(network, optimizer=optax.sgd(0.1), **options)
+    return jax.jit(made.step)(jax.jit(made.init)(jax.random.key(0), batch), batch)
+
+  state, metrics = after_a_step(Noisy())
+  in_parts, metrics_in_parts = after_a_step(Noisy(), microbatches=4)
+  np.testing.assert_allclose(in_parts.params["unet"]["w"], state.params["unet"]["w"], rtol=1e-12)
+  np.testing.assert_allclose(metrics_in_parts["loss"], metrics["loss"], rtol=1e-12)
+  assert abs(after_a_step(Noisy(rate=0.0))[1]["loss"] - metrics["loss"]) > 1e-3
+
+
+def test_evaluation_and_sampling_have_no_dropout(x64):
+  # They give the network neither an index nor a key to draw masks with.
+  batch = gaussian_batch(8, dtype=jnp.float64)
+  with_dropout, without = method(Noisy()), method(Noisy(rate=0.0))
+  state, key = with_dropout.init(jax.random.key(0), batch), jax.random.key(1)
+  keys = jax.random.split(key, 2)
+  got = [
+    (jax.jit(m.evaluate)(state, batch, key)["nll_nats"], jax.jit(m.sample)(state, keys))
+    for m in (with_dropout, without)
+  ]
+  np.testing.assert_array_equal(got[0][0], got[1][0])
+  np.testing.assert_array_equal(got[0][1], got[1][1])
+  assert got[0][1].dtype == jnp.float64
+
+
+def test_building_touches_no_device():
+  # A cluster is joined after the config is built; here any use of a device fails.
+  program = """
+import optax
+from jaxgen import diffusion as d
+from jaxgen.methods.diffusion import ddpm
+for make in d.SCHEDULES.values():
+  schedule = make(1000)
+  for grid in d.GRIDS.values():
+    for solver in d.SOLVERS.values():
+      ddpm(None, schedule, shape=(8, 8, 1), optimizer=optax.adam(1e-3), levels=17, solver=solver(schedule),
+           times=grid(schedule, 50), loss="vlb")
+"""
+  environment = {**os.environ, "JAX_PLATFORMS": "none_such"}
+  subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+  ("do", "names"),
+  [
+    (lambda b: method(evaluation_terms=9), "evaluation_terms is 1 to 8"),
+    (lambda b: method(evaluation_terms=0), "evaluation_terms is 1 to 8"),
+    (lambda b: method(shape=(4, 4, 1)).init(jax.random.key(0), b), r"\(4, 4, 1\) and the data has \(2, 2, 1\)"),
+    (lambda b: method(classes=3).init(jax.random.key(0), b), "classes=None"),
+    (
+      lambda b: method().sample(
+        method().init(jax.random.key(0), b), jax.random.split(jax.random.key(0), 2), jnp.zeros(2, int)
+      ),
+      "unconditional",
+    ),
+  ],
+)
+def test_bad_input(do, names):
+  with pytest.raises(UserError, match=names):
+    do(gaussian_batch(2))
+
+
+def test_the_unet_fits():
+  # Shapes alone: every method's test runs it.
+  network = UNet(channels=8, multipliers=(1, 2), blocks=1, attention=(2,), dropout=0.1, classes=3, out_channels=1)
+  made = method(network, shape=(4, 4, 1), classes=3, ema=0.9, loss="vlb", levels=17, evaluation_terms=2)
+  batch = {"image": jnp.zeros((4, 4, 4, 1)), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+  key = jax.random.key(0)
+  state = jax.eval_shape(made.init, key, batch)
+  after, _ = jax.eval_shape(made.step, state, batch)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+  assert jax.eval_shape(made.evaluate, state, batch, key)["nll_nats"].shape == (4,)
+  assert jax.eval_shape(made.sample, state, jax.random.split(key, 3)).shape == (3, 4, 4, 1)
