@@ -26,12 +26,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxgen import parallel
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.data import pipeline
 from jaxgen.errors import Stopped, UserError
 from jaxgen.experiment import Experiment, Run, check_same, describe
-from jaxgen.method import State, network_sizes
+from jaxgen.method import network_sizes
 
 
 class Hook(NamedTuple):
@@ -85,7 +84,7 @@ class Signals:
     return self.received
 
 
-def batches(experiment: Experiment, seed: int, start: int) -> pipeline.Stream:
+def batches(experiment: Experiment, seed: int) -> pipeline.Stream:
   """This process's part of the run's batches."""
   return pipeline.Stream(
     experiment.data.source(experiment.data.train),
@@ -103,19 +102,6 @@ def cuts(start: int, steps: int, size: int, hooks: list[Hook]) -> Iterator[tuple
     end = min([start + size, steps, *((start // p + 1) * p for p in periods)])
     yield start, end - start
     start = end
-
-
-def fit(experiment: Experiment, *, seed: int = 0, fsdp: int = 1) -> State:
-  """Trains in memory, without a folder, hooks or evaluation, and returns the state: for small networks of the library's own."""
-  e = experiment
-  program = parallel.compile(
-    e.method, e.data.raw_spec(e.batch_size), parallel.make_mesh(fsdp), prepare=e.data.transform, updates=e.updates_per_dispatch
-  )
-  stream = batches(e, seed, 0)
-  state = program.init(seed, _first(stream))
-  for start, count in cuts(0, e.steps, e.updates_per_dispatch, []):
-    state, _ = program.dispatch(state, program.put_many(stream.take(start, count)), count)
-  return state
 
 
 def _first(stream: pipeline.Stream) -> dict[str, np.ndarray]:
@@ -159,7 +145,7 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
   checkpoints = Checkpoints(folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name})
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
-    stream = batches(e, run.seed, 0)
+    stream = stack.enter_context(contextlib.closing(batches(e, run.seed)))
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always", UserWarning)
       restored = checkpoints.restore(program.abstract)
@@ -257,12 +243,14 @@ def _loop(run: Run, program, stream, step: int, hooks: list[Hook], signals: Sign
       start, count, metrics = pending.popleft()
       host = {name: np.asarray(x)[:count] for name, x in jax.device_get(metrics).items()}
       window.add(start, host)
-      progress.update(start + count, host["loss"][-1] if "loss" in host else host[next(n for n in host if n.endswith("loss"))][-1])
-      worst = int(host["skipped"].max())
-      if worst >= e.max_skipped:
+      progress.update(start + count, float(next(x for name, x in host.items() if name.endswith("loss"))[-1]))
+      row = host["skipped"].astype(int)
+      if row.max() >= e.max_skipped:
+        since = start + 1 + row.argmax() - (row.max() - 1)
         raise UserError(
-          f"stopped at step {start + count}: the loss or a gradient was not finite {worst} times in a row; "
-          f"the last good checkpoint in {run.folder.path} is kept; a lower learning rate or gradient clipping usually helps"
+          f"stopped at step {start + count}: the loss or a gradient has not been finite since step {since} "
+          f"({row.max()} updates skipped); the last good checkpoint in {run.folder.path} is kept; "
+          "a lower learning rate or gradient clipping usually helps"
         )
 
   requests = cuts(step, e.steps, e.updates_per_dispatch, hooks)

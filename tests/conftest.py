@@ -16,7 +16,6 @@ jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
 import contextlib  # noqa: E402
 import pathlib  # noqa: E402
 import shutil  # noqa: E402
-import subprocess  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -46,24 +45,3 @@ def enable_x64():
     yield
   finally:
     jax.config.update("jax_enable_x64", before)
-
-
-@pytest.fixture
-def jaxgen_command():
-  """Runs the command line in a process of its own, on one device unless told otherwise."""
-
-  def run(*words, devices: int = 1, timeout: float = 300, check: int | None = 0, cwd=None, **env):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    result = subprocess.run(
-      [sys.executable, "-m", "jaxgen.cli", *map(str, words)],
-      capture_output=True,
-      text=True,
-      timeout=timeout,
-      cwd=cwd or REPOSITORY,
-      env={**os.environ, "XLA_FLAGS": flags, **env},
-    )
-    if check is not None:
-      assert result.returncode == check, f"{words} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
-    return result
-
-  return run
