@@ -1,0 +1,156 @@
+"""Evaluators: functions of a run that return numbers by name. A config lists the ones it wants.
+
+    Experiment(..., evaluators=(evaluators.likelihood(), evaluators.frechet()))
+
+A number's name says its split, its unit and, where it matters, the number of examples or samples behind it.
+A name that ends in `_se` is the standard error of the mean of that name.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from jaxgen.errors import UserError
+
+if TYPE_CHECKING:
+  from jaxgen.data.dataset import Dataset
+  from jaxgen.experiment import Run
+  from jaxgen.metrics.judge import Judge
+
+Evaluator = Callable[["Run"], dict[str, float]]
+
+
+def likelihood(split: str = "test") -> Evaluator:
+  """Mean negative log-likelihood of a split, or the upper bound on it that the method computes.
+
+  Numbers: `test_nll_nats` per example, `test_bits_per_dim` = nats / (D ln 2) with D the number of values (pixels times
+  channels) of an example as the method sees it, their standard errors, and `test_examples`. The likelihood is of what
+  the method's `evaluate` says: of integer pixel values, for a discretized decoder or under dequantization noise.
+  """
+
+  def evaluate(run: "Run") -> dict[str, float]:
+    nats = _per_example(run, split, "nll_nats")
+    size = math.prod(run.data.batch_spec(1, train=False)["image"].shape[1:])
+    mean, error = _mean_and_error(nats)
+    bits = 1 / (size * math.log(2))
+    return {
+      f"{split}_nll_nats": mean,
+      f"{split}_nll_nats_se": error,
+      f"{split}_bits_per_dim": mean * bits,
+      f"{split}_bits_per_dim_se": error * bits,
+      f"{split}_examples": float(len(nats)),
+    }
+
+  return evaluate
+
+
+def accuracy(split: str = "test") -> Evaluator:
+  """Share of a split's examples that are classified correctly, in [0, 1].
+
+  Numbers: `test_accuracy`, its standard error, `test_examples`.
+  """
+
+  def evaluate(run: "Run") -> dict[str, float]:
+    correct = _per_example(run, split, "correct")
+    mean, error = _mean_and_error(correct)
+    return {f"{split}_accuracy": mean, f"{split}_accuracy_se": error, f"{split}_examples": float(len(correct))}
+
+  return evaluate
+
+
+def frechet(
+  num: int | None = None, *, seed: int = 0, judge: str | os.PathLike | None = None, split: str = "test"
+) -> Evaluator:
+  """Fréchet distance of `num` samples to a split's images, beside its floor.
+
+  Numbers: `frechet_N` of N samples; `frechet_N_floor` of N training examples (all of them, or a fixed random choice),
+  what a perfect sampler would have; and their ratio `frechet_N_ratio`, 1 for samples as close to the split as the
+  training examples are. The distance falls with N whatever the samples: compare only equal N. Where pixel values are
+  integers, samples are rounded to them first, as storing them as pictures would. NaN where samples are not finite.
+
+  Args:
+    num: as many as there are training examples by default.
+    seed: of the samples.
+    judge: the run of a trained classifier whose features are compared; by default a small classifier is trained once on
+      the training split and cached (see `jaxgen.metrics.judge`).
+
+  The evaluator raises:
+    UserError: more samples than training examples are asked for, the data has no labels and no judge is given, or the
+      judge is for images of another shape.
+  """
+  if num is not None and num < 2:
+    raise ValueError(f"frechet(num={num}): a distance needs at least 2 samples")
+  known = {}  # the judge, the split's features and the floor, found once per data set and used at every evaluation
+
+  def reference(data: "Dataset") -> tuple["Judge", Float[np.ndarray, "n features"], int, float]:
+    from jaxgen.metrics import real
+    from jaxgen.metrics.frechet import frechet_distance
+
+    total = len(data.source("train"))
+    n = num or total
+    if n > total:
+      raise UserError(
+        f"frechet(num={n}): {data.name} has {total} training examples to compare with; ask for at most that many"
+      )
+    looks = _judge(data, judge)
+    features = lambda split, indices=None: np.concatenate(
+      [looks.features(_as_stored(x, data.levels)) for x in real.images(data, split, indices)]
+    )
+    test = features(split)
+    chosen = None if n == total else np.sort(np.random.default_rng(0).permutation(total)[:n])
+    return looks, test, n, frechet_distance(features("train", chosen), test)
+
+  def evaluate(run: "Run") -> dict[str, float]:
+    from jaxgen.metrics.frechet import frechet_distance
+
+    if known.get("data") is not run.data:
+      known.update(data=run.data, reference=reference(run.data))
+    looks, test, n, floor = known["reference"]
+    samples = run.sample(n, seed=seed)
+    # Asked of the samples: on a CPU, XLA's ReLU makes a zero of what is not a number.
+    if np.isfinite(samples).all():
+      distance = frechet_distance(looks.features(_as_stored(samples, run.data.levels)), test)
+    else:
+      distance = math.nan
+    ratio = distance / floor if floor else math.nan
+    return {f"frechet_{n}": distance, f"frechet_{n}_floor": floor, f"frechet_{n}_ratio": ratio}
+
+  return evaluate
+
+
+def _judge(data: "Dataset", judge: str | os.PathLike | None) -> "Judge":
+  from jaxgen.metrics import judge as judges
+
+  if judge is None:
+    return judges.trained_on(data)
+  found, shape = judges.of_run(judge), data.batch_spec(1, train=False)["image"].shape[1:]
+  if found.shape != shape:
+    raise UserError(
+      f"the judge {judge} takes images {list(found.shape)}, and {data.name} has {list(shape)}: give another"
+    )
+  return found
+
+
+def _as_stored(images: Num[np.ndarray, "n h w c"], levels: int | None) -> Num[np.ndarray, "n h w c"]:
+  from jaxgen import pictures
+
+  return images if levels is None else pictures.quantize(images, levels)
+
+
+def _per_example(run: "Run", split: str, name: str) -> Num[np.ndarray, " n"]:
+  values = run.evaluate_split(split)
+  if name not in values:
+    raise UserError(
+      f"config {run.config.name} does not compute {name!r} of its examples, only {', '.join(sorted(values))}"
+    )
+  return values[name]
+
+
+def _mean_and_error(x: Num[np.ndarray, " n"]) -> tuple[float, float]:
+  """Mean and its standard error, NaN for a single example."""
+  x = np.asarray(x, np.float64)
+  return float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
