@@ -121,6 +121,10 @@ class Config:
   def defaults(self) -> dict[str, Any]:
     return {name: p.default for name, p in self.parameters.items()}
 
+  def cast(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that went through JSON, with lists made tuples again where the config wants tuples."""
+    return {name: _cast(value, self.types.get(name)) for name, value in arguments.items()}
+
   def build(self, **arguments: Any) -> Experiment:
     """Calls the config with these arguments over its defaults.
 
@@ -132,9 +136,8 @@ class Config:
         near = difflib.get_close_matches(name, self.parameters, 1)
         hint = f": perhaps you meant {near[0]!r}" if near else f"; it has {', '.join(self.parameters)}"
         raise UserError(f"config {self.name} has no argument {name!r}{hint}")
-    cast = {name: _cast(value, self.types.get(name)) for name, value in arguments.items()}
     try:
-      experiment = self.function(**cast)
+      experiment = self.function(**self.cast(arguments))
     except ValueError as error:
       raise UserError(f"config {self.name}: {error}") from error
     if not isinstance(experiment, Experiment):
@@ -369,7 +372,7 @@ class Run:
 
   def __init__(self, folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int, *, fsdp: int = 1):
     self.folder, self.config, self.seed = folder, config, seed
-    self.arguments = {**config.defaults(), **arguments}
+    self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
     self._fsdp = fsdp
     self._program = None

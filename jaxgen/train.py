@@ -53,6 +53,7 @@ class Signals:
 
   def __init__(self):
     self.received = None
+    self.asked = 0
     self.waiting = False  # the loop is running and will ask; otherwise a signal stops at once
 
   @contextlib.contextmanager
@@ -75,12 +76,13 @@ class Signals:
     if jax.process_count() > 1:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  def wish(self, step: int) -> int | None:
-    """The signal to stop for, None to go on. Every process asks at the same steps and gets the same answer."""
+  def wish(self) -> int | None:
+    """The signal to stop for, None to go on. Every process asks after the same dispatches and gets the same answer."""
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
 
-      return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+      self.asked += 1  # the service names one number to stop at, so none may be left out: steps would not do
+      return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(self.asked) else None
     return self.received
 
 
@@ -119,6 +121,9 @@ def train(run: Run, progress: "Progress | None" = None) -> dict[str, float]:
   main = jax.process_index() == 0
   signals = Signals()
   with signals.handled():
+    # Wrong data, batches and meshes are said before a folder is made.
+    run.data.source(run.data.train)
+    _ = run.program
     if main:
       run.folder.lock()
     try:
@@ -139,9 +144,7 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     (folder / "config.py").write_text(run.config.source)
     folder.write_info(describe(run.config, run.arguments, run.seed))
-  e.data.source(e.data.train)  # wrong or missing data is said before anything is compiled
   program = run.program
-
   checkpoints = Checkpoints(folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name})
   with contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
@@ -268,7 +271,7 @@ def _loop(run: Run, program, stream, step: int, hooks: list[Hook], signals: Sign
         for hook in due:
           hook.act(step)
           progress.status("training")
-        if step < e.steps and signals.wish(step) is not None:
+        if step < e.steps and signals.wish() is not None:
           break
       settle(0)
   finally:

@@ -1,0 +1,336 @@
+"""The command line as a user meets it: each command in a process of its own, and each kind of bad input."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import conftest
+import jax
+import numpy as np
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, request):
+  """(folder of runs, output) of a run of 30 steps on one device."""
+  folder = tmp_path_factory.mktemp("cli")
+  config = tiny.write(folder)
+  result = command("train", config, "--runs", folder / "runs")
+  return folder, result.stdout
+
+
+def start(*words, devices=1, **env):
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  return subprocess.Popen(
+    [sys.executable, "-m", "jaxgen.cli", *map(str, words)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=conftest.REPOSITORY,
+    env={**os.environ, "XLA_FLAGS": flags, **env},
+  )
+
+
+def command(*words, code=0, timeout=300, **options):
+  """Runs a command and returns its output; fails unless it ends with `code`."""
+  process = start(*words, **options)
+  try:
+    out, err = process.communicate(timeout=timeout)
+  finally:
+    process.kill()
+  assert process.returncode == code, f"{words} ended with {process.returncode}:\n{out}\n{err}"
+  return subprocess.CompletedProcess(words, code, out, err)
+
+
+def state_sha(run, **options):
+  return re.search(r"SHA-256 of the state\s+(\w{64})", command("inspect", run, **options).stdout)[1]
+
+
+def error_of(*words, code=1, **options):
+  """The one sentence that a wrong command prints."""
+  result = command(*words, code=code, **options)
+  lines = [line for line in result.stderr.splitlines() if line.startswith("jaxgen: ")]
+  assert len(lines) == 1, result.stderr
+  assert "Traceback" not in result.stderr
+  return lines[0]
+
+
+def test_help_and_version_are_fast():
+  for words in (["--help"], ["--version"]):
+    began = time.perf_counter()
+    result = command(*words)
+    assert result.stdout
+    before = time.perf_counter() - began
+  modules = "import sys, jaxgen.cli; print([m for m in ('jax', 'tyro', 'numpy', 'flax') if m in sys.modules])"
+  out = subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True, cwd=conftest.REPOSITORY)
+  assert out.stdout.strip() == "[]", f"`jaxgen --help` ({before:.1f} s) imports what it does not need: {out.stdout}"
+
+
+def test_train_prints_where_things_are(trained):
+  folder, out = trained
+  assert "test_bits_per_dim" in out
+  for what in ("checkpoints", "samples", "report.html"):
+    assert re.search(rf"{folder}/runs/tiny/{what}", out)
+  assert (folder / "runs" / "tiny" / "report.html").stat().st_size > 10_000
+  assert "step 30/30" in out
+
+
+def test_sample_writes_pictures_and_arrays_that_do_not_depend_on_how_many(trained):
+  folder, _ = trained
+  run = folder / "runs" / "tiny"
+  command("sample", run, "--n", 16, "--seed", 5, "--out", folder / "a.npz")
+  command("sample", run, "--n", 4, "--first", 6, "--seed", 5, "--out", folder / "b.npz")
+  command("sample", run, "--n", 16, "--seed", 5, "--out", folder / "c.npz", devices=8)
+  a, b, c = (np.load(folder / f"{name}.npz")["samples"] for name in "abc")
+  assert a.shape == (16, 8, 8, 1)
+  np.testing.assert_array_equal(a[6:10], b)
+  np.testing.assert_allclose(a, c, atol=1e-5 * (a.max() - a.min()))
+  out = command("sample", run, "--n", 9, "--sampling-steps", 5, "--out", folder / "grid.png")
+  assert str(folder / "grid.png") in out.stdout
+  assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_and_report(trained):
+  folder, out = trained
+  run = folder / "runs" / "tiny"
+  bits = lambda text: re.search(r"test_bits_per_dim\s+(\S+)", text)[1]
+  result = command("evaluate", run, "--out", folder / "numbers.json")
+  assert bits(result.stdout) == bits(out)
+  assert json.loads((folder / "numbers.json").read_text())["step"] == 30
+  (run / "report.html").unlink()
+  assert "report.html" in command("report", run).stdout
+  assert (run / "report.html").exists()
+
+
+def test_inspect(trained):
+  folder, _ = trained
+  run = command("inspect", folder / "runs" / "tiny").stdout
+  assert re.search(r"parameters of unet\s+4,224\b", run)  # 65 x 32 + 32 + 32 x 64 + 64 = 2,112 + 2,112
+  assert re.search(r"step\s+30\b", run)
+  assert "FLOPs a step" in run
+  config = command("inspect", folder / "tiny.py", "--layers", 16).stdout
+  assert re.search(r"parameters of unet\s+2,144\b", config)
+  assert "SHA-256" not in config
+
+
+def test_list_names_every_config():
+  out = command("list").stdout
+  for path in (conftest.REPOSITORY / "configs").glob("*.py"):
+    assert path.stem in out
+
+
+def test_the_help_of_a_config_shows_its_flags(trained):
+  folder, _ = trained
+  out = command("train", folder / "tiny.py", "--help").stdout
+  for flag in ("--learning-rate", "--sampling-steps", "--runs", "--seed", "--fsdp"):
+    assert flag in out
+
+
+@pytest.mark.slow
+def test_two_runs_of_200_steps_have_the_same_sha(tmp_path):
+  config = tiny.write(tmp_path)
+  for name in ("a", "b"):
+    command("train", config, "--runs", tmp_path, "--name", name, "--steps", 200)
+  assert state_sha(tmp_path / "a") == state_sha(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_and_resumed_is_bit_equal(tmp_path):
+  """SIGKILL at random moments, many of them while a checkpoint is written; then the last start runs to the end."""
+  config = tiny.write(tmp_path)
+  words = ["--runs", tmp_path, "--steps", 8000, "--checkpoint-every", 25]
+  command("train", config, *words, "--name", "whole")
+  chance = random.Random(0)
+  kills, reached = 0, []
+  checkpoints = tmp_path / "killed" / "checkpoints"
+  newest = lambda: max([int(p.name) for p in checkpoints.glob("0*") if p.name.isdigit()], default=0)
+  while kills < 20:
+    before, process = newest(), start("train", config, *words, "--name", "killed")
+    deadline = time.time() + 120
+    # Alternately while it starts, and once it has got somewhere, so that all twenty kills happen before the end.
+    if kills % 4:
+      while newest() <= before and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.3) if kills % 4 else chance.uniform(0, 4))
+    assert process.poll() is None, process.communicate()
+    process.kill()
+    process.communicate()
+    kills += 1
+    reached.append(newest())
+  assert sorted(reached) == reached
+  assert reached[-1] > 0
+  command("train", config, *words, "--name", "killed")
+  assert state_sha(tmp_path / "killed") == state_sha(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_so(tmp_path, number):
+  config = tiny.write(tmp_path)
+  process = start("train", config, "--runs", tmp_path, "--steps", 1_000_000, PYTHONUNBUFFERED="1")
+  while "steps/s" not in process.stdout.readline():
+    pass
+  process.send_signal(number)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 128 + number
+  step = int(re.search(rf"{number.name}: saved .* at step (\d+) of 1000000", err)[1])
+  assert (tmp_path / "tiny" / "checkpoints" / f"{step:08d}").is_dir()
+  result = command("train", config, "--runs", tmp_path, "--steps", step + 8)
+  assert f"resuming {tmp_path / 'tiny'} at step {step}" in result.stdout
+
+
+def two_processes(*words, devices=4):
+  """Runs one job as two processes of four devices each."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  flags = ["--coordinator", f"localhost:{port}", "--processes", 2]
+  processes = [start(*words, *flags, "--process", p, devices=devices) for p in range(2)]
+  return processes
+
+
+def finish(processes, timeout=300):
+  try:
+    outputs = [p.communicate(timeout=timeout) for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+  return [(p.returncode, *out) for p, out in zip(processes, outputs, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_and_share_a_run(tmp_path):
+  """Two processes of four devices, replicated and fsdp, against one of one device: parameters in float64 to 1e-9."""
+  config = tiny.write(tmp_path)
+  words = ["train", config, "--runs", tmp_path, "--steps", 20, "--dtype", "float64"]
+  command(*words, "--name", "one", JAX_ENABLE_X64="1")
+  os.environ["JAX_ENABLE_X64"] = "1"
+  try:
+    for name, fsdp in (("two", 1), ("fsdp", 8)):
+      for code, out, err in finish(two_processes(*words, "--name", name, "--fsdp", fsdp)):
+        assert code == 0, out + err
+  finally:
+    del os.environ["JAX_ENABLE_X64"]
+  with conftest.enable_x64():
+    import jaxgen
+
+    one, *others = (jaxgen.load(tmp_path / name).state for name in ("one", "two", "fsdp"))
+    for other in others:
+      for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+  for name in ("two", "fsdp"):
+    lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20]
+  # The run of eight devices goes on on one.
+  command(*words, "--name", "two", "--steps", 24, JAX_ENABLE_X64="1")
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step(tmp_path):
+  config = tiny.write(tmp_path)
+  processes = two_processes("train", config, "--runs", tmp_path, "--steps", 1_000_000, devices=1)
+  while "steps/s" not in processes[0].stdout.readline():
+    pass
+  processes[1].send_signal(signal.SIGTERM)
+  results = finish(processes)
+  assert [code for code, _, _ in results] == [143, 143], results
+  steps = {re.search(r"at step (\d+) of", err)[1] for _, _, err in results}
+  assert len(steps) == 1
+
+
+def test_bad_flags_and_configs(trained, tmp_path):
+  folder, _ = trained
+  config = folder / "tiny.py"
+  result = command("train", config, "--leraning-rate", "1", code=2)
+  assert "--learning-rate" in result.stderr + result.stdout
+  assert "perhaps you meant 'train'" in error_of("trian", code=2)
+  assert "CONFIG comes before the flags" in error_of("train", "--steps", "3", str(config))
+  assert "perhaps you meant 'ddpm_digits'" in error_of("train", "configs/ddpm_digit.py")
+  empty = tmp_path / "empty.py"
+  empty.write_text("x = 1\n")
+  assert "has no function experiment()" in error_of("train", empty)
+  empty.write_text("def experiment(:\n")
+  assert "line 1" in error_of("train", empty)
+  empty.write_text("def experiment(seed: int = 0): ...\n")
+  assert "'seed', which is a flag of the commands themselves" in error_of("train", empty)
+  empty.write_text("import nothing_of_that_name\ndef experiment(): ...\n")
+  assert "cannot be imported" in error_of("train", empty)
+
+
+def test_bad_data_and_batches(trained, tmp_path):
+  folder, _ = trained
+  config, runs = folder / "tiny.py", ["--runs", tmp_path]
+  assert "a batch of 12 does not divide over the 8 devices" in error_of("train", config, *runs, "--batch-size", 12, devices=8)
+  assert "digitz" in error_of("train", config, *runs, "--data-name", "digitz")
+  assert "(12, 12, 1)" in error_of("train", config, *runs, "--side", 12)
+  np.savez(tmp_path / "small.npz", train_image=np.zeros((4, 6, 6, 1), np.uint8), train_label=np.zeros(4, np.int32))
+  message = error_of("train", config, *runs, "--data-name", f"npz:{tmp_path / 'small.npz'}")
+  assert "6, 6, 1" in message
+  assert "8, 8, 1" in message
+  assert "missing.npz" in error_of("train", config, *runs, "--data-name", f"npz:{tmp_path / 'missing.npz'}")
+
+
+def test_bad_runs(trained, tmp_path):
+  folder, _ = trained
+  config, run = folder / "tiny.py", folder / "runs" / "tiny"
+  assert "is not a run" in error_of("sample", folder)
+  assert "is not a run" in error_of("sample", tmp_path / "nothing")
+  assert "--learning-rate 0.001, not 0.5" in error_of("train", config, "--runs", folder / "runs", "--learning-rate", 0.5)
+  assert "changes the state" in error_of("sample", run, "--layers", 8)
+  other = tiny.write(tmp_path, "other")
+  assert "is a run of config tiny, not other" in error_of("train", other, "--runs", folder / "runs", "--name", "tiny")
+  assert "written as .png or .npz" in error_of("sample", run, "--out", tmp_path / "a.jpg")
+  assert "there is no folder" in error_of("sample", run, "--out", tmp_path / "no" / "a.png")
+
+
+def test_two_processes_that_write_one_run(tmp_path):
+  config = tiny.write(tmp_path)
+  first = start("train", config, "--runs", tmp_path, "--steps", 1_000_000, PYTHONUNBUFFERED="1")
+  try:
+    while "steps/s" not in first.stdout.readline():
+      pass
+    assert "is being written by process" in error_of("train", config, "--runs", tmp_path, "--steps", 1_000_000)
+  finally:
+    first.kill()
+    first.communicate()
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path):
+  config = tiny.write(tmp_path)
+  command("train", config, "--runs", tmp_path)
+  sha = state_sha(tmp_path / "tiny")
+  newest = max((tmp_path / "tiny" / "checkpoints").glob("0*"))
+  largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:-100])
+  result = command("train", config, "--runs", tmp_path)
+  assert "is damaged" in result.stdout
+  assert "at step 20" in result.stdout
+  assert state_sha(tmp_path / "tiny") == sha
+
+
+def test_a_full_disk(tmp_path):
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+    pytest.skip("needs the right to mount a small file system")
+  try:
+    config = tiny.write(tmp_path)
+    words = ["train", config, "--runs", disk]
+    command(*words, "--steps", 10)
+    before = state_sha(disk / "tiny")
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+      while True:
+        file.write(bytes(4096))
+    assert "full" in error_of(*words, "--steps", 60)
+    filler.unlink()
+    assert state_sha(disk / "tiny") == before
+    command(*words, "--steps", 60)
+  finally:
+    subprocess.run(["umount", "-l", disk], check=True)
