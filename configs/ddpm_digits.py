@@ -17,7 +17,7 @@ from jaxgen.nn import UNet
 
 
 def experiment(
-  steps: int = 3_000,
+  steps: int = 2_000,
   batch_size: int = 128,
   learning_rate: float = 2e-3,
   channels: int = 32,
@@ -36,7 +36,7 @@ def experiment(
   process = diffusion.SCHEDULES[schedule](1000)
   rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
   method = ddpm(
-    UNet(channels=channels, multipliers=(1, 2), blocks=1, attention=(), dropout=dropout, out_channels=1),
+    UNet(channels=channels, multipliers=(1, 1), blocks=1, attention=(4,), dropout=dropout, out_channels=1),
     process,
     shape=(8, 8, 1),
     levels=digits.levels,

@@ -45,7 +45,9 @@ def _cluster_options() -> dict[str, tuple[Any, Any]]:
   }
 
 
-def _parse(command: str, words: list[str], options: dict[str, tuple[Any, Any]], description: str, config=None, arguments=None):
+def _parse(
+  command: str, words: list[str], options: dict[str, tuple[Any, Any]], description: str, config=None, arguments=None
+):
   """One parse of a command's options and a config's arguments together; returns (options, changed arguments).
 
   Changed are the arguments that differ from `arguments`, by default the config's own defaults.
@@ -56,7 +58,9 @@ def _parse(command: str, words: list[str], options: dict[str, tuple[Any, Any]], 
   defaults = {}
   if config is not None:
     defaults = {**config.defaults(), **(arguments or {})}
-    fields += [(name, config.types.get(name, type(value)), dataclasses.field(default=value)) for name, value in defaults.items()]
+    fields += [
+      (name, config.types.get(name, type(value)), dataclasses.field(default=value)) for name, value in defaults.items()
+    ]
   signature = dataclasses.make_dataclass("flags", fields)
   parsed = tyro.cli(
     signature, args=words, prog=f"jaxgen {command}", description=description, config=(tyro.conf.FlagConversionOff,)
@@ -69,7 +73,7 @@ def _parse(command: str, words: list[str], options: dict[str, tuple[Any, Any]], 
 def _subject(command: str, words: list[str], what: str) -> tuple[str, list[str]]:
   """Splits off the command's first word, the config or run that everything after it is about."""
   if not words or words[0] in ("-h", "--help"):
-    print(f"usage: jaxgen {command} {what} [flags]\n\n`jaxgen {command} {what} --help`, with the {what}, shows all its flags.")
+    print(f"usage: jaxgen {command} {what} [flags]\n\n`jaxgen {command} {what} --help` shows the flags of that {what}.")
     sys.exit(0 if words else 2)
   if words[0].startswith("-"):
     raise UserError(f"{what} comes before the flags: jaxgen {command} {what} {' '.join(words)}")
@@ -125,7 +129,9 @@ def train(words: list[str]) -> None:
     config,
   )
   _join(options)
-  run = Run(Folder(options["runs"] / (options["name"] or config.name)), config, changed, options["seed"], fsdp=options["fsdp"])
+  run = Run(
+    Folder(options["runs"] / (options["name"] or config.name)), config, changed, options["seed"], fsdp=options["fsdp"]
+  )
   from jaxgen import train as training
 
   numbers = training.train(run)
@@ -151,7 +157,9 @@ def _load_run(command: str, subject: str, words: list[str], own: dict[str, tuple
   from jaxgen import experiment
 
   run = experiment.load(subject)
-  options, changed = _parse(f"{command} {subject}", words, {**own, **_cluster_options()}, description, run.config, run.arguments)
+  options, changed = _parse(
+    f"{command} {subject}", words, {**own, **_cluster_options()}, description, run.config, run.arguments
+  )
   _join(options)
   return experiment.load(subject, fsdp=options["fsdp"], **changed), options
 
@@ -217,7 +225,9 @@ def evaluate(words: list[str]) -> None:
     if options["out"]:
       from jaxgen.experiment import write_atomically
 
-      write_atomically(options["out"], json.dumps({"step": run.step, "arguments": run.arguments, **numbers}, indent=2) + "\n")
+      write_atomically(
+        options["out"], json.dumps({"step": run.step, "arguments": run.arguments, **numbers}, indent=2) + "\n"
+      )
 
 
 def report(words: list[str]) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import difflib
 import fcntl
-import hashlib
 import importlib.util
 import inspect
 import json
@@ -36,7 +35,8 @@ if typing.TYPE_CHECKING:
 
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
-  "config run runs name seed n first out fsdp coordinator processes process help version data_dir manual_dir".split()
+  ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
+  + ["help", "version", "data_dir", "manual_dir"]
 )
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
 
@@ -214,7 +214,9 @@ def load_config(name: str | pathlib.Path) -> Config:
   config = Config(path.stem, path, source, function)
   for argument, parameter in config.parameters.items():
     if argument in RESERVED:
-      raise UserError(f"{path}: experiment() may not have an argument {argument!r}, which is a flag of the commands themselves")
+      raise UserError(
+        f"{path}: experiment() may not have an argument {argument!r}, which is a flag of the commands themselves"
+      )
     if parameter.default is parameter.empty:
       raise UserError(f"{path}: argument {argument!r} of experiment() needs a default")
   return config
@@ -331,9 +333,13 @@ def versions() -> dict[str, str]:
 def git_revision() -> str | None:
   """The revision of the code that runs, with "+" where the tree has changes; None outside a git checkout."""
   here = pathlib.Path(__file__).resolve().parent
-  git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10, check=True).stdout
+  git = lambda *words: (
+    subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10, check=True).stdout
+  )
   try:
-    return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--untracked-files=no").strip() else "")
+    return git("rev-parse", "HEAD").strip() + (
+      "+" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
+    )
   except (OSError, subprocess.SubprocessError):
     return None
 
@@ -353,9 +359,13 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
   for name in sorted(old.keys() | new.keys()):
     if name != "steps" and old.get(name) != new.get(name):
       flag = name.replace("_", "-")
-      raise UserError(f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}")
+      raise UserError(
+        f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}"
+      )
   if _code((folder / "config.py").read_text()) != _code(config.source):
-    raise UserError(f"{config.path} has changed since {folder.path} began (its own copy is {folder / 'config.py'}): {way_out}")
+    raise UserError(
+      f"{config.path} has changed since {folder.path} began (its own copy is {folder / 'config.py'}): {way_out}"
+    )
 
 
 class Run:
@@ -410,7 +420,9 @@ class Run:
       with contextlib.closing(Checkpoints(self.folder / "checkpoints")) as checkpoints:
         restored = checkpoints.restore(self.program.abstract)
       if restored is None:
-        raise UserError(f"{self.folder.path} has no checkpoint yet: train it first, with `jaxgen train {self.config.name}`")
+        raise UserError(
+          f"{self.folder.path} has no checkpoint yet: train it first, with `jaxgen train {self.config.name}`"
+        )
       self._state = restored[1]
     return self._state
 
@@ -423,7 +435,9 @@ class Run:
     """Training steps that the state has behind it."""
     return int(self.state.step)
 
-  def sample(self, n: int, *, seed: int = 0, first: int = 0, progress: Callable[[int], Any] | None = None, **conditions: Any):
+  def sample(
+    self, n: int, *, seed: int = 0, first: int = 0, progress: Callable[[int], Any] | None = None, **conditions: Any
+  ):
     """Samples first .. first + n - 1 of a seed: [n, ...] numpy, images in [-1, 1].
 
     Sample i depends on (seed, i) and its condition, not on n, on `first`, or on the number of devices: whole chunks of
@@ -521,7 +535,9 @@ def state_shapes(experiment: Experiment) -> dict[str, tuple[tuple[int, ...], str
   spec = experiment.data.batch_spec(experiment.batch_size, train=True)
   shapes = jax.eval_shape(experiment.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
   leaves = jax.tree_util.tree_leaves_with_path(shapes)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves}
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves
+  }
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
@@ -531,11 +547,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
       say = lambda leaf: f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
       return f"{name} is {say(old.get(name))} there and {say(new.get(name))} here"
   return None
-
-
-def content_hash(*parts: Any) -> str:
-  """SHA-256 of JSON-able parts, for names of cached files."""
-  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def config_summary(path: pathlib.Path) -> dict[str, str]:

@@ -42,7 +42,12 @@ def show(run: Run, restored: bool) -> None:
   abstract = run.program.abstract
   mib = lambda n: f"{n / 2**20:,.1f} MiB"
   rows = [(f"parameters of {name}", f"{size:,}") for name, size in network_sizes(abstract.params).items()]
-  parts = {"parameters": abstract.params, "optimizer": abstract.opt, "averages": abstract.ema, "buffers": abstract.buffers}
+  parts = {
+    "parameters": abstract.params,
+    "optimizer": abstract.opt,
+    "averages": abstract.ema,
+    "buffers": abstract.buffers,
+  }
   rows += [(f"bytes of {name}", mib(nbytes(tree))) for name, tree in parts.items() if nbytes(tree)]
   cost = costs(run)
   rows += [

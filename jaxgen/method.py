@@ -5,8 +5,8 @@ The model, the losses and the optimizers are closed over by the functions; the s
 `compose` makes one out of players: networks that are trained, each against its loss.
 
 Randomness: step k of a run draws from `fold_in(state.key, k)`, the i-th update inside the step from `fold_in(that, i)`,
-and a loss draws its noise per example, from `example_keys(key, batch["index"])`. Microbatches, meshes and pmap therefore
-see the same noise.
+and a loss draws its noise per example, from `example_keys(key, batch["index"])`. Microbatches, meshes and pmap
+therefore see the same noise.
 """
 
 from collections import Counter
@@ -20,7 +20,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-Batch = dict[str, Array | np.ndarray]  # every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch
+Batch = dict[
+  str, Array | np.ndarray
+]  # every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch
 Metrics = dict[str, Array]  # scalars, each a mean over the batch
 Params = PyTree
 Buffers = PyTree
@@ -43,9 +45,9 @@ class State:
 class Player(NamedTuple):
   """A network that is trained, and against what.
 
-  loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect to
-    its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers returns
-    `state.buffers`.
+  loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
+    to its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers
+    returns `state.buffers`.
   optimizer: clipping, schedules and weight decay are optax's.
   mean: the loss is a mean over the batch's examples, each with its own noise. One that is not (batch statistics,
     contrast within the batch, chains) takes neither microbatches nor pmap.
@@ -82,7 +84,7 @@ def example_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Key[Array, 
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-  """Cuts a batch into `parts` of equal size: leaves [B, ...] -> [parts, B / parts, ...]; example i goes to part i % parts.
+  """Cuts a batch into equal parts: leaves [B, ...] -> [parts, B / parts, ...]; example i goes to part i % parts.
 
   The strides keep every part spread over the devices as the batch was, so that cutting moves no data between them.
 
@@ -168,7 +170,9 @@ def compose(
     for number, (name, player) in enumerate(players):
       part = batch if parts is None else jax.tree.map(lambda x, j=updates_done[name]: x[j], parts)
       updates_done[name] += 1
-      (loss, (more, buffers)), grads = gradient(player, new.params[name], new, part, jax.random.fold_in(step_key, number))
+      (loss, (more, buffers)), grads = gradient(
+        player, new.params[name], new, part, jax.random.fold_in(step_key, number)
+      )
       if axis is not None:
         loss, more, grads = jax.lax.pmean((loss, more, grads), axis)
       for leaf in jax.tree.leaves((loss, grads)):
@@ -182,7 +186,9 @@ def compose(
     averages = {}
     for name, decay in ema.items():
       d = decay(state.step) if callable(decay) else decay
-      averages[name] = jax.tree.map(lambda a, p, d=d: (d * a + (1 - d) * p).astype(a.dtype), state.ema[name], new.params[name])
+      averages[name] = jax.tree.map(
+        lambda a, p, d=d: (d * a + (1 - d) * p).astype(a.dtype), state.ema[name], new.params[name]
+      )
     new = new.replace(ema=averages)
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
     skipped = jnp.where(finite, 0, state.skipped + 1)

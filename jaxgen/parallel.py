@@ -91,7 +91,8 @@ def check_divides(batch_size: int, mesh: Mesh) -> None:
   if batch_size < 1 or batch_size % mesh.size:
     fit = max(1, round(batch_size / mesh.size)) * mesh.size
     raise UserError(
-      f"a batch of {batch_size} does not divide over the {mesh.size} devices: use a multiple of {mesh.size}, such as {fit}"
+      f"a batch of {batch_size} does not divide over the {mesh.size} devices: "
+      f"use a multiple of {mesh.size}, such as {fit}"
     )
 
 
@@ -115,7 +116,9 @@ class Program:
     batch_size = jax.tree.leaves(spec)[0].shape[0]
     check_divides(batch_size, mesh)
     shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-    self.abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state_sharding(x, mesh)), shapes)
+    self.abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state_sharding(x, mesh)), shapes
+    )
     self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
     self._dispatch = None
     self._evaluate = jax.jit(
@@ -134,7 +137,9 @@ class Program:
     self.traces += 1
     step = jax.jit(self._step)  # traced once for its shapes and for the loop's body
     first = jax.tree.map(lambda x: x[0], raws)
-    metrics = jax.tree.map(lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), jax.eval_shape(step, state, first)[1])
+    metrics = jax.tree.map(
+      lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), jax.eval_shape(step, state, first)[1]
+    )
 
     def body(i, carry):
       state, metrics = carry
@@ -149,16 +154,19 @@ class Program:
     return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
 
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
-    """The initial state of a run. raw: the first batch (this process's rows), for what a method initialises from data."""
+    """The initial state of a run. raw: the first batch, this process's rows, for a method that starts from data."""
     # Compiling many small random draws well takes longer than running them badly, and they run once.
     options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
-    init = jax.jit(self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options)
+    init = jax.jit(
+      self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options
+    )
     return init(jax.random.key(seed), self.put(raw))
 
   def lower(self):
     """The training loop lowered for the abstract state: for its compilation, cost and memory; nothing is allocated."""
     raws = {
-      k: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding) for k, s in self._spec.items()
+      k: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding)
+      for k, s in self._spec.items()
     }
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
     loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, self.replicated))
@@ -170,7 +178,7 @@ class Program:
       self._dispatch = self.lower().compile()
 
   def dispatch(self, state: State, raws: Mapping[str, Any], count: int) -> tuple[State, Metrics]:
-    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], zero past count.
+    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], 0 past count.
 
     The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut.
     """
@@ -198,7 +206,7 @@ class Program:
     return _put(raw, self.batch_sharding)
 
   def put_many(self, raws: Mapping[str, np.ndarray]) -> Batch:
-    """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], padded with zeros where n is less."""
+    """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], zero-padded."""
     pad = lambda x: np.concatenate([x, np.zeros((self.updates - len(x), *x.shape[1:]), x.dtype)])
     return _put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding)
 
@@ -226,7 +234,9 @@ def compile(
     ValueError: the method was composed for pmap.
   """
   if method.axis is not None:
-    raise ValueError(f"this method averages over the pmap axis {method.axis!r}: compile it with pmap_step, or compose it without axis")
+    raise ValueError(
+      f"this method averages over the pmap axis {method.axis!r}: compile it with pmap_step, or compose it without axis"
+    )
   return Program(method, spec, mesh, prepare, updates)
 
 
@@ -242,7 +252,9 @@ def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, B
   if method.axis is None:
     raise ValueError("pmap needs gradients averaged over its axis: compose the method with axis='devices'")
   if not method.mean:
-    raise ValueError("this method's loss is not a mean over examples, so devices cannot average it: use jit over a mesh")
+    raise ValueError(
+      "this method's loss is not a mean over examples, so devices cannot average it: use jit over a mesh"
+    )
 
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     if jax.tree.leaves(state.buffers):

@@ -130,7 +130,9 @@ def train(run: Run, progress: "Progress | None" = None) -> dict[str, float]:
       return _train(run, progress or Progress(), signals, main)
     except OSError as error:
       if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise UserError(f"the disk of {run.folder.path} is full: free some space and start again; what was saved is kept") from error
+        raise UserError(
+          f"the disk of {run.folder.path} is full: free some space and start again; what was saved is kept"
+        ) from error
       raise
     finally:
       run.folder.unlock()
@@ -156,7 +158,9 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
       progress.say(str(warning.message))
     if restored is not None:
       step, state = restored
-      progress.say(f"resuming {folder.path} at step {step}" if step < e.steps else f"{folder.path} is trained: step {step}")
+      progress.say(
+        f"resuming {folder.path} at step {step}" if step < e.steps else f"{folder.path} is trained: step {step}"
+      )
     else:
       step, state = 0, program.init(run.seed, _first(stream))
     run.state = state
@@ -213,7 +217,10 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
         checkpoints.save(step, run.state)
         checkpoints.wait()
         name = signal.Signals(signals.received or signal.SIGTERM).name
-        raise Stopped(f"{name}: saved {folder.path} at step {step} of {e.steps}; the same command goes on from there", signals.received or signal.SIGTERM)
+        raise Stopped(
+          f"{name}: saved {folder.path} at step {step} of {e.steps}; the same command goes on from there",
+          signals.received or signal.SIGTERM,
+        )
       checkpoints.wait()
 
     if e.method.sample is not None and e.samples and not (folder / "samples" / sample_name(step)).exists():
@@ -231,12 +238,15 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
   return numbers
 
 
-def _loop(run: Run, program, stream, step: int, hooks: list[Hook], signals: Signals, progress: "Progress", write) -> int:
+def _loop(
+  run: Run, program, stream, step: int, hooks: list[Hook], signals: Signals, progress: "Progress", write
+) -> int:
   """Trains from `step` until the last step or a wish to stop; returns the step reached."""
   e = run.experiment
   window = Window(e, write, step)
-  progress.status("compiling")
+  began = time.perf_counter()
   program.compile_loop()
+  progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
   progress.start(step, e.steps)
   put = lambda cut: (*cut, program.put_many(stream.take(*cut)))
   pending = collections.deque()
@@ -263,7 +273,9 @@ def _loop(run: Run, program, stream, step: int, hooks: list[Hook], signals: Sign
       for start, count, raws in ready:
         run.state, metrics = program.dispatch(run.state, raws, count)
         if program.traces > 1:
-          raise RuntimeError(f"the training loop was compiled {program.traces} times: something in it depends on Python values")
+          raise RuntimeError(
+            f"the training loop was compiled {program.traces} times: something in it depends on Python values"
+          )
         pending.append((start, count, metrics))
         step = start + count
         due = [hook for hook in hooks if hook.due(step, e.steps)]

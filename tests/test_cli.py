@@ -1,5 +1,6 @@
 """The command line as a user meets it: each command in a process of its own, and each kind of bad input."""
 
+import contextlib
 import json
 import os
 import random
@@ -266,7 +267,9 @@ def test_bad_flags_and_configs(trained, tmp_path):
 def test_bad_data_and_batches(trained, tmp_path):
   folder, _ = trained
   config, runs = folder / "tiny.py", ["--runs", tmp_path]
-  assert "a batch of 12 does not divide over the 8 devices" in error_of("train", config, *runs, "--batch-size", 12, devices=8)
+  assert "a batch of 12 does not divide over the 8 devices" in error_of(
+    "train", config, *runs, "--batch-size", 12, devices=8
+  )
   assert "digitz" in error_of("train", config, *runs, "--data-name", "digitz")
   assert "(12, 12, 1)" in error_of("train", config, *runs, "--side", 12)
   np.savez(tmp_path / "small.npz", train_image=np.zeros((4, 6, 6, 1), np.uint8), train_label=np.zeros(4, np.int32))
@@ -281,7 +284,9 @@ def test_bad_runs(trained, tmp_path):
   config, run = folder / "tiny.py", folder / "runs" / "tiny"
   assert "is not a run" in error_of("sample", folder)
   assert "is not a run" in error_of("sample", tmp_path / "nothing")
-  assert "--learning-rate 0.001, not 0.5" in error_of("train", config, "--runs", folder / "runs", "--learning-rate", 0.5)
+  assert "--learning-rate 0.001, not 0.5" in error_of(
+    "train", config, "--runs", folder / "runs", "--learning-rate", 0.5
+  )
   assert "changes the state" in error_of("sample", run, "--layers", 8)
   other = tiny.write(tmp_path, "other")
   assert "is a run of config tiny, not other" in error_of("train", other, "--runs", folder / "runs", "--name", "tiny")
@@ -317,7 +322,10 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path):
 def test_a_full_disk(tmp_path):
   disk = tmp_path / "disk"
   disk.mkdir()
-  if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+  if (
+    os.geteuid() != 0
+    or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode
+  ):
     pytest.skip("needs the right to mount a small file system")
   try:
     config = tiny.write(tmp_path)
@@ -325,9 +333,9 @@ def test_a_full_disk(tmp_path):
     command(*words, "--steps", 10)
     before = state_sha(disk / "tiny")
     filler = disk / "filler"
-    with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-      while True:
-        file.write(bytes(4096))
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+      while file.write(bytes(4096)):
+        pass
     assert "full" in error_of(*words, "--steps", 60)
     filler.unlink()
     assert state_sha(disk / "tiny") == before

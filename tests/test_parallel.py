@@ -60,7 +60,10 @@ def train(program, cuts, dtype=np.float32):
 
 
 def arrays(state):
-  return [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in jax.tree.leaves(state)]
+  return [
+    np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    for x in jax.tree.leaves(state)
+  ]
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -147,7 +150,9 @@ def test_pmap_refuses_what_it_would_get_wrong():
 def test_bad_meshes_and_batches():
   with pytest.raises(UserError, match="--fsdp 3 does not divide the 8 devices"):
     parallel.make_mesh(3)
-  with pytest.raises(UserError, match="a batch of 10 does not divide over the 8 devices: use a multiple of 8, such as 8"):
+  with pytest.raises(
+    UserError, match="a batch of 10 does not divide over the 8 devices: use a multiple of 8, such as 8"
+  ):
     parallel.compile(regression(), spec(10), parallel.make_mesh())
 
 

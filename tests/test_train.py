@@ -142,7 +142,9 @@ def test_a_run_of_a_changed_config_is_refused_but_comments_may_change(finished, 
   changed = load_config(tiny.write(tmp_path, source=tiny.SOURCE.replace("ema=0.9", "ema=0.8")))
   with pytest.raises(UserError, match="has changed since"):
     training.train(Run(Folder(run.folder.path), changed, {}, 0), quiet())
-  commented = load_config(tiny.write(tmp_path, source="# a remark\n" + tiny.SOURCE.replace("for tests", "for the tests")))
+  commented = load_config(
+    tiny.write(tmp_path, source="# a remark\n" + tiny.SOURCE.replace("for tests", "for the tests"))
+  )
   training.train(Run(Folder(run.folder.path), commented, {}, 0), quiet())
 
 

@@ -50,7 +50,7 @@ class ConvNet(nn.Module):
 
 
 def halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
-  """Averages 2x2 pixels; an odd last row or column is dropped. Reshapes, since windowed reductions are slow on a CPU."""
+  """Averages 2x2 pixels; an odd last row or column is dropped. By reshaping: windowed sums are slow on a CPU."""
   batch, height, width, channels = x.shape
   x = x[:, : height // 2 * 2, : width // 2 * 2]
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))

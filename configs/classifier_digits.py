@@ -1,0 +1,43 @@
+"""A small convolutional classifier on scikit-learn's 8x8 digits.
+
+Paper: none; it is the supervised method of the frame, and its features can judge samples.
+
+    jaxgen train configs/classifier_digits.py
+
+Expect: to be measured
+Cost: to be measured
+"""
+
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.methods.classifier import classifier
+from jaxgen.metrics.evaluators import accuracy
+from jaxgen.nn import ConvNet
+
+
+def experiment(
+  steps: int = 1_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  dropout: float = 0.1,
+  label_smoothing: float = 0.0,
+  microbatches: int = 1,
+) -> Experiment:
+  method = classifier(
+    ConvNet(10, channels=(32, 64), dropout=dropout),
+    optimizer=optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=1e-4),
+    classes=10,
+    label_smoothing=label_smoothing,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=data.digits(),
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(accuracy(),),
+    evaluate_every=250,
+    checkpoint_every=250,
+    best=("test_accuracy", "max"),
+  )

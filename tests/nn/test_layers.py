@@ -1,0 +1,121 @@
+"""The shared blocks against Flax's, which know nothing of ours, and against JAX's own derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxgen.nn.conv import jax_derivatives
+from jaxgen.nn.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
+
+
+def normal(seed, *shape, dtype=jnp.float64):
+  return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def randomised(params):
+  leaves, tree = jax.tree.flatten(params)
+  return jax.tree.unflatten(tree, [p + normal(i, *p.shape, dtype=p.dtype) for i, p in enumerate(leaves)])
+
+
+def close(actual, expected, tolerance=1e-10):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
+
+
+def derivatives(function, *arguments):
+  """Value, gradient, and the gradient of a function of the gradient, with respect to all arguments."""
+  over = tuple(range(len(arguments)))
+  loss = lambda *a: jnp.sum(jnp.sin(function(*a)))
+  along = lambda *a: sum(jnp.sum(jnp.cos(g)) for g in jax.tree.leaves(jax.grad(loss, over)(*a)))
+  return jax.jit(lambda *a: (function(*a), jax.grad(loss, over)(*a), jax.grad(along, over)(*a)))(*arguments)
+
+
+@pytest.mark.parametrize("space", [(5, 3), (6,), (2, 3, 4)])
+def test_group_norm_equals_flax(space, x64):
+  ours, flax = GroupNorm(4, param_dtype=jnp.float64), nn.GroupNorm(4, epsilon=1e-6, param_dtype=jnp.float64)
+  x, shift = 3 * normal(0, 2, *space, 12) + 5, normal(1, 2, 12)
+  params = randomised(flax.init(jax.random.key(0), x)["params"])
+  apply = lambda params, x, shift: ours.apply({"params": params}, x, shift)
+  middle = tuple(range(1, x.ndim - 1))
+  expected = lambda params, x, shift: flax.apply({"params": params}, x + jnp.expand_dims(shift, middle))
+  close(derivatives(apply, params, x, shift), derivatives(expected, params, x, shift), 1e-8)
+  close(ours.apply({"params": params}, x), flax.apply({"params": params}, x))
+
+
+def test_group_norm_keeps_its_precision_under_a_large_shift():
+  """E[x^2] - E[x]^2 over a group would lose all digits in float32."""
+  x, shift = normal(0, 2, 4, 4, 8, dtype=jnp.float32), 3e3 * normal(1, 2, 8, dtype=jnp.float32)
+  norm = GroupNorm(8)  # one channel a group: the shift has no effect at all
+  params = norm.init(jax.random.key(0), x)
+  close(norm.apply(params, x, shift), norm.apply(params, x), 2e-3)
+
+
+def test_group_norm_of_a_constant_has_finite_gradients():
+  norm, x = GroupNorm(2), jnp.full((2, 3, 3, 4), 0.1)
+  params = norm.init(jax.random.key(0), x)
+  gradient = jax.grad(lambda x: jnp.sum(norm.apply(params, x) * normal(1, *x.shape, dtype=x.dtype)))(x)
+  assert jnp.all(jnp.isfinite(gradient))
+
+
+def test_group_norm_in_bfloat16_sums_in_float32():
+  x = (normal(0, 2, 64, 64, 4, dtype=jnp.float32) + 1).astype(jnp.bfloat16)
+  norm = GroupNorm(2, dtype=jnp.bfloat16)
+  y = norm.apply(norm.init(jax.random.key(0), x), x)
+  assert y.dtype == jnp.bfloat16
+  assert jnp.abs(y.astype(jnp.float32).mean()) < 1e-3
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])
+def test_conv_equals_flax(kernel, stride, x64):
+  x, size = normal(0, 2, 5, 6, 3), (kernel, kernel)
+  flax = nn.Conv(4, size, stride, param_dtype=jnp.float64)
+  ours = Conv(4, kernel, stride, param_dtype=jnp.float64)
+  params = randomised(flax.init(jax.random.key(0), x)["params"])
+  apply = lambda module: lambda params, x: module.apply({"params": params}, x)
+  close(derivatives(apply(ours), params, x), derivatives(apply(flax), params, x))
+
+
+@pytest.mark.parametrize("rest", [(), (3,), (2, 3, 4)])
+def test_dense_equals_flax(rest, x64):
+  x = normal(0, *rest, 5)
+  flax, ours = nn.Dense(4, param_dtype=jnp.float64), Dense(4, param_dtype=jnp.float64)
+  params = randomised(flax.init(jax.random.key(0), x)["params"])
+  apply = lambda module: lambda params, x: module.apply({"params": params}, x)
+  close(derivatives(apply(ours), params, x), derivatives(apply(flax), params, x))
+
+
+def test_forward_mode_within_jax_derivatives(x64):
+  module = nn.Sequential([Conv(4, 3, 2, param_dtype=jnp.float64), GroupNorm(2, param_dtype=jnp.float64), Dense(3)])
+  x, dx = normal(0, 2, 5, 6, 3), normal(1, 2, 5, 6, 3)
+  params = module.init(jax.random.key(0), x)
+  apply = lambda x: module.apply(params, x)
+  with jax_derivatives():
+    y, forward = jax.jvp(apply, (x,), (dx,))
+  numeric = (apply(x + 1e-6 * dx) - apply(x - 1e-6 * dx)) / 2e-6
+  close(forward, numeric, 1e-7)
+  dy = normal(2, *y.shape)
+  close(jnp.vdot(dy, forward), jnp.vdot(jax.vjp(apply, x)[1](dy)[0], dx))
+
+
+def test_timestep_embedding():
+  """Frequencies from 1 down to 1 / 10,000, sines first: Ho et al. 2020, their code."""
+  out = np.asarray(timestep_embedding(jnp.array([0.0, 2.0]), 7))
+  np.testing.assert_allclose(out[0], [0, 0, 0, 1, 1, 1, 0])
+  angles = 2 * np.array([1, 0.01, 0.0001])
+  np.testing.assert_allclose(out[1], [*np.sin(angles), *np.cos(angles), 0], rtol=1e-6)
+
+
+def test_groups():
+  assert [groups_for(c) for c in (1, 3, 8, 24, 40, 128, 96, 512)] == [1, 1, 2, 6, 10, 32, 24, 32]
+
+
+def test_dropout_keeps_the_mean_and_drops_by_index():
+  x, key = jnp.ones((4, 100, 100)), jax.random.key(3)
+  apply = lambda x, index: Dropout(0.25).apply({}, x, index, rngs={"dropout": key})
+  y = apply(x, jnp.arange(4))
+  assert set(np.unique(y).tolist()) == {0.0, float(jnp.float32(1) / jnp.float32(0.75))}
+  assert abs(float((y == 0).mean()) - 0.25) < 0.01  # 40,000 draws: 4.6 standard errors
+  np.testing.assert_array_equal(apply(x[:2], jnp.array([3, 1])), y[jnp.array([3, 1])])
+  assert len({y[i].tobytes() for i in range(4)}) == 4
+  np.testing.assert_array_equal(apply(x, None), x)

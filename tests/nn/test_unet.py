@@ -1,0 +1,119 @@
+"""The U-Net against an independent implementation (tests/fixtures/make_unet.py) and against its own promises."""
+
+import pathlib
+from functools import partial
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.nn import layers, unet
+from jaxgen.nn.unet import UNet
+
+FIXTURE = pathlib.Path(__file__).parent.parent / "fixtures" / "unet.npz"
+SHAPE = dict(channels=8, multipliers=(1, 2, 2, 2), attention=(8,), classes=3)
+
+
+# Most of these tests' time is compilation.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+
+
+def load(dtype):
+  arrays = dict(np.load(FIXTURE, allow_pickle=False))
+  flat = {tuple(k.split("/")[1:]): jnp.asarray(v, dtype) for k, v in arrays.items() if k.startswith("params/")}
+  inputs = jnp.asarray(arrays["x"], dtype), jnp.asarray(arrays["t"], dtype), jnp.asarray(arrays["label"])
+  return {"params": flax.traverse_util.unflatten_dict(flat)}, inputs, arrays["output"]
+
+
+def outputs(dtype, **changes):
+  params, inputs, expected = load(dtype)
+  network = UNet(**{**SHAPE, "dtype": dtype, "param_dtype": dtype, **changes})
+  shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+  return np.asarray(jit(network.apply)(params, *inputs)), expected
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
+def test_equals_diffusers(dtype, tolerance, x64):
+  output, expected = outputs(dtype)
+  assert output.dtype == dtype
+  np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def cosine_first(t, dim):
+  return jnp.roll(layers.timestep_embedding(t, dim), dim // 2, axis=-1)
+
+
+def other_offset(t, dim):
+  angle = t[:, None] * 10_000.0 ** (-jnp.arange(dim // 2) / (dim // 2))
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+MISTAKES = {
+  "epsilon": ("GroupNorm", partial(layers.GroupNorm, eps=1e-5)),
+  "cosines before sines": ("timestep_embedding", cosine_first),
+  "frequency offset": ("timestep_embedding", other_offset),
+  "heads": dict(heads=2),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_fixture_tells_mistakes(name, x64, monkeypatch):
+  """The comparison above would see what parameter counts and shapes do not tell apart."""
+  mistake, changes = MISTAKES[name], {}
+  if isinstance(mistake, dict):
+    changes = mistake
+  else:
+    monkeypatch.setattr(unet, *mistake)
+  output, expected = outputs("float64", **changes)
+  assert np.abs(output - expected).max() > 1e-7 * np.abs(expected).max()
+
+
+def test_parameters_at_the_papers_size():
+  x, t = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+  shapes = jax.eval_shape(UNet().init, jax.random.key(0), x, t)
+  assert sum(s.size for s in jax.tree.leaves(shapes)) == 35_746_307  # Ho et al. 2020, Appendix B: 35.7 million
+
+
+def test_starts_at_zero():
+  """The last convolution starts (almost) at zero, and so does every residual branch."""
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+  output, _ = jit(UNet(8, (1, 2), 1, (4,), out_channels=1).init_with_output)(jax.random.key(1), x, jnp.ones(2))
+  assert 0 < jnp.abs(output).max() < 1e-3
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(x64):
+  params, inputs, expected = load("float32")
+  network = UNet(**SHAPE, dtype=jnp.bfloat16)
+  output = jit(network.apply)(params, *inputs)
+  assert output.dtype == jnp.float32
+  error = np.abs(output - expected).max() / np.abs(expected).max()
+  assert 1e-4 < error < 0.1
+  created = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+  assert {s.dtype for s in jax.tree.leaves(created)} == {jnp.dtype("float32")}
+
+
+def test_dropout_is_a_function_of_the_index():
+  network = UNet(8, (1,), 1, (), 0.5, out_channels=1)
+  x, t = jax.random.normal(jax.random.key(0), (4, 4, 4, 1)), jnp.arange(4.0)
+  params = jit(network.init)(jax.random.key(1), x, t)
+  params = jax.tree.map(lambda p: p + 0.1, params)  # the last layers start at zero
+  apply = jit(lambda x, t, index: network.apply(params, x, t, index=index, rngs={"dropout": jax.random.key(2)}))
+  whole, half = apply(x, t, jnp.arange(4)), apply(x[2:], t[2:], jnp.arange(2, 4))
+  np.testing.assert_allclose(whole[2:], half, atol=1e-5)
+  assert not np.allclose(whole[2:], apply(x[2:], t[2:], jnp.arange(2)), atol=1e-2)
+  assert not np.allclose(whole, jit(network.apply)(params, x, t), atol=1e-2)
+
+
+def test_says_what_does_not_fit():
+  init = lambda network, shape, **kw: jax.eval_shape(
+    partial(network.init, **kw), jax.random.key(0), jnp.zeros(shape), jnp.zeros(1)
+  )
+  with pytest.raises(ValueError, match="divide by 4"):
+    init(UNet(8, (1, 1, 1)), (1, 8, 10, 1))
+  with pytest.raises(ValueError, match="classes=None"):
+    init(UNet(8, (1,)), (1, 8, 8, 1), label=jnp.zeros(1, jnp.int32))
+  with pytest.raises(ValueError, match="classes=3"):
+    init(UNet(8, (1,), classes=3), (1, 8, 8, 1))

@@ -1,0 +1,283 @@
+"""What every method must satisfy, driven by one dict. A new method adds an entry and gets all of it for free."""
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from jaxgen import data, diffusion, parallel
+from jaxgen.checkpoint import Checkpoints, state_hash
+from jaxgen.data import pipeline
+from jaxgen.method import Method
+from jaxgen.methods.classifier import classifier
+from jaxgen.methods.diffusion import ddpm
+from jaxgen.nn import ConvNet, UNet
+from jaxgen.nn.layers import Dropout
+
+BATCH = 16
+
+
+class Case(NamedTuple):
+  """build: (param and compute dtype, **options of compose) -> the method at a size for tests. data: what it learns."""
+
+  build: Callable[..., Method]
+  data: data.Dataset
+
+
+class Perceptron(nn.Module):
+  """A network for diffusion that compiles in a second, with labels and dropout."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.dtype)
+    h = nn.Dense(32, **dtypes)(jnp.concatenate([x.reshape(len(x), -1), t[:, None] / 20], axis=-1))
+    h = nn.silu(h + nn.Embed(10, 32, **dtypes)(label))
+    return nn.Dense(x[0].size, **dtypes)(Dropout(0.1)(h, index)).reshape(x.shape)
+
+
+def small_ddpm(network, *, prediction="eps", **options):
+  process = diffusion.cosine(20)
+  return ddpm(
+    network,
+    process,
+    shape=(8, 8, 1),
+    levels=17,
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(2e-3)),
+    solver=diffusion.ddim(process, eta=0.5),
+    times=diffusion.trailing(process, 4),
+    ema=0.9,
+    prediction=prediction,
+    evaluation_terms=3,
+    **options,
+  )
+
+
+def unet_ddpm(dtype, **options):
+  network = UNet(channels=8, multipliers=(1,), blocks=1, attention=(), out_channels=1, dtype=dtype, param_dtype=dtype)
+  return small_ddpm(network, **options)
+
+
+def conditional_ddpm(dtype, **options):
+  return small_ddpm(Perceptron(dtype), classes=10, loss="vlb", prediction="v", **options)
+
+
+def small_classifier(dtype, **options):
+  network = ConvNet(10, (8, 16), 16, dtype=dtype, param_dtype=dtype)
+  return classifier(network, optimizer=optax.adam(2e-3), classes=10, label_smoothing=0.1, ema=0.9, **options)
+
+
+METHODS = {
+  "ddpm": Case(unet_ddpm, data.digits()),
+  "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, data.digits()),
+  "classifier": Case(small_classifier, data.digits()),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def compiled(name, mesh, dtype=jnp.float32, updates=5, **options):
+  case = METHODS[name]
+  method = case.build(dtype, **options)
+  return parallel.compile(method, case.data.raw_spec(BATCH), mesh, prepare=case.data.transform, updates=updates)
+
+
+def one_device():
+  return parallel.make_mesh(devices=jax.devices()[:1])
+
+
+def train(name, program, steps):
+  """(state, losses) after so many steps on real data."""
+  case = METHODS[name]
+  stream = pipeline.Stream(case.data.source("train"), 0, BATCH)
+  first = {k: x[0] for k, x in stream.take(0, 1).items()}
+  state, losses = program.init(0, first), []
+  for start in range(0, steps, program.updates):
+    count = min(program.updates, steps - start)
+    state, metrics = program.dispatch(state, program.put_many(stream.take(start, count)), count)
+    losses += [next(x for k, x in metrics.items() if k.endswith("loss"))[:count]]
+  return state, np.concatenate(losses)
+
+
+def arrays(tree):
+  data_of = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+  paths = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(data_of(x)) for path, x in paths}
+
+
+def assert_close(a, b, atol):
+  a, b = arrays(a), arrays(b)
+  assert a.keys() == b.keys()
+  for leaf in a:
+    np.testing.assert_allclose(a[leaf], b[leaf], rtol=0, atol=atol, err_msg=leaf)
+
+
+@every_method
+def test_one_trace_and_the_same_structure_after_a_step(name):
+  program = compiled(name, parallel.make_mesh(2))
+  state, _ = train(name, program, 7)
+  assert program.traces == 1
+  assert jax.tree.structure(state) == jax.tree.structure(program.abstract)
+
+  def same(x, like):
+    assert (x.shape, x.dtype) == (like.shape, like.dtype)
+    assert x.sharding.is_equivalent_to(like.sharding, x.ndim)
+
+  jax.tree.map(same, state, program.abstract)
+  assert int(state.step) == 7
+  assert int(state.skipped) == 0
+
+
+@every_method
+@pytest.mark.slow
+def test_one_device_data_parallel_and_fsdp_agree(name):
+  with conftest.enable_x64():
+    state, losses = train(name, compiled(name, one_device(), jnp.float64), 20)
+    for fsdp in (1, 8):
+      other, other_losses = train(name, compiled(name, parallel.make_mesh(fsdp), jnp.float64), 20)
+      np.testing.assert_allclose(losses, other_losses, rtol=0, atol=1e-9)
+      assert_close(state, other, 1e-9)
+
+
+@every_method
+@pytest.mark.slow
+def test_losses_agree_in_float32(name):
+  _, losses = train(name, compiled(name, one_device()), 20)
+  for fsdp in (1, 8):
+    _, other = train(name, compiled(name, parallel.make_mesh(fsdp)), 20)
+    np.testing.assert_allclose(losses, other, rtol=1e-5, atol=1e-5)
+
+
+@every_method
+def test_microbatches_equal_the_batch_or_are_refused(name):
+  if not METHODS[name].build(jnp.float32).mean:
+    with pytest.raises(ValueError, match="no microbatches"):
+      METHODS[name].build(jnp.float32, microbatches=2)
+    return
+  with conftest.enable_x64():
+    state, losses = train(name, compiled(name, one_device(), jnp.float64), 3)
+    other, other_losses = train(name, compiled(name, one_device(), jnp.float64, microbatches=4), 3)
+    np.testing.assert_allclose(losses, other_losses, rtol=0, atol=1e-10)
+    assert_close(state, other, 1e-9)
+
+
+@every_method
+def test_pmap_equals_jit_or_is_refused(name):
+  case = METHODS[name]
+  if not case.build(jnp.float32).mean:
+    with pytest.raises(ValueError, match="use jit"):
+      parallel.pmap_step(case.build(jnp.float32, axis="devices"))
+    return
+  with conftest.enable_x64():
+    state, losses = train(name, compiled(name, one_device(), jnp.float64, updates=1), 2)
+    # The program's own initial state and batches: pmap is given what jit has prepared.
+    method, source = case.build(jnp.float64, axis="devices"), case.data.source("train")
+    step = parallel.pmap_step(method)
+    program = compiled(name, one_device(), jnp.float64, updates=1)
+    raws = [pipeline.batch_at(source, 0, k, BATCH) for k in range(2)]
+    mapped = parallel.replicate(program.init(0, raws[0]))
+    for k, raw in enumerate(raws):
+      batch = case.data.transform(jax.random.key(0), raw, False)
+      mapped, metrics = step(mapped, parallel.shard_batch(batch, 8))
+      np.testing.assert_allclose(metrics["loss"], losses[k], rtol=0, atol=1e-9)
+    assert_close(state, parallel.unreplicate(mapped), 1e-9)
+
+
+@every_method
+def test_checkpoints_go_from_mesh_to_mesh(name, tmp_path):
+  one, sharded = compiled(name, one_device()), compiled(name, parallel.make_mesh(8))
+  state, _ = train(name, sharded, 2)
+  saved = state_hash(state)
+  with_checkpoints = Checkpoints(tmp_path)
+  with_checkpoints.save(2, state)
+  with_checkpoints.wait()
+  for program in (one, sharded):
+    step, restored = with_checkpoints.restore(program.abstract)
+    assert step == 2
+    assert state_hash(restored) == saved
+    same = lambda x, like: x.sharding.is_equivalent_to(like.sharding, x.ndim)
+    assert jax.tree.all(jax.tree.map(same, restored, program.abstract))
+  with_checkpoints.close()
+
+
+@every_method
+def test_evaluation_is_per_example(name):
+  """Each example's number is its own: it does not depend on what else is in the batch, nor on the mesh."""
+  case = METHODS[name]
+  program = compiled(name, one_device())
+  state, _ = train(name, program, 1)
+  raw = pipeline.batch_at(case.data.source("test"), 0, 0, BATCH)
+  whole = program.evaluate(state, raw, jax.random.key(1))
+  order = np.random.default_rng(0).permutation(BATCH)
+  shuffled = program.evaluate(state, {k: x[order] for k, x in raw.items()}, jax.random.key(1))
+  for key, value in whole.items():
+    assert value.shape == (BATCH,)
+    np.testing.assert_allclose(np.asarray(value)[order], shuffled[key], rtol=1e-4)
+
+
+@every_method
+def test_samples_are_their_own_and_the_same_on_any_mesh(name):
+  program = compiled(name, one_device())
+  if program.method.sample is None:
+    pytest.skip("generates nothing")
+  state, _ = train(name, program, 1)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(16))
+  samples = np.asarray(program.sample(state, keys, {}))
+  assert samples.shape[0] == 16
+  assert np.isfinite(samples).all()
+  order = np.random.default_rng(0).permutation(16)
+  spread = samples.max() - samples.min()
+  np.testing.assert_allclose(program.sample(state, keys[order], {}), samples[order], atol=1e-5 * spread)
+  many = compiled(name, parallel.make_mesh(2))
+  other = many.sample(jax.device_put(state, many.shardings), keys, {})
+  np.testing.assert_allclose(other, samples, atol=1e-5 * spread)
+
+
+@every_method
+@pytest.mark.slow
+def test_the_loss_falls_on_real_digits(name):
+  _, losses = train(name, compiled(name, one_device(), updates=20), 200)
+  assert losses[-50:].mean() < 0.9 * losses[:50].mean()
+
+
+CONFIGS = sorted(path.stem for path in (pathlib.Path(conftest.REPOSITORY) / "configs").glob("*.py"))
+
+BUILD = """
+import sys
+import jax
+from jaxgen.experiment import load_config, state_shapes
+experiment = load_config(sys.argv[1]).build()
+assert not jax._src.xla_bridge.backends_are_initialized(), "building the experiment started jax's backends"
+assert state_shapes(experiment)
+spec = experiment.data.batch_spec(experiment.batch_size, train=True)
+state = jax.eval_shape(experiment.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+after, metrics = jax.eval_shape(experiment.method.step, state, spec)
+assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+assert any(name.endswith("loss") for name in metrics)
+"""
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_builds_without_computing_and_has_a_step_at_full_size(config):
+  words = [sys.executable, "-c", BUILD, f"configs/{config}.py"]
+  result = subprocess.run(words, cwd=conftest.REPOSITORY, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_says_its_paper_number_and_cost(config):
+  from jaxgen.experiment import config_summary
+
+  path = pathlib.Path(conftest.REPOSITORY) / "configs" / f"{config}.py"
+  summary = config_summary(path)
+  assert all(summary.values()), f"{config}'s docstring lacks {[k for k, v in summary.items() if not v]}"
+  assert f"jaxgen train configs/{config}.py" in path.read_text()
