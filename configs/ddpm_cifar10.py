@@ -2,7 +2,7 @@
 
 Paper: Ho et al. 2020, Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239, Section 4 and
 Appendix B: 35.7 M parameters, T = 1000, batch 128, 800 k steps, EMA 0.9999, dropout 0.1, flips, ancestral sampling with
-the larger variance; FID 3.17 and at most 3.75 bits/dim (their Table 2, simple loss).
+the larger variance; FID 3.17 and at most 3.75 bits/dim (their Table 1, simple loss).
 
     jaxgen train configs/ddpm_cifar10.py --tfds-dir DIR
 

@@ -217,7 +217,7 @@ class _Damaged(Exception):
   """A checkpoint cannot be used; the message says why, without the checkpoint's name."""
 
 
-def _agreed(value: int) -> int:
+def agreed(value: int) -> int:
   """Process 0's value, in every process, so that all take the same way whatever each sees of the file system."""
   if jax.process_count() == 1:
     return value
@@ -339,7 +339,7 @@ class Checkpoints:
     """
     self.wait()
     step = int(step)
-    if _agreed(step in self.steps()):
+    if agreed(step in self.steps()):
       if step not in self._good:
         self._look(step, state)
       if step in self._good:
@@ -462,13 +462,13 @@ class Checkpoints:
     problems: dict[int, str] = {}
     while True:
       open_steps = [s for s in self.steps() if s not in problems and step in (None, s)]
-      newest = _agreed(max(open_steps, default=-1))
+      newest = agreed(max(open_steps, default=-1))
       if newest < 0:
         break
       state, problem = self._look(newest, like)
       if problem is None:
         return newest, state
-      if not _agreed(self._path(newest).exists()):
+      if not agreed(self._path(newest).exists()):
         continue  # not damaged: a run that is training has deleted it meanwhile
       problems[newest] = problem
       if step is None:

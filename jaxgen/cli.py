@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from jaxgen.errors import Stopped, UserError
 
-# XLA flags that pay on a CPU (measured in benchmarks/README.md), with the jaxlib releases known to have them: one that
-# jaxlib does not know ends the process.
-CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type=": ((0, 10), (0, 12))}
+# XLA flags that pay on a CPU (`benchmarks/training.py` measures it), with the jaxlib releases that were tried: from, to
+# before. A flag that jaxlib does not know ends the process.
+CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type=": ((0, 10), (0, 11))}
 
 USAGE = """usage: jaxgen COMMAND ...
 
@@ -80,17 +80,21 @@ def _subject(command: str, words: list[str], what: str) -> tuple[str, list[str]]
   return words[0], words[1:]
 
 
-def _set_up_jax() -> None:
-  """Sets, before jax starts, what pays and the user has not set."""
+def flags_that_pay() -> list[str]:
+  """Those of CPU_FLAGS that this jaxlib has and $XLA_FLAGS does not set."""
   import jaxlib
 
   version = tuple(int(x) for x in jaxlib.__version__.split(".")[:2])
   flags = os.environ.get("XLA_FLAGS", "")
-  wanted = [f for f, (low, high) in CPU_FLAGS.items() if f.split("=")[0] not in flags and low <= version < high]
+  return [f for f, (low, high) in CPU_FLAGS.items() if f.split("=")[0] not in flags and low <= version < high]
+
+
+def _set_up_jax() -> None:
+  """Sets, before jax starts, what pays and the user has not set."""
+  wanted = flags_that_pay()
   if wanted:
-    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *wanted])
-    if os.environ.get("JAXGEN_VERBOSE"):
-      print(f"XLA_FLAGS: {os.environ['XLA_FLAGS']}", file=sys.stderr)
+    os.environ["XLA_FLAGS"] = " ".join([*os.environ.get("XLA_FLAGS", "").split(), *wanted])
+    print(f"jaxgen: XLA_FLAGS now has {' '.join(wanted)}, which is faster on a CPU", file=sys.stderr)
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 
@@ -175,7 +179,7 @@ def sample(words: list[str]) -> None:
       "n": (_option(int, "number of samples"), 64),
       "seed": (_option(int, "sample i depends on the seed and on i alone"), 0),
       "first": (_option(int, "number of the first sample"), 0),
-      "out": (_option(pathlib.Path | None, "file to write, .png or .npz (RUN/samples/seed_S.png by default)"), None),
+      "out": (_option(pathlib.Path | None, "file to write, .png or .npz (a .png in RUN/samples by default)"), None),
     },
     "Draw samples from a run.",
   )
@@ -234,7 +238,10 @@ def report(words: list[str]) -> None:
   subject, words = _subject("report", words, "RUN")
   _set_up_jax()
   run, _ = _load_run("report", subject, words, {}, "Write a run's report.html.")
-  print(run.report())
+  import jax
+
+  if jax.process_index() == 0:
+    print(run.report())
 
 
 def inspect(words: list[str]) -> None:
@@ -293,7 +300,8 @@ def prepare(words: list[str]) -> None:
   )
   from jaxgen.data import prepare as preparation
 
-  print(preparation.prepare(subject, options["data_dir"], options["manual_dir"]))
+  splits = preparation.prepare(subject, options["data_dir"], options["manual_dir"])
+  print(f"{subject} is prepared: {', '.join(f'{split} {n:,}' for split, n in splits.items())} examples")
 
 
 COMMANDS = {

@@ -16,6 +16,7 @@ import fcntl
 import importlib.util
 import inspect
 import json
+import math
 import os
 import pathlib
 import re
@@ -136,9 +137,15 @@ class Config:
         near = difflib.get_close_matches(name, self.parameters, 1)
         hint = f": perhaps you meant {near[0]!r}" if near else f"; it has {', '.join(self.parameters)}"
         raise UserError(f"config {self.name} has no argument {name!r}{hint}")
+    cast = self.cast(arguments)
+    for name, value in cast.items():
+      kind = self.types.get(name)
+      if typing.get_origin(kind) is typing.Literal and value not in typing.get_args(kind):
+        choices = ", ".join(map(repr, typing.get_args(kind)))
+        raise UserError(f"config {self.name}: {name}={value!r} is none of {choices}")
     try:
-      experiment = self.function(**self.cast(arguments))
-    except ValueError as error:
+      experiment = self.function(**cast)
+    except (ValueError, ArithmeticError) as error:
       raise UserError(f"config {self.name}: {error}") from error
     if not isinstance(experiment, Experiment):
       raise UserError(f"config {self.name}: experiment() returned a {type(experiment).__name__}, not an Experiment")
@@ -194,7 +201,10 @@ def load_config(name: str | pathlib.Path) -> Config:
       flags.
   """
   path = find_config(str(name))
-  source = path.read_text()
+  try:
+    source = path.read_text()
+  except (UnicodeDecodeError, OSError) as error:
+    raise UserError(f"{path} is not a config: {error}") from error
   spec = importlib.util.spec_from_file_location(f"jaxgen_config_{path.stem}", path)
   if spec is None:
     raise UserError(f"{path} is not a config: a config is a Python file with a function experiment()")
@@ -206,6 +216,8 @@ def load_config(name: str | pathlib.Path) -> Config:
     raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
   except ImportError as error:
     raise UserError(f"{path} cannot be imported: {error}") from error
+  except Exception as error:  # whatever the user's code raises
+    raise UserError(f"{path} fails when it is loaded: {type(error).__name__}: {error}") from error
   finally:
     sys.dont_write_bytecode = bytecode
   function = getattr(module, "experiment", None)
@@ -282,17 +294,28 @@ class Folder:
     with contextlib.suppress(FileNotFoundError), open(self / "metrics.jsonl") as file:
       for line in file:
         with contextlib.suppress(json.JSONDecodeError):
-          lines.append(json.loads(line))
+          lines.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
     return lines
+
+  def evaluation(self, step: int) -> dict[str, float] | None:
+    """The numbers of the last evaluation at a step, None if there was none."""
+    lines = [line for line in self.metrics() if line["kind"] == "evaluate" and line["step"] == step]
+    return {k: v for k, v in lines[-1].items() if k not in ("step", "kind")} if lines else None
 
   def keep_metrics_until(self, step: int) -> None:
     """Drops the lines that a run, resumed at `step`, will write again."""
     lines = [line for line in self.metrics() if line["step"] <= step]
-    write_atomically(self / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
 
   def append_metrics(self, line: Mapping[str, Any]) -> None:
     with open(self / "metrics.jsonl", "a") as file:
-      file.write(json.dumps(dict(line)) + "\n")
+      file.write(_json_line(line))
+
+
+def _json_line(line: Mapping[str, Any]) -> str:
+  """A line of metrics.jsonl. JSON has no NaN and no infinity: they become null."""
+  finite = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
+  return json.dumps({k: finite(v) for k, v in line.items()}, allow_nan=False) + "\n"
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -307,18 +330,27 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
   """What run.json says of a new run."""
-  import jax
-
   return {
     "config": config.name,
     "arguments": dict(arguments),
     "seed": seed,
     "command": " ".join(["jaxgen", *sys.argv[1:]]),
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    "git": git_revision(),
     "versions": versions(),
-    "devices": [d.device_kind for d in jax.devices()],
+    **where(),
     "sessions": [],
+  }
+
+
+def where() -> dict[str, Any]:
+  """What the bits of a session depend on besides its arguments and versions."""
+  import jax
+
+  return {
+    "git": git_revision(),
+    "devices": [d.device_kind for d in jax.devices()],
+    "processes": jax.process_count(),
+    "xla_flags": os.environ.get("XLA_FLAGS", ""),
   }
 
 
@@ -347,7 +379,8 @@ def git_revision() -> str | None:
 def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int) -> None:
   """Raises a UserError, naming the difference, unless the folder's run is one of this config, arguments and seed.
 
-  `steps` may differ: a run may be made longer. The config's docstring, comments and layout may, too.
+  `steps` may be raised, which also moves schedules that the config makes of it; the config's docstring, comments and
+  layout may change.
   """
   info = folder.info()
   other = f"{folder.path} is a run of"
@@ -357,14 +390,15 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
   old = {**info["arguments"], "seed": info["seed"]}
   new = {**json.loads(json.dumps(dict(arguments))), "seed": seed}
   for name in sorted(old.keys() | new.keys()):
-    if name != "steps" and old.get(name) != new.get(name):
+    longer = name == "steps" and new.get(name, 0) >= old.get(name, 0)
+    if not longer and old.get(name) != new.get(name):
       flag = name.replace("_", "-")
       raise UserError(
         f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}"
       )
   if _code((folder / "config.py").read_text()) != _code(config.source):
     raise UserError(
-      f"{config.path} has changed since {folder.path} began (its own copy is {folder / 'config.py'}): {way_out}"
+      f"{config.path} has changed since {folder.path} began, which keeps its own copy in config.py: {way_out}"
     )
 
 
@@ -403,13 +437,18 @@ class Run:
       from jaxgen import parallel
 
       e = self.experiment
-      self._program = parallel.compile(
-        e.method,
-        e.data.raw_spec(e.batch_size),
-        parallel.make_mesh(self._fsdp),
-        prepare=e.data.transform,
-        updates=e.updates_per_dispatch,
-      )
+      mesh = parallel.make_mesh(self._fsdp)
+      parallel.check_divides(e.evaluate_batch or e.batch_size, mesh)
+      try:
+        self._program = parallel.compile(
+          e.method,
+          e.data.raw_spec(e.batch_size),
+          mesh,
+          prepare=e.data.transform,
+          updates=e.updates_per_dispatch,
+        )
+      except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"config {self.config.name}: {str(error).splitlines()[0]}") from error
     return self._program
 
   @property
@@ -456,8 +495,11 @@ class Run:
     e = self.experiment
     if e.method.sample is None:
       raise UserError(f"config {self.config.name} does not generate samples")
-    if n < 1 or first < 0:
-      raise UserError(f"cannot draw {n} samples from number {first} on: n must be at least 1 and first at least 0")
+    if n < 1 or first < 0 or first + n > 2**31:
+      raise UserError(
+        f"cannot draw {n} samples from number {first} on: n must be at least 1, first at least 0, and the last number "
+        "below 2^31"
+      )
     size, key = e.sample_chunk, jax.random.key(seed)
     chunks = []
     for start in range(first - first % size, first + n, size):

@@ -26,11 +26,10 @@ def costs(run: Run) -> dict[str, float]:
   work_bytes: what the compiler sets aside beside them, activations and gradients above all.
   """
   program = run.program
-  lowered = program.lower()
-  memory = lowered.compile().memory_analysis()
+  memory = program.loop.memory_analysis()
   state = device_bytes(program.abstract)
   return {
-    "flops": float(lowered.cost_analysis()["flops"]),
+    "flops": float(program.lowered.cost_analysis()["flops"]),
     "state_bytes": state,
     "batch_bytes": memory.argument_size_in_bytes - state,
     "work_bytes": memory.temp_size_in_bytes,

@@ -101,7 +101,7 @@ def compose(
   init: Callable[[Array, Batch], tuple[dict[str, Params], Buffers]],
   players: Sequence[tuple[str, Player]],
   *,
-  evaluate: Callable[[State, Batch, Array], dict[str, Array]],
+  evaluate: Callable[[State, Batch, Array], dict[str, Array]] = lambda state, batch, key: {},
   sample: Callable[..., PyTree] | None = None,
   ema: Mapping[str, float | Callable[[Array], Array]] | None = None,
   microbatches: int = 1,

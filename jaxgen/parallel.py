@@ -5,9 +5,11 @@ a sharding by one rule, and compiles the initialisation and the training loop wi
 communication. `pmap_step` is the same step for those who use `jax.pmap`.
 
 The mesh has two axes, `data` and `fsdp`. A batch is spread over both; the state is replicated over `data` and, where
-`fsdp` is larger than 1, each of its large arrays is cut along one dimension over `fsdp`.
+`fsdp` is larger than 1, each of its large arrays is cut along one dimension over `fsdp`. The rule can be exchanged:
+(shape and dtype of an array, mesh) -> its sharding.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,7 +43,7 @@ def join_cluster(coordinator: str | None = None, processes: int | None = None, p
   if all(flag is None for flag in flags):
     found = (
       "JAX_COORDINATOR_ADDRESS" in env
-      or ("SLURM_JOB_ID" in env and "SLURM_PROCID" in env and several("SLURM_NTASKS"))
+      or ("SLURM_JOB_ID" in env and several("SLURM_STEP_NUM_TASKS"))  # started by srun, not in sbatch's own script
       or several("OMPI_COMM_WORLD_SIZE")
       or ("KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env)
     )
@@ -75,8 +77,16 @@ def make_mesh(fsdp: int = 1, devices: list | None = None) -> Mesh:
   return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def state_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
-  """The rule: replicate, but cut an array's largest dimension that `fsdp` divides, where there is one."""
+Rule = Callable[[Any, Mesh], NamedSharding]
+
+
+def replicate(leaf: Any, mesh: Mesh) -> NamedSharding:
+  """The rule that gives every device the whole array."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * leaf.ndim))
+
+
+def fsdp(leaf: Any, mesh: Mesh) -> NamedSharding:
+  """The rule that cuts an array's largest dimension that the axis `fsdp` divides, and replicates if there is none."""
   ways = mesh.shape["fsdp"]
   spec = [None] * leaf.ndim
   if ways > 1 and leaf.size >= FSDP_MIN_SIZE and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -106,21 +116,23 @@ class Program:
     traces: how often Python has traced the training loop; it stays at 1.
   """
 
-  def __init__(self, method: Method, spec: Specs, mesh: Mesh, prepare: Callable[..., Batch] | None, updates: int):
+  def __init__(
+    self, method: Method, spec: Specs, mesh: Mesh, prepare: Callable[..., Batch] | None, updates: int, rule: Rule
+  ):
     self.method, self.mesh, self.updates, self.traces = method, mesh, updates, 0
     self.replicated = NamedSharding(mesh, PartitionSpec())
     self.batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     self.batches_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     self._prepare = prepare or (lambda key, batch, train: batch)
     self._spec = spec
+    self._jit_step = jax.jit(self._step)  # traced once: for its shapes, and for the loop's body
     batch_size = jax.tree.leaves(spec)[0].shape[0]
     check_divides(batch_size, mesh)
     shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-    self.abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state_sharding(x, mesh)), shapes
-    )
+    self.abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rule(x, mesh)), shapes)
     self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
-    self._dispatch = None
+    jax.eval_shape(self._jit_step, shapes, spec)  # a step that cannot be traced is said here, before anything is made
+    self._counts = {}
     self._evaluate = jax.jit(
       self._evaluate_batch, in_shardings=(self.shardings, self.batch_sharding, None), out_shardings=self.replicated
     )
@@ -135,7 +147,7 @@ class Program:
 
   def _loop(self, state: State, raws: Batch, count: Any) -> tuple[State, Metrics]:
     self.traces += 1
-    step = jax.jit(self._step)  # traced once for its shapes and for the loop's body
+    step = self._jit_step
     first = jax.tree.map(lambda x: x[0], raws)
     metrics = jax.tree.map(
       lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), jax.eval_shape(step, state, first)[1]
@@ -162,8 +174,9 @@ class Program:
     )
     return init(jax.random.key(seed), self.put(raw))
 
-  def lower(self):
-    """The training loop lowered for the abstract state: for its compilation, cost and memory; nothing is allocated."""
+  @functools.cached_property
+  def lowered(self) -> jax.stages.Lowered:
+    """The training loop for the abstract state, traced but not compiled; nothing is allocated."""
     raws = {
       k: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding)
       for k, s in self._spec.items()
@@ -172,20 +185,21 @@ class Program:
     loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, self.replicated))
     return loop.lower(self.abstract, raws, count)
 
-  def compile_loop(self) -> None:
-    """Compiles the training loop, if it is not yet."""
-    if self._dispatch is None:
-      self._dispatch = self.lower().compile()
+  @functools.cached_property
+  def loop(self) -> jax.stages.Compiled:
+    """The training loop compiled. An executable is called, not a jitted function, so it cannot compile again: arguments
+    of another shape, dtype or sharding are an error."""
+    return self.lowered.compile()
 
   def dispatch(self, state: State, raws: Mapping[str, Any], count: int) -> tuple[State, Metrics]:
     """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], 0 past count.
 
     The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut.
     """
-    self.compile_loop()
-    count = jax.device_put(np.int32(count), self.replicated)
+    if count not in self._counts:  # made on each process's own devices: a device_put would compare it with the others'
+      self._counts[count] = jax.make_array_from_callback((), self.replicated, lambda _: np.int32(count))
     with jax.transfer_guard("disallow"):
-      return self._dispatch(state, raws, count)
+      return self.loop(state, raws, self._counts[count])
 
   def evaluate(self, state: State, raw: Mapping[str, Any], key: Any) -> dict[str, Any]:
     """`Method.evaluate` on a batch of raw examples (this process's rows); results on every device."""
@@ -218,7 +232,13 @@ def _put(raw: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
 
 
 def compile(
-  method: Method, spec: Specs, mesh: Mesh, *, prepare: Callable[..., Batch] | None = None, updates: int = 1
+  method: Method,
+  spec: Specs,
+  mesh: Mesh,
+  *,
+  prepare: Callable[..., Batch] | None = None,
+  updates: int = 1,
+  rule: Rule = fsdp,
 ) -> Program:
   """Compiles a method for a mesh.
 
@@ -228,6 +248,7 @@ def compile(
     mesh: from `make_mesh`.
     prepare: (key, raw batch, train: bool) -> the method's batch, on the device; identity by default.
     updates: the most updates of one dispatch.
+    rule: `fsdp`, which on a mesh without that axis is `replicate`, or another.
 
   Raises:
     UserError: the batch does not divide over the devices.
@@ -237,11 +258,11 @@ def compile(
     raise ValueError(
       f"this method averages over the pmap axis {method.axis!r}: compile it with pmap_step, or compose it without axis"
     )
-  return Program(method, spec, mesh, prepare, updates)
+  return Program(method, spec, mesh, prepare, updates, rule)
 
 
 def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
-  """The method's step for `jax.pmap`: state and batch with a leading device axis, see `replicate` and `shard_batch`.
+  """The method's step for `jax.pmap`: state and batch with a leading device axis, see `stack_state` and `shard_batch`.
 
   Equal to the jit step on the same global batch, noise included, up to the order of summation. The state is donated.
 
@@ -264,15 +285,15 @@ def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, B
   return jax.pmap(step, axis_name=method.axis, devices=devices, donate_argnums=0)
 
 
-def replicate(state: State, devices: list | None = None) -> State:
+def stack_state(state: State, devices: list | None = None) -> State:
   """A copy of the state on each device, leaves [D, ...], as `pmap_step` takes it."""
   devices = devices or jax.local_devices()
   sharding = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec("devices"))
   return jax.tree.map(lambda x: jax.device_put(jnp.stack([x] * len(devices)), sharding), state)
 
 
-def unreplicate(state: State) -> State:
-  """The first device's copy of a replicated state."""
+def unstack_state(state: State) -> State:
+  """The first device's copy of a stacked state."""
   return jax.tree.map(lambda x: x[0], state)
 
 

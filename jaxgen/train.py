@@ -26,10 +26,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Checkpoints, agreed
 from jaxgen.data import pipeline
 from jaxgen.errors import Stopped, UserError
-from jaxgen.experiment import Experiment, Run, check_same, describe
+from jaxgen.experiment import Experiment, Run, check_same, describe, where
 from jaxgen.method import network_sizes
 
 
@@ -123,6 +123,8 @@ def train(run: Run, progress: "Progress | None" = None) -> dict[str, float]:
   with signals.handled():
     # Wrong data, batches and meshes are said before a folder is made.
     run.data.source(run.data.train)
+    if run.experiment.evaluators:
+      run.data.source(run.data.test)
     _ = run.program
     if main:
       run.folder.lock()
@@ -140,7 +142,8 @@ def train(run: Run, progress: "Progress | None" = None) -> dict[str, float]:
 
 def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict[str, float]:
   e, folder, began = run.experiment, run.folder, time.time()
-  if folder.exists():
+  # What is decided by looking at files is decided by process 0 for all: they may not see the same.
+  if agreed(folder.exists()):
     check_same(folder, run.config, run.arguments, run.seed)
   elif main:
     (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -158,6 +161,8 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
       progress.say(str(warning.message))
     if restored is not None:
       step, state = restored
+      if step > e.steps:
+        raise UserError(f"{folder.path} has {step} steps already: --steps may be raised, not lowered to {e.steps}")
       progress.say(
         f"resuming {folder.path} at step {step}" if step < e.steps else f"{folder.path} is trained: step {step}"
       )
@@ -167,7 +172,7 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
     if main:
       folder.keep_metrics_until(step)
       info = folder.info()
-      info["arguments"]["steps"] = run.arguments.get("steps", e.steps)
+      info["arguments"] = dict(run.arguments)  # the same but for the steps
       info["parameters"] = network_sizes(state.params)
       folder.write_info(info)
     writer = _event_writer(folder, step) if main else None
@@ -192,6 +197,8 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
     def evaluate(at: int) -> None:
       progress.status("evaluating")
       evaluated[at] = run.evaluate()
+      if e.best and e.best[0] not in evaluated[at]:
+        raise UserError(f"config {run.config.name}: best={e.best[0]!r} is none of {', '.join(evaluated[at])}")
       write(at, "evaluate", evaluated[at])
 
     def save(at: int) -> None:
@@ -204,49 +211,48 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
       hooks.insert(0, Hook(e.evaluate_every, e.best is not None, evaluate))  # the last checkpoint, too, may be the best
 
     if step < e.steps:
-      started = step
+      session = {"from": step, "to": step, **where()}
       try:
-        step = _loop(run, program, stream, step, hooks, signals, progress, write)
+        stopped = _loop(run, program, stream, session, hooks, signals, progress, write)
       finally:
         if main:
           info = folder.info()
-          info["sessions"].append({"from": started, "to": int(run.step), "seconds": round(time.time() - began, 1)})
+          info["sessions"].append({**session, "seconds": round(time.time() - began, 1)})
           folder.write_info(info)
-      if step < e.steps:
-        progress.status("saving")
+      step = session["to"]
+      if stopped:
         checkpoints.save(step, run.state)
         checkpoints.wait()
-        name = signal.Signals(signals.received or signal.SIGTERM).name
         raise Stopped(
-          f"{name}: saved {folder.path} at step {step} of {e.steps}; the same command goes on from there",
-          signals.received or signal.SIGTERM,
+          f"{signal.Signals(stopped).name}: saved {folder.path} at step {step} of {e.steps}; "
+          "the same command goes on from there",
+          stopped,
         )
       checkpoints.wait()
 
-    if e.method.sample is not None and e.samples and not (folder / "samples" / sample_name(step)).exists():
+    drawn = (folder / "samples" / sample_name(step)).exists()
+    if e.method.sample is not None and e.samples and not agreed(drawn):
       sample(step)
-    last = [line for line in folder.metrics() if line["kind"] == "evaluate" and line["step"] == step]
-    if last:
-      numbers = {k: v for k, v in last[-1].items() if k not in ("step", "kind")}
-    else:
+    numbers = folder.evaluation(step)
+    if not agreed(numbers is not None):
       evaluate(step)
       numbers = evaluated[step]
-    if main:
-      progress.status("writing the report")
-      run.report()
-  progress.close()
-  return numbers
+  if main:
+    progress.status("writing the report")
+    run.report()
+  progress.stop()
+  return numbers or {}
 
 
 def _loop(
-  run: Run, program, stream, step: int, hooks: list[Hook], signals: Signals, progress: "Progress", write
-) -> int:
-  """Trains from `step` until the last step or a wish to stop; returns the step reached."""
-  e = run.experiment
-  window = Window(e, write, step)
+  run: Run, program, stream, session: dict, hooks: list[Hook], signals: Signals, progress: "Progress", write
+) -> int | None:
+  """Trains from session["from"] to the last step, or until a signal, which it returns; session["to"] goes along."""
+  e, step = run.experiment, session["from"]
   began = time.perf_counter()
-  program.compile_loop()
+  _ = program.loop
   progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
+  window = Window(e, write, step)
   progress.start(step, e.steps)
   put = lambda cut: (*cut, program.put_many(stream.take(*cut)))
   pending = collections.deque()
@@ -272,24 +278,21 @@ def _loop(
     with contextlib.closing(pipeline.prefetch(put, requests, depth=2)) as ready:
       for start, count, raws in ready:
         run.state, metrics = program.dispatch(run.state, raws, count)
-        if program.traces > 1:
-          raise RuntimeError(
-            f"the training loop was compiled {program.traces} times: something in it depends on Python values"
-          )
         pending.append((start, count, metrics))
-        step = start + count
+        step = session["to"] = start + count
         due = [hook for hook in hooks if hook.due(step, e.steps)]
         settle(0 if due or step == e.steps else 1)
         for hook in due:
           hook.act(step)
           progress.status("training")
-        if step < e.steps and signals.wish() is not None:
-          break
-      settle(0)
+        stopped = signals.wish()
+        if stopped is not None:
+          settle(0)
+          return stopped
   finally:
     signals.waiting = False
     progress.stop()
-  return step
+  return None
 
 
 class Window:
@@ -392,6 +395,3 @@ class Progress:
     if self._bar is not None:
       self._bar.stop()
       self._bar = None
-
-  def close(self) -> None:
-    self.stop()

@@ -184,12 +184,12 @@ def test_pmap_equals_jit_or_is_refused(name):
     step = parallel.pmap_step(method)
     program = compiled(name, one_device(), jnp.float64, updates=1)
     raws = [pipeline.batch_at(source, 0, k, BATCH) for k in range(2)]
-    mapped = parallel.replicate(program.init(0, raws[0]))
+    mapped = parallel.stack_state(program.init(0, raws[0]))
     for k, raw in enumerate(raws):
       batch = case.data.transform(jax.random.key(0), raw, False)
       mapped, metrics = step(mapped, parallel.shard_batch(batch, 8))
       np.testing.assert_allclose(metrics["loss"], losses[k], rtol=0, atol=1e-9)
-    assert_close(state, parallel.unreplicate(mapped), 1e-9)
+    assert_close(state, parallel.unstack_state(mapped), 1e-9)
 
 
 @every_method

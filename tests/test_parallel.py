@@ -123,14 +123,14 @@ def test_pmap_equals_jit(x64):
   for microbatches in (1, 2):
     method = regression(axis="devices", microbatches=microbatches)
     step = parallel.pmap_step(method)
-    mapped = parallel.replicate(method.init(jax.random.key(0), batch_at(0, dtype=np.float64)))
+    mapped = parallel.stack_state(method.init(jax.random.key(0), batch_at(0, dtype=np.float64)))
     for i in range(4):
       mapped, metrics = step(mapped, parallel.shard_batch(batch_at(i, size, np.float64), devices))
       np.testing.assert_allclose(metrics["loss"], np.full(devices, losses[i]), rtol=0, atol=1e-12)
     copies = arrays(mapped)
     for a, b in zip(arrays(state), copies, strict=True):
       np.testing.assert_allclose(np.broadcast_to(a, b.shape), b, rtol=0, atol=1e-9)
-    for a, b in zip(arrays(state), arrays(parallel.unreplicate(mapped)), strict=True):
+    for a, b in zip(arrays(state), arrays(parallel.unstack_state(mapped)), strict=True):
       assert a.shape == b.shape
 
 
@@ -140,11 +140,27 @@ def test_pmap_refuses_what_it_would_get_wrong():
   with pytest.raises(ValueError, match="not a mean over examples"):
     parallel.pmap_step(regression(axis="devices", mean=False))
   method = regression(axis="devices", buffers=True)
-  state = parallel.replicate(method.init(jax.random.key(0), batch_at(0)))
+  state = parallel.stack_state(method.init(jax.random.key(0), batch_at(0)))
   with pytest.raises(ValueError, match="buffers would differ by device"):
     parallel.pmap_step(method)(state, parallel.shard_batch(batch_at(0), 8))
   with pytest.raises(ValueError, match="pmap axis"):
     parallel.compile(regression(axis="devices"), spec(), parallel.make_mesh())
+
+
+def test_the_program_cannot_compile_again():
+  program = parallel.compile(regression(), spec(), parallel.make_mesh(), updates=2)
+  state = program.init(0, batch_at(0))
+  with pytest.raises(TypeError):
+    program.dispatch(state, program.put_many(stack(0, 2, size=24)), 2)
+  state, _ = program.dispatch(state, program.put_many(stack(0, 2)), 1)
+  with pytest.raises(TypeError):
+    program.dispatch(state.replace(skipped=state.skipped.astype(jnp.float32)), program.put_many(stack(0, 2)), 1)
+  assert program.traces == 1
+
+
+def test_the_rule_can_be_exchanged():
+  program = parallel.compile(regression(), spec(), parallel.make_mesh(8), rule=parallel.replicate)
+  assert all(s.spec == PartitionSpec(*[None] * len(s.spec)) for s in jax.tree.leaves(program.shardings))
 
 
 def test_bad_meshes_and_batches():

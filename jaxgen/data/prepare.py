@@ -7,12 +7,12 @@ from pathlib import Path
 from jaxgen.errors import UserError
 
 
-def prepare(name: str, data_dir: str | Path, manual_dir: str | Path | None = None) -> dict[str, int]:
+def prepare(name: str, data_dir: str | Path | None = None, manual_dir: str | Path | None = None) -> dict[str, int]:
   """Downloads a data set and writes it to DATA_DIR/NAME/[CONFIG/]VERSION in ArrayRecord format.
 
   Args:
     name: NAME, NAME/CONFIG or NAME:VERSION of tensorflow-datasets, with or without the "tfds:" of a config.
-    data_dir: where to write it; configs take the same folder as `data_dir`.
+    data_dir: where to write it, ~/tensorflow_datasets by default; configs take the same folder as `data_dir`.
     manual_dir: a folder with files already downloaded, under the names that they have at their source. They are not
       downloaded again.
 
@@ -27,7 +27,7 @@ def prepare(name: str, data_dir: str | Path, manual_dir: str | Path | None = Non
     raise UserError(f"preparing {name} needs TensorFlow (reading it will not): pip install 'jaxgen[tfds]'")
   import tensorflow_datasets as tfds
 
-  data_dir = Path(data_dir).expanduser()
+  data_dir = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   if manual_dir is not None:
     manual_dir = Path(manual_dir).expanduser()
     if not manual_dir.is_dir():

@@ -39,6 +39,7 @@ from jaxgen.errors import UserError
 from jaxgen.method import Method, State
 from jaxgen.methods.classifier import classifier
 from jaxgen.metrics import real
+from jaxgen.nn import layers
 from jaxgen.nn.convnet import ConvNet
 
 CODE = ("method.py", "methods/classifier.py", "metrics/judge.py", "nn/conv.py", "nn/convnet.py", "nn/layers.py")
@@ -130,7 +131,7 @@ def _read_by_last_dense(method: Method, state: State, batch: dict[str, Any]) -> 
   inputs = []
 
   def note(call, args, kwargs, context):
-    if isinstance(context.module, linen.Dense) and context.method_name == "__call__":
+    if isinstance(context.module, (linen.Dense, layers.Dense)) and context.method_name == "__call__":
       inputs.append(args[0])
     return call(*args, **kwargs)
 

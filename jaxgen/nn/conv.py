@@ -1,7 +1,7 @@
 """Convolution whose derivatives stay fast inside a compiled loop on a CPU.
 
 Inside a loop or a cond, XLA's CPU backend runs the convolutions that JAX derives for the gradient of a convolution on a
-path 10 to 500 times slower than others. `conv` writes both gradients out as plain convolutions of the one form that is
+path 10 to 300 times slower than others. `conv` writes both gradients out as plain convolutions of the one form that is
 fast everywhere: NHWC images, HWIO kernels, stride 1, no dilation. Other backends get JAX's own derivatives.
 
 Written-out derivatives (here and in `jaxgen.nn.layers`) are differentiable again in reverse mode, to any order, and go

@@ -120,7 +120,7 @@ _written_add_bias.defvjp(lambda x, bias: (x + bias, None), _written_add_bias_bac
 
 
 def add_bias(x: Float[Array, "*rest C"], bias: Float[Array, "C"]) -> Float[Array, "*rest C"]:
-  """x + bias. On a CPU the bias's gradient is summed by a matrix product: 5 to 30 times faster than XLA's reduction."""
+  """x + bias. On a CPU the bias's gradient is summed by a matrix product: 4 to 35 times faster than XLA's reduction."""
   return _written_add_bias(x, bias) if written_out() else x + bias
 
 
