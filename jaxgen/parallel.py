@@ -174,6 +174,10 @@ class Program:
     )
     return init(jax.random.key(seed), self.put(raw))
 
+  def step_jaxpr(self):
+    """The jaxpr of one training step, over the whole batch."""
+    return self._jit_step.trace(self.abstract, self._spec).jaxpr
+
   @functools.cached_property
   def lowered(self) -> jax.stages.Lowered:
     """The training loop for the abstract state, traced but not compiled; nothing is allocated."""

@@ -280,4 +280,5 @@ def test_every_config_says_its_paper_number_and_cost(config):
   path = pathlib.Path(conftest.REPOSITORY) / "configs" / f"{config}.py"
   summary = config_summary(path)
   assert all(summary.values()), f"{config}'s docstring lacks {[k for k, v in summary.items() if not v]}"
+  assert "to be measured" not in path.read_text()
   assert f"jaxgen train configs/{config}.py" in path.read_text()

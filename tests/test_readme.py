@@ -1,0 +1,34 @@
+"""The README says what is true: its example trains, its files exist, its commands are the command line's."""
+
+import re
+
+import conftest
+import numpy as np
+from test_cli import command
+
+from jaxgen import cli
+
+README = (conftest.REPOSITORY / "README.md").read_text()
+
+
+def test_the_example_method_trains(tmp_path):
+  example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def pixels" in block)
+  (tmp_path / "pixels_digits.py").write_text(example)
+  out = command("train", tmp_path / "pixels_digits.py", "--runs", tmp_path, "--steps", "300").stdout
+  nats = float(re.search(r"test_nll_nats\s+(\S+)", out)[1])
+  from sklearn.datasets import load_digits
+
+  # Independent Gaussians of the pixels' own means and deviations, by numpy: the best that the example can do.
+  digits = load_digits().images.reshape(-1, 64)
+  std = np.sqrt(digits.var(0) * (2 / 17) ** 2 + (2 / 17) ** 2 / 12)
+  best = np.sum(np.log(std) + 0.5 * np.log(2 * np.pi * np.e) - np.log(2 / 17))
+  assert best - 10 < nats < best + 60
+
+
+def test_files_and_commands_exist():
+  for path in re.findall(r"\]\(([^)#:]+)\)|`(configs/[a-z0-9_]+\.py)`", README):
+    path = path[0] or path[1]
+    assert (conftest.REPOSITORY / path).exists() or path == "configs/pixels_digits.py", path
+  for name in re.findall(r"^\| `jaxgen (\w+)", README, re.MULTILINE):
+    assert name in cli.COMMANDS
+  assert set(re.findall(r"^\| `jaxgen (\w+)", README, re.MULTILINE)) == set(cli.COMMANDS)
