@@ -29,7 +29,7 @@ def experiment(
   loss: LossName = "simple",
   solver: diffusion.SolverName = "ddim",
   grid: diffusion.GridName = "trailing",
-  sampling_steps: int = 50,
+  sampling_steps: int = 100,
   evaluation_terms: int | None = 50,
   microbatches: int = 1,
 ) -> Experiment:
