@@ -98,14 +98,11 @@ def _set_up_jax() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 
+  from jaxgen.experiment import cache_folder
+
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-def cache_folder() -> pathlib.Path:
-  """Where compiled programs and trained judges are kept: $JAXGEN_CACHE, else ~/.cache/jaxgen."""
-  return pathlib.Path(os.environ.get("JAXGEN_CACHE") or pathlib.Path.home() / ".cache" / "jaxgen")
 
 
 def _join(options: dict[str, Any]) -> None:

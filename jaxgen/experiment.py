@@ -169,6 +169,11 @@ def _code(source: str) -> str:
   return ast.dump(tree)
 
 
+def cache_folder() -> pathlib.Path:
+  """Where compiled programs and trained judges are kept: $JAXGEN_CACHE, else ~/.cache/jaxgen."""
+  return pathlib.Path(os.environ.get("JAXGEN_CACHE") or pathlib.Path.home() / ".cache" / "jaxgen")
+
+
 def config_folders() -> list[pathlib.Path]:
   """Where a config is looked for by name: ./configs, then the `configs` beside the package."""
   return [pathlib.Path("configs"), pathlib.Path(__file__).resolve().parent.parent / "configs"]

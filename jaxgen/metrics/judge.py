@@ -36,6 +36,7 @@ from jaxgen import parallel
 from jaxgen.data import pipeline
 from jaxgen.data.dataset import Dataset
 from jaxgen.errors import UserError
+from jaxgen.experiment import cache_folder
 from jaxgen.method import Method, State
 from jaxgen.methods.classifier import classifier
 from jaxgen.metrics import real
@@ -116,10 +117,6 @@ def of_run(folder: str | os.PathLike) -> Judge:
     raise UserError(f"{folder} is a run of {run.config.name}, which cannot judge samples: give the run of a classifier")
   state, apply = _on_host(run.state), jax.jit(features)
   return Judge(_in_chunks(lambda x: apply(state, x)), shape)
-
-
-def cache_folder() -> pathlib.Path:
-  return pathlib.Path(os.environ.get("JAXGEN_CACHE") or "~/.cache/jaxgen").expanduser()
 
 
 def _read_by_last_dense(method: Method, state: State, batch: dict[str, Any]) -> Any:
