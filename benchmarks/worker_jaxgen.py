@@ -19,7 +19,7 @@ def prepare(job: dict):
   import optax
 
   from jaxgen import diffusion, parallel
-  from jaxgen.methods.diffusion import ddpm
+  from jaxgen.methods.diffusion import gaussian_diffusion
   from jaxgen.nn import UNet
   from jaxgen.nn.conv import jax_derivatives
 
@@ -33,14 +33,12 @@ def prepare(job: dict):
     dtype=dtype,
   )
   process = diffusion.linear(1000)
-  method = ddpm(
+  method = gaussian_diffusion(
     network,
     process,
     shape=image,
-    levels=256,
     optimizer=optax.adam(1e-3),
-    solver=diffusion.ddim(process),
-    times=diffusion.trailing(process, steps),
+    sampling_steps=steps,
     ema=0.999,
   )
   rng = np.random.default_rng(0)
@@ -58,7 +56,7 @@ def prepare(job: dict):
   # Multiplications and additions of the network as it is defined, not as it is computed: strided convolutions are
   # strided. A gradient is two more passes.
   with jax_derivatives():
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params["unet"])
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params["network"])
     x, t = jax.ShapeDtypeStruct((batch, *image), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.float32)
     forward = jax.jit(lambda p, x, t: network.apply({"params": p}, x, t)).lower(params, x, t).cost_analysis()["flops"]
 

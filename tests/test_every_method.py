@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import conftest
@@ -17,9 +18,10 @@ from flax import linen as nn
 from jaxgen import data, diffusion, parallel
 from jaxgen.checkpoint import Checkpoints, state_hash
 from jaxgen.data import pipeline
+from jaxgen.diffusion.losses import bound_nll
 from jaxgen.method import Method
 from jaxgen.methods.classifier import classifier
-from jaxgen.methods.diffusion import ddpm
+from jaxgen.methods.diffusion import gaussian_diffusion
 from jaxgen.nn import ConvNet, UNet
 from jaxgen.nn.layers import Dropout
 
@@ -48,17 +50,17 @@ class Perceptron(nn.Module):
 
 def small_ddpm(network, *, prediction="eps", **options):
   process = diffusion.cosine(20)
-  return ddpm(
+  return gaussian_diffusion(
     network,
     process,
     shape=(8, 8, 1),
     levels=17,
     optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(2e-3)),
-    solver=diffusion.ddim(process, eta=0.5),
-    times=diffusion.trailing(process, 4),
+    solver=partial(diffusion.ddim, eta=0.5),
+    sampling_steps=4,
     ema=0.9,
-    prediction=prediction,
-    evaluation_terms=3,
+    prediction=diffusion.PREDICTIONS[prediction],
+    likelihood=partial(bound_nll, levels=17, terms=3),
     **options,
   )
 
@@ -69,7 +71,7 @@ def unet_ddpm(dtype, **options):
 
 
 def conditional_ddpm(dtype, **options):
-  return small_ddpm(Perceptron(dtype), classes=10, loss="vlb", prediction="v", **options)
+  return small_ddpm(Perceptron(dtype), classes=10, weighting=None, vlb=1.0, prediction="v", **options)
 
 
 def small_classifier(dtype, **options):

@@ -46,7 +46,7 @@ def test_what_a_run_writes(finished):
   assert info["config"] == "tiny"
   assert info["arguments"]["steps"] == 30
   assert info["sessions"][0]["to"] == 30
-  assert info["parameters"]["unet"] == sum(x.size for x in jax.tree.leaves(run.state.params["unet"]))
+  assert info["parameters"]["network"] == sum(x.size for x in jax.tree.leaves(run.state.params["network"]))
   assert run.program.traces == 1
 
 

@@ -8,12 +8,15 @@ Expect: nothing
 Cost: seconds
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
 from jaxgen import Experiment, data, diffusion
-from jaxgen.methods.diffusion import ddpm
+from jaxgen.diffusion.losses import bound_nll
+from jaxgen.methods.diffusion import gaussian_diffusion
 from jaxgen.metrics.evaluators import likelihood
 
 
@@ -44,16 +47,15 @@ def experiment(
   dtype: str = "float32",
 ) -> Experiment:
   process = diffusion.linear(10)
-  method = ddpm(
+  method = gaussian_diffusion(
     Net(layers, dtype),
     process,
     shape=(side, side, 1),
-    levels=17,
     optimizer=optax.adam(learning_rate),
-    solver=diffusion.SOLVERS[solver](process),
-    times=diffusion.trailing(process, sampling_steps),
+    solver=diffusion.SOLVERS[solver],
+    sampling_steps=sampling_steps,
     ema=0.9,
-    evaluation_terms=2,
+    likelihood=partial(bound_nll, levels=17, terms=2),
   )
   return Experiment(
     method=method,

@@ -7,11 +7,13 @@ near-equal numbers in them would be rounding noise.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
+from jaxgen.diffusion.sampling import Denoise, normal
 from jaxgen.diffusion.schedules import Schedule, Variance, lookup, posterior
 from jaxgen.errors import UserError
 
@@ -25,31 +27,31 @@ class Bound(NamedTuple):
   """The variational bound of -log p(x_0), (8), in nats per example: prior(x_0) + the sum over t of term(.., t).
 
   prior: x_0 [B, ...] -> L_T [B], (9).
-  term: (x_0 [B, ...], the network's x_0 [B, ...], t [B] in 1 .. T) -> [B]: L_0, (11), where t = 1, else
-    L_{t-1}, (10).
+  term: (x_0 [B, ...], the network's x_0 [B, ...], t [B] in 1 .. T, fraction [B, ...] of a learned variance) -> [B]:
+    L_0, (11), where t = 1, else L_{t-1}, (10).
   """
 
   prior: Callable[[Float[Array, "batch ..."]], Float[Array, " batch"]]
-  term: Callable[[Float[Array, "batch ..."], Float[Array, "batch ..."], Float[Array, " batch"]], Float[Array, " batch"]]
+  term: Callable[..., Float[Array, " batch"]]
 
 
 def bound(schedule: Schedule, variance: Variance = "posterior", levels: int | None = 256) -> Bound:
   """The bound of Ho et al. 2020, eq. 5, with p_theta's variance (12) and data of so many levels (None: continuous).
 
   Raises:
-    UserError: fewer than two levels.
+    UserError: fewer than two levels, or a schedule without steps.
   """
   if levels is not None and levels < 2:
     raise UserError(f"data of {levels} levels has no likelihood to bound: give 2 or more, or None for continuous data")
+  if schedule.steps is None:
+    raise UserError("a continuous process has no sum of steps to bound its likelihood by: use its ODE's likelihood")
   t = np.arange(1, schedule.steps + 1, dtype=np.float64)
   q = posterior(schedule, t, t - 1)
   c = np.append(q.c[1:2] if schedule.steps > 1 else q.beta, q.c[1:])  # c_1 = 0: see (12); T = 1 has beta_1 alone
-  v = {"posterior": c, "beta": np.append(c[:1], q.beta[1:])}[variance]
-  constants = 0.5 * (c / v - 1 - np.log(c / v))
-  weights = 0.5 * q.b**2 / v
-  first_std = float(np.sqrt(v[0]))
+  log_c = np.log(c)
+  log_beta = {"posterior": log_c, "beta": np.append(log_c[:1], np.log(q.beta[1:])), "learned": np.log(q.beta)}[variance]
   last = np.array([float(schedule.steps)])
-  (alpha_T,), (sigma_T,) = schedule.alpha(last), schedule.sigma(last)
+  alpha_T, sigma_T = schedule.alpha(last)[0] / schedule.prior_std, schedule.sigma(last)[0] / schedule.prior_std
   prior_constant = 0.5 * (sigma_T**2 - 1 - np.log(sigma_T**2))
   dims = lambda x: tuple(range(1, x.ndim))
 
@@ -57,19 +59,76 @@ def bound(schedule: Schedule, variance: Variance = "posterior", levels: int | No
     return jnp.sum(0.5 * float(alpha_T**2) * x_0**2 + float(prior_constant), axis=dims(x_0))
 
   def term(
-    x_0: Float[Array, "batch ..."], predicted: Float[Array, "batch ..."], t: Float[Array, " batch"]
+    x_0: Float[Array, "batch ..."],
+    predicted: Float[Array, "batch ..."],
+    t: Float[Array, " batch"],
+    fraction: Float[Array, "batch ..."] | float = 1.0,
   ) -> Float[Array, " batch"]:
     each = lambda table: lookup(table)(t - 1).reshape(-1, *[1] * (x_0.ndim - 1))
-    kl = jnp.sum(each(constants) + each(weights) * (x_0 - predicted) ** 2, axis=dims(x_0))
+    log_ratio = fraction * each(log_beta - log_c)  # log v - log c, (12)
+    constants = 0.5 * (jnp.expm1(-log_ratio) + log_ratio)
+    kl = jnp.sum(constants + each(0.5 * q.b**2 / c) * jnp.exp(-log_ratio) * (x_0 - predicted) ** 2, axis=dims(x_0))
     # In the step to t = 0, a = 0 and b = 1: the mean is the predicted x_0. Elsewhere the decoder sees a harmless one.
     mean = jnp.where((t == 1).reshape(-1, *[1] * (x_0.ndim - 1)), predicted, x_0)
-    return jnp.where(t == 1, jnp.sum(decoder_nll(x_0, mean, first_std, levels), axis=dims(x_0)), kl)
+    std = jnp.exp(0.5 * (float(log_c[0]) + fraction * float(log_beta[0] - log_c[0])))
+    return jnp.where(t == 1, jnp.sum(decoder_nll(x_0, mean, std, levels), axis=dims(x_0)), kl)
 
   return Bound(prior, term)
 
 
+def bound_nll(
+  denoise: Denoise,
+  schedule: Schedule,
+  x_0: Float[Array, "batch ..."],
+  keys: Key[Array, " batch"],
+  *,
+  levels: int | None,
+  variance: Variance = "posterior",
+  terms: int | None = None,
+  clip: bool = True,
+) -> Float[Array, " batch"]:
+  """An unbiased estimate of the bound (8) on -log p(x_0), nats per example; each term has one draw of x_t.
+
+  Args:
+    denoise: (x [B, ...], t [B]) -> (x_0, eps), and the fraction of the variance where it is learned.
+    levels, variance: as in `bound`.
+    terms: None evaluates all T terms, T network calls. A number K evaluates K of them per example, each drawn from its
+      own K-th of 1 .. T: unbiased, at K calls.
+    clip: the predicted x_0 is clipped to [-1, 1], where images lie, as in the paper's code.
+
+  Raises:
+    UserError: terms outside 1 .. T, and as `bound`.
+  """
+  parts = bound(schedule, variance, levels)
+  T, K = schedule.steps, schedule.steps if terms is None else terms
+  if not 1 <= K <= T:
+    raise UserError(f"the bound takes 1 to {T} terms on this schedule, or None for all of them, not {K}: change it")
+  edges = np.arange(K + 1) * T // K  # the k-th of K strata is t = edges[k] + 1 .. edges[k + 1]
+
+  def add(total, stratum):
+    k, low, high = stratum
+    t_keys, eps_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k)), out_axes=1)(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), low + 1, high + 1))(t_keys).astype(x_0.dtype)
+    x_t, _ = diffuse(schedule, x_0, t, eps_keys)
+    predicted, _, *fraction = denoise(x_t, t)
+    predicted = predicted.clip(-1, 1) if clip else predicted
+    return total + (high - low) * parts.term(x_0, predicted, t, *fraction), None
+
+  strata = (jnp.arange(K), jnp.asarray(edges[:-1], jnp.int32), jnp.asarray(edges[1:], jnp.int32))
+  return jax.lax.scan(add, parts.prior(x_0), strata)[0]
+
+
+def diffuse(
+  schedule: Schedule, x_0: Float[Array, "batch ..."], t: Float[Array, " batch"], keys: Key[Array, " batch"]
+) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
+  """(x_t, eps) by (1), each example's noise from its own key."""
+  shape = (-1, *[1] * (x_0.ndim - 1))
+  eps = normal(keys, x_0)
+  return schedule.alpha(t).reshape(shape) * x_0 + schedule.sigma(t).reshape(shape) * eps, eps
+
+
 def decoder_nll(
-  x_0: Float[Array, "..."], mean: Float[Array, "..."], std: float, levels: int | None
+  x_0: Float[Array, "..."], mean: Float[Array, "..."], std: float | Float[Array, "..."], levels: int | None
 ) -> Float[Array, "..."]:
   """(11): -log of N(mean, std^2)'s mass in the bin of x_0, in nats per dimension. Ho et al. 2020, eq. 13.
 
@@ -81,7 +140,7 @@ def decoder_nll(
   """
   z = (x_0 - mean) / std
   if levels is None:
-    return 0.5 * z**2 + float(np.log(std) + 0.5 * np.log(2 * np.pi))
+    return 0.5 * z**2 + jnp.log(std) + 0.5 * float(np.log(2 * np.pi))
   half = 1 / (levels - 1)
   width = half / std
   first, last = x_0 < half - 1, x_0 > 1 - half

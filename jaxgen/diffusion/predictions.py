@@ -1,59 +1,141 @@
-"""What the network outputs, and its conversion to (x_0, eps): one table. Equations: `jaxgen.diffusion`, (1) and (6)."""
+"""What the network outputs, and its conversion to (x_0, eps): one table. Equations: `jaxgen.diffusion`, (1) and (6).
+
+Every prediction is an invertible linear map of (x_0, eps) given x_t, so each converts into each: `convert`. All are
+written so that they divide by nothing that vanishes at an end of t where the prediction determines x_0 at all.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-PredictionName = Literal["eps", "x_0", "v"]
+from jaxgen.diffusion.schedules import Point
+from jaxgen.errors import UserError
+
+PredictionName = Literal["eps", "x_0", "v", "score", "velocity", "F"]
 
 
 class Prediction(NamedTuple):
-  """Arrays are [...], alpha and sigma broadcast against them.
+  """Arrays are [...]; `at` is the schedule at x's time, its arrays broadcasting against x.
 
-  target: (x_0, eps, alpha, sigma) -> what the network should output.
-  x_0, eps: (output, x_t, alpha, sigma) -> what that output says x_0 and eps are. With eps = (x_t - alpha x_0) / sigma
-    and its inverse they agree; each is written in the form that divides by the larger number.
+  target: (x_0, eps, at) -> what the network should output.
+  x_0, eps: (output, x_t, at) -> what that output says x_0 and eps are; alpha x_0 + sigma eps = x_t.
+  x_0_scale: at -> how much x_0 changes with the output, |d x_0 / d output|: what a squared error of the output is worth
+    as one of x_0.
+  eps_scale: at -> |d eps / d output|.
+  input: (x_t, at) -> what the network is given.
+  at_noise: whether it determines x_0 where alpha = 0.
   """
 
   target: Callable[..., Float[Array, "..."]]
   x_0: Callable[..., Float[Array, "..."]]
   eps: Callable[..., Float[Array, "..."]]
+  x_0_scale: Callable[[Point], Array]
+  eps_scale: Callable[[Point], Array]
+  input: Callable[..., Float[Array, "..."]] = lambda x, at: x
+  at_noise: bool = True
 
 
-PREDICTIONS = {
-  "eps": Prediction(
-    target=lambda x_0, eps, alpha, sigma: eps,
-    x_0=lambda out, x, alpha, sigma: (x - sigma * out) / alpha,
-    eps=lambda out, x, alpha, sigma: out,
-  ),
-  "x_0": Prediction(
-    target=lambda x_0, eps, alpha, sigma: x_0,
-    x_0=lambda out, x, alpha, sigma: out,
-    eps=lambda out, x, alpha, sigma: (x - alpha * out) / sigma,
-  ),
-  "v": Prediction(  # Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D, for any alpha and sigma
-    target=lambda x_0, eps, alpha, sigma: alpha * eps - sigma * x_0,
-    x_0=lambda out, x, alpha, sigma: (alpha * x - sigma * out) / (alpha**2 + sigma**2),
-    eps=lambda out, x, alpha, sigma: (sigma * x + alpha * out) / (alpha**2 + sigma**2),
-  ),
-}
+eps = Prediction(
+  target=lambda x_0, eps, at: eps,
+  x_0=lambda out, x, at: (x - at.sigma * out) / at.alpha,
+  eps=lambda out, x, at: out,
+  x_0_scale=lambda at: at.sigma / at.alpha,
+  eps_scale=lambda at: jnp.ones_like(at.t),
+  at_noise=False,
+)
+
+x_0 = Prediction(
+  target=lambda x_0, eps, at: x_0,
+  x_0=lambda out, x, at: out,
+  eps=lambda out, x, at: (x - at.alpha * out) / at.sigma,
+  x_0_scale=lambda at: jnp.ones_like(at.t),
+  eps_scale=lambda at: at.alpha / at.sigma,
+)
+
+
+def _norm2(at: Point, std: float = 1.0) -> Array:
+  return (at.alpha * std) ** 2 + at.sigma**2
+
+
+# Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D, for any alpha and sigma.
+v = Prediction(
+  target=lambda x_0, eps, at: at.alpha * eps - at.sigma * x_0,
+  x_0=lambda out, x, at: (at.alpha * x - at.sigma * out) / _norm2(at),
+  eps=lambda out, x, at: (at.sigma * x + at.alpha * out) / _norm2(at),
+  x_0_scale=lambda at: at.sigma / _norm2(at),
+  eps_scale=lambda at: at.alpha / _norm2(at),
+)
+
+# Of q(x_t | x_0), whose mean over x_0 given x_t is that of q(x_t): -eps / sigma. Song and Ermon 2019, eq. 5 and 6.
+score = Prediction(
+  target=lambda x_0, eps, at: -eps / at.sigma,
+  x_0=lambda out, x, at: (x + at.sigma**2 * out) / at.alpha,
+  eps=lambda out, x, at: -at.sigma * out,
+  x_0_scale=lambda at: at.sigma**2 / at.alpha,
+  eps_scale=lambda at: at.sigma,
+  at_noise=False,
+)
+
+
+def _wronskian(at: Point) -> Array:
+  """alpha sigma' - alpha' sigma, positive."""
+  return at.alpha * at.d_sigma - at.d_alpha * at.sigma
+
+
+# dx_t / dt along x_t = alpha x_0 + sigma eps; Lipman et al. 2022, https://arxiv.org/abs/2210.02747, eq. 14 and 15.
+velocity = Prediction(
+  target=lambda x_0, eps, at: at.d_alpha * x_0 + at.d_sigma * eps,
+  x_0=lambda out, x, at: (at.d_sigma * x - at.sigma * out) / _wronskian(at),
+  eps=lambda out, x, at: (at.alpha * out - at.d_alpha * x) / _wronskian(at),
+  x_0_scale=lambda at: at.sigma / _wronskian(at),
+  eps_scale=lambda at: at.alpha / _wronskian(at),
+)
+
+
+def edm(sigma_data: float = 0.5) -> Prediction:
+  """EDM's F: D(x; sigma) = c_skip x + c_out F(c_in x), Karras et al. 2022, Table 1, with x / alpha and sigma / alpha.
+
+  Multiplied out for any alpha, so that alpha = 0 is no special case. c_noise is the network's time, see
+  `jaxgen.diffusion.times`. sigma_data: the data's standard deviation.
+
+  Raises:
+    UserError: sigma_data <= 0.
+  """
+  if sigma_data <= 0:
+    raise UserError(f"sigma_data is the data's standard deviation, not {sigma_data:g}: give a positive number")
+  norm2 = lambda at: _norm2(at, sigma_data)
+  c_skip = lambda at: sigma_data**2 * at.alpha / norm2(at)  # of x_t, not of x_t / alpha
+  c_out = lambda at: sigma_data * at.sigma / jnp.sqrt(norm2(at))
+  # The target: c_out F = x_0 - c_skip (alpha x_0 + sigma eps) = sigma (sigma x_0 - sigma_data^2 alpha eps) / norm2
+  return Prediction(
+    target=lambda x_0, eps, at: (at.sigma * x_0 / sigma_data - sigma_data * at.alpha * eps) / jnp.sqrt(norm2(at)),
+    x_0=lambda out, x, at: c_skip(at) * x + c_out(at) * out,
+    eps=lambda out, x, at: at.sigma / norm2(at) * x - sigma_data * at.alpha / jnp.sqrt(norm2(at)) * out,
+    x_0_scale=c_out,
+    eps_scale=lambda at: sigma_data * at.alpha / jnp.sqrt(norm2(at)),
+    input=lambda x, at: x / jnp.sqrt(norm2(at)),  # c_in
+  )
+
+
+PREDICTIONS = {"eps": eps, "x_0": x_0, "v": v, "score": score, "velocity": velocity, "F": edm()}
+
+
+def convert(output: Float[Array, "..."], x: Float[Array, "..."], at: Point, source: Prediction, target: Prediction):
+  """A network's output of one kind as the output of another kind, at x = x_t."""
+  return target.target(source.x_0(output, x, at), source.eps(output, x, at), at)
 
 
 def to_x0_eps(
-  prediction: Prediction,
-  output: Float[Array, "..."],
-  x: Float[Array, "..."],
-  alpha: Float[Array, "..."],
-  sigma: Float[Array, "..."],
-  clip: bool = False,
+  prediction: Prediction, output: Float[Array, "..."], x: Float[Array, "..."], at: Point, clip: bool = False
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
   """(x_0, eps) according to the network's output at x = x_t, sigma > 0.
 
   clip: x_0 is clipped to [-1, 1], where images lie, and eps computed from it by (1), so that the two still make x_t.
   """
-  x_0 = prediction.x_0(output, x, alpha, sigma)
+  x_0 = prediction.x_0(output, x, at)
   if not clip:
-    return x_0, prediction.eps(output, x, alpha, sigma)
+    return x_0, prediction.eps(output, x, at)
   x_0 = x_0.clip(-1, 1)
-  return x_0, (x - alpha * x_0) / sigma
+  return x_0, (x - at.alpha * x_0) / at.sigma

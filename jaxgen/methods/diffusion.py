@@ -1,7 +1,12 @@
-"""Diffusion models as methods. The mathematics, with the numbers used here, is in `jaxgen.diffusion`."""
+"""Diffusion models and flows as one method. The mathematics, with the numbers used here, is in `jaxgen.diffusion`.
+
+DDPM, improved DDPM, NCSN, score SDE, EDM, rectified flow and flow matching are choices of its arguments; `configs/` has
+each as published.
+"""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,89 +14,157 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.diffusion import PREDICTIONS, PredictionName, Schedule, Solver, Variance, losses
-from jaxgen.diffusion import sample as solve
+from jaxgen.diffusion import (
+  PREDICTIONS,
+  Grid,
+  Prediction,
+  Schedule,
+  Solver,
+  Variance,
+  ddim,
+  guidance,
+  losses,
+  sampling,
+  trailing,
+)
+from jaxgen.diffusion import times as time_distributions
+from jaxgen.diffusion.losses import diffuse
 from jaxgen.diffusion.predictions import to_x0_eps
-from jaxgen.diffusion.sampling import normal
+from jaxgen.diffusion.sampling import Denoise
+from jaxgen.diffusion.times import TimeInput, Times, steps_from_zero, thousandths
+from jaxgen.diffusion.weightings import Weighting, simple
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose, example_keys
 
 Image = Float[Array, "batch height width channels"]
-LossName = Literal["simple", "vlb"]
+Label = Int[Array, " batch"]
+Likelihood = Callable[..., Float[Array, " batch"]]
 
 
-def ddpm(
+class Guide(NamedTuple):
+  """A second network that is trained beside the first and guides its samples, and its optimizer."""
+
+  network: Any
+  optimizer: optax.GradientTransformation
+
+
+def gaussian_diffusion(
   network: Any,
   schedule: Schedule,
   *,
   shape: tuple[int, int, int],
   optimizer: optax.GradientTransformation,
-  levels: int | None,
-  solver: Solver,
-  times: Float[np.ndarray, " times"],
-  prediction: PredictionName = "eps",
-  loss: LossName = "simple",
-  variance: Variance = "posterior",
+  prediction: Prediction = PREDICTIONS["eps"],
+  weighting: Weighting | None = simple,
+  times: Times | None = None,
+  time_input: TimeInput | None = None,
+  solver: Callable[[Schedule], Solver] = ddim,
+  grid: Grid = trailing,
+  sampling_steps: int = 100,
   clip: bool = True,
+  likelihood: Likelihood | None = None,
+  variance: Variance = "posterior",
+  vlb: float = 0.0,
+  levels: int | None = None,
   ema: float | Callable[[Array], Array] | None = None,
   classes: int | None = None,
-  evaluation_terms: int | None = None,
+  label_dropout: float = 0.0,
+  guide: Guide | None = None,
+  classifier: Guide | None = None,
+  rescale: float = 0.0,
+  interval: tuple[float, float] | None = None,
   microbatches: int = 1,
   axis: str | None = None,
 ) -> Method:
-  """DDPM: Ho et al. 2020, https://arxiv.org/abs/2006.11239. Batch {"image": [B, H, W, C] in [-1, 1], "index": [B]}.
+  """Learns x_0 from x_t by a weighted squared error. Batch {"image": [B, H, W, C] in [-1, 1], "index": [B]}.
 
   Args:
-    network: a Flax module; `network.apply({"params": p}, x, t, label, index=index, rngs={"dropout": key})` -> [B, H, W,
-      C], with t [B] float in 0 .. T - 1, the paper's t less one, as its code has it. label is None without classes.
-      Without index there is no dropout.
+    network: a Flax module; `network.apply({"params": p}, x, time, label, index=index, rngs={"dropout": key})` -> [B, H,
+      W, C], or [.., 2 C] with a learned variance. label is None without classes. Without index there is no dropout.
     shape: (H, W, C) of one image.
-    levels: how many values a pixel takes (256 for bytes), for the likelihood; None if it is continuous.
-    solver, times: how `sample` goes from noise to images: say ddim(schedule) and trailing(schedule, 50).
     prediction: what the network outputs.
-    loss: "simple", (7), the squared error of the network's output, or "vlb", (8), an unbiased estimate of the bound in
-      nats per dimension with one t per example.
-    variance: of p_theta in the bound, (12). An ancestral solver has its own.
-    clip: the predicted x_0 is clipped to [-1, 1] in sampling and evaluation (not in training), as in the paper's code.
+    weighting: of its squared error over t; None leaves the bound, `vlb`, as the only loss.
+    times: the distribution of t; default: uniform.
+    time_input: what the network is told of t; default: t - 1 in discrete processes, 999 t in continuous ones.
+    solver, grid, sampling_steps: how `sample` goes from noise to images.
+    clip: the predicted x_0 is clipped to [-1, 1] in sampling.
+    likelihood: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]: `evaluate`'s "nll_nats". Such
+      as `partial(losses.bound_nll, levels=256)` and `partial(likelihood.ode_nll, levels=256)`.
+    variance: of p_theta in `vlb`; "learned" is interpolated by the second half of the network's channels: (12).
+    vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
+      added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
+    levels: how many values a pixel takes (256 for bytes), for `vlb`; None if it is continuous.
     ema: decay of the averaged parameters that sampling and evaluation then use; None keeps none.
     classes: condition on batch["label"], an int in 0 .. classes - 1. None: unconditional.
-    evaluation_terms: None evaluates all T terms of the bound, T network calls a batch. A number K evaluates K of them
-      per example, each drawn from its own K-th of 1 .. T: unbiased, at K calls.
+    label_dropout: the probability with which a label is replaced by `classes`, which then stands for "no label".
+    guide: a worse network of the same kind, for autoguidance; it learns by the same loss.
+    classifier: (x_t, time) -> logits [B, classes], for classifier guidance of an unconditional network; it learns to
+      classify x_t by cross-entropy, t distributed as for the network.
+    rescale, interval: of classifier-free guidance and autoguidance, see `jaxgen.diffusion.guidance`.
     microbatches, axis: as in `compose`.
 
-  `evaluate` gives "nll_nats", the upper bound (8) on -log p(x_0): each term has one draw of x_t, from the key and the
-  example's index. `sample(state, keys, label=None)` gives [N, H, W, C]; a class-conditional model without labels draws
-  them uniformly.
+  `sample(state, keys, label=None, weight=None)` gives [N, H, W, C]. label [N]: drawn uniformly by a model of classes
+  that is given none. weight [N]: of the guidance, which is the classifier's or the guide's where there is one, and else
+  classifier-free, which takes label_dropout; None: no guidance.
 
   Raises:
-    UserError: evaluation_terms outside 1 .. T, images of another shape, labels that are missing or not asked for.
+    UserError: choices that do not go together; images of another shape; labels that are missing or not asked for.
   """
-  convert = PREDICTIONS[prediction]
-  bound = losses.bound(schedule, variance, levels)
-  T = schedule.steps
-  K = T if evaluation_terms is None else evaluation_terms
-  if not 1 <= K <= T:
-    raise UserError(f"evaluation_terms is 1 to {T} on this schedule, or None for all of them, not {K}: change it")
-  edges = np.arange(K + 1) * T // K  # the k-th of K strata is t = edges[k] + 1 .. edges[k + 1]
+  times = times or time_distributions.uniform(schedule)
+  time_input = time_input or (thousandths if schedule.steps is None else steps_from_zero)
+  solve = solver(schedule)
+  visited = grid(schedule, sampling_steps)
+  sampling.check(solve, sampling_steps)
+  check_noise(schedule)
+  check_start(schedule, prediction, float(visited[0]))
+  learned = variance == "learned"
+  if weighting is None and not vlb:
+    raise UserError("a loss without a weighting is the bound alone: set vlb to 1")
+  if classes is None and (label_dropout or classifier):
+    raise UserError("labels cannot be dropped, or classified, without classes: set their number")
+  if classifier and (label_dropout or guide):
+    raise UserError("classifier guidance is for an unconditional network: set label_dropout to 0, and guide to None")
+  conditional = classes is not None and classifier is None
+  bound = losses.bound(schedule, variance, levels) if vlb else None
 
-  def scales(t: Float[Array, " batch"]) -> tuple[Array, Array]:
-    """(alpha, sigma) at t, [B, 1, 1, 1]."""
-    return schedule.alpha(t)[:, None, None, None], schedule.sigma(t)[:, None, None, None]
+  def call(module: Any, params: Params, x: Image, t: Float[Array, " batch"], label: Label | None, **options) -> Array:
+    at = schedule.at(t)
+    output = module.apply({"params": params}, prediction.input(x, at.like(x)), time_input(at), label, **options)
+    return output.astype(x.dtype)
 
-  def noisy(x_0: Image, t: Float[Array, " batch"], keys: Key[Array, " batch"]) -> tuple[Image, Image]:
-    """(x_t, eps) by (1), each example's noise from its own key."""
-    alpha, sigma = scales(t)
-    eps = normal(keys, x_0)
-    return alpha * x_0 + sigma * eps, eps
+  def fraction_of(output: Array) -> tuple[Image, list[Image]]:
+    """The network's prediction, and the fraction of a learned variance."""
+    if not learned:
+      return output, []
+    output, raw = jnp.split(output, 2, axis=-1)
+    return output, [(raw + 1) / 2]
 
-  def call(params: Params, x: Image, t: Float[Array, " batch"], label, **options) -> Image:
-    return network.apply({"params": params}, x, t - 1, label, **options).astype(x.dtype)
+  def predict(module: Any, params: Params, x: Image, t: Array, label: Label | None) -> tuple[Image, ...]:
+    """(x_0, eps), and the fraction of a learned variance."""
+    t = jnp.broadcast_to(t, x.shape[:1])
+    output, fraction = fraction_of(call(module, params, x, t, label))
+    return *to_x0_eps(prediction, output, x, schedule.at(t).like(x)), *fraction
 
-  def predict(params: Params, x: Image, t: Float[Array, " batch"], label) -> tuple[Image, Image]:
-    """(x_0, eps) as sampling and evaluation take them."""
-    return to_x0_eps(convert, call(params, x, t, label), x, *scales(t), clip=clip)
+  def denoiser(state: State, label: Label | None, name: str = "network") -> Denoise:
+    module = {"network": network, "guide": guide and guide.network}[name]
+    return lambda x, t: predict(module, averaged(state, name), x, t, label)
 
-  def labels(batch: Batch) -> Int[Array, " batch"] | None:
+  def guided(state: State, label: Label | None, weight: Float[Array, " batch"]) -> Denoise:
+    main = denoiser(state, label if conditional else None)
+    if guide:
+      return guidance.autoguidance(main, denoiser(state, label, "guide"), schedule, weight, rescale, interval)
+    if classifier:
+      return guidance.classifier(main, schedule, partial(log_p, averaged(state, "classifier"), label), weight)
+    if label_dropout:
+      pair = partial(predict, network, averaged(state, "network"))
+      return guidance.classifier_free(pair, schedule, label, jnp.asarray(classes), weight, rescale, interval)
+    raise UserError("this model has nothing to be guided by: train it with label_dropout, a guide or a classifier")
+
+  def log_p(params: Params, label: Label, x: Image, t: Array) -> Float[Array, " batch"]:
+    logits = call(classifier.network, params, x, jnp.broadcast_to(t, x.shape[:1]), None)
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1)[:, 0]
+
+  def labels(batch: Batch) -> Label | None:
     if classes is None:
       return None
     if "label" not in batch:
@@ -102,60 +175,101 @@ def ddpm(
     image, label = batch["image"][:1], labels(batch)
     if image.shape[1:] != shape:
       raise UserError(f"the model makes images of shape {shape} and the data has {image.shape[1:]}: change one of them")
-    t = jnp.zeros(1, image.dtype)
-    return {"unet": network.init(key, image, t, None if label is None else label[:1])["params"]}, {}
+    label = label[:1] if conditional else None
+    buffers = times.init()
+    params = {}
+    for name, module in modules.items():
+      given = None if name == "classifier" else label
+      key, init_key = jax.random.split(key)
+      params[name] = module.init(init_key, image, jnp.zeros(1, image.dtype), given)["params"]
+    return params, {"times": buffers} if buffers else {}
 
-  def simple(x_0, eps, x_t, t, output):
-    return losses.simple(output, convert.target(x_0, eps, *scales(t)))
+  def train(module: Any, params: Params, state: State, batch: Batch, key: Array):
+    """Ho et al. 2020, Algorithm 1, for any choice of the parts."""
+    noise_key, dropout_key, times_key = jax.random.split(key, 3)
+    x_0, index, label = batch["image"], batch["index"], labels(batch)
+    t_keys, eps_keys, label_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(
+      example_keys(noise_key, index)
+    )
+    t, weight = times.draw(state.buffers.get("times"), times_key, t_keys, index)
+    if label_dropout:
+      label = jnp.where(jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys), classes, label)
+    at = schedule.at(t)
+    x_t, eps = diffuse(schedule, x_0, t, eps_keys)
+    given = label if conditional else None
+    output, fraction = fraction_of(call(module, params, x_t, t, given, index=index, rngs={"dropout": dropout_key}))
+    loss = jnp.zeros(x_0.shape[0], x_0.dtype)
+    if weighting is not None:
+      loss += weighting(prediction, at) * losses.simple(output, prediction.target(x_0, eps, at.like(x_0)))
+    if bound is not None:
+      mean = output if weighting is None else jax.lax.stop_gradient(output)
+      predicted, _ = to_x0_eps(prediction, mean, x_t, at.like(x_0))
+      terms = bound.prior(x_0) + schedule.steps * bound.term(x_0, predicted, t, *fraction)
+      loss += vlb * terms / x_0[0].size
+    buffers = state.buffers
+    if "times" in buffers and module is network:
+      buffers = {**buffers, "times": times.update(buffers["times"], t, loss)}
+    return jnp.mean(weight * loss), ({}, buffers)
 
-  def vlb(x_0, eps, x_t, t, output):
-    predicted, _ = to_x0_eps(convert, output, x_t, *scales(t))
-    return (bound.prior(x_0) + T * bound.term(x_0, predicted, t)) / x_0[0].size
+  def classify(params: Params, state: State, batch: Batch, key: Array):
+    """Cross-entropy of the classifier at x_t; Dhariwal and Nichol 2021, section 4."""
+    t_keys, eps_keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(key, batch["index"]))
+    t, _ = times.draw(state.buffers.get("times"), key, t_keys, batch["index"])
+    x_t, _ = diffuse(schedule, batch["image"], t, eps_keys)
+    return -jnp.mean(log_p(params, labels(batch), x_t, t)), ({}, state.buffers)
 
-  per_example = {"simple": simple, "vlb": vlb}[loss]
-
-  def train(params: Params, state: State, batch: Batch, key: Array):
-    """Ho et al. 2020, Algorithm 1."""
-    noise_key, dropout_key = jax.random.split(key)
-    x_0, index = batch["image"], batch["index"]
-    t_keys, eps_keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(noise_key, index))
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1))(t_keys).astype(x_0.dtype)
-    x_t, eps = noisy(x_0, t, eps_keys)
-    output = call(params, x_t, t, labels(batch), index=index, rngs={"dropout": dropout_key})
-    return jnp.mean(per_example(x_0, eps, x_t, t, output)), ({}, state.buffers)
-
-  def averaged(state: State) -> Params:
-    return state.ema.get("unet", state.params["unet"])
+  def averaged(state: State, name: str) -> Params:
+    return state.ema.get(name, state.params[name])
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
-    params, x_0, label = averaged(state), batch["image"], labels(batch)
+    if likelihood is None:
+      return {}
     keys = example_keys(key, batch["index"])
+    denoise = denoiser(state, labels(batch) if conditional else None)
+    return {"nll_nats": likelihood(denoise, schedule, batch["image"], keys)}
 
-    def add(total, stratum):
-      k, low, high = stratum
-      t_keys, eps_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k)), out_axes=1)(keys)
-      t = jax.vmap(lambda key: jax.random.randint(key, (), low + 1, high + 1))(t_keys).astype(x_0.dtype)
-      predicted, _ = predict(params, noisy(x_0, t, eps_keys)[0], t, label)
-      return total + (high - low) * bound.term(x_0, predicted, t), None
-
-    strata = (jnp.arange(K), jnp.asarray(edges[:-1], jnp.int32), jnp.asarray(edges[1:], jnp.int32))
-    return {"nll_nats": jax.lax.scan(add, bound.prior(x_0), strata)[0]}
-
-  def sample(state: State, keys: Key[Array, " n"], label: Int[Array, " n"] | None = None) -> Image:
-    """Ho et al. 2020, Algorithm 2, by the chosen solver."""
-    params = averaged(state)
+  def sample(
+    state: State,
+    keys: Key[Array, " n"],
+    label: Int[Array, " n"] | None = None,
+    weight: Float[Array, " n"] | None = None,
+  ) -> Image:
     start_keys, solver_keys, label_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     if label is not None and classes is None:
       raise UserError("this model is unconditional and takes no labels: sample without them")
     if label is None and classes is not None:
       label = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(label_keys)
+    x = schedule.prior_std * jax.vmap(lambda key: jax.random.normal(key, shape))(start_keys)
+    denoise = denoiser(state, label if conditional else None) if weight is None else guided(state, label, weight)
+    denoise = guidance.clipped(denoise, schedule) if clip else denoise
+    return sampling.sample(solve, denoise, visited, x, solver_keys)
 
-    def denoise(x: Image, t: Float[Array, ""]) -> tuple[Image, Image]:
-      return predict(params, x, jnp.full(x.shape[0], t), label)
-
-    x = jax.vmap(lambda key: jax.random.normal(key, shape))(start_keys)
-    return solve(solver, denoise, times, x, solver_keys)
-
-  averages = {} if ema is None else {"unet": ema}
-  players = [("unet", Player(train, optimizer))]
+  modules, players = {"network": network}, [("network", Player(partial(train, network), optimizer, mean=times.mean))]
+  if guide:
+    modules["guide"] = guide.network
+    players.append(("guide", Player(partial(train, guide.network), guide.optimizer, mean=times.mean)))
+  if classifier:
+    modules["classifier"] = classifier.network
+    players.append(("classifier", Player(classify, classifier.optimizer, mean=times.mean)))
+  averages = {} if ema is None else dict.fromkeys(modules, ema)
   return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+
+
+def check_noise(schedule: Schedule) -> None:
+  """Raises a UserError where x_T is not noise: sampling starts from N(0, prior_std^2 I) there."""
+  last = np.array([schedule.T])
+  signal, noise = float(schedule.alpha(last)[0]), float(schedule.sigma(last)[0])
+  if noise == 0 or signal > noise:
+    snr = f"a signal-to-noise ratio of {(signal / noise) ** 2:.2g}" if noise else "no noise"
+    raise UserError(
+      f"sampling starts from noise, and this schedule has {snr} at its last time: let it end in more noise"
+    )
+
+
+def check_start(schedule: Schedule, prediction: Prediction, first: float) -> None:
+  """Raises a UserError where sampling starts with alpha = 0 and the network's output does not tell x_0 there."""
+  if schedule.is_noise(first) and not prediction.at_noise:
+    raise UserError(
+      "this schedule has no signal at its last time (alpha = 0), where eps and the score do not determine x_0: predict "
+      "x_0, v, velocity or F, or choose a schedule or a time grid that starts with some signal"
+    )

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.diffusion import PREDICTIONS, ancestral, linear, trailing
+from jaxgen.diffusion import PREDICTIONS, ancestral, dpmpp_2m, linear, rectified_flow, vp, zero_terminal_snr
+from jaxgen.diffusion.losses import bound_nll
 from jaxgen.errors import UserError
 from jaxgen.method import example_keys
-from jaxgen.methods.diffusion import ddpm
+from jaxgen.methods.diffusion import gaussian_diffusion
 from jaxgen.nn.unet import UNet
 
 T = 8
@@ -43,18 +45,20 @@ class Constant(nn.Module):
     return jnp.broadcast_to(value[:, None, None, None], x.shape)
 
 
-def method(network=None, **options):
+def method(network=None, prediction="eps", variance="posterior", levels=None, terms=None, clip=False, **options):
   options = {
     "schedule": SCHEDULE,
     "shape": SHAPE,
     "optimizer": optax.adam(3e-2),
-    "levels": None,
-    "solver": ancestral(SCHEDULE),
-    "times": trailing(SCHEDULE, T),
-    "clip": False,
+    "solver": ancestral,
+    "sampling_steps": T,
+    "likelihood": partial(bound_nll, levels=levels, variance=variance, terms=terms, clip=clip),
     **options,
   }
-  return ddpm(network or Linear(), **options)
+  convert = PREDICTIONS[prediction]
+  return gaussian_diffusion(
+    network or Linear(), prediction=convert, variance=variance, levels=levels, clip=clip, **options
+  )
 
 
 def gaussian_batch(size, first=0, dtype=jnp.float32):
@@ -77,10 +81,19 @@ def optimum(prediction):
   """(slope [T], floor): the best linear network, and its squared error: regression of the target on x_t."""
   slopes, floors = [], []
   alpha_bar = np.cumprod(1 - np.linspace(0.02, 0.5, T))
-  for alpha, sigma in zip(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), strict=True):
+  slope = np.log(1 - np.append(np.linspace(0.02, 0.5, T)[1:], 0.5)) / 2  # of log alpha, to the right of t
+  for alpha, sigma, f in zip(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), slope, strict=True):
     x = np.array([alpha * S, sigma])  # as mixtures of two standard normals, x_0 / S and eps
-    target = {"x_0": np.array([S, 0]), "eps": np.array([0, 1]), "v": np.array([-sigma * S, alpha])}[prediction]
-    slopes.append(target @ x / (x @ x))
+    norm = np.hypot(0.5 * alpha, sigma)
+    target = {
+      "x_0": np.array([S, 0]),
+      "eps": np.array([0, 1]),
+      "v": np.array([-sigma * S, alpha]),
+      "score": np.array([0, -1 / sigma]),
+      "velocity": np.array([f * alpha * S, -f * alpha**2 / sigma]),
+      "F": np.array([sigma / 0.5 * S, -0.5 * alpha]) / norm,
+    }[prediction]
+    slopes.append(target @ x / (x @ x) * (norm if prediction == "F" else 1))  # F sees x_t / norm
     floors.append(target @ target - (target @ x) ** 2 / (x @ x))
   return np.array(slopes), np.mean(floors)
 
@@ -128,19 +141,20 @@ def mean_and_error(values):
 def test_simple_loss_reaches_its_floor_and_no_lower(prediction):
   state, metrics = trained(method(prediction=prediction, optimizer=optax.adam(optax.cosine_decay_schedule(5e-2, 400))))
   slopes, floor = optimum(prediction)
-  np.testing.assert_allclose(state.params["unet"]["w"], slopes, atol=0.03)
+  np.testing.assert_allclose(state.params["network"]["w"], slopes, atol=0.03)
   loss, error = mean_and_error(metrics["loss"][-200:])
   assert abs(loss - floor) < 4 * error + 0.002 * floor
   assert error < 0.01 * floor
-  assert metrics["loss"][0] > 1.1 * floor
+  if prediction != "F":  # whose c_skip alone is nearly the best there is: sigma_data = 0.5, and S = 0.6
+    assert metrics["loss"][0] > 1.1 * floor
 
 
 @pytest.mark.parametrize(("prediction", "variance"), [("eps", "posterior"), ("v", "beta"), ("x_0", "beta")])
 def test_vlb_loss_reaches_the_exact_bound_and_no_lower(prediction, variance):
   rate = optax.cosine_decay_schedule(5e-2, 400)
-  made = method(prediction=prediction, loss="vlb", variance=variance, optimizer=optax.adam(rate))
+  made = method(prediction=prediction, weighting=None, vlb=1.0, variance=variance, optimizer=optax.adam(rate))
   state, metrics = trained(made)
-  np.testing.assert_allclose(state.params["unet"]["w"], optimum(prediction)[0], atol=0.05)
+  np.testing.assert_allclose(state.params["network"]["w"], optimum(prediction)[0], atol=0.05)
   loss, error = mean_and_error(metrics["loss"][-200:])  # one t per example: much noise
   assert abs(loss - exact_bound(variance)) < 4 * error + 0.003
   nll = jax.jit(made.evaluate)(state, gaussian_batch(4096, first=10**6), jax.random.key(1))["nll_nats"]
@@ -152,10 +166,12 @@ def test_vlb_loss_reaches_the_exact_bound_and_no_lower(prediction, variance):
 @pytest.mark.parametrize("terms", [None, 3])
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_bound_of_the_exact_denoiser(variance, terms, x64):
-  made = method(variance=variance, evaluation_terms=terms, prediction="v", ema=0.9)
+  made = method(variance=variance, terms=terms, prediction="v", ema=0.9)
   batch = gaussian_batch(8192, dtype=jnp.float64)
   state = jax.jit(made.init)(jax.random.key(0), batch)
-  state = state.replace(ema={"unet": {"w": jnp.asarray(optimum("v")[0])}})  # evaluation takes the averaged parameters
+  state = state.replace(
+    ema={"network": {"w": jnp.asarray(optimum("v")[0])}}
+  )  # evaluation takes the averaged parameters
   nll = jax.jit(made.evaluate)(state, batch, jax.random.key(1))["nll_nats"]
   assert nll.shape == (8192,)
   mean, error = mean_and_error(nll / D)
@@ -175,7 +191,7 @@ def test_strata_are_unbiased(x64):
   exact = evaluate()
   assert np.ptp(exact) == 0
   for terms in (1, 3):  # 3 does not divide T = 8: the strata differ in size
-    estimates = evaluate(evaluation_terms=terms)
+    estimates = evaluate(terms=terms)
     mean, error = mean_and_error(estimates)
     assert error > 0
     assert abs(mean - exact[0]) < 4 * error
@@ -185,12 +201,12 @@ def test_strata_are_unbiased(x64):
 def with_value(made, batch, value):
   state = made.init(jax.random.key(0), batch)
   return state.replace(
-    params={"unet": jax.tree.map(lambda x: x * 0 + jnp.asarray(value, x.dtype), state.params["unet"])}
+    params={"network": jax.tree.map(lambda x: x * 0 + jnp.asarray(value, x.dtype), state.params["network"])}
   )
 
 
 def test_evaluation_depends_on_key_and_index_alone():
-  made = method(evaluation_terms=2)
+  made = method(terms=2)
   batch = gaussian_batch(6)
   state = made.init(jax.random.key(0), batch)
   evaluate = jax.jit(made.evaluate)
@@ -220,7 +236,7 @@ def test_clipping_is_for_evaluation_and_sampling(x64):
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_samples_follow_the_model(variance, x64):
   # What Algorithm 2 draws with the exact denoiser, its last step without noise, is a Gaussian of known variance.
-  made = method(prediction="eps", solver=ancestral(SCHEDULE, variance))
+  made = method(prediction="eps", solver=partial(ancestral, variance=variance))
   state = with_value(made, gaussian_batch(1, dtype=jnp.float64), optimum("eps")[0])
   x = jax.jit(made.sample)(state, jax.random.split(jax.random.key(3), 4000))
   assert x.shape == (4000, *SHAPE)
@@ -239,7 +255,7 @@ def test_classes():
   step, evaluate = jax.jit(made.step), jax.jit(made.evaluate)
   for _ in range(40):
     state, metrics = step(state, batch)
-  np.testing.assert_allclose(state.params["unet"]["value"], [-0.5, 0, 0.5], atol=1e-3)
+  np.testing.assert_allclose(state.params["network"]["value"], [-0.5, 0, 0.5], atol=1e-3)
   assert metrics["loss"] < 1e-6
   keys = jax.random.split(jax.random.key(0), 100)
   given = jax.jit(made.sample)(state, keys, label=jnp.arange(100) % 3)
@@ -273,7 +289,7 @@ def test_training_has_dropout_and_microbatches_do_not_change_it(x64):
 
   state, metrics = after_a_step(Noisy())
   in_parts, metrics_in_parts = after_a_step(Noisy(), microbatches=4)
-  np.testing.assert_allclose(in_parts.params["unet"]["w"], state.params["unet"]["w"], rtol=1e-12)
+  np.testing.assert_allclose(in_parts.params["network"]["w"], state.params["network"]["w"], rtol=1e-12)
   np.testing.assert_allclose(metrics_in_parts["loss"], metrics["loss"], rtol=1e-12)
   assert abs(after_a_step(Noisy(rate=0.0))[1]["loss"] - metrics["loss"]) > 1e-3
 
@@ -298,23 +314,38 @@ def test_building_touches_no_device():
   program = """
 import optax
 from jaxgen import diffusion as d
-from jaxgen.methods.diffusion import ddpm
-for make in d.SCHEDULES.values():
-  schedule = make(1000)
+from jaxgen.methods.diffusion import gaussian_diffusion
+continuous = (d.vp(), d.sub_vp(), d.ve(), d.edm(), d.rectified_flow(), d.continuous_cosine())
+discrete = [make(1000) for make in d.SCHEDULES.values()]
+for schedule in (*discrete, *continuous, d.geometric(100), d.shift(d.rectified_flow(), 2.0)):
   for grid in d.GRIDS.values():
     for solver in d.SOLVERS.values():
-      ddpm(None, schedule, shape=(8, 8, 1), optimizer=optax.adam(1e-3), levels=17, solver=solver(schedule),
-           times=grid(schedule, 50), loss="vlb")
+      gaussian_diffusion(
+        None, schedule, shape=(8, 8, 1), optimizer=optax.adam(1e-3), prediction=d.PREDICTIONS["v"], solver=solver,
+        grid=grid, sampling_steps=50, levels=17, vlb=float(schedule.steps is not None),
+      )
 """
   environment = {**os.environ, "JAX_PLATFORMS": "none_such"}
   subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
 
 
+def evaluated(made, batch):
+  return made.evaluate(made.init(jax.random.key(0), batch), batch, jax.random.key(0))
+
+
 @pytest.mark.parametrize(
   ("do", "names"),
   [
-    (lambda b: method(evaluation_terms=9), "evaluation_terms is 1 to 8"),
-    (lambda b: method(evaluation_terms=0), "evaluation_terms is 1 to 8"),
+    (lambda b: evaluated(method(terms=9), b), "takes 1 to 8 terms"),
+    (lambda b: evaluated(method(terms=0), b), "takes 1 to 8 terms"),
+    (lambda b: method(schedule=linear(8, 1e-3, 2e-3)), "more noise"),
+    (lambda b: method(schedule=rectified_flow(), prediction="eps"), "predict x_0, v, velocity or F"),
+    (lambda b: method(schedule=zero_terminal_snr(SCHEDULE), prediction="score"), "predict x_0, v, velocity or F"),
+    (lambda b: method(sampling_steps=0), "at least 1 step"),
+    (lambda b: method(sampling_steps=1, solver=dpmpp_2m), "takes 2 steps or more"),
+    (lambda b: method(weighting=None), "set vlb to 1"),
+    (lambda b: method(label_dropout=0.1), "set their number"),
+    (lambda b: method(schedule=vp(), vlb=1.0), "continuous process"),
     (lambda b: method(shape=(4, 4, 1)).init(jax.random.key(0), b), r"\(4, 4, 1\) and the data has \(2, 2, 1\)"),
     (lambda b: method(classes=3).init(jax.random.key(0), b), "classes=None"),
     (
@@ -333,7 +364,7 @@ def test_bad_input(do, names):
 def test_the_unet_fits():
   # Shapes alone: every method's test runs it.
   network = UNet(channels=8, multipliers=(1, 2), blocks=1, attention=(2,), dropout=0.1, classes=3, out_channels=1)
-  made = method(network, shape=(4, 4, 1), classes=3, ema=0.9, loss="vlb", levels=17, evaluation_terms=2)
+  made = method(network, shape=(4, 4, 1), classes=3, ema=0.9, weighting=None, vlb=1.0, levels=17, terms=2)
   batch = {"image": jnp.zeros((4, 4, 4, 1)), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
   key = jax.random.key(0)
   state = jax.eval_shape(made.init, key, batch)

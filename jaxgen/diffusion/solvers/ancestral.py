@@ -10,13 +10,18 @@ def ancestral(schedule: Schedule, variance: Variance = "posterior") -> Solver:
   """Draws x_s from p_theta(x_s | x_t), equation (13) of `jaxgen.diffusion`, for any times t > s of any schedule.
 
   variance: "posterior", c of (5), is right for data that is one point; "beta", sigma_ts^2 of (4), for data that is
-    N(0, I); Ho et al. 2020, section 3.2. A step to clean data (sigma_s = 0) returns the mean in both.
+    N(0, I); Ho et al. 2020, section 3.2. "learned": between the two, by the fraction that denoise gives as its third
+    result; Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 15. A step to clean data (sigma_s = 0)
+    returns the mean in all of them.
   """
 
   def step(denoise, carry, x, t, s, keys):
-    x_0, _ = denoise(x, t)
+    x_0, _, *fraction = denoise(x, t)
     q = posterior(schedule, t, s)
-    v = {"posterior": q.c, "beta": jnp.where(schedule.sigma(s) > 0, q.beta, 0)}[variance]
-    return q.a * x + q.b * x_0 + jnp.sqrt(v) * normal(keys, x), carry
+    if variance == "learned":
+      v = q.c ** (1 - fraction[0]) * q.beta ** fraction[0]
+    else:
+      v = {"posterior": q.c, "beta": q.beta}[variance]
+    return q.a * x + q.b * x_0 + jnp.sqrt(jnp.where(schedule.sigma(s) > 0, v, 0)) * normal(keys, x), carry
 
-  return Solver(init=lambda x: (), step=step)
+  return Solver(schedule, init=lambda x: (), step=step, to_clean="step", from_noise=True)

@@ -2,13 +2,15 @@
 
 import jax.numpy as jnp
 
-from jaxgen.diffusion.sampling import Solver, normal
-from jaxgen.diffusion.schedules import Schedule, posterior
+from jaxgen.diffusion.sampling import Solver, first_order, normal
+from jaxgen.diffusion.schedules import Schedule
 from jaxgen.errors import UserError
 
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:
   """Equation (14) of `jaxgen.diffusion`, for any times t > s of any schedule.
+
+  With eta = 0 it is also DPM-Solver-1, DPM-Solver++ 1 and Euler's method on (18).
 
   eta: 0 is deterministic, 1 the ancestral sampler with the posterior variance; between them, the noise's standard
     deviation is eta times the latter's.
@@ -19,13 +21,14 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:
   if not 0 <= eta <= 1:
     raise UserError(f"DDIM's eta lies between 0 (deterministic) and 1 (ancestral), and this is {eta:g}: change it")
 
-  def step(denoise, carry, x, t, s, keys):
-    x_0, eps = denoise(x, t)
-    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-    if eta == 0:  # no noise is drawn then
-      return alpha_s * x_0 + sigma_s * eps, carry
-    c = posterior(schedule, t, s).c
-    direction = jnp.sqrt(jnp.maximum(sigma_s**2 - eta**2 * c, 0))  # rounding can leave it below 0
-    return alpha_s * x_0 + direction * eps + eta * jnp.sqrt(c) * normal(keys, x), carry
+  def noisy(denoise, carry, x, t, s, keys):
+    x_0, eps = denoise(x, t)[:2]
+    sigma_s = schedule.sigma(s)
+    ratio = sigma_s / schedule.alpha(s) * schedule.alpha(t) / schedule.sigma(t)  # r_s / r_t, where alpha_t = 0 too
+    # In (5), c = sigma_s^2 (1 - ratio^2); so written, sigma_s^2 - eta^2 c is no difference of near-equal numbers.
+    direction = sigma_s * jnp.sqrt(1 - eta**2 + (eta * ratio) ** 2)
+    noise = eta * sigma_s * jnp.sqrt((1 - ratio) * (1 + ratio))
+    return schedule.alpha(s) * x_0 + direction * eps + noise * normal(keys, x), carry
 
-  return Solver(init=lambda x: (), step=step)
+  step = noisy if eta else first_order(schedule)
+  return Solver(schedule, init=lambda x: (), step=step, to_clean="step", from_noise=True)

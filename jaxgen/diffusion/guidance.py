@@ -1,0 +1,151 @@
+r"""Guidance: wrappers of `denoise` that push samples towards a condition, or away from a worse model.
+
+For any schedule and any prediction, since they work on (x_0, eps), and so that their results still make x_t by (1) of
+`jaxgen.diffusion`. With D the better prediction (conditional, of the main network) and D' the worse (unconditional, of
+the guide), either of them x_0 or eps,
+
+    (G1)  D' + w (D - D') = D + (w - 1) (D - D')
+
+Weight w = 1 is the better prediction alone, bit for bit, and 0 the worse; it is 1 + w of Ho and Salimans 2022. A weight
+may be traced, and may be one per sample: changing it compiles nothing.
+
+What comes after (x_0, eps), a learned variance, is the better prediction's own. Clip the predicted x_0 after guidance,
+with `clipped`, not before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgen.diffusion.sampling import Denoise
+from jaxgen.diffusion.schedules import Schedule
+from jaxgen.errors import UserError
+
+Weight = float | Float[Array, ""] | Float[Array, " n"]
+
+
+def classifier_free(
+  predict: Callable[..., tuple],
+  schedule: Schedule,
+  label: Any,
+  no_label: Any,
+  weight: Weight,
+  rescale: float = 0.0,
+  interval: tuple[float, float] | None = None,
+) -> Denoise:
+  """Classifier-free guidance, (G1): Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, eq. 6.
+
+  Both predictions are one call of the network, on twice the batch. A sample's two entries lie side by side, so that on
+  several devices they stay on the sample's own.
+
+  predict: (x [2N, ...], t [], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
+  label: [N, ...], the condition, an array or a tree of them; no_label: what stands for none, of the same tree, [N, ...]
+    or of fewer axes.
+  rescale: phi of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4: x_0 is multiplied by a number that
+    brings its standard deviation in each sample this much of the way back to the conditional x_0's, from 0 to 1. The
+    paper has 0.7. It is x_0 here whatever the network predicts.
+  interval: (low, high): guidance only where low < sigma / alpha <= high, w = 1 elsewhere; Kynkäänniemi et al. 2024,
+    https://arxiv.org/abs/2404.07724, eq. 6, whose sigma that is.
+
+  Raises:
+    UserError: rescale outside [0, 1], or an interval that is none.
+  """
+
+  def pair(x, t):
+    twice = lambda a, b: jnp.stack([a, jnp.broadcast_to(b, a.shape)], 1).reshape(-1, *a.shape[1:])
+    both = predict(twice(x, x), t, jax.tree.map(lambda a, b: twice(jnp.asarray(a), b), label, no_label))
+    return tuple(v[::2] for v in both), tuple(v[1::2] for v in both)
+
+  return _guided(pair, schedule, weight, rescale, interval)
+
+
+def autoguidance(
+  main: Denoise,
+  guide: Denoise,
+  schedule: Schedule,
+  weight: Weight,
+  rescale: float = 0.0,
+  interval: tuple[float, float] | None = None,
+) -> Denoise:
+  """A worse version of the model as the guide, (G1): Karras et al. 2024, https://arxiv.org/abs/2406.02507, eq. 3.
+
+  main, guide: two networks, smaller or less trained the second, under the same condition. Each is called once.
+  weight, rescale, interval: as in `classifier_free`.
+
+  Raises:
+    UserError: rescale outside [0, 1], or an interval that is none.
+  """
+  return _guided(lambda x, t: (main(x, t), guide(x, t)), schedule, weight, rescale, interval)
+
+
+def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array], scale: Weight = 1.0) -> Denoise:
+  """Classifier guidance: eps - scale sigma grad log p(y | x_t); Dhariwal and Nichol 2021, Algorithm 2.
+
+  https://arxiv.org/abs/2105.05233. With the exact classifier and scale 1 the unconditional denoiser becomes the exact
+  conditional one. Where alpha = 0, x_t says nothing of y, and denoise's results stay as they are.
+
+  log_p: (x [N, ...], t []) -> log p(y_n | x_t = x_n), nats [N], for the labels wanted. It is one call of the classifier
+    and one of its gradient.
+  """
+
+  def guided(x, t):
+    x_0, eps, *more = denoise(x, t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    gradient = jnp.where(alpha > 0, jax.grad(lambda x: jnp.sum(log_p(x, t)))(x), 0)
+    push = _like(scale, x) * gradient
+    return x_0 + jnp.where(alpha > 0, sigma**2 / alpha, 0) * push, eps - sigma * push, *more
+
+  return guided
+
+
+def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float = 1.0) -> Denoise:
+  """The predicted x_0 clipped to [low, high], where the data lie, and eps computed from it by (1)."""
+
+  def clip(x, t):
+    x_0, _, *more = denoise(x, t)
+    x_0 = x_0.clip(low, high)
+    return x_0, (x - schedule.alpha(t) * x_0) / schedule.sigma(t), *more
+
+  return clip
+
+
+def _guided(
+  pair: Callable[..., tuple[tuple, tuple]],
+  schedule: Schedule,
+  weight: Weight,
+  rescale: float,
+  interval: tuple[float, float] | None,
+) -> Denoise:
+  """(G1) with pair(x, t) -> (the better prediction, the worse), each (x_0, eps, ...)."""
+  if not 0 <= rescale <= 1:
+    raise UserError(f"guidance is rescaled by a fraction between 0 (not) and 1 (fully), not {rescale:g}: change it")
+  if interval is not None and not 0 <= interval[0] < interval[1]:
+    raise UserError(f"a guidance interval has 0 <= low < high, in sigma / alpha, not {interval}: change it")
+
+  def guided(x, t):
+    (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    w = _like(weight, x)
+    if interval is not None:
+      r = sigma / alpha
+      w = jnp.where((interval[0] < r) & (r <= interval[1]), w, 1)
+    guided_x_0, guided_eps = x_0 + (w - 1) * (x_0 - x_0_worse), eps + (w - 1) * (eps - eps_worse)
+    if rescale:
+      std = lambda v: jnp.std(v, axis=range(1, v.ndim), keepdims=True)
+      spread = std(guided_x_0)
+      factor = jnp.where(spread > 0, 1 + rescale * (std(x_0) / spread - 1), 1)
+      guided_eps = guided_eps + alpha / sigma * (1 - factor) * guided_x_0
+      guided_x_0 = factor * guided_x_0
+    # Arithmetic would do but for the sign of a zero, and for a worse prediction that is not finite.
+    return jnp.where(w == 1, x_0, guided_x_0), jnp.where(w == 1, eps, guided_eps), *more
+
+  return guided
+
+
+def _like(weight: Weight, x: Float[Array, "n ..."]) -> Float[Array, "..."]:
+  """A number, or one per sample, to broadcast against x, in its dtype."""
+  weight = jnp.asarray(weight, x.dtype)
+  return weight.reshape(weight.shape + (1,) * (x.ndim - 1)) if weight.ndim else weight

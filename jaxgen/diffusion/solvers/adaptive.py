@@ -1,0 +1,109 @@
+"""The probability-flow ODE by an adaptive Runge-Kutta method: Song et al. 2021, https://arxiv.org/abs/2011.13456,
+section 4.3 and Appendix D.4, who take Dormand and Prince's with both tolerances at 1e-5."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgen.diffusion.sampling import Solver, apart, first_order
+from jaxgen.diffusion.schedules import Schedule
+from jaxgen.errors import UserError
+
+
+def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
+  """Solves (17) with steps that it chooses itself, for each sample alone: none depends on those beside it.
+
+  Of the time grid the ends count: the first time with alpha > 0 and the last with sigma > 0. One first-order step goes
+  from the latter to clean data, and one from alpha = 0 to the former.
+
+  The ODE is solved over the angle phi = arctan(sigma / alpha) for z = x / sqrt(alpha^2 + sigma^2). There it is dz / dphi =
+  cos(phi) eps - sin(phi) x_0, the v of (6) (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D), so that
+  tolerances mean the same on every schedule, and alpha' and sigma', which jump in discrete processes, are not needed.
+
+  denoise is called with t [N], each sample's own time, as often as the slowest sample needs.
+
+  rtol, atol: of the error of a step of z, relative and absolute.
+  max_steps: of one sample, rejected ones included. A sample that is not done by then is NaN.
+
+  Raises:
+    UserError: tolerances or max_steps below what is possible.
+  """
+  if min(rtol, atol) <= 0 or max_steps < 1:
+    raise UserError(
+      f"an adaptive solver has tolerances above 0 and at least 1 step, not rtol {rtol:g}, atol {atol:g} and {max_steps} "
+      "steps: change them"
+    )
+  simple = first_order(schedule)
+
+  def solve(denoise, times, x, keys):
+    import diffrax  # takes a second
+
+    if rtol < 10 * jnp.finfo(x.dtype).eps:
+      raise UserError(f"{x.dtype} has no digits for a relative error of {rtol:g}: take a larger rtol, or float64")
+    first, last = apart(solver, times)
+    times = jnp.asarray(times, x.dtype)
+    if first:
+      x, _ = simple(denoise, (), x, times[0], times[1], keys)
+    ends = times[int(first)], times[len(times) - 1 - int(last)]
+
+    def v(z, phi):
+      t = schedule.time(-2 * jnp.log(jnp.tan(phi)))
+      x_0, eps = denoise(_rows(_norm(schedule, t), z) * z, t)[:2]
+      return _rows(jnp.cos(phi), z) * eps - _rows(jnp.sin(phi), z) * x_0
+
+    batched, constants = _one_by_one(v, x, jnp.broadcast_to(ends[0], x.shape[:1]))
+    angle = lambda t: jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
+
+    def one(z):
+      solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda phi, z, constants: batched(constants, z, phi)),
+        diffrax.Dopri5(),
+        t0=angle(ends[0]),
+        t1=angle(ends[1]),
+        dt0=None,
+        y0=z,
+        args=constants,
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps,
+        throw=False,
+      )
+      return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[0], jnp.nan)
+
+    x = jax.vmap(one)(x / _norm(schedule, ends[0])) * _norm(schedule, ends[1])
+    return simple(denoise, (), x, times[-2], times[-1], keys)[0] if last else x
+
+  solver = Solver(schedule, init=lambda x: (), step=simple, solve=solve)
+  return solver
+
+
+def _norm(schedule: Schedule, t: Float[Array, "..."]) -> Float[Array, "..."]:
+  return jnp.hypot(schedule.alpha(t), schedule.sigma(t))
+
+
+def _rows(a: Float[Array, " n"], x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+  """[N] as [N, 1, ..], to broadcast against x."""
+  return a.reshape(a.shape + (1,) * (x.ndim - 1))
+
+
+def _one_by_one(f: Callable[..., Array], x: Float[Array, "n ..."], t: Float[Array, " n"]):
+  """A function of one sample that is `f` of the whole batch where it is mapped over the batch, and its constants.
+
+  f may close over arrays of N conditions, which jax.vmap of f on batches of one could not match to their samples. What
+  is returned takes (constants, x [...], t []), and may be used under jax.vmap over all N alone.
+  """
+  import equinox
+
+  # What f closes over, parameters being traced too, must enter the solver's loop as an argument.
+  arrays, rest = equinox.partition(equinox.filter_closure_convert(f, x, t), equinox.is_array)
+
+  @jax.custom_batching.custom_vmap
+  def one(arrays, x, t):
+    return jnp.zeros_like(x)  # its shape; never computed
+
+  @one.def_vmap
+  def batch(n, mapped, arrays, x, t):
+    return equinox.combine(arrays, rest)(jnp.broadcast_to(x, (n, *x.shape[mapped[1] :])), jnp.broadcast_to(t, (n,))), True
+
+  return one, arrays

@@ -1,0 +1,46 @@
+"""Annealed Langevin dynamics of NCSN: Song and Ermon 2019, https://arxiv.org/abs/1907.05600, Algorithm 1."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.diffusion.schedules import Schedule
+from jaxgen.errors import UserError
+
+
+def annealed_langevin(schedule: Schedule, corrections: int = 100, step_size: float = 0.2) -> Solver:
+  """At each noise level M steps x <- x + a / 2 score + sqrt(a) z; then the next level, where x starts as it is.
+
+  a = step_size sigma^2, the paper's alpha_i = epsilon sigma_i^2 / sigma_L^2 without its dependence on the data's scale.
+  In other schedules than VE, y = x / alpha is what stays from level to level.
+
+  A step from t to s is a step down to s and M Langevin steps there. So sampling begins with the level below T, since
+  x_T is drawn from its distribution already, and ends, after the last level's steps, with the predicted x_0: the
+  denoising step of Song and Ermon 2020, https://arxiv.org/abs/2006.09011, Algorithm 1.
+
+  corrections: M, the paper's T. Each is a network call.
+  step_size: epsilon / sigma_L^2. The paper's is 2e-5 / 0.01^2 = 0.2; Langevin steps diverge from 4 on.
+
+  Raises:
+    UserError: corrections < 1, or step_size outside (0, 4).
+  """
+  if corrections < 1 or not 0 < step_size < 4:
+    raise UserError(
+      "annealed Langevin dynamics takes 1 or more steps a level, of a step_size between 0 and 4, "
+      f"not {corrections} of {step_size:g}: change them"
+    )
+
+  def step(denoise, carry, x, t, s, keys):
+    x = schedule.alpha(s) / schedule.alpha(t) * x
+    sigma = schedule.sigma(s)
+    a = step_size * sigma**2
+
+    def langevin(x, j):
+      score = -denoise(x, s)[1] / sigma
+      z = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, j), x)
+      return x + a / 2 * score + jnp.sqrt(a) * z, None
+
+    x, _ = jax.lax.scan(langevin, x, jnp.arange(corrections))
+    return x, carry
+
+  return Solver(schedule, init=lambda x: (), step=step, calls=corrections)

@@ -1,0 +1,25 @@
+"""Euler-Maruyama on the reverse SDE: Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.1."""
+
+import jax.numpy as jnp
+
+from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.diffusion.schedules import Schedule
+
+
+def euler_maruyama(schedule: Schedule) -> Solver:
+  """Euler's step on (16) in t, with noise; its bias is of first order in the steps of t, one network call a step.
+
+  Its last step, to clean data, is the predicted x_0; the paper's code leaves out the noise there.
+
+  It needs small steps, above all where f is large (rectified flow near t = 1): `ancestral` solves the same SDE by (5),
+  and is exact where the prediction does not change over a step.
+  """
+
+  def step(denoise, carry, x, t, s, keys):
+    _, eps = denoise(x, t)[:2]
+    at, dt = schedule.at(t), s - t
+    score, g2 = -eps / at.sigma, at.diffusion2
+    mean = x + (at.drift * x - g2 * score) * dt
+    return mean + jnp.sqrt(g2 * -dt) * normal(keys, x), carry
+
+  return Solver(schedule, init=lambda x: (), step=step)

@@ -1,0 +1,197 @@
+"""The times that losses draw, and how a network is told the time.
+
+A distribution of t is a NamedTuple of pure functions. What it draws per example comes from the example's own key or
+place in the batch, so that microbatches and meshes see the same times. Where it only makes an estimate better
+(low-discrepancy, importance), weights correct for it; where it is part of the weighting, as EDM's and SD3's, all are 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.diffusion.schedules import Point, Schedule
+from jaxgen.errors import UserError
+
+TimesName = Literal["uniform", "log_normal", "logit_normal"]
+
+
+class Drawn(NamedTuple):
+  t: Float[Array, " batch"]
+  weight: Float[
+    Array, " batch"
+  ]  # by which a loss at t is multiplied; 1 where t is as likely as the loss means it to be
+
+
+class Times(NamedTuple):
+  """A distribution of t.
+
+  draw: (buffers, key [], keys [B], index [B]) -> Drawn; key is the step's, keys and index are the examples'.
+  init: () -> what it learns during training, {} for nothing.
+  update: (buffers, t [B], loss [B] before the weight) -> buffers.
+  mean: each example's t is its own, given its key and index; if not, a loss takes neither microbatches nor pmap.
+  """
+
+  draw: Callable[[Any, Array, Array, Array], Drawn]
+  init: Callable[[], Any] = dict
+  update: Callable[..., Any] = lambda buffers, t, loss: buffers
+  mean: bool = True
+
+
+def _from_unit(schedule: Schedule, u: Array, first: float) -> Array:
+  """u in [0, 1) as a time: uniform over the steps 1 .. T, or on (first, T]."""
+  if schedule.steps is None:
+    return schedule.T - u * (schedule.T - first)
+  return schedule.steps - jnp.floor(u * schedule.steps)
+
+
+def _each(keys: Key[Array, " batch"], draw: Callable[..., Array]) -> Float[Array, " batch"]:
+  return jax.vmap(lambda key: draw(key, ()))(keys)
+
+
+def uniform(schedule: Schedule, first: float | None = None) -> Times:
+  """t uniform on the steps 1 .. T, or on (first, T] in continuous processes; first is t_min unless given.
+
+  Ho et al. 2020, Algorithm 1; Song et al. 2021, eq. 7, where first = 1e-5.
+  """
+  first = schedule.t_min if first is None else first
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    t = _from_unit(schedule, _each(keys, jax.random.uniform), first)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
+def low_discrepancy(schedule: Schedule, batch_size: int, first: float | None = None) -> Times:
+  """One uniform draw for the whole batch; example i of B is i / B further on, modulo 1.
+
+  Kingma et al. 2021 (VDM), https://arxiv.org/abs/2107.00630, Appendix I.1. Each t is uniform as in `uniform`, and the
+  batch's mean has less variance.
+
+  batch_size: B, of the whole batch whose positions `index` counts.
+
+  Raises:
+    UserError: batch_size < 1.
+  """
+  if batch_size < 1:
+    raise UserError(f"low-discrepancy times need the batch's size, not {batch_size}: give 1 or more")
+  first = schedule.t_min if first is None else first
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    u = (jax.random.uniform(key) + index.astype(jnp.float32) / batch_size) % 1.0
+    t = _from_unit(schedule, u, first)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
+def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Times:
+  """log(sigma / alpha) ~ N(mean, std^2), rounded to steps in discrete processes; Karras et al. 2022 (EDM), Table 1.
+
+  Raises:
+    UserError: std <= 0.
+  """
+  _positive("std", std)
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    t = schedule.time(-2 * (mean + std * _each(keys, jax.random.normal)))
+    t = t if schedule.steps is None else jnp.round(t)
+    t = jnp.clip(t, 1.0 if schedule.steps else 1e-3 * schedule.t_min, schedule.T)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
+def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Times:
+  """t / T = sigmoid(u), u ~ N(mean, std^2), rounded up to steps in discrete processes; Esser et al. 2024 (SD3), eq. 19.
+
+  Raises:
+    UserError: std <= 0.
+  """
+  _positive("std", std)
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    t = schedule.T * jax.nn.sigmoid(mean + std * _each(keys, jax.random.normal))
+    t = t if schedule.steps is None else jnp.clip(jnp.ceil(t), 1, schedule.T)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
+class History(NamedTuple):
+  losses: Float[Array, "bins last"]
+  count: Int[Array, " bins"]
+
+
+def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform_part: float = 1e-3) -> Times:
+  """p(t) in proportion to sqrt(E[loss_t^2]), over the last losses seen at t; weights 1 / (T p) keep the mean.
+
+  Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 18, and their code: uniform until every t has been
+  drawn `last` times, and a small part of it stays uniform.
+
+  bins: t is drawn among so many equal parts, uniformly in each; default: the steps of a discrete process, else 100.
+
+  Raises:
+    UserError: fewer than 1 bin, or not as many that they divide the discrete process's steps.
+  """
+  bins = bins or schedule.steps or 100
+  if bins < 1 or (schedule.steps and schedule.steps % bins):
+    raise UserError(
+      f"the times' {bins} parts must divide the schedule's {schedule.steps} steps: change them"
+    )
+
+  def init() -> History:
+    return History(jnp.zeros((bins, last)), jnp.zeros(bins, jnp.int32))
+
+  def draw(buffers: History, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    p = jnp.sqrt(jnp.mean(buffers.losses**2, axis=1))
+    p = jnp.where(jnp.all(buffers.count >= last) & (p.sum() > 0), p / p.sum(), 1 / bins)
+    p = (1 - uniform_part) * p + uniform_part / bins
+    which, where = jax.vmap(jax.random.split, out_axes=1)(keys)
+    bin_ = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(p)))(which)
+    # The bins count down from T, as `_from_unit` does.
+    t = _from_unit(schedule, (bin_ + _each(where, jax.random.uniform)) / bins, schedule.t_min)
+    return Drawn(t, 1 / (bins * p[bin_]))
+
+  def update(buffers: History, t: Float[Array, " batch"], loss: Float[Array, " batch"]) -> History:
+    low = schedule.t_min if schedule.steps is None else 0.0
+    bin_ = jnp.clip(jnp.floor((schedule.T - t) / (schedule.T - low) * bins), 0, bins - 1).astype(jnp.int32)
+    same = bin_[:, None] == bin_[None, :]
+    before = jnp.sum(jnp.tril(same, -1), axis=1)
+    after = jnp.sum(jnp.triu(same, 1), axis=1)
+    slot = jnp.where(after < last, (buffers.count[bin_] + before) % last, last)  # those pushed out at once go nowhere
+    losses = buffers.losses.at[bin_, slot].set(jax.lax.stop_gradient(loss).astype(jnp.float32), mode="drop")
+    return History(losses, buffers.count.at[bin_].add(1))
+
+  return Times(draw, init, update, mean=False)
+
+
+def _positive(name: str, value: float) -> None:
+  if value <= 0:
+    raise UserError(f"{name} of the times' distribution is positive, not {value:g}: change it")
+
+
+TIMES = {"uniform": uniform, "log_normal": log_normal, "logit_normal": logit_normal}  # Schedule -> Times
+
+
+# --- What the network is told ---------------------------------------------------------------------------------------
+
+TimeInput = Callable[[Point], Array]  # the schedule at t -> a number for each t
+
+
+def steps_from_zero(at: Point) -> Array:
+  """t - 1: Ho et al. 2020, their code, which counts the steps of a discrete process from 0."""
+  return at.t - 1
+
+
+def thousandths(at: Point) -> Array:
+  """999 t: Song et al. 2021, their code, for t in [0, 1]; a sinusoidal embedding is made for the range to 1000."""
+  return 999 * at.t
+
+
+def c_noise(at: Point) -> Array:
+  """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1."""
+  return -at.log_snr / 8
