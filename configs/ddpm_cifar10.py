@@ -52,7 +52,7 @@ def experiment(
     grid=diffusion.GRIDS[grid],
     sampling_steps=sampling_steps,
     ema=ema,
-    likelihood=partial(bound_nll, levels=cifar10.levels, variance="beta", terms=evaluation_terms),
+    likelihoods={"nll_nats": partial(bound_nll, levels=cifar10.levels, variance="beta", terms=evaluation_terms)},
     microbatches=microbatches,
   )
   return Experiment(

@@ -50,7 +50,7 @@ def experiment(
     grid=diffusion.GRIDS[grid],
     sampling_steps=sampling_steps,
     ema=ema,
-    likelihood=partial(bound_nll, levels=digits.levels, terms=evaluation_terms),
+    likelihoods={"nll_nats": partial(bound_nll, levels=digits.levels, terms=evaluation_terms)},
     microbatches=microbatches,
   )
   return Experiment(

@@ -49,7 +49,7 @@ def experiment(
     grid=diffusion.GRIDS[grid],
     sampling_steps=sampling_steps,
     ema=ema,
-    likelihood=partial(bound_nll, levels=mnist.levels, terms=evaluation_terms),
+    likelihoods={"nll_nats": partial(bound_nll, levels=mnist.levels, terms=evaluation_terms)},
     microbatches=microbatches,
   )
   return Experiment(

@@ -11,6 +11,7 @@ therefore see the same noise.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax
@@ -68,6 +69,7 @@ class Method(NamedTuple):
     None where the method generates nothing.
   mean: every player's loss is a mean over examples (see `Player`).
   axis: the pmap axis over which gradients and metrics are averaged, None under jit.
+  facts: what a report should say of the method, by name: what a sample costs, for one.
   """
 
   init: Callable[[Array, Batch], State]
@@ -76,6 +78,7 @@ class Method(NamedTuple):
   sample: Callable[..., PyTree] | None = None
   mean: bool = True
   axis: str | None = None
+  facts: Mapping[str, str] = MappingProxyType({})
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Key[Array, "batch"]:
@@ -106,6 +109,7 @@ def compose(
   ema: Mapping[str, float | Callable[[Array], Array]] | None = None,
   microbatches: int = 1,
   axis: str | None = None,
+  facts: Mapping[str, str] = MappingProxyType({}),
 ) -> Method:
   """Makes a Method out of players. The only place that takes gradients, updates parameters and averages them.
 
@@ -114,7 +118,7 @@ def compose(
     players: (name of the network, player), updated in this order within a step, each seeing the ones before it updated.
       A name that stands n times is updated n times: the batch is cut into as many slices as the most frequent name has
       entries, and the j-th update of every name takes the j-th slice, with a key of its own.
-    evaluate, sample: as in `Method`.
+    evaluate, sample, facts: as in `Method`.
     ema: decay by network, a number or a function of the step (its number of batches consumed, from 0): after all
       players, ema <- decay * ema + (1 - decay) * params. It starts from the initial parameters.
     microbatches: accumulate each update's gradient over so many parts of its slice; equal to the whole slice at once.
@@ -197,7 +201,7 @@ def compose(
     skipped = jnp.where(finite, 0, state.skipped + 1)
     return new.replace(step=state.step + 1, skipped=skipped), metrics | {"skipped": skipped}
 
-  return Method(init_state, step, evaluate, sample, mean, axis)
+  return Method(init_state, step, evaluate, sample, mean, axis, facts)
 
 
 def network_sizes(params: Mapping[str, Any]) -> dict[str, int]:

@@ -86,6 +86,7 @@ def _summary(run: "Run", info: Mapping[str, Any], rows: Rows, step: int) -> str:
     ("Parameters", _parameters(info.get("parameters", {}))),
     ("Data", f"{run.data.name}, batches of {run.experiment.batch_size:,}"),
   ]
+  facts += run.experiment.method.facts.items()
   speeds = [row["steps_per_second"] for row in rows if row["kind"] == "train" and _number(row.get("steps_per_second"))]
   if speeds:
     facts.insert(2, ("Speed", f"{_format(float(np.median(speeds)))} steps/s (median)"))
@@ -122,6 +123,8 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
   (r"frechet_(\d+)_floor", "the same for as many training examples: what a perfect sampler would have"),
   (r"frechet_(\d+)_ratio", "distance over floor: 1 is as close to the test split as the training examples are"),
   (r"frechet_(\d+)", "Fréchet distance of this many samples to the test split"),
+  (r"(\w+)_bits_per_dim_dequantized(_\d+)?", "of uniformly dequantized values, an upper bound, bits per dimension"),
+  (r"(\w+)_nll_nats_dequantized(_\d+)?", "of uniformly dequantized values, an upper bound, nats per example"),
   (r"(\w+)_bits_per_dim", "negative log-likelihood, or its upper bound, bits per dimension"),
   (r"(\w+)_nll_nats", "negative log-likelihood, or its upper bound, nats per example"),
   (r"(\w+)_accuracy", "share classified correctly"),
@@ -245,7 +248,7 @@ def _curves(rows: Rows) -> str:
   for name, (steps, _) in evaluated.items():
     if len(steps) < 2 or name.endswith(("_se", "_floor", "_ratio", "_examples")):
       continue
-    if name.endswith("_nll_nats") and name.replace("_nll_nats", "_bits_per_dim") in evaluated:
+    if "_nll_nats" in name and name.replace("_nll_nats", "_bits_per_dim") in evaluated:
       continue  # the same curve in another unit
     lines = [(*evaluated[name], None, False)]
     if f"{name}_floor" in evaluated:

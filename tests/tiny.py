@@ -55,7 +55,7 @@ def experiment(
     solver=diffusion.SOLVERS[solver],
     sampling_steps=sampling_steps,
     ema=0.9,
-    likelihood=partial(bound_nll, levels=17, terms=2),
+    likelihoods={"nll_nats": partial(bound_nll, levels=17, terms=2)},
   )
   return Experiment(
     method=method,

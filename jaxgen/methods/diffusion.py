@@ -4,8 +4,9 @@ DDPM, improved DDPM, NCSN, score SDE, EDM, rectified flow and flow matching are 
 each as published.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +63,7 @@ def gaussian_diffusion(
   grid: Grid = trailing,
   sampling_steps: int = 100,
   clip: bool = True,
-  likelihood: Likelihood | None = None,
+  likelihoods: Mapping[str, Likelihood] = MappingProxyType({}),
   variance: Variance = "posterior",
   vlb: float = 0.0,
   levels: int | None = None,
@@ -88,8 +89,9 @@ def gaussian_diffusion(
     time_input: what the network is told of t; default: t - 1 in discrete processes, 999 t in continuous ones.
     solver, grid, sampling_steps: how `sample` goes from noise to images.
     clip: the predicted x_0 is clipped to [-1, 1] in sampling.
-    likelihood: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]: `evaluate`'s "nll_nats". Such
-      as `partial(losses.bound_nll, levels=256)` and `partial(likelihood.ode_nll, levels=256)`.
+    likelihoods: by the name that `evaluate` gives them, (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it,
+      nats [B]. Such as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or
+      {"nll_nats_dequantized": partial(likelihood.ode_nll, levels=256)}.
     variance: of p_theta in `vlb`; "learned" is interpolated by the second half of the network's channels: (12).
     vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
       added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
@@ -222,11 +224,9 @@ def gaussian_diffusion(
     return state.ema.get(name, state.params[name])
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
-    if likelihood is None:
-      return {}
     keys = example_keys(key, batch["index"])
     denoise = denoiser(state, labels(batch) if conditional else None)
-    return {"nll_nats": likelihood(denoise, schedule, batch["image"], keys)}
+    return {name: nll(denoise, schedule, batch["image"], keys) for name, nll in likelihoods.items()}
 
   def sample(
     state: State,
@@ -252,7 +252,21 @@ def gaussian_diffusion(
     modules["classifier"] = classifier.network
     players.append(("classifier", Player(classify, classifier.optimizer, mean=times.mean)))
   averages = {} if ema is None else dict.fromkeys(modules, ema)
-  return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+  calls = sampling.network_calls(solve, visited)
+  cost = "as many network calls as its ODE solver needs" if calls is None else f"{calls:,} network calls"
+  if guide or classifier or label_dropout:
+    beside = "one more of the guide" if guide else "one of the classifier and its gradient" if classifier else ""
+    cost += f", guided {beside} beside each" if beside else ", guided each on twice the batch"
+  return compose(
+    init,
+    players,
+    evaluate=evaluate,
+    sample=sample,
+    ema=averages,
+    microbatches=microbatches,
+    axis=axis,
+    facts={"A sample": cost},
+  )
 
 
 def check_noise(schedule: Schedule) -> None:

@@ -28,22 +28,26 @@ def likelihood(split: str = "test") -> Evaluator:
   """Mean negative log-likelihood of a split, or the upper bound on it that the method computes.
 
   Numbers: `test_nll_nats` per example, `test_bits_per_dim` = nats / (D ln 2) with D the number of values (pixels times
-  channels) of an example as the method sees it, their standard errors, and `test_examples`. The likelihood is of what
-  the method's `evaluate` says: of integer pixel values, for a discretized decoder or under dequantization noise.
+  channels) of an example as the method sees it, their standard errors, and `test_examples`. So for each name that the
+  method's `evaluate` gives and that begins with "nll_nats": of "nll_nats_dequantized", a bound by dequantization noise,
+  `test_nll_nats_dequantized` and `test_bits_per_dim_dequantized`.
   """
 
   def evaluate(run: "Run") -> dict[str, float]:
-    nats = _per_example(run, split, "nll_nats")
     size = math.prod(run.data.batch_spec(1, train=False)["image"].shape[1:])
-    mean, error = _mean_and_error(nats)
     bits = 1 / (size * math.log(2))
-    return {
-      f"{split}_nll_nats": mean,
-      f"{split}_nll_nats_se": error,
-      f"{split}_bits_per_dim": mean * bits,
-      f"{split}_bits_per_dim_se": error * bits,
-      f"{split}_examples": float(len(nats)),
-    }
+    numbers = {}
+    for name, nats in _per_example(run, split, "nll_nats").items():
+      mean, error = _mean_and_error(nats)
+      kind = name.removeprefix("nll_nats")
+      numbers |= {
+        f"{split}_nll_nats{kind}": mean,
+        f"{split}_nll_nats{kind}_se": error,
+        f"{split}_bits_per_dim{kind}": mean * bits,
+        f"{split}_bits_per_dim{kind}_se": error * bits,
+        f"{split}_examples": float(len(nats)),
+      }
+    return numbers
 
   return evaluate
 
@@ -55,7 +59,7 @@ def accuracy(split: str = "test") -> Evaluator:
   """
 
   def evaluate(run: "Run") -> dict[str, float]:
-    correct = _per_example(run, split, "correct")
+    correct = _per_example(run, split, "correct")["correct"]
     mean, error = _mean_and_error(correct)
     return {f"{split}_accuracy": mean, f"{split}_accuracy_se": error, f"{split}_examples": float(len(correct))}
 
@@ -141,13 +145,15 @@ def _as_stored(images: Num[np.ndarray, "n h w c"], levels: int | None) -> Num[np
   return images if levels is None else pictures.quantize(images, levels)
 
 
-def _per_example(run: "Run", split: str, name: str) -> Num[np.ndarray, " n"]:
+def _per_example(run: "Run", split: str, name: str) -> dict[str, Num[np.ndarray, " n"]]:
+  """The values of a split's examples whose name begins so."""
   values = run.evaluate_split(split)
-  if name not in values:
+  found = {key: value for key, value in values.items() if key.startswith(name)}
+  if not found:
     raise UserError(
       f"config {run.config.name} does not compute {name!r} of its examples, only {', '.join(sorted(values))}"
     )
-  return values[name]
+  return found
 
 
 def _mean_and_error(x: Num[np.ndarray, " n"]) -> tuple[float, float]:

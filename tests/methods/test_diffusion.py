@@ -14,7 +14,7 @@ from jaxgen.diffusion import PREDICTIONS, ancestral, dpmpp_2m, linear, rectified
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.errors import UserError
 from jaxgen.method import example_keys
-from jaxgen.methods.diffusion import gaussian_diffusion
+from jaxgen.methods.diffusion import Guide, gaussian_diffusion
 from jaxgen.nn.unet import UNet
 
 T = 8
@@ -52,7 +52,7 @@ def method(network=None, prediction="eps", variance="posterior", levels=None, te
     "optimizer": optax.adam(3e-2),
     "solver": ancestral,
     "sampling_steps": T,
-    "likelihood": partial(bound_nll, levels=levels, variance=variance, terms=terms, clip=clip),
+    "likelihoods": {"nll_nats": partial(bound_nll, levels=levels, variance=variance, terms=terms, clip=clip)},
     **options,
   }
   convert = PREDICTIONS[prediction]
@@ -266,6 +266,92 @@ def test_classes():
   assert np.all(nll[0] < nll[1])  # the right label explains the image better
 
 
+class Classes(nn.Module):
+  """x_0 = a number per class, the last of which is for no class at all."""
+
+  values: tuple[float, ...] = (-0.5, 0.5, 0.1)
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    values = self.param("values", lambda key, n: jnp.asarray(self.values), len(self.values))
+    return jnp.broadcast_to(values[label][:, None, None, None], x.shape)
+
+
+def sampled(made, **conditions):
+  state = made.init(jax.random.key(0), {**gaussian_batch(1), "label": jnp.zeros(1, int)})
+  return jax.jit(made.sample)(state, jax.random.split(jax.random.key(2), 4), **conditions)
+
+
+def test_classifier_free_guidance():
+  label, none = jnp.asarray([0, 1, 0, 1]), jnp.full(4, 2)
+  made = method(Classes(), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={})
+  plain = sampled(made, label=label)
+  np.testing.assert_array_equal(sampled(made, label=label, weight=jnp.ones(4)), plain)  # bit for bit
+  # Each sample has its own weight: x_0 = u + w (c - u).
+  weight = jnp.asarray([0.0, 1.0, 2.0, 3.0])
+  expected = 0.1 + weight * (jnp.asarray([-0.5, 0.5, -0.5, 0.5]) - 0.1)
+  np.testing.assert_allclose(sampled(made, label=label, weight=weight)[:, 0, 0, 0], expected, rtol=1e-4)
+  np.testing.assert_allclose(sampled(made, label=none, weight=weight)[:, 0, 0, 0], 0.1, rtol=1e-4)
+  assert made.facts["A sample"] == "8 network calls, guided each on twice the batch"
+  clipped = method(Classes(), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={}, clip=True)
+  np.testing.assert_allclose(sampled(clipped, label=label, weight=weight).max(), 1)  # after guidance: 1.3 without
+
+
+def test_a_new_weight_compiles_nothing():
+  made = method(Classes(), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={})
+  state = made.init(jax.random.key(0), {**gaussian_batch(1), "label": jnp.zeros(1, int)})
+  sample = jax.jit(made.sample)
+  for weight in (1.0, 2.0, 5.0):
+    sample(state, jax.random.split(jax.random.key(int(weight)), 4), jnp.arange(4) % 2, jnp.full(4, weight))
+  assert sample._cache_size() == 1
+
+
+def test_labels_are_dropped_in_training():
+  # The share of dropped labels is the share of the loss that "no label" has.
+  n = 4096
+  made = method(
+    Classes((0.0, 0.0, 1.0)), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={}, optimizer=optax.sgd(0.0)
+  )
+  batch = {"image": jnp.zeros((n, *SHAPE)), "index": jnp.arange(n), "label": jnp.arange(n) % 2}
+  _, metrics = jax.jit(made.step)(made.init(jax.random.key(0), batch), batch)
+  assert abs(metrics["loss"] - 0.2) < 4 * (0.16 / n) ** 0.5
+
+
+def test_autoguidance_goes_away_from_the_guide():
+  guide = Guide(Classes((-0.3, 0.2)), optax.sgd(0.0))
+  made = method(Classes((-0.5, 0.5)), prediction="x_0", classes=2, guide=guide, likelihoods={})
+  weight, label = jnp.asarray([1.0, 1.0, 2.0, 2.0]), jnp.asarray([0, 1, 0, 1])
+  np.testing.assert_allclose(sampled(made, label=label, weight=weight)[:, 0, 0, 0], [-0.5, 0.5, -0.7, 0.8], rtol=1e-4)
+
+
+class Bright(nn.Module):
+  """Of two classes the first likes bright images: log p is as linear as it can be."""
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    slope = self.param("slope", nn.initializers.ones, (), x.dtype)
+    return jnp.stack([slope * x.mean((1, 2, 3)), jnp.zeros(len(x), x.dtype)], axis=1)
+
+
+def test_classifier_guidance_follows_the_classifier():
+  classifier = Guide(Bright(), optax.sgd(1.0))
+  made = method(Constant(), prediction="x_0", classes=2, classifier=classifier, likelihoods={})
+  plain = sampled(made, label=jnp.zeros(4, int))
+  bright, dark = (sampled(made, label=jnp.full(4, i), weight=jnp.full(4, 2.0)) for i in (0, 1))
+  assert np.all(bright.mean((1, 2, 3)) > plain.mean((1, 2, 3)) + 0.01)
+  assert np.all(dark.mean((1, 2, 3)) < plain.mean((1, 2, 3)) - 0.01)
+  # It learns from x_t: cross-entropy falls where the classes differ in brightness.
+  n = 256
+  image = jnp.where(jnp.arange(n) % 2, -0.8, 0.8)[:, None, None, None] * jnp.ones((n, *SHAPE))
+  batch = {"image": image, "label": jnp.arange(n) % 2, "index": jnp.arange(n)}
+  state, losses = made.init(jax.random.key(0), batch), []
+  step = jax.jit(made.step)
+  for _ in range(20):
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["classifier/loss"]))
+  assert losses[-1] < 0.8 * losses[0]
+
+
 class Noisy(nn.Module):
   """Dropout as the project's networks have it: on where the index is given, one mask per example."""
 
@@ -345,6 +431,10 @@ def evaluated(made, batch):
     (lambda b: method(sampling_steps=1, solver=dpmpp_2m), "takes 2 steps or more"),
     (lambda b: method(weighting=None), "set vlb to 1"),
     (lambda b: method(label_dropout=0.1), "set their number"),
+    (lambda b: method(classifier=Guide(None, None)), "set their number"),
+    (lambda b: method(classes=2, label_dropout=0.1, classifier=Guide(None, None)), "unconditional network"),
+    (lambda b: sampled(method(Classes(), classes=2), label=jnp.zeros(4, int), weight=jnp.ones(4)), "nothing to be"),
+    (lambda b: sampled(method(), weight=jnp.ones(4)), "nothing to be guided by"),
     (lambda b: method(schedule=vp(), vlb=1.0), "continuous process"),
     (lambda b: method(shape=(4, 4, 1)).init(jax.random.key(0), b), r"\(4, 4, 1\) and the data has \(2, 2, 1\)"),
     (lambda b: method(classes=3).init(jax.random.key(0), b), "classes=None"),

@@ -1,0 +1,235 @@
+"""Quality of samples against network calls and against seconds, for every solver.
+
+    jaxgen train configs/ddpm_digits.py
+    python benchmarks/quality.py runs/ddpm_digits
+
+Two denoisers, so that a network's errors and a solver's can be told apart: the trained network of the run, and the
+exact one of a mixture of Gaussians that sits on the training digits, one narrow Gaussian each. What is measured is the
+Fréchet distance of as many samples as there are training digits to the test digits, in the features of the judge that
+`jaxgen evaluate` takes, and the seconds that these samples take: the median of the chunks' times, the first chunk,
+which compiles, left out, times the number of chunks. Solvers take turns chunk by chunk, so that whatever else the
+machine does falls on all of them alike. Writes benchmarks/quality.json and docs/quality.png.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+from functools import partial
+
+import jax
+import numpy as np
+
+import jaxgen
+from jaxgen import diffusion, pictures
+from jaxgen.diffusion.closed_form import Mixture
+from jaxgen.diffusion.sampling import network_calls
+from jaxgen.errors import UserError
+from jaxgen.metrics import judge, real
+from jaxgen.metrics.frechet import frechet_distance
+
+HERE = pathlib.Path(__file__).parent
+SEEDS = (0, 1)  # of the samples; the spread over them is the distance's own
+WIDTH = 0.1  # standard deviation of each Gaussian of the mixture
+ADAPTIVE = (1e-1, 1e-2, 1e-3)  # relative tolerances in place of budgets
+
+
+def steps_within(name: str, schedule: diffusion.Schedule, grid: str, budget: int) -> int | None:
+  """The most steps that a solver takes in so many network calls, None where it takes none."""
+  solver = diffusion.SOLVERS[name](schedule)
+  calls = lambda n: network_calls(solver, diffusion.GRIDS[grid](schedule, n))
+  return max((n for n in range(solver.order, budget + 1) if calls(n) <= budget), default=None)
+
+
+class Contender:
+  """A solver at a number of steps: draws samples chunk by chunk and keeps the times."""
+
+  def __init__(self, name: str, steps: int, calls: int | None, draw, chunk: int):
+    self.name, self.steps, self.calls, self.draw, self.chunk = name, steps, calls, draw, chunk
+    start = time.perf_counter()
+    self.turn(0, 0)
+    self.compile_seconds, self.seconds, self.images = time.perf_counter() - start, [], {}
+
+  def turn(self, seed: int, i: int):
+    index = np.arange(i * self.chunk, (i + 1) * self.chunk)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
+    return np.asarray(self.draw(keys))
+
+  def take(self, seed: int, i: int):
+    start = time.perf_counter()
+    images = self.turn(seed, i)
+    self.seconds.append(time.perf_counter() - start)
+    self.images.setdefault(seed, []).append(images)
+
+
+def network_contenders(folder: str, grid: str, budgets, names, chunk: int):
+  """Of a trained run, each with a solver of its own."""
+  schedule = diffusion.cosine(1000)
+  for name in names:
+    for budget in budgets:
+      n = steps_within(name, schedule, grid, budget)
+      if n is not None:
+        run = jaxgen.load(folder, solver=name, grid=grid, sampling_steps=n)
+        draw = lambda keys, run=run: run.program.sample(run.state, keys, {})
+        calls = network_calls(diffusion.SOLVERS[name](schedule), diffusion.GRIDS[grid](schedule, n))
+        yield partial(Contender, name, n, calls, draw, chunk)
+
+
+def exact_contenders(images: np.ndarray, grid: str, budgets, names, chunk: int):
+  """Of the mixture on these images, with its exact denoiser."""
+  schedule = diffusion.cosine(1000)
+  mixture = Mixture(np.full(len(images), 1 / len(images)), images, np.full_like(images, WIDTH))
+  denoise = mixture.denoiser(schedule)
+
+  def sampler(solver, times):
+    @jax.jit
+    def draw(keys):
+      x = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+      return diffusion.sample(solver, denoise, times, x, keys)
+
+    return draw
+
+  for name in names:
+    for budget in budgets:
+      n = steps_within(name, schedule, grid, budget)
+      if n is not None:
+        solver, times = diffusion.SOLVERS[name](schedule), diffusion.GRIDS[grid](schedule, n)
+        yield partial(Contender, name, n, network_calls(solver, times), sampler(solver, times), chunk)
+  truth = jax.jit(mixture.sample)
+  yield partial(Contender, "exact samples", 0, 0, truth, chunk)
+
+
+def measure(contenders, features, reference, total: int, chunk: int, levels: int | None) -> list[dict]:
+  contenders = [make() for make in contenders]
+  chunks = -(-total // chunk)
+  for seed in SEEDS:
+    for i in range(chunks):
+      for contender in contenders:
+        contender.take(seed, i)
+      print(f"\rseed {seed}, chunk {i + 1} of {chunks}", end="", flush=True)
+  print()
+  rows = []
+  for c in contenders:
+    distances = []
+    for seed in SEEDS:
+      images = np.concatenate(c.images[seed])[:total]
+      stored = images if levels is None else pictures.quantize(images, levels)
+      finite = np.isfinite(images).all()
+      distances.append(frechet_distance(features(stored), reference) if finite else float("nan"))
+    rows.append(
+      {
+        "solver": c.name,
+        "steps": c.steps,
+        "network_calls": c.calls,
+        "frechet": distances,
+        "seconds": statistics.median(c.seconds) * chunks,
+        "compile_seconds": c.compile_seconds,
+      }
+    )
+  return rows
+
+
+def table(title: str, rows: list[dict]) -> str:
+  lines = [
+    f"### {title}",
+    "",
+    "| solver | steps | network calls | Fréchet distance, two seeds | seconds |",
+    "|---|---|---|---|---|",
+  ]
+  for row in rows:
+    distances = " and ".join(f"{d:.2f}" for d in row["frechet"])
+    lines.append(f"| {row['solver']} | {row['steps']} | {row['network_calls']} | {distances} | {row['seconds']:.2f} |")
+  return "\n".join(lines)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("run", help="a trained run of configs/ddpm_digits.py")
+  parser.add_argument("--budgets", type=int, nargs="+", default=[8, 16, 32, 64])
+  parser.add_argument("--grid", default="trailing", choices=list(diffusion.GRIDS))
+  parser.add_argument("--solvers", nargs="+", choices=list(diffusion.SOLVERS), help="default: all of fixed steps")
+  parser.add_argument("--out", type=pathlib.Path, default=HERE / "quality.json")
+  parser.add_argument("--figure", type=pathlib.Path, default=HERE.parent / "docs" / "quality.png")
+  arguments = parser.parse_args()
+
+  schedule = diffusion.cosine(1000)
+  fixed = [name for name, make in diffusion.SOLVERS.items() if make(schedule).solve is None]
+  names = arguments.solvers or fixed
+  run = jaxgen.load(arguments.run)
+  if run.data.name != "digits":
+    raise UserError(f"{arguments.run} is a run on {run.data.name}; the quality benchmark is on digits")
+  data, chunk = run.data, run.experiment.sample_chunk
+  looks = judge.trained_on(data)
+  whole = lambda split: np.concatenate(list(real.images(data, split, None)))
+  train, test = whole("train"), whole("test")
+  reference = looks.features(pictures.quantize(test, data.levels))
+  floor = frechet_distance(looks.features(pictures.quantize(train, data.levels)), reference)
+
+  results = {}
+  for title, contenders in (
+    ("network", network_contenders(arguments.run, arguments.grid, arguments.budgets, names, chunk)),
+    ("closed form", exact_contenders(train.astype(np.float32), arguments.grid, arguments.budgets, names, chunk)),
+  ):
+    results[title] = measure(contenders, looks.features, reference, len(train), chunk, data.levels)
+    print(table(title, results[title]))
+  document = {
+    "run": run.config.name,
+    "step": run.step,
+    "grid": arguments.grid,
+    "samples": len(train),
+    "floor": floor,
+    "device": str(jax.devices()[0].device_kind),
+    "jax": jax.__version__,
+    "results": results,
+  }
+  arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+  figure(document, arguments.figure)
+
+
+def figure(document: dict, path: pathlib.Path):
+  """Distance against calls and against seconds, for the network and for the closed form."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  names = list(dict.fromkeys(row["solver"] for rows in document["results"].values() for row in rows if row["steps"]))
+  colors = plt.get_cmap("tab10").colors
+  style = {n: (colors[i % 10], ("o", "s", "^")[i // 10], ("-", "--", ":")[i // 10]) for i, n in enumerate(names)}
+  fig, axes = plt.subplots(2, 2, figsize=(12, 8.5), sharey="row", layout="constrained")
+  for line, (title, rows) in zip(axes, document["results"].items(), strict=True):
+    floor = document["floor"] if title == "network" else np.mean([r["frechet"] for r in rows if not r["steps"]])
+    for axis, key, label in zip(
+      line, ("network_calls", "seconds"), ("network calls", "seconds for all samples"), strict=True
+    ):
+      for name in names:
+        mine = [row for row in rows if row["solver"] == name and np.isfinite(row["frechet"]).all()]
+        color, marker, dash = style[name]
+        x, y = [row[key] for row in mine], [np.mean(row["frechet"]) for row in mine]
+        axis.plot(x, y, dash, color=color, marker=marker, markersize=5, linewidth=1.3, label=name)
+      axis.axhline(floor, color="0.4", linewidth=1, linestyle=(0, (6, 4)))
+      axis.set(xscale="log", yscale="log", xlabel=label)
+      axis.grid(alpha=0.25, which="both", linewidth=0.5)
+      axis.spines[["top", "right"]].set_visible(False)
+    line[0].set_ylabel(f"Fréchet distance, {title}")
+    line[0].annotate(
+      "floor",
+      (1, floor),
+      xycoords=("axes fraction", "data"),
+      xytext=(-4, 3),
+      textcoords="offset points",
+      ha="right",
+      color="0.35",
+    )
+  fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+  fig.suptitle(f"{document['samples']:,} samples, {document['run']}, grid {document['grid']}, {document['device']}")
+  path.parent.mkdir(exist_ok=True)
+  fig.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+  try:
+    main()
+  except UserError as error:
+    raise SystemExit(f"quality: {error}") from None

@@ -1,0 +1,73 @@
+"""Score-based generative modelling through SDEs, VP, sub-VP and VE, on scikit-learn's 8x8 digits.
+
+Paper: Song et al. 2021, Score-based generative modeling through stochastic differential equations,
+https://arxiv.org/abs/2011.13456: eq. 7 with lambda = sigma^2 (the error of eps), the SDEs of section 3.4, the
+predictor-corrector sampler of Algorithm 1, and likelihoods by the probability-flow ODE (section 4.3).
+
+    jaxgen train configs/score_sde_digits.py
+
+Expect: TODO
+Cost: TODO
+"""
+
+from functools import partial
+from typing import Literal
+
+import optax
+
+from jaxgen import Experiment, data, diffusion
+from jaxgen.data.transforms import dequantize
+from jaxgen.diffusion.likelihood import continuous_bound, ode_nll
+from jaxgen.diffusion.times import uniform
+from jaxgen.methods.diffusion import gaussian_diffusion
+from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.nn import UNet
+
+# The largest sigma is the largest distance between two digits.
+SDES = {"vp": diffusion.vp, "sub_vp": diffusion.sub_vp, "ve": partial(diffusion.ve, 0.02, 9.6)}
+
+
+def experiment(
+  steps: int = 2_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  channels: int = 32,
+  ema: float = 0.99,
+  sde: Literal["vp", "sub_vp", "ve"] = "vp",
+  ode_likelihood: bool = False,
+  solver: diffusion.SolverName = "predictor_corrector",
+  grid: diffusion.GridName = "linspace",
+  sampling_steps: int = 100,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.digits(transforms=(dequantize(17),)) if ode_likelihood else data.digits()
+  process = SDES[sde]()
+  likelihoods = {
+    True: {"nll_nats_dequantized": partial(ode_nll, levels=digits.levels)},
+    False: {"nll_nats": partial(continuous_bound, levels=digits.levels, t_min=5e-3)},
+  }[ode_likelihood]
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  method = gaussian_diffusion(
+    UNet(channels=channels, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1),
+    process,
+    shape=(8, 8, 1),
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+    weighting=diffusion.WEIGHTINGS["eps"],
+    times=uniform(process, first=1e-5),
+    solver=diffusion.SOLVERS[solver],
+    grid=diffusion.GRIDS[grid],
+    clip=False,
+    likelihoods=likelihoods,
+    sampling_steps=sampling_steps,
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood(),) if ode_likelihood else (likelihood(), frechet()),
+    sample_every=500,
+    checkpoint_every=500,
+  )
