@@ -99,7 +99,9 @@ class Mixture(NamedTuple):
     self._one_dimensional()
     return jnp.tensordot(jnp.asarray(self.weights), ndtr((x[None] - self._each(self.means)) / self._each(self.stds)), 1)
 
-  def transport(self, schedule: Schedule, x: Float[Array, "n ..."], t: float, s: float) -> Float[Array, "n ..."]:
+  def transport(
+    self, schedule: Schedule, x: Float[Array, "n ..."], t: float | Array, s: float | Array
+  ) -> Float[Array, "n ..."]:
     """Where the probability-flow ODE takes x from time t to time s, exactly; use float64.
 
     One Gaussian: an affine map. A mixture: data of one dimension, quantile by quantile (bisection to the last digit).
@@ -134,7 +136,7 @@ class Mixture(NamedTuple):
       raise ValueError(f"this is known in closed form for one dimension only, not for {np.shape(self.means)[1:]}")
 
 
-def gaussian(mean: Float[np.ndarray | Array, "..."], std: Float[np.ndarray | Array, "..."]) -> Mixture:
+def gaussian(mean: Float[np.ndarray | Array, "..."], std: float | Float[np.ndarray | Array, "..."]) -> Mixture:
   """N(mean, diag(std^2)) as a mixture of one."""
   mean = np.asarray(mean, np.float64)
   return Mixture(np.ones(1), mean[None], np.broadcast_to(np.asarray(std, np.float64), mean.shape)[None])

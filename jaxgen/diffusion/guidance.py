@@ -7,7 +7,7 @@ the guide), either of them x_0 or eps,
     (G1)  D' + w (D - D') = D + (w - 1) (D - D')
 
 Weight w = 1 is the better prediction alone, bit for bit, and 0 the worse; it is 1 + w of Ho and Salimans 2022. A weight
-may be traced, and may be one per sample: changing it compiles nothing.
+may be traced, and may be one per sample: changing it compiles nothing. t is [] or [N].
 
 What comes after (x_0, eps), a learned variance, is the better prediction's own. Clip the predicted x_0 after guidance,
 with `clipped`, not before.
@@ -41,7 +41,7 @@ def classifier_free(
   Both predictions are one call of the network, on twice the batch. A sample's two entries lie side by side, so that on
   several devices they stay on the sample's own.
 
-  predict: (x [2N, ...], t [], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
+  predict: (x [2N, ...], t [] or [2N], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
   label: [N, ...], the condition, an array or a tree of them; no_label: what stands for none, of the same tree, [N, ...]
     or of fewer axes.
   rescale: phi of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4: x_0 is multiplied by a number that
@@ -56,7 +56,8 @@ def classifier_free(
 
   def pair(x, t):
     twice = lambda a, b: jnp.stack([a, jnp.broadcast_to(b, a.shape)], 1).reshape(-1, *a.shape[1:])
-    both = predict(twice(x, x), t, jax.tree.map(lambda a, b: twice(jnp.asarray(a), b), label, no_label))
+    labels = jax.tree.map(lambda a, b: twice(jnp.asarray(a), b), label, no_label)
+    both = predict(twice(x, x), twice(t, t) if t.ndim else t, labels)
     return tuple(v[::2] for v in both), tuple(v[1::2] for v in both)
 
   return _guided(pair, schedule, weight, rescale, interval)
@@ -87,13 +88,13 @@ def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array]
   https://arxiv.org/abs/2105.05233. With the exact classifier and scale 1 the unconditional denoiser becomes the exact
   conditional one. Where alpha = 0, x_t says nothing of y, and denoise's results stay as they are.
 
-  log_p: (x [N, ...], t []) -> log p(y_n | x_t = x_n), nats [N], for the labels wanted. It is one call of the classifier
-    and one of its gradient.
+  log_p: (x [N, ...], t [] or [N]) -> log p(y_n | x_t = x_n), nats [N], for the labels wanted. Each guided prediction
+    calls it once, with its gradient.
   """
 
   def guided(x, t):
     x_0, eps, *more = denoise(x, t)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha, sigma = _like(schedule.alpha(t), x), _like(schedule.sigma(t), x)
     gradient = jnp.where(alpha > 0, jax.grad(lambda x: jnp.sum(log_p(x, t)))(x), 0)
     push = _like(scale, x) * gradient
     return x_0 + jnp.where(alpha > 0, sigma**2 / alpha, 0) * push, eps - sigma * push, *more
@@ -107,7 +108,7 @@ def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float
   def clip(x, t):
     x_0, _, *more = denoise(x, t)
     x_0 = x_0.clip(low, high)
-    return x_0, (x - schedule.alpha(t) * x_0) / schedule.sigma(t), *more
+    return x_0, (x - _like(schedule.alpha(t), x) * x_0) / _like(schedule.sigma(t), x), *more
 
   return clip
 
@@ -127,7 +128,7 @@ def _guided(
 
   def guided(x, t):
     (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha, sigma = _like(schedule.alpha(t), x), _like(schedule.sigma(t), x)
     w = _like(weight, x)
     if interval is not None:
       r = sigma / alpha
@@ -145,7 +146,7 @@ def _guided(
   return guided
 
 
-def _like(weight: Weight, x: Float[Array, "n ..."]) -> Float[Array, "..."]:
+def _like(a: Weight, x: Float[Array, "n ..."]) -> Float[Array, "..."]:
   """A number, or one per sample, to broadcast against x, in its dtype."""
-  weight = jnp.asarray(weight, x.dtype)
-  return weight.reshape(weight.shape + (1,) * (x.ndim - 1)) if weight.ndim else weight
+  a = jnp.asarray(a, x.dtype)
+  return a.reshape(a.shape + (1,) * (x.ndim - 1)) if a.ndim else a

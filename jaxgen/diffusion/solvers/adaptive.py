@@ -104,6 +104,8 @@ def _one_by_one(f: Callable[..., Array], x: Float[Array, "n ..."], t: Float[Arra
 
   @one.def_vmap
   def batch(n, mapped, arrays, x, t):
-    return equinox.combine(arrays, rest)(jnp.broadcast_to(x, (n, *x.shape[mapped[1] :])), jnp.broadcast_to(t, (n,))), True
+    return equinox.combine(arrays, rest)(
+      jnp.broadcast_to(x, (n, *x.shape[mapped[1] :])), jnp.broadcast_to(t, (n,))
+    ), True
 
   return one, arrays

@@ -27,7 +27,7 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:
     ratio = sigma_s / schedule.alpha(s) * schedule.alpha(t) / schedule.sigma(t)  # r_s / r_t, where alpha_t = 0 too
     # In (5), c = sigma_s^2 (1 - ratio^2); so written, sigma_s^2 - eta^2 c is no difference of near-equal numbers.
     direction = sigma_s * jnp.sqrt(1 - eta**2 + (eta * ratio) ** 2)
-    noise = eta * sigma_s * jnp.sqrt((1 - ratio) * (1 + ratio))
+    noise = eta * sigma_s * jnp.sqrt(jnp.maximum((1 - ratio) * (1 + ratio), 0))
     return schedule.alpha(s) * x_0 + direction * eps + noise * normal(keys, x), carry
 
   step = noisy if eta else first_order(schedule)

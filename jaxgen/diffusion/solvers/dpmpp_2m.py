@@ -11,7 +11,7 @@ from jaxgen.diffusion.schedules import Schedule
 
 class Past(NamedTuple):
   x_0: jax.Array  # the last step's prediction of x_0
-  lambda_: jax.Array  # where it was made, log(alpha / sigma); +inf before there was one
+  lambda_: jax.Array  # where it was made, log(alpha / sigma); -inf before there was one
 
 
 def dpmpp_2m(schedule: Schedule) -> Solver:

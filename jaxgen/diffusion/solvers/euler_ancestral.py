@@ -28,7 +28,7 @@ def euler_ancestral(schedule: Schedule, eta: float = 1.0) -> Solver:
     x_0, eps = denoise(x, t)[:2]
     alpha_s, r_s = schedule.alpha(s), schedule.sigma(s) / schedule.alpha(s)
     ratio = r_s * schedule.alpha(t) / schedule.sigma(t)  # r_s / r_t, where alpha_t = 0 too
-    r_up = jnp.minimum(r_s, eta * r_s * jnp.sqrt((1 - ratio) * (1 + ratio)))
+    r_up = jnp.minimum(r_s, eta * r_s * jnp.sqrt(jnp.maximum((1 - ratio) * (1 + ratio), 0)))
     # sqrt(r_s^2 - r_up^2), without the difference of near-equal numbers that it is about eta = 1
     r_down = r_s * jnp.sqrt(jnp.maximum(1 - eta**2 + (eta * ratio) ** 2, 0))
     # Euler's step y_t + (r_down - r_t) eps is x_0 + r_down eps, by (1).

@@ -40,7 +40,9 @@ def pndm(schedule: Schedule, start: Literal["runge_kutta", "improved_euler"] = "
       return schedule.alpha(s) * (x_0 + r(s) * eps + (r(s) - r(t)) * (e - eps))
 
     noise = lambda x, t: denoise(x, t)[1]
-    adams = lambda: sum(c * e for c, e in zip(jnp.asarray(ADAMS, x.dtype)[carry.count], (eps, *carry.past), strict=True))
+    adams = lambda: sum(
+      c * e for c, e in zip(jnp.asarray(ADAMS, x.dtype)[carry.count], (eps, *carry.past), strict=True)
+    )
     first = (carry.count < starting) & (schedule.sigma(s) > 0)
     e = jax.lax.cond(first, lambda: average(noise, transfer, eps, t, s), adams)
     return transfer(e, s), Carry((eps, *carry.past[:-1]), jnp.minimum(carry.count + 1, 3))

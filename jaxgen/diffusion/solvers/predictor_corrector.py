@@ -58,4 +58,5 @@ def predictor_corrector(
     x, _ = jax.lax.scan(correct, x, jnp.arange(1, corrections + 1))
     return x, carry
 
-  return Solver(schedule, solver.init, step, calls=solver.calls + corrections, order=solver.order)
+  calls, start = solver.calls + corrections, (solver.start[0], solver.start[1] + corrections)
+  return Solver(schedule, solver.init, step, calls=calls, order=solver.order, start=start)
