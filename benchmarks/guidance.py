@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.svm import SVC
 
 import jaxgen
-from jaxgen import pictures
+from jaxgen import cli, pictures
 from jaxgen.metrics import judge, real
 from jaxgen.metrics.frechet import frechet_distance
 
@@ -105,4 +105,5 @@ def figure(document: dict, grids: list[np.ndarray], path: pathlib.Path):
 
 
 if __name__ == "__main__":
+  cli.set_up_jax()
   main()

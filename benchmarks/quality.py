@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 import jaxgen
-from jaxgen import diffusion, pictures
+from jaxgen import cli, diffusion, pictures
 from jaxgen.diffusion.closed_form import Mixture
 from jaxgen.diffusion.sampling import network_calls
 from jaxgen.errors import UserError
@@ -229,6 +229,7 @@ def figure(document: dict, path: pathlib.Path):
 
 
 if __name__ == "__main__":
+  cli.set_up_jax()
   try:
     main()
   except UserError as error:

@@ -89,7 +89,7 @@ def flags_that_pay() -> list[str]:
   return [f for f, (low, high) in CPU_FLAGS.items() if f.split("=")[0] not in flags and low <= version < high]
 
 
-def _set_up_jax() -> None:
+def set_up_jax() -> None:
   """Sets, before jax starts, what pays and the user has not set."""
   wanted = flags_that_pay()
   if wanted:
@@ -113,7 +113,7 @@ def _join(options: dict[str, Any]) -> None:
 
 def train(words: list[str]) -> None:
   subject, words = _subject("train", words, "CONFIG")
-  _set_up_jax()
+  set_up_jax()
   from jaxgen.experiment import Folder, Run, load_config
 
   config = load_config(subject)
@@ -167,7 +167,7 @@ def _load_run(command: str, subject: str, words: list[str], own: dict[str, tuple
 
 def sample(words: list[str]) -> None:
   subject, words = _subject("sample", words, "RUN")
-  _set_up_jax()
+  set_up_jax()
   run, options = _load_run(
     "sample",
     subject,
@@ -206,7 +206,7 @@ def sample(words: list[str]) -> None:
 
 def evaluate(words: list[str]) -> None:
   subject, words = _subject("evaluate", words, "RUN")
-  _set_up_jax()
+  set_up_jax()
   run, options = _load_run(
     "evaluate",
     subject,
@@ -233,7 +233,7 @@ def evaluate(words: list[str]) -> None:
 
 def report(words: list[str]) -> None:
   subject, words = _subject("report", words, "RUN")
-  _set_up_jax()
+  set_up_jax()
   run, _ = _load_run("report", subject, words, {}, "Write a run's report.html.")
   import jax
 
@@ -243,7 +243,7 @@ def report(words: list[str]) -> None:
 
 def inspect(words: list[str]) -> None:
   subject, words = _subject("inspect", words, "RUN|CONFIG")
-  _set_up_jax()
+  set_up_jax()
   from jaxgen import experiment, inspection
 
   if experiment.Folder(subject).exists():
