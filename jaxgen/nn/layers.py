@@ -119,8 +119,10 @@ def _written_add_bias_backward(_, dy):
 _written_add_bias.defvjp(lambda x, bias: (x + bias, None), _written_add_bias_backward)
 
 
-def add_bias(x: Float[Array, "*rest C"], bias: Float[Array, "C"]) -> Float[Array, "*rest C"]:
+def add_bias(x: Float[Array, "*rest C"], bias: Float[Array, "C"] | None) -> Float[Array, "*rest C"]:
   """x + bias. On a CPU the bias's gradient is summed by a matrix product: 4 to 35 times faster than XLA's reduction."""
+  if bias is None:
+    return x
   return _written_add_bias(x, bias) if written_out() else x + bias
 
 
@@ -136,6 +138,7 @@ class Dense(nn.Module):
   """x @ kernel + bias, over the last axis."""
 
   features: int
+  use_bias: bool = True
   kernel_init: Any = nn.initializers.lecun_normal()
   dtype: Dtype = None
   param_dtype: Dtype = jnp.float32
@@ -143,7 +146,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch {self.features}"]:
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     return add_bias(matmul(x, kernel), bias)
 
@@ -151,13 +154,17 @@ class Dense(nn.Module):
 class Conv(nn.Module):
   """2D convolution, NHWC, "SAME" padding as in TensorFlow; 1x1 ones are dense layers, which is what they are.
 
+  padding: another, as in `jax.lax.conv_general_dilated`. PyTorch's padding=1 is ((1, 1), (1, 1)), which with stride 2
+    is not "SAME".
   double: the image is doubled first, each pixel repeated in both directions. For 3x3 kernels without stride.
   """
 
   features: int
   kernel: int = 3
   stride: int = 1
+  padding: Any = "SAME"
   double: bool = False
+  use_bias: bool = True
   kernel_init: Any = nn.initializers.lecun_normal()
   dtype: Dtype = None
   param_dtype: Dtype = jnp.float32
@@ -166,13 +173,13 @@ class Conv(nn.Module):
   def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w {self.features}"]:
     size = (self.kernel, self.kernel)
     kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     if self.kernel == 1 and self.stride == 1:
       return add_bias(matmul(x, kernel[0, 0]), bias)
     if self.double:
       return add_bias(conv_of_doubled(x, kernel), bias)
-    y = conv(x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = conv(x, kernel, (self.stride, self.stride), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return add_bias(y, bias)
 
 

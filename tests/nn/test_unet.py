@@ -52,7 +52,7 @@ def other_offset(t, dim):
 
 
 MISTAKES = {
-  "epsilon": ("GroupNorm", partial(layers.GroupNorm, eps=1e-5)),
+  "epsilon": ("GroupNorm", lambda groups, eps=None, **options: layers.GroupNorm(groups, 1e-5, **options)),
   "cosines before sines": ("timestep_embedding", cosine_first),
   "frequency offset": ("timestep_embedding", other_offset),
   "heads": dict(heads=2),
