@@ -1,5 +1,6 @@
-"""The README says what is true: its example trains, its files exist, its commands are the command line's."""
+"""README and pages say what is true: the example trains, files exist, commands and links are the real ones."""
 
+import importlib.util
 import re
 
 import conftest
@@ -32,3 +33,14 @@ def test_files_and_commands_exist():
   for name in re.findall(r"^\| `jaxgen (\w+)", README, re.MULTILINE):
     assert name in cli.COMMANDS
   assert set(re.findall(r"^\| `jaxgen (\w+)", README, re.MULTILINE)) == set(cli.COMMANDS)
+
+
+def test_the_pages_links_lead_to_what_they_name():
+  spec = importlib.util.spec_from_file_location("link", conftest.REPOSITORY / "docs/link.py")
+  link = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(link)
+  page = link.PAGE.read_text()
+  assert len(link.LINK.findall(page)) > 60
+  assert link.linked(page, link.PAGE.parent) == page, "code has moved: run `python docs/link.py`"
+  for path in re.findall(r"\]\((?!http)([^)#]+)", page):
+    assert (link.PAGE.parent / path).exists(), path

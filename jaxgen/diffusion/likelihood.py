@@ -77,11 +77,12 @@ from jaxtyping import Array, Float, Key
 from jaxgen.diffusion.losses import decoder_nll, diffuse
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
+from jaxgen.diffusion.solvers.adaptive import one_by_one
 from jaxgen.errors import UserError
 
-Probes = Float[Array, "probes batch ..."]
+Probes = Float[Array, "batch probes ..."]
 Flow = tuple[Float[Array, "batch ..."], Float[Array, " batch"]]  # z, and the integral of the trace so far
-Derivative = Callable[[Array, Flow, Probes], Flow]  # by u [], of a batch whose examples do not see each other
+Derivative = Callable[[Array, Flow, Probes], Flow]  # (u [] or [B], flow, probes) -> d flow / du
 TraceName = Literal["exact", "hutchinson"]
 IntegratorName = Literal["heun", "rk4", "dopri5"]
 # The bins of quantised data, k = 0 .. levels - 1, by the transform (`jaxgen.data.transforms`) that made what the model
@@ -102,8 +103,8 @@ def exact() -> Trace:
   """All D basis vectors: D backward passes of the network, and memory of D times the batch. For small D."""
 
   def probes(x: Float[Array, "batch ..."], keys: Key[Array, " batch"]) -> Probes:
-    basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-    return jnp.broadcast_to(basis, (len(basis), *x.shape))
+    basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, *x.shape[1:])
+    return jnp.broadcast_to(basis, (len(x), *basis.shape))
 
   return probes
 
@@ -122,7 +123,7 @@ def hutchinson(probes: int = 1, noise: Literal["rademacher", "gaussian"] = "rade
 
   def of_examples(x: Float[Array, "batch ..."], keys: Key[Array, " batch"]) -> Probes:
     one = lambda key: draw(key, (probes, *x.shape[1:]), x.dtype) / probes**0.5  # a mean over probes is this sum
-    return jax.vmap(one, out_axes=1)(keys)
+    return jax.vmap(one)(keys)
 
   return of_examples
 
@@ -181,8 +182,10 @@ def _runge_kutta(nodes: list[float], weights: list[float], steps: int) -> Integr
 def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Integrator:
   """Dormand and Prince's 5(4) pair by diffrax, each example with steps of its own: 6 network calls a step.
 
-  The tolerances hold for z, as a root mean square, and for the log-density itself. The batch is called until its last
-  example has ended; one that would take more than max_steps gets NaN.
+  The network is called with the whole batch, t [B], until the last example is done. One that would take more than
+  max_steps is NaN.
+
+  rtol, atol: of the error of a step, of z as a root mean square and of the log-density itself.
 
   Raises:
     UserError: a tolerance that is not positive.
@@ -195,28 +198,27 @@ def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Int
     return jnp.maximum(jnp.sqrt(jnp.mean(z**2)), jnp.abs(log_density))
 
   def integrate(derivative: Derivative, start: Array, end: Array, flow: Flow, probes: Probes) -> Flow:
-    import diffrax
+    import diffrax  # takes a second
 
-    def one(flow: Any, probes: Array) -> Any:  # without their batch axis
-      def of_one(u: Array, flow: Any, probes: Array) -> Any:
-        return jax.tree.map(lambda a: a[0], derivative(u, jax.tree.map(lambda a: a[None], flow), probes[:, None]))
+    of_one, constants = one_by_one(derivative, jnp.broadcast_to(start, flow[1].shape), flow, probes)
 
+    def one(flow: Any, probes: Array) -> Any:  # of one example, without the batch's axis
       solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(of_one),
+        diffrax.ODETerm(lambda u, flow, given: of_one(given[0], u, flow, given[1])),
         diffrax.Dopri5(),
-        start,
-        end,
-        None,
-        flow,
-        probes,
+        t0=start,
+        t1=end,
+        dt0=None,
+        y0=flow,
+        args=(constants, probes),
         stepsize_controller=diffrax.PIDController(rtol, atol, norm=norm),
         max_steps=max_steps,
         throw=False,
       )
       solved = solution.result == diffrax.RESULTS.successful
-      return jax.tree.map(lambda a: jnp.where(solved, a[-1], jnp.nan), solution.ys)
+      return jax.tree.map(lambda a: jnp.where(solved, a[0], jnp.nan), solution.ys)
 
-    return jax.vmap(one, (0, 1))(flow, probes)
+    return jax.vmap(one)(flow, probes)
 
   return integrate
 
@@ -249,7 +251,7 @@ def encode(
   def derivative(u: Array, flow: Flow, probes: Probes) -> Flow:
     z, _ = flow
     t = jnp.clip(_time(schedule, u), t_min, T)
-    alpha, sigma, n = schedule.alpha(t), schedule.sigma(t), norm(t)
+    alpha, sigma, n = (_rows(value, z) for value in (schedule.alpha(t), schedule.sigma(t), norm(t)))
 
     def velocity(z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
       x_0, eps = denoise(n * z, t)[:2]
@@ -257,7 +259,8 @@ def encode(
 
     dz, pull = jax.vjp(velocity, z)
     add = lambda total, v: (total + _sum(v * pull(v)[0]), None)
-    return dz, jax.lax.scan(add, jnp.zeros_like(flow[1]), probes, unroll=len(probes) == 1)[0]
+    n_probes = probes.shape[1]
+    return dz, jax.lax.scan(add, jnp.zeros_like(flow[1]), probes.swapaxes(0, 1), unroll=n_probes == 1)[0]
 
   ends = _position(schedule, t_min), _position(schedule, T)
   z, integral = integrator(derivative, *ends, (x / norm(t_min), jnp.zeros(len(x), x.dtype)), trace(x, keys))
@@ -280,8 +283,8 @@ def log_likelihood(
   Each example has its own probes, and none depends on those beside it. The arithmetic is in x's dtype.
 
   Args:
-    denoise: (x [B, ...], t []) -> (x_0, eps), without clipping, which has no density. It must be differentiable in
-      reverse mode; called, and differentiated, as often as the integrator says.
+    denoise: (x [B, ...], t [], or [B] with dopri5) -> (x_0, eps), without clipping, which has no density. It is called
+      as often as the integrator says, and differentiated by x in reverse mode as often as there are probes.
     keys: one per example, for the trace's probes.
     trace: exact() or hutchinson(probes), the default with one probe.
     integrator: rk4(steps), the default, heun(steps) or dopri5(rtol, atol).
@@ -313,8 +316,8 @@ def ode_nll(
   (L6) needs p itself, and an estimate of log p that is right in the mean gives one of p that is too large. All samples
   of an example therefore have the same probes: what these get wrong is nearly the same in each p(x_k), and the bound
   stays. As far as it differs within the bin, the result with samples > 1 and an estimated trace is too low: by 0.1 to
-  0.4 nats for a mixture in 2 dimensions and bins of width 0.5 (by up to 5 if each sample had its own probes). Finer bins
-  and more probes help.
+  0.4 nats for a mixture in 2 dimensions and bins of width 0.5 (by up to 5 if each sample had its own probes). Finer
+  bins and more probes help.
 
   Args:
     x_0: data in [-1, 1].
@@ -393,18 +396,16 @@ def continuous_bound(
     raise UserError(f"the bound's integral takes 1 or more terms, not {terms}: change their number")
   t_min, T = _ends(schedule, t_min, x_0.dtype)
   first, last = _position(schedule, t_min), _position(schedule, T)
-  each = lambda values: values.reshape(-1, *[1] * (x_0.ndim - 1))
 
   def add(total: Array, k: Array) -> tuple[Array, None]:
     u_keys, eps_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k)), out_axes=1)(keys)
     within = jax.vmap(lambda key: jax.random.uniform(key, (), x_0.dtype))(u_keys)
     t = jnp.clip(_time(schedule, first + (last - first) * (k + within) / terms), t_min, T)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    n = jnp.hypot(alpha, sigma)
+    phi = jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
     x_t, eps = diffuse(schedule, x_0, t, eps_keys)
     x_0_hat, eps_hat = denoise(x_t, t)[:2]
-    error = each(alpha / n) * (eps - eps_hat) - each(sigma / n) * (x_0 - x_0_hat)  # v - v_hat
-    return total + (last - first) / terms * alpha / n * _sum(error**2), None
+    error = _rows(jnp.cos(phi), x_0) * (eps - eps_hat) - _rows(jnp.sin(phi), x_0) * (x_0 - x_0_hat)  # v - v_hat
+    return total + (last - first) / terms * jnp.cos(phi) * _sum(error**2), None
 
   integral = jax.lax.scan(add, jnp.zeros(len(x_0), x_0.dtype), jnp.arange(terms))[0]
 
@@ -443,6 +444,11 @@ def _prior(schedule: Schedule, x: Float[Array, "batch ..."]) -> Float[Array, " b
   """log N(x; 0, prior_std^2 I)."""
   z = x / schedule.prior_std
   return -_sum(0.5 * z**2 + float(np.log(schedule.prior_std) + 0.5 * np.log(2 * np.pi)))
+
+
+def _rows(a: Float[Array, "..."], x: Float[Array, "batch ..."]) -> Float[Array, "..."]:
+  """[] or [B], to broadcast against x."""
+  return a.reshape(a.shape + (1,) * (x.ndim - 1))
 
 
 def _sum(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:

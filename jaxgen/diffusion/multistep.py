@@ -20,7 +20,7 @@ POINTS, WEIGHTS = np.polynomial.legendre.leggauss(10)  # exact for degrees up to
 
 
 class Past(NamedTuple):
-  """Of the last k steps, the newest first: what the network said, and at which u; u is infinite where there was none."""
+  """Of the last k steps, the newest first: what the network said, and at which u, infinite where there was none."""
 
   outputs: tuple[Float[Array, "n ..."], ...]
   at: Float[Array, " k"]

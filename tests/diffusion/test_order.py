@@ -1,4 +1,4 @@
-"""Every deterministic solver converges at the order that it should, to the exact map of a mixture of three Gaussians."""
+"""Every deterministic solver converges with its order, to the exact map of a mixture of three Gaussians."""
 
 import pytest
 

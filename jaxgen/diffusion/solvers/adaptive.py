@@ -2,9 +2,11 @@
 section 4.3 and Appendix D.4, who take Dormand and Prince's with both tolerances at 1e-5."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from jaxgen.diffusion.sampling import Solver, apart, first_order
@@ -18,9 +20,12 @@ def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_ste
   Of the time grid the ends count: the first time with alpha > 0 and the last with sigma > 0. One first-order step goes
   from the latter to clean data, and one from alpha = 0 to the former.
 
-  The ODE is solved over the angle phi = arctan(sigma / alpha) for z = x / sqrt(alpha^2 + sigma^2). There it is dz / dphi =
-  cos(phi) eps - sin(phi) x_0, the v of (6) (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D), so that
-  tolerances mean the same on every schedule, and alpha' and sigma', which jump in discrete processes, are not needed.
+  The ODE is solved over the angle phi = arctan(sigma / alpha) for z = x / sqrt(alpha^2 + sigma^2), where it is
+
+    dz / dphi = cos(phi) eps - sin(phi) x_0
+
+  or v of (6): Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D. So tolerances mean the same on every
+  schedule, and alpha' and sigma', which jump in discrete processes, are not needed.
 
   denoise is called with t [N], each sample's own time, as often as the slowest sample needs.
 
@@ -32,8 +37,8 @@ def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_ste
   """
   if min(rtol, atol) <= 0 or max_steps < 1:
     raise UserError(
-      f"an adaptive solver has tolerances above 0 and at least 1 step, not rtol {rtol:g}, atol {atol:g} and {max_steps} "
-      "steps: change them"
+      "an adaptive solver has tolerances above 0 and at least 1 step, "
+      f"not rtol {rtol:g}, atol {atol:g} and {max_steps} steps: change them"
     )
   simple = first_order(schedule)
 
@@ -53,12 +58,12 @@ def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_ste
       x_0, eps = denoise(_rows(_norm(schedule, t), z) * z, t)[:2]
       return _rows(jnp.cos(phi), z) * eps - _rows(jnp.sin(phi), z) * x_0
 
-    batched, constants = _one_by_one(v, x, jnp.broadcast_to(ends[0], x.shape[:1]))
+    v_of_one, constants = one_by_one(v, x, jnp.broadcast_to(ends[0], x.shape[:1]))
     angle = lambda t: jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
 
     def one(z):
       solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda phi, z, constants: batched(constants, z, phi)),
+        diffrax.ODETerm(lambda phi, z, constants: v_of_one(constants, z, phi)),
         diffrax.Dopri5(),
         t0=angle(ends[0]),
         t1=angle(ends[1]),
@@ -87,25 +92,26 @@ def _rows(a: Float[Array, " n"], x: Float[Array, "n ..."]) -> Float[Array, "n ..
   return a.reshape(a.shape + (1,) * (x.ndim - 1))
 
 
-def _one_by_one(f: Callable[..., Array], x: Float[Array, "n ..."], t: Float[Array, " n"]):
-  """A function of one sample that is `f` of the whole batch where it is mapped over the batch, and its constants.
+def one_by_one(f: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Any]:
+  """A function of one sample that is `f`, of the whole batch, where it is mapped over the batch; and f's constants.
 
-  f may close over arrays of N conditions, which jax.vmap of f on batches of one could not match to their samples. What
-  is returned takes (constants, x [...], t []), and may be used under jax.vmap over all N alone.
+  f may close over arrays of N conditions, which jax.vmap over batches of one would not match to their samples. What is
+  returned takes (constants, *arguments of one sample), and is of use under jax.vmap over all N alone.
   """
   import equinox
 
-  # What f closes over, parameters being traced too, must enter the solver's loop as an argument.
-  arrays, rest = equinox.partition(equinox.filter_closure_convert(f, x, t), equinox.is_array)
+  # What f closes over, traced parameters too, must enter the solver's loop as an argument.
+  constants, rest = equinox.partition(equinox.filter_closure_convert(f, *arguments), equinox.is_array)
+  shapes = jax.eval_shape(f, *arguments)
 
-  @jax.custom_batching.custom_vmap
-  def one(arrays, x, t):
-    return jnp.zeros_like(x)  # its shape; never computed
+  @custom_vmap
+  def one(constants, *arguments):
+    return jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), shapes)  # only their shapes are ever seen
 
   @one.def_vmap
-  def batch(n, mapped, arrays, x, t):
-    return equinox.combine(arrays, rest)(
-      jnp.broadcast_to(x, (n, *x.shape[mapped[1] :])), jnp.broadcast_to(t, (n,))
-    ), True
+  def batch(n, mapped, constants, *arguments):
+    spread = lambda a, mapped: a if mapped else jnp.broadcast_to(a, (n, *a.shape))
+    out = equinox.combine(constants, rest)(*jax.tree.map(spread, list(arguments), list(mapped[1:])))
+    return out, jax.tree.map(lambda _: True, shapes)
 
-  return one, arrays
+  return one, constants

@@ -16,8 +16,8 @@ def churning(schedule: Schedule, churn: float, low: float, high: float, noise: f
   """(x at t, t, keys) -> (x at t_hat, t_hat), a little noisier, with which a solver's step then begins.
 
   The paper's sigma is r = sigma / alpha here, and its noise is added as (4) says, for any schedule. t_hat is where
-  r_hat = (1 + gamma) r, gamma = min(churn, sqrt(2) - 1), if low <= r <= high, and t elsewhere. A schedule of discrete
-  steps ends at T, and r_hat with it.
+  r_hat = (1 + gamma) r, gamma = min(churn, sqrt(2) - 1), if low <= r <= high; elsewhere it is t. Unlike the paper's it
+  is never above T, since no network has seen such times.
 
   Raises:
     UserError: churn < 0.
@@ -33,7 +33,8 @@ def churning(schedule: Schedule, churn: float, low: float, high: float, noise: f
   def stir(x: jax.Array, t: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     inside = (low <= sigma / alpha) & (sigma / alpha <= high)
-    t_hat = jnp.where(inside, schedule.time(-2 * jnp.log((1 + gamma) * sigma / alpha)), t)
+    raised = jnp.minimum(schedule.time(-2 * jnp.log((1 + gamma) * sigma / alpha)), schedule.T)
+    t_hat = jnp.where(inside, raised, t)
     scale = schedule.alpha(t_hat) / alpha  # alpha_ts of (4), with t_hat after t; and sigma_ts, as factors
     added = (schedule.sigma(t_hat) - scale * sigma) * (schedule.sigma(t_hat) + scale * sigma)
     return scale * x + noise * jnp.sqrt(jnp.maximum(added, 0)) * normal(keys, x), t_hat

@@ -8,10 +8,10 @@ from jaxgen.errors import UserError
 
 
 def dpm_solver(schedule: Schedule, order: int = 3, r1: float | None = None, r2: float = 2 / 3) -> Solver:
-  """DPM-Solver-1, -2 or -3: the noise form (19), with Taylor's expansion of eps in lambda; `order` network calls a step.
+  """DPM-Solver-1, -2 or -3: the noise form (19), eps expanded in lambda; of that order, as many network calls a step.
 
-  Of each line the terms with eps(x, t) alone are the first-order step, and are written so: alpha x_0 + sigma eps is
-  the paper's alpha / alpha_t x - sigma (e^h - 1) eps without its difference of large numbers.
+  In each line the terms with eps(x, t) alone are a first-order step, and are written so: alpha x_0 + sigma eps is the
+  paper's alpha / alpha_t x - sigma (e^h - 1) eps, without the difference of large numbers.
 
   order: 1 is DDIM.
   r1, r2: where between lambda_t and lambda_s the other calls are; r1 is 1/2 unless given, or 1/3 with order 3.

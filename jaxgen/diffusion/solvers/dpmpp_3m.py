@@ -1,4 +1,4 @@
-"""DPM-Solver++(3M): Lu et al. 2022, https://arxiv.org/abs/2211.01095, as in their code, which the paper does not spell out:
+"""DPM-Solver++(3M): Lu et al. 2022, https://arxiv.org/abs/2211.01095; not in the paper but in their code,
 https://github.com/LuChengTH/dpm-solver, `multistep_dpm_solver_third_update`."""
 
 import jax.numpy as jnp

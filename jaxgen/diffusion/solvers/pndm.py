@@ -21,13 +21,15 @@ class Carry(NamedTuple):
 
 
 def pndm(schedule: Schedule, start: Literal["runge_kutta", "improved_euler"] = "runge_kutta") -> Solver:
-  """The first-order step with Adams-Bashforth's average of the last four eps, which takes their steps to be equally long.
+  """The first-order step with an average of the last four eps: Adams-Bashforth's, which holds for steps of one length.
 
-  Of second order, since steps that are equal in t are not so in r = sigma / alpha; of higher order where they are. One
-  network call a step but for the start:
+  Of second order, for steps that are equal in t are not so in r = sigma / alpha; of fourth where they are. One network
+  call a step but for the start:
 
-  start: "runge_kutta" is the paper's: each of the first three steps averages four calls. With "improved_euler" (PLMS)
-    the first step averages two calls, and the next two use two and three eps.
+  start: "runge_kutta" is the paper's: each of the first three steps averages four calls, two of them at (t + s) / 2.
+    Where r changes a lot over such a step the average is far off, and nothing later mends it: on the cosine schedule r
+    falls from 20 thousand to 60 in the first of 20 steps of `trailing`. Choose another grid then, or start. With
+    "improved_euler" (PLMS) the first step averages two calls, and the next two use two and three eps.
   """
   average, starting, calls = {"runge_kutta": (_runge_kutta, 3, 4), "improved_euler": (_improved_euler, 1, 2)}[start]
 
