@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.svm import SVC
 
 import jaxgen
-from jaxgen import cli, pictures
+from jaxgen import cli, diffusion, pictures
 from jaxgen.metrics import judge, real
 from jaxgen.metrics.frechet import frechet_distance
 
@@ -28,12 +28,16 @@ SEEDS = (0, 1)
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("run", help="a trained run of configs/guided_digits.py")
-  parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+  parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0])
+  parser.add_argument("--solver", default="dpmpp_2m", choices=list(diffusion.SOLVERS))
+  parser.add_argument("--grid", default="log_snr", choices=list(diffusion.GRIDS))
+  parser.add_argument("--sampling-steps", type=int, default=25)
   parser.add_argument("--out", type=pathlib.Path, default=HERE / "guidance.json")
   parser.add_argument("--figure", type=pathlib.Path, default=HERE.parent / "docs" / "guidance.png")
   arguments = parser.parse_args()
 
-  run = jaxgen.load(arguments.run)
+  how = {"solver": arguments.solver, "grid": arguments.grid, "sampling_steps": arguments.sampling_steps}
+  run = jaxgen.load(arguments.run, **how)
   data = run.data
   batches = {split: list(real.batches(data, split)) for split in ("train", "test")}
   column = lambda split, name: np.concatenate([batch[name] for batch in batches[split]])
@@ -62,6 +66,7 @@ def main():
   document = {
     "run": run.config.name,
     "step": run.step,
+    "sampling": how,
     "samples": total,
     "floor": floor,
     "real_accuracy": real_accuracy,

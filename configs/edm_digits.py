@@ -5,8 +5,8 @@ https://arxiv.org/abs/2206.00364, Table 1 (last column), Algorithms 1 and 2, wit
 
     jaxgen train configs/edm_digits.py
 
-Expect: TODO
-Cost: TODO
+Expect: frechet_1437 1.24, 1.04 times its floor, by 35 network calls (one seed)
+Cost: 10 minutes of 2,000 steps with other work on the machine; about 3 on 2 idle CPU cores, as the main job
 """
 
 from functools import partial

@@ -5,8 +5,8 @@ et al. 2022, Flow matching for generative modeling, https://arxiv.org/abs/2210.0
 
     jaxgen train configs/flow_matching_digits.py
 
-Expect: TODO
-Cost: TODO
+Expect: frechet_1437 1.64, 1.37 times its floor (one seed)
+Cost: 13 minutes of 2,000 steps with other work on the machine; about 3 on 2 idle CPU cores, as the main job
 """
 
 from functools import partial

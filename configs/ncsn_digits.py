@@ -7,8 +7,8 @@ of -eps), the largest sigma is the largest distance in the data, weights are ave
 
     jaxgen train configs/ncsn_digits.py
 
-Expect: TODO
-Cost: TODO
+Expect: frechet_1437 1.31, 1.10 times its floor; at most 2.26 bits/dim (one seed)
+Cost: 13 minutes of 2,000 steps with other work on the machine; about 3 on 2 idle CPU cores, as the main job
 """
 
 from functools import partial

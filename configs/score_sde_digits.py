@@ -6,8 +6,10 @@ predictor-corrector sampler of Algorithm 1, and likelihoods by the probability-f
 
     jaxgen train configs/score_sde_digits.py
 
-Expect: TODO
-Cost: TODO
+Expect: VE: frechet_1437 1.39, 1.17 times its floor, at most 2.06 bits/dim. VP: 1.73 times, at most 2.01 bits/dim; the
+corrector's own bias is to blame (it is of relative variance snr^2 and made for more than 64 dimensions), for
+`--solver dpmpp_2m --grid log_snr --sampling-steps 50` gives 1.32 times. Sub-VP was not run. (One seed each)
+Cost: 11 minutes of 2,000 steps with other work on the machine; about 3 on 2 idle CPU cores, as the main job
 """
 
 from functools import partial

@@ -5,8 +5,8 @@ time, low-discrepancy t (Appendix I.1), a network without downsampling on Fourie
 
     jaxgen train configs/vdm_digits.py
 
-Expect: TODO
-Cost: TODO
+Expect: not run to the end here: 1.34 nats/dim (1.93 bits/dim) in training after 650 of 2,000 steps
+Cost: not measured; a step takes about three times that of the main job
 """
 
 import optax

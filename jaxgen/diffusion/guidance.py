@@ -6,8 +6,9 @@ the guide), either of them x_0 or eps,
 
     (G1)  D' + w (D - D') = D + (w - 1) (D - D')
 
-Weight w = 1 is the better prediction alone, bit for bit, and 0 the worse; it is 1 + w of Ho and Salimans 2022. A weight
-may be traced, and may be one per sample: changing it compiles nothing. t is [] or [N].
+Weight w = 1 is the better prediction alone, bit for bit (as the network computes it in this batch; some round otherwise
+in another), and 0 the worse; it is 1 + w of Ho and Salimans 2022. A weight may be traced, and may be one per sample:
+changing it compiles nothing. t is [] or [N].
 
 What comes after (x_0, eps), a learned variance, is the better prediction's own. Clip the predicted x_0 after guidance,
 with `clipped`, not before.

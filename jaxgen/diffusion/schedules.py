@@ -355,10 +355,10 @@ def _linear_beta(beta_min: float, beta_max: float) -> tuple[Callable[[Times], Ti
 
 
 def ve(smallest: float = 0.01, largest: float = 50.0) -> Schedule:
-  """The variance-exploding SDE: alpha = 1, sigma = smallest (largest / smallest)^t, t in [0, 1]; Song et al. 2021, eq. 31.
+  """The variance-exploding SDE: alpha = 1, sigma = smallest (largest / smallest)^t, t in [0, 1].
 
-  sigma(0) = 0: as the paper says (Appendix C), sigma jumps at 0, and `smallest` is its limit there. The defaults are
-  for images in [0, 1]; for images in [-1, 1] double both. Sampling starts from N(0, largest^2).
+  Song et al. 2021, eq. 31. sigma(0) = 0: as the paper says (Appendix C), sigma jumps at 0, and `smallest` is its limit
+  there. The defaults are for images in [0, 1]; for images in [-1, 1] double both. Sampling starts from N(0, largest^2).
 
   Raises:
     UserError: not 0 < smallest < largest.

@@ -59,7 +59,10 @@ def uniform(schedule: Schedule, first: float | None = None) -> Times:
   first = schedule.t_min if first is None else first
 
   def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
-    t = _from_unit(schedule, _each(keys, jax.random.uniform), first)
+    if schedule.steps is None:
+      t = _from_unit(schedule, _each(keys, jax.random.uniform), first)
+    else:
+      t = _each(keys, lambda key, shape: jax.random.randint(key, shape, 1, schedule.steps + 1)).astype(float)
     return Drawn(t, jnp.ones_like(t))
 
   return Times(draw)
@@ -139,9 +142,7 @@ def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform
   """
   bins = bins or schedule.steps or 100
   if bins < 1 or (schedule.steps and schedule.steps % bins):
-    raise UserError(
-      f"the times' {bins} parts must divide the schedule's {schedule.steps} steps: change them"
-    )
+    raise UserError(f"the times' {bins} parts must divide the schedule's {schedule.steps} steps: change them")
 
   def init() -> History:
     return History(jnp.zeros((bins, last)), jnp.zeros(bins, jnp.int32))

@@ -182,19 +182,19 @@ def gaussian_diffusion(
     params = {}
     for name, module in modules.items():
       given = None if name == "classifier" else label
-      key, init_key = jax.random.split(key)
-      params[name] = module.init(init_key, image, jnp.zeros(1, image.dtype), given)["params"]
+      params[name] = module.init(key, image, jnp.zeros(1, image.dtype), given)["params"]
+      key = jax.random.fold_in(key, 1)
     return params, {"times": buffers} if buffers else {}
 
   def train(module: Any, params: Params, state: State, batch: Batch, key: Array):
     """Ho et al. 2020, Algorithm 1, for any choice of the parts."""
-    noise_key, dropout_key, times_key = jax.random.split(key, 3)
+    noise_key, dropout_key = jax.random.split(key)
+    times_key = jax.random.fold_in(key, 2)
     x_0, index, label = batch["image"], batch["index"], labels(batch)
-    t_keys, eps_keys, label_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(
-      example_keys(noise_key, index)
-    )
+    t_keys, eps_keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(noise_key, index))
     t, weight = times.draw(state.buffers.get("times"), times_key, t_keys, index)
     if label_dropout:
+      label_keys = example_keys(jax.random.fold_in(key, 3), index)
       label = jnp.where(jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys), classes, label)
     at = schedule.at(t)
     x_t, eps = diffuse(schedule, x_0, t, eps_keys)

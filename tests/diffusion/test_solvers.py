@@ -25,6 +25,7 @@ from jaxgen.diffusion import (
   pndm,
   predictor_corrector,
   rectified_flow,
+  reverse_diffusion,
   sample,
   trailing,
 )
@@ -146,6 +147,24 @@ def test_sde_dpm_solver(name, x64):
   first = dpmpp_sde_2m(schedule)._replace(order=1)
   agree(draw(ancestral(schedule), times[:2], x, keys), draw(first, times[:2], x, keys))
   assert jnp.abs(draw(ancestral(schedule), times[:3], x, keys) - draw(first, times[:3], x, keys)).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["linear", "geometric"])
+def test_reverse_diffusion_by_its_algorithms(name, monkeypatch, x64):
+  # Song et al. 2021, Algorithms 2 (VE) and 3 (VP), of discrete steps: the betas are Ho et al.'s, the sigmas NCSN's.
+  x, keys = start(2)
+  z = jax.random.normal(jax.random.key(7), x.shape)
+  monkeypatch.setattr("jaxgen.diffusion.solvers.reverse_diffusion.normal", lambda keys, x: z)
+  schedule, i = EVERY[name], 8
+  _, eps = stub(schedule)(x, jnp.asarray(float(i)))
+  if name == "linear":
+    beta, alpha_bar = np.linspace(1e-4, 0.02, 1000)[i - 1], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[i - 1]
+    score = -eps / np.sqrt(1 - alpha_bar)
+    expected = (2 - np.sqrt(1 - beta)) * x + beta * score + np.sqrt(beta) * z
+  else:
+    sigma, below = np.geomspace(0.01, 50.0, 12)[[i - 1, i - 2]]
+    expected = x + (sigma**2 - below**2) * (-eps / sigma) + np.sqrt(sigma**2 - below**2) * z
+  agree(expected, draw(reverse_diffusion(schedule), np.array([i, i - 1.0]), x, keys))
 
 
 # S_churn / N, the gamma it gives, and S_tmin, S_tmax

@@ -10,6 +10,7 @@ def euler_maruyama(schedule: Schedule) -> Solver:
   """Euler's step on (16) in t, with noise; its bias is of first order in the steps of t, one network call a step.
 
   Its last step, to clean data, is the predicted x_0; the paper's code leaves out the noise there.
+  In processes of discrete steps f and g, which jump at each of them, are those of the step above t.
 
   It needs small steps, above all where f is large (rectified flow near t = 1): `ancestral` solves the same SDE by (5),
   and is exact where the prediction does not change over a step.
