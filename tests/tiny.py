@@ -46,7 +46,7 @@ def experiment(
   side: int = 8,
   dtype: str = "float32",
 ) -> Experiment:
-  process = diffusion.linear(10)
+  process = diffusion.cosine(10)
   method = gaussian_diffusion(
     Net(layers, dtype),
     process,

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxgen.diffusion.schedules import Point, Schedule
 from jaxgen.errors import UserError
@@ -47,7 +47,7 @@ def _from_unit(schedule: Schedule, u: Array, first: float) -> Array:
   return schedule.steps - jnp.floor(u * schedule.steps)
 
 
-def _each(keys: Key[Array, " batch"], draw: Callable[..., Array]) -> Float[Array, " batch"]:
+def _each(keys: Key[Array, " batch"], draw: Callable[..., Array]) -> Num[Array, " batch"]:
   return jax.vmap(lambda key: draw(key, ()))(keys)
 
 
