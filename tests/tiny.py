@@ -46,7 +46,7 @@ def experiment(
   side: int = 8,
   dtype: str = "float32",
 ) -> Experiment:
-  process = diffusion.cosine(10)
+  process = diffusion.constant(10, 0.5)
   method = gaussian_diffusion(
     Net(layers, dtype),
     process,

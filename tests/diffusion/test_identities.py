@@ -42,7 +42,7 @@ from jaxgen.diffusion.multistep import Past, correction, weights
 from jaxgen.diffusion.solvers.unipc import Carry
 from jaxgen.errors import UserError
 
-SOME = ["vp", "sub_vp", "ve", "rectified_flow", "linear"]
+SOME = ["sub_vp", "ve", "rectified_flow", "linear"]
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
