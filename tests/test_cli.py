@@ -113,11 +113,11 @@ def test_evaluate_and_report(trained):
 def test_inspect(trained):
   folder, _ = trained
   run = command("inspect", folder / "runs" / "tiny").stdout
-  assert re.search(r"parameters of unet\s+4,224\b", run)  # 65 x 32 + 32 + 32 x 64 + 64 = 2,112 + 2,112
+  assert re.search(r"parameters of network\s+4,224\b", run)  # 65 x 32 + 32 + 32 x 64 + 64 = 2,112 + 2,112
   assert re.search(r"step\s+30\b", run)
   assert "FLOPs a step" in run
   config = command("inspect", folder / "tiny.py", "--layers", 16).stdout
-  assert re.search(r"parameters of unet\s+2,144\b", config)
+  assert re.search(r"parameters of network\s+2,144\b", config)
   assert "SHA-256" not in config
 
 
