@@ -273,7 +273,7 @@ def list_configs(words: list[str]) -> None:
 
   table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
   for name in ("config", "what", "paper", "expect", "cost"):
-    table.add_column(name, overflow="fold")
+    table.add_column(name, overflow="fold", no_wrap=name == "config")
   folder = next((f for f in config_folders() if any(f.glob("*.py"))), None)
   if folder is None:
     raise UserError("there are no configs here: run jaxgen in a folder with a configs/ folder")

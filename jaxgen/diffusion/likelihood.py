@@ -8,14 +8,12 @@ poles at either end of t:
 
     (L1)  z = x_t / n = cos(phi) x_0 + sin(phi) eps,    n = sqrt(alpha^2 + sigma^2),  tan(phi) = sigma / alpha
           dz / dphi = cos(phi) eps - sin(phi) x_0
-    (L2)  dz / du = dphi / du (cos(phi) eps - sin(phi) x_0),    u = -asinh(R alpha / sigma),  R = 30
-          dphi / du = sin(phi) sqrt(cos(phi)^2 + sin(phi)^2 / R^2)
+    (L2)  dz / du = sin(phi) (cos(phi) eps - sin(phi) x_0),    u = log tan(phi / 2) = -asinh(alpha / sigma)
 
-(L1)'s right side is v, (6); with y = z / cos(phi) and r = tan(phi) it is (18). As long as sigma / alpha is below R, u is
--log_snr / 2 but for a constant: equal steps in it resolve fine structure where there is little noise, and where there
-is much, an eps network's errors, which x_0 magnifies by sigma / alpha. And u ends at 0 where alpha = 0, so that rectified
-flow and zero terminal SNR are integrated up to T itself, where the prior is exact. Along the ODE, which is solved from
-the data to T (Chen et al. 2018, https://arxiv.org/abs/1806.07366, Theorem 1; Song et al. 2021,
+(L1)'s right side is v, (6); with y = z / cos(phi) and r = tan(phi) it is (18). u is log(r / 2) where there is little
+noise, so that equal steps in u resolve fine structure as equal steps in log-SNR do, and ends at u = 0 where alpha = 0:
+rectified flow and zero terminal SNR are integrated up to T itself, where the prior is exact. Along the ODE, which is
+solved from the data to T (Chen et al. 2018, https://arxiv.org/abs/1806.07366, Theorem 1; Song et al. 2021,
 https://arxiv.org/abs/2011.13456, Appendix D.2),
 
     (L3)  log p(x_s) = log p(x_T) + D log(n_T / n_s) + int_{u_s}^{u_T} tr(J) du,    J = d(dz / du) / dz
@@ -61,7 +59,7 @@ Which bins are meant depends on what the model was trained on; see `Bins`.
 https://arxiv.org/abs/2101.09258), with s = t_min:
 
     (L7)  -log p(x_0) <= KL(q(x_T | x_0) || p(x_T)) - E[log p(x_0 | x_s)] + int_s^T w E||eps - eps_hat||^2 dt
-    (L8)  w = -log_snr' / 2,    w ||eps - eps_hat||^2 dt = cot(phi) ||v - v_hat||^2 dphi / du du,    v as in (L1)
+    (L8)  w = -log_snr' / 2,    w ||eps - eps_hat||^2 dt = cos(phi) ||v - v_hat||^2 du,    v as in (L1)
 
 with what the network says under the hats. The right form has no poles, and t is drawn uniformly in u.
 """
@@ -85,7 +83,6 @@ from jaxgen.errors import UserError
 Probes = Float[Array, "batch probes ..."]
 Flow = tuple[Float[Array, "batch ..."], Float[Array, " batch"]]  # z, and the integral of the trace so far
 Derivative = Callable[[Array, Flow, Probes], Flow]  # (u [] or [B], flow, probes) -> d flow / du
-R = 30.0  # of (L2)
 TraceName = Literal["exact", "hutchinson"]
 IntegratorName = Literal["heun", "rk4", "dopri5"]
 # The bins of quantised data, k = 0 .. levels - 1, by the transform (`jaxgen.data.transforms`) that made what the model
@@ -136,7 +133,7 @@ def hutchinson(probes: int = 1, noise: Literal["rademacher", "gaussian"] = "rade
 Integrator = Callable[[Derivative, Array, Array, Flow, Probes], Flow]  # the second and third are u's first and last
 
 
-def rk4(steps: int = 64) -> Integrator:
+def rk4(steps: int = 48) -> Integrator:
   """The classical Runge-Kutta method, equal steps of u: fourth order, 4 network calls a step.
 
   Raises:
@@ -145,7 +142,7 @@ def rk4(steps: int = 64) -> Integrator:
   return _runge_kutta([0.0, 1 / 2, 1 / 2, 1.0], [1 / 6, 1 / 3, 1 / 3, 1 / 6], steps)
 
 
-def heun(steps: int = 128) -> Integrator:
+def heun(steps: int = 96) -> Integrator:
   """Heun's method, equal steps of u: second order, 2 network calls a step.
 
   Raises:
@@ -254,11 +251,11 @@ def encode(
   def derivative(u: Array, flow: Flow, probes: Probes) -> Flow:
     z, _ = flow
     t = jnp.clip(_time(schedule, u), t_min, T)
-    n, phi, d_phi = (_rows(value, z) for value in (norm(t), *_angle(schedule, t)))
+    alpha, sigma, n = (_rows(value, z) for value in (schedule.alpha(t), schedule.sigma(t), norm(t)))
 
     def velocity(z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
       x_0, eps = denoise(n * z, t)[:2]
-      return d_phi * (jnp.cos(phi) * eps - jnp.sin(phi) * x_0)  # (L2)
+      return sigma / n**2 * (alpha * eps - sigma * x_0)  # (L2)
 
     dz, pull = jax.vjp(velocity, z)
     add = lambda total, v: (total + _sum(v * pull(v)[0]), None)
@@ -404,11 +401,11 @@ def continuous_bound(
     u_keys, eps_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k)), out_axes=1)(keys)
     within = jax.vmap(lambda key: jax.random.uniform(key, (), x_0.dtype))(u_keys)
     t = jnp.clip(_time(schedule, first + (last - first) * (k + within) / terms), t_min, T)
-    phi, d_phi = _angle(schedule, t)
+    phi = jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
     x_t, eps = diffuse(schedule, x_0, t, eps_keys)
     x_0_hat, eps_hat = denoise(x_t, t)[:2]
     error = _rows(jnp.cos(phi), x_0) * (eps - eps_hat) - _rows(jnp.sin(phi), x_0) * (x_0 - x_0_hat)  # v - v_hat
-    return total + (last - first) / terms * d_phi / jnp.tan(phi) * _sum(error**2), None  # (L8)
+    return total + (last - first) / terms * jnp.cos(phi) * _sum(error**2), None
 
   integral = jax.lax.scan(add, jnp.zeros(len(x_0), x_0.dtype), jnp.arange(terms))[0]
 
@@ -435,18 +432,12 @@ def _ends(schedule: Schedule, t_min: float | None, dtype: Any) -> tuple[Array, A
 
 def _position(schedule: Schedule, t: Array) -> Array:
   """u of (L2)."""
-  return -jnp.arcsinh(R * schedule.alpha(t) / schedule.sigma(t))
+  return -jnp.arcsinh(schedule.alpha(t) / schedule.sigma(t))
 
 
 def _time(schedule: Schedule, u: Array) -> Array:
   """The t at u; log-SNR is -inf at u = 0."""
-  return schedule.time(2 * jnp.log(jnp.sinh(jnp.maximum(-u, 0)) / R))  # a last step may round to u > 0
-
-
-def _angle(schedule: Schedule, t: Array) -> tuple[Array, Array]:
-  """(phi, dphi / du) of (L2)."""
-  phi = jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
-  return phi, jnp.sin(phi) * jnp.hypot(jnp.cos(phi), jnp.sin(phi) / R)
+  return schedule.time(2 * jnp.log(jnp.sinh(jnp.maximum(-u, 0))))  # a last step may round to u > 0
 
 
 def _prior(schedule: Schedule, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
