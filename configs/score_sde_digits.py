@@ -37,13 +37,14 @@ def experiment(
   ema: float = 0.99,
   sde: Literal["vp", "sub_vp", "ve"] = "vp",
   ode_likelihood: bool = False,
-  solver: diffusion.SolverName = "predictor_corrector",
+  solver: diffusion.SolverName | None = None,
   grid: diffusion.GridName = "linspace",
   sampling_steps: int = 100,
   microbatches: int = 1,
 ) -> Experiment:
   digits = data.digits(transforms=(dequantize(17),)) if ode_likelihood else data.digits()
   process = SDES[sde]()
+  solver = solver or {"vp": "euler_maruyama", "sub_vp": "euler_maruyama", "ve": "predictor_corrector"}[sde]
   likelihoods = {
     True: {"nll_nats_dequantized": partial(ode_nll, levels=digits.levels)},
     False: {"nll_nats": partial(continuous_bound, levels=digits.levels, t_min=5e-3)},

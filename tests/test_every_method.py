@@ -153,7 +153,7 @@ def improved_ddpm(dtype, **options):
 def small_vdm(dtype, **options):
   return vdm(
     ScoreNetwork(-5.0, 5.0, channels=8, depth=1, fourier=(3,), dropout=0.1, dtype=dtype, param_dtype=dtype),
-    LinearGamma(-5.0, 5.0),
+    LinearGamma(-5.0, 5.0, dtype),
     shape=(8, 8, 1),
     levels=17,
     optimizer=optax.adam(2e-3),
@@ -333,11 +333,12 @@ def test_samples_are_their_own_and_the_same_on_any_mesh(name):
   assert samples.shape[0] == 16
   assert np.isfinite(samples).all()
   order = np.random.default_rng(0).permutation(16)
-  spread = samples.max() - samples.min()
-  np.testing.assert_allclose(program.sample(state, keys[order], {}), samples[order], atol=1e-5 * spread)
+  # Rounding alone: sums are taken in another order in a batch of another size, and EDM starts from values of 80.
+  atol = 1e-4 * (samples.max() - samples.min())
+  np.testing.assert_allclose(program.sample(state, keys[order], {}), samples[order], atol=atol)
   many = compiled(name, parallel.make_mesh(2))
   other = many.sample(jax.device_put(state, many.shardings), keys, {})
-  np.testing.assert_allclose(other, samples, atol=1e-5 * spread)
+  np.testing.assert_allclose(other, samples, atol=atol)
 
 
 @every_method

@@ -128,14 +128,7 @@ def convert(output: Float[Array, "..."], x: Float[Array, "..."], at: Point, sour
 
 
 def to_x0_eps(
-  prediction: Prediction, output: Float[Array, "..."], x: Float[Array, "..."], at: Point, clip: bool = False
+  prediction: Prediction, output: Float[Array, "..."], x: Float[Array, "..."], at: Point
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-  """(x_0, eps) according to the network's output at x = x_t, sigma > 0.
-
-  clip: x_0 is clipped to [-1, 1], where images lie, and eps computed from it by (1), so that the two still make x_t.
-  """
-  x_0 = prediction.x_0(output, x, at)
-  if not clip:
-    return x_0, prediction.eps(output, x, at)
-  x_0 = x_0.clip(-1, 1)
-  return x_0, (x - at.alpha * x_0) / at.sigma
+  """(x_0, eps) according to the network's output at x = x_t, sigma > 0."""
+  return prediction.x_0(output, x, at), prediction.eps(output, x, at)

@@ -121,11 +121,12 @@ class LinearGamma(nn.Module):
 
   gamma_min: float
   gamma_max: float
+  param_dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    b = self.param("b", nn.initializers.constant(self.gamma_min), (), jnp.float32)
-    w = self.param("w", nn.initializers.constant(self.gamma_max - self.gamma_min), (), jnp.float32)
+    b = self.param("b", nn.initializers.constant(self.gamma_min), (), self.param_dtype)
+    w = self.param("w", nn.initializers.constant(self.gamma_max - self.gamma_min), (), self.param_dtype)
     return b + jnp.abs(w) * t
 
 
@@ -140,13 +141,14 @@ class MonotoneGamma(nn.Module):
   gamma_min: float
   gamma_max: float
   hidden: int = 1024
+  param_dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     normal = nn.initializers.normal(0.01)
-    line = LinearGamma(self.gamma_min, self.gamma_max, name="l_1")(t)
-    w_2 = self.param("l_2_kernel", normal, (self.hidden,), jnp.float32)
-    b_2 = self.param("l_2_bias", nn.initializers.zeros, (self.hidden,), jnp.float32)
-    w_3 = self.param("l_3_kernel", normal, (self.hidden,), jnp.float32)
+    line = LinearGamma(self.gamma_min, self.gamma_max, self.param_dtype, name="l_1")(t)
+    w_2 = self.param("l_2_kernel", normal, (self.hidden,), self.param_dtype)
+    b_2 = self.param("l_2_bias", nn.initializers.zeros, (self.hidden,), self.param_dtype)
+    w_3 = self.param("l_3_kernel", normal, (self.hidden,), self.param_dtype)
     h = (2 * t - 1)[..., None] * jnp.abs(w_2) + b_2
     return line + (2 * jax.nn.sigmoid(h) - 1) @ jnp.abs(w_3) / self.hidden

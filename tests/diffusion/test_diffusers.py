@@ -54,6 +54,7 @@ from jaxgen.diffusion import (
   sigmoid_betas,
   zero_terminal_snr,
 )
+from jaxgen.diffusion.guidance import clipped
 from jaxgen.diffusion.sampling import sample
 from jaxgen.diffusion.schedules import circle
 from jaxgen.diffusion.times import c_noise
@@ -139,11 +140,11 @@ def network(schedule, plan, reading):
     level = jnp.minimum(at.sigma / at.alpha if plan.curve == "counted" else t, 4096)
     u = given / jnp.sqrt(1 + given**2)
     output = jnp.sin(3 * u) + 0.5 * jnp.cos(jnp.log(level)) * u**2
-    read = [predictions.to_x0_eps(kind, sign * output, x, at, plan.clip) for kind, sign in READINGS[plan.curve]]
+    read = [predictions.to_x0_eps(kind, sign * output, x, at) for kind, sign in READINGS[plan.curve]]
     x_0, eps = (jnp.stack(each)[reading] for each in zip(*read, strict=True))
     return x_0, eps, (jnp.cos(given) + 1) / 2  # the last for learned variances
 
-  return denoise
+  return clipped(denoise, schedule) if plan.clip else denoise
 
 
 def solver_of(plan, tables):

@@ -30,6 +30,7 @@ from jaxgen.diffusion import (
   trailing,
 )
 from jaxgen.diffusion.closed_form import Mixture
+from jaxgen.diffusion.guidance import clipped
 from jaxgen.diffusion.predictions import to_x0_eps
 from jaxgen.errors import UserError
 
@@ -58,9 +59,9 @@ def stub(schedule, clip=False, kind="v"):
     u = at.sigma / (at.alpha + at.sigma)  # a time from 0 to 1, whatever the schedule's
     y = x / (at.alpha + at.sigma)
     output = jnp.sin(3 * y) + 0.3 * jnp.cos(3 * u) * y**2 / (1 + y**2)
-    return to_x0_eps(PREDICTIONS[kind], output, x, at, clip)
+    return to_x0_eps(PREDICTIONS[kind], output, x, at)
 
-  return denoise
+  return clipped(denoise, schedule) if clip else denoise
 
 
 def start(n, shape=(3, 2, 1), seed=0):
