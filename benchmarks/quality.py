@@ -99,7 +99,10 @@ def exact_contenders(images: np.ndarray, grid: str, budgets, names, chunk: int):
 
 
 def measure(contenders, features, reference, total: int, chunk: int, levels: int | None, seeds: int) -> list[dict]:
-  contenders = [make() for make in contenders]
+  makers, contenders = list(contenders), []
+  for make in makers:
+    print(f"\rcompiling {len(contenders) + 1} of {len(makers)}", end="", flush=True)
+    contenders.append(make())
   chunks = -(-total // chunk)
   for seed in range(seeds):
     for i in range(chunks):

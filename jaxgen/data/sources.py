@@ -3,6 +3,7 @@
   digits                        scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; needs no network
   npz:FILE                      arrays <split>_image and <split>_label of a NumPy file; image and label alone are train
   folder:DIR                    image files DIR/<split>/<class>/*.png (jpg, webp, ...), labels by sorted folder name
+  pairs:LANGUAGES:SIZE:DIR      sentences and their translations; see `jaxgen.data.text`
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
 A source has `len(s)`, `s[i] -> {"image": uint8 [H, W, C], "label": int32 ()}`,
@@ -109,7 +110,9 @@ def open_source(
   """
   kind, _, rest = name.partition(":")
   if kind not in SOURCES or (kind == "digits") == bool(rest):
-    raise UserError(f"unknown data set {name!r}: use digits, npz:FILE, folder:DIR or tfds:NAME")
+    raise UserError(
+      f"unknown data set {name!r}: use digits, npz:FILE, folder:DIR, pairs:LANGUAGES:SIZE:DIR or tfds:NAME"
+    )
   source = SOURCES[kind](rest, split, features, data_dir, fit)
   if len(source) == 0:
     raise UserError(f"{name} has no examples in its split {split!r}")
@@ -361,4 +364,19 @@ def _read_tfds(data, images: dict, others: dict, name: str, indices: list[int]) 
   return examples
 
 
-SOURCES = {"digits": open_digits, "npz": open_npz, "folder": open_folder, "tfds": open_tfds}
+# text -----------------------------------------------------------------------------------------------------------------
+
+
+def open_pairs(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Arrays:
+  from jaxgen.data import text
+
+  return Arrays(text.read(f"pairs:{rest}", split, features))
+
+
+SOURCES = {
+  "digits": open_digits,
+  "npz": open_npz,
+  "folder": open_folder,
+  "pairs": open_pairs,
+  "tfds": open_tfds,
+}

@@ -26,7 +26,8 @@ def _integers(name: str, image: Array) -> None:
     raise ValueError(f"{name} takes the integer pixel values that the source gives, not {image.dtype}: put it first")
 
 
-def _scaled(name: str, image: Array) -> None:
+def scaled(name: str, image: Array) -> None:
+  """Refuses images that are not in [-1, 1] yet."""
   if not jnp.issubdtype(image.dtype, jnp.floating):
     raise ValueError(f"{name} takes images in [-1, 1], not {image.dtype}: put scale(levels) before it")
 
@@ -71,7 +72,7 @@ def binarize(threshold: float = 0.5) -> Transform:
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
-    _scaled("binarize", image)
+    scaled("binarize", image)
     return batch | {"image": jnp.where((image + 1) / 2 > threshold, 1, -1).astype(image.dtype)}
 
   return transform
@@ -86,7 +87,7 @@ def binarize_dynamic() -> Transform:
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
-    _scaled("binarize_dynamic", image)
+    scaled("binarize_dynamic", image)
     keys = example_keys(key, batch["index"])
     ones = jax.vmap(jax.random.bernoulli)(keys, (image + 1) / 2)
     return batch | {"image": jnp.where(ones, 1, -1).astype(image.dtype)}
@@ -112,7 +113,7 @@ def resize(size: int) -> Transform:
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
-    _scaled("resize", image)
+    scaled("resize", image)
     shape = (image.shape[0], size, size, image.shape[3])
     return batch | {"image": jax.image.resize(image, shape, "linear")}
 

@@ -66,6 +66,28 @@ def accuracy(split: str = "test") -> Evaluator:
   return evaluate
 
 
+def bleu(split: str = "test") -> Evaluator:
+  """BLEU of a split's translations, 0 to 100, of a method whose samples are translations of the condition "source".
+
+  Papineni et al. 2002, as sacrebleu computes it from the sentences as they are in the files, with its own tokens.
+
+  Numbers: `test_bleu`, `test_examples`.
+  """
+
+  def evaluate(run: "Run") -> dict[str, float]:
+    from sacrebleu.metrics import BLEU
+
+    from jaxgen.data import text
+
+    source = run.data.source(split)
+    tokens = source.gather(np.arange(len(source)))["source"]
+    found = text.decode(run.data.name, run.sample(len(source), source=tokens))
+    _, references = text.sentences(run.data, split)
+    return {f"{split}_bleu": BLEU().corpus_score(found, [references]).score, f"{split}_examples": float(len(found))}
+
+  return evaluate
+
+
 def frechet(
   num: int | None = None, *, seed: int = 0, judge: str | os.PathLike | None = None, split: str = "test"
 ) -> Evaluator:

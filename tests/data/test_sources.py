@@ -280,7 +280,7 @@ def bad(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("name", "split", "sentence"),
   [
-    ("cifar10", "train", "unknown data set 'cifar10': use digits, npz:FILE, folder:DIR or tfds:NAME"),
+    ("cifar10", "train", "unknown data set 'cifar10': use digits, npz:FILE, folder:DIR, pairs:.* or tfds:NAME"),
     ("digits:8", "train", "unknown data set"),
     ("npz:", "train", "unknown data set"),
     ("digits", "validation", r"digits has no split 'validation': it has train \(1,437\) and test \(360\)"),

@@ -8,7 +8,8 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
 from jaxgen.errors import UserError
-from jaxgen.methods.classifier import classifier
+from jaxgen.methods.classifier import Teacher, classifier
+from jaxgen.nn.layers import BatchNorm
 
 
 class Dense(nn.Module):
@@ -80,6 +81,83 @@ def test_digits():
   # Dropout is on in training alone.
   again = made.evaluate(state, train, jax.random.key(1))["correct"].mean()
   assert again > metrics["accuracy"][-1] + 0.01
+
+
+class Normed(nn.Module):
+  """Batch statistics, and in training two further heads."""
+
+  @nn.compact
+  def __call__(self, x, index=None):
+    x = x.reshape(x.shape[0], -1)
+    x = BatchNorm(0.8, param_dtype=x.dtype)(x, index is not None)
+    heads = [nn.Dense(3, param_dtype=x.dtype, name=name)(x) for name in ("main", "second", "third")]
+    return heads[0] if index is None else tuple(heads)
+
+
+def test_statistics_are_buffers_and_heads_are_weighed(x64):
+  batch = batch_of([0, 1, 2, 2, 1, 0, 0])
+  made = classifier(Normed(), optimizer=optax.sgd(0.0), classes=3, auxiliary=0.25, label_smoothing=0.1)
+  state = made.init(jax.random.key(0), batch)
+  new, metrics = made.step(state, batch)
+  x = np.asarray(batch["image"]).reshape(7, -1)
+  statistics = new.buffers["batch_stats"]["BatchNorm_0"]
+  np.testing.assert_allclose(statistics["mean"], 0.2 * x.mean(0), rtol=1e-12)
+  np.testing.assert_allclose(statistics["var"], 0.8 + 0.2 * x.var(0, ddof=1), rtol=1e-12)
+  target = 0.9 * np.eye(3)[np.asarray(batch["label"])] + 0.1 / 3
+  normed = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+  heads = [
+    log_softmax(normed @ np.asarray(state.params["network"][name]["kernel"]), 1) for name in ("main", "second", "third")
+  ]
+  losses = [-np.mean(np.sum(target * head, 1)) for head in heads]
+  np.testing.assert_allclose(metrics["loss"], losses[0] + 0.25 * (losses[1] + losses[2]), rtol=1e-6)
+  # Evaluation takes the running statistics, which a step without gradients has moved.
+  got = made.evaluate(new, batch, jax.random.key(1))["nll_nats"]
+  normed = (x - np.asarray(statistics["mean"])) / np.sqrt(np.asarray(statistics["var"]) + 1e-5)
+  logits = normed @ np.asarray(new.params["network"]["main"]["kernel"])
+  np.testing.assert_allclose(got, -log_softmax(logits, 1)[np.arange(7), batch["label"]], rtol=1e-6)
+
+
+def test_labels_may_be_distributions(x64):
+  batch = batch_of([0, 1, 2, 2, 1, 0])
+  made = classifier(Bias(), optimizer=optax.sgd(1.0), classes=3, label_smoothing=0.1)
+  state = made.init(jax.random.key(0), batch)
+  soft = batch | {"label": jax.nn.one_hot(batch["label"], 3)}
+  np.testing.assert_allclose(made.step(state, batch)[1]["loss"], made.step(state, soft)[1]["loss"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_distillation(kind, heads, x64):
+  batch = batch_of([0, 1, 2, 2, 1, 0, 1])
+  taught = jax.random.normal(jax.random.key(8), (4, 3))
+  variables = {"params": {"Dense_0": {"kernel": taught, "bias": jnp.ones(3)}}}
+  teacher = Teacher(Dense(3), lambda: variables, kind, 0.4, 2.0)
+  student = Normed() if heads == 3 else Dense(3)
+  options = dict(optimizer=optax.sgd(0.1), classes=3, auxiliary=0.25)
+  made = classifier(student, teacher=teacher, **options)
+  state = made.init(jax.random.key(0), batch)
+  np.testing.assert_array_equal(state.params["teacher"]["params"]["Dense_0"]["kernel"], taught)
+  assert "teacher" not in state.opt
+  new, metrics = made.step(state, batch)
+  np.testing.assert_array_equal(new.params["teacher"]["params"]["Dense_0"]["kernel"], taught)
+
+  x, label = np.asarray(batch["image"]).reshape(7, -1), np.asarray(batch["label"])
+  theirs = x @ np.asarray(taught) + 1
+  if heads == 1:  # dropout decides what the student says; take it from the method without a teacher
+    rngs = {"dropout": jax.random.fold_in(jax.random.fold_in(state.key, 0), 0)}
+    outputs = [student.apply({"params": state.params["network"]}, batch["image"], batch["index"], rngs=rngs)]
+  else:
+    variables = {"params": state.params["network"], **state.buffers}
+    outputs = student.apply(variables, batch["image"], batch["index"], mutable=["batch_stats"])[0]
+  ours = [log_softmax(np.asarray(o), 1) for o in outputs]
+  entropy = lambda logs, label: -np.mean(logs[np.arange(7), label])
+  labels = entropy(ours[0], label) + (0.25 * entropy(ours[1], label) if heads == 3 else 0)
+  if kind == "hard":
+    distilled = entropy(ours[-1], theirs.argmax(1))
+  else:
+    a, b = log_softmax(theirs / 2, 1), log_softmax(ours[-1] / 2, 1)
+    distilled = 4 * np.mean(np.sum(np.exp(a) * (a - b), 1))
+  np.testing.assert_allclose(metrics["loss"], 0.6 * labels + 0.4 * distilled, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

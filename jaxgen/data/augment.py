@@ -1,0 +1,263 @@
+"""Augmentations of labelled images, on the device: transforms as in `jaxgen.data.transforms`, for training.
+
+    data.tfds("cifar10", augment=(crop(4), flip(), rand_augment(2, 9), mixup(0.2, classes=10)))
+
+All take images in [-1, 1] and draw per example. Those that mix two examples take the batch's mirror image as partner,
+example i with example B - 1 - i, and make the label [B] a distribution over the classes, [B, classes].
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgen.data.transforms import Transform, scaled
+from jaxgen.errors import UserError
+from jaxgen.method import Batch, example_keys
+
+Image = Float[Array, "height width channels"]
+
+
+def crop(padding: int) -> Transform:
+  """A window of the image's own size, from the image with so many black pixels around it: He et al. 2016, 4.2."""
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("crop", image)
+    around = (padding, padding)
+    padded = jnp.pad(image, [(0, 0), around, around, (0, 0)], constant_values=-1.0)
+
+    def window(key: Array, x: Array) -> Array:
+      top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+      return jax.lax.dynamic_slice(x, (top, left, 0), image.shape[1:])
+
+    return batch | {"image": jax.vmap(window)(example_keys(key, batch["index"]), padded)}
+
+  return transform
+
+
+def mixup(alpha: float, classes: int) -> Transform:
+  """x = l x_i + (1 - l) x_j and the labels alike, l ~ Beta(alpha, alpha): Zhang et al. 2018.
+
+  https://arxiv.org/abs/1710.09412, eq. 1; l is each example's own.
+
+  Raises:
+    UserError: alpha is not positive.
+  """
+  _positive("mixup", alpha)
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("mixup", image)
+    keys = example_keys(key, batch["index"])
+    share = jax.vmap(lambda k: jax.random.beta(k, alpha, alpha, dtype=image.dtype))(keys)
+    mixed = _mix(share[:, None, None, None], image)
+    return batch | {"image": mixed, "label": _mix(share[:, None], _distribution(batch["label"], classes, image.dtype))}
+
+  return transform
+
+
+def cutmix(alpha: float, classes: int) -> Transform:
+  """A box of x_i is x_j's, and the label is as much j's as the picture is: Yun et al. 2019.
+
+  https://arxiv.org/abs/1905.04899, Algorithm A1: of area 1 - l before it is cut at the borders, l ~ Beta(alpha, alpha),
+  of the picture's proportions and about a point drawn uniformly.
+
+  Raises:
+    UserError: alpha is not positive.
+  """
+  _positive("cutmix", alpha)
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("cutmix", image)
+
+    def keep(key: Array) -> Float[Array, "height width"]:
+      """1 where the picture is its own."""
+      share_key, center_key = jax.random.split(key)
+      side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, dtype=image.dtype))
+      inside = []
+      for n, k in zip(image.shape[1:3], jax.random.split(center_key), strict=True):
+        center, half = jax.random.randint(k, (), 0, n), (n * side).astype(jnp.int32) // 2
+        inside.append((jnp.arange(n) >= center - half) & (jnp.arange(n) < center + half))
+      return 1 - (inside[0][:, None] & inside[1]).astype(image.dtype)
+
+    own = jax.vmap(keep)(example_keys(key, batch["index"]))
+    label = _mix(own.mean((1, 2))[:, None], _distribution(batch["label"], classes, image.dtype))
+    return batch | {"image": _mix(own[..., None], image), "label": label}
+
+  return transform
+
+
+def either(first: Transform, second: Transform) -> Transform:
+  """One of two transforms that give the same shapes, for each example with probability 1/2: mixup or cutmix."""
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    choice_key, key = jax.random.split(key)
+    coin = jax.vmap(jax.random.bernoulli)(example_keys(choice_key, batch["index"]))
+    pick = lambda a, b: jnp.where(coin.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+    return jax.tree.map(pick, first(key, batch), second(key, batch))
+
+  return transform
+
+
+def rand_augment(operations: int = 2, magnitude: float = 9.0) -> Transform:
+  """So many of 14 operations in a row, each at one strength: Cubuk et al. 2020, https://arxiv.org/abs/1909.13719.
+
+  The operations of their section 3, each at random; what is directed (shear, translation, rotation, and, as in later
+  code, brightness, colour, contrast and sharpness) goes either way. Strengths grow linearly from nothing at magnitude
+  0 to, at 10: shear 0.3, translation by 0.45 of the picture, rotation by 30 degrees, factors 1 +- 0.9, solarisation of
+  all, 4 bits of 8. What comes in from outside the picture is black; interpolation is bilinear.
+
+  Raises:
+    UserError: no operations, or a magnitude outside [0, 10].
+  """
+  if operations < 1 or not 0 <= magnitude <= 10:
+    raise UserError(f"rand_augment takes 1 operation or more of magnitude 0 to 10, not {operations} of {magnitude:g}")
+
+  def augment(key: Array, x: Image) -> Image:
+    for k in jax.random.split(key, operations):
+      which_key, sign_key = jax.random.split(k)
+      m = jnp.asarray(magnitude / 10, x.dtype) * jax.random.rademacher(sign_key, (), x.dtype)
+      x = jax.lax.switch(jax.random.randint(which_key, (), 0, len(OPERATIONS)), list(OPERATIONS.values()), x, m)
+    return x
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    scaled("rand_augment", batch["image"])
+    keys = example_keys(key, batch["index"])
+    return batch | {"image": jax.vmap(augment)(keys, (batch["image"] + 1) / 2) * 2 - 1}
+
+  return transform
+
+
+def _positive(name: str, alpha: float) -> None:
+  if not alpha > 0:
+    raise UserError(
+      f"{name} draws from Beta(alpha, alpha), alpha > 0, and this is {alpha:g}: leave {name} out for none"
+    )
+
+
+def _mix(share: Array, x: Array) -> Array:
+  return share * x + (1 - share) * x[::-1]
+
+
+def _distribution(label: Array, classes: int, dtype) -> Float[Array, "batch classes"]:
+  return label if label.ndim == 2 else jax.nn.one_hot(label, classes, dtype=dtype)
+
+
+# RandAugment's operations: (image in [0, 1], strength in [-1, 1]) -> image in [0, 1].
+
+
+def _affine(matrix, shift, x: Image) -> Image:
+  """x at matrix (position - center) + shift + center, for each position (row, column); black outside."""
+  height, width, _ = x.shape
+  center = jnp.asarray([(height - 1) / 2, (width - 1) / 2], x.dtype)
+  grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).astype(x.dtype)
+  at = (grid - center) @ jnp.asarray(matrix, x.dtype).T + jnp.asarray(shift, x.dtype) + center
+  read = lambda channel: jax.scipy.ndimage.map_coordinates(channel, [at[..., 0], at[..., 1]], order=1)
+  return jax.vmap(read, -1, -1)(x)
+
+
+def _gray(x: Image) -> Float[Array, "height width 1"]:
+  """ITU-R 601's luma."""
+  if x.shape[-1] != 3:
+    return x.mean(-1, keepdims=True)
+  return (x @ jnp.asarray([0.299, 0.587, 0.114], x.dtype))[..., None]
+
+
+def _blend(dull: Array, x: Image, m: Array) -> Image:
+  """From `dull` (factor 0) through x (1) and as far beyond."""
+  factor = 1 + 0.9 * m
+  return jnp.clip(dull + factor * (x - dull), 0, 1)
+
+
+def _rotate(x: Image, m: Array) -> Image:
+  angle = m * (jnp.pi / 6)
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  return _affine(jnp.stack([jnp.stack([c, s]), jnp.stack([-s, c])]), jnp.zeros(2), x)
+
+
+def _shear_x(x: Image, m: Array) -> Image:
+  return _affine(jnp.eye(2).at[1, 0].set(0.3 * m), jnp.zeros(2), x)
+
+
+def _shear_y(x: Image, m: Array) -> Image:
+  return _affine(jnp.eye(2).at[0, 1].set(0.3 * m), jnp.zeros(2), x)
+
+
+def _translate_x(x: Image, m: Array) -> Image:
+  return _affine(jnp.eye(2), jnp.stack([jnp.zeros_like(m), 0.45 * m * x.shape[1]]), x)
+
+
+def _translate_y(x: Image, m: Array) -> Image:
+  return _affine(jnp.eye(2), jnp.stack([0.45 * m * x.shape[0], jnp.zeros_like(m)]), x)
+
+
+def _autocontrast(x: Image, m: Array) -> Image:
+  """Each channel stretched to [0, 1]; a flat one is left as it is."""
+  low, high = x.min((0, 1)), x.max((0, 1))
+  return jnp.where(high > low, (x - low) / jnp.where(high > low, high - low, 1), x)
+
+
+def _equalize(x: Image, m: Array) -> Image:
+  """Each channel's values replaced by their ranks, so that all are as frequent, in 256 levels."""
+
+  def channel(x: Array) -> Array:
+    k = jnp.round(255 * x).astype(jnp.int32)
+    counts = jnp.zeros(256, jnp.int32).at[k.ravel()].add(1)
+    # Pillow's rule: the last level that occurs does not count towards the step, and half a step is added first.
+    last = counts[255 - jnp.argmax(counts[::-1] > 0)]
+    step = (k.size - last) // 255
+    table = (step // 2 + jnp.cumsum(counts) - counts) // jnp.maximum(step, 1)
+    return jnp.where(step > 0, jnp.clip(table, 0, 255)[k].astype(x.dtype) / 255, x)
+
+  return jax.vmap(channel, -1, -1)(x)
+
+
+def _solarize(x: Image, m: Array) -> Image:
+  return jnp.where(x >= 1 - jnp.abs(m), 1 - x, x)
+
+
+def _posterize(x: Image, m: Array) -> Image:
+  drop = 2 ** jnp.round(4 * jnp.abs(m)).astype(jnp.int32)
+  k = jnp.round(255 * x).astype(jnp.int32)
+  return (k // drop * drop).astype(x.dtype) / 255
+
+
+def _color(x: Image, m: Array) -> Image:
+  return _blend(_gray(x), x, m)
+
+
+def _contrast(x: Image, m: Array) -> Image:
+  return _blend(_gray(x).mean(), x, m)
+
+
+def _brightness(x: Image, m: Array) -> Image:
+  return _blend(jnp.zeros((), x.dtype), x, m)
+
+
+def _sharpness(x: Image, m: Array) -> Image:
+  """Away from the picture smoothed by a 3x3 kernel, 5 in its middle and 1 around; the border stays."""
+  height, width, _ = x.shape
+  if min(height, width) < 3:
+    return x
+  rows = lambda i, j: x[1 + i : height - 1 + i, 1 + j : width - 1 + j]
+  smooth = (sum(rows(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)) + 4 * rows(0, 0)) / 13
+  return _blend(x.at[1:-1, 1:-1].set(smooth), x, m)
+
+
+OPERATIONS = {
+  "identity": lambda x, m: x,
+  "autocontrast": _autocontrast,
+  "equalize": _equalize,
+  "rotate": _rotate,
+  "solarize": _solarize,
+  "color": _color,
+  "posterize": _posterize,
+  "contrast": _contrast,
+  "brightness": _brightness,
+  "sharpness": _sharpness,
+  "shear_x": _shear_x,
+  "shear_y": _shear_y,
+  "translate_x": _translate_x,
+  "translate_y": _translate_y,
+}

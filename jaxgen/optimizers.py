@@ -1,0 +1,70 @@
+"""What the recipes of backbones add to optax: a learning rate per layer, and which parameters decay."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from jaxgen.errors import UserError
+
+
+def layer_decay(
+  rate: float,
+  depth: int,
+  blocks: str = "blocks",
+  last: Sequence[str] = ("head", "norm"),
+) -> optax.GradientTransformation:
+  """Multiplies a layer's updates by rate ** (its distance from the head); put it last in `optax.chain`.
+
+  Bao et al. 2022, https://arxiv.org/abs/2106.08254, Appendix G: the head, and whatever else stands in `last`, learns at
+  the full rate; block i = 0 .. depth - 1 at rate ** (depth - i); everything else, before the blocks, at
+  rate ** (depth + 1).
+
+  Args:
+    depth: number of blocks.
+    blocks: the name under which they lie in the parameters, stacked along the first axis as `nn.attention.Blocks` keeps
+      them, or each by itself as "blocks_0", "blocks_1" ...
+    last: names at the parameters' top that belong to the head; a name counts if it begins with one of these.
+
+  Raises:
+    UserError: a rate outside (0, 1], or blocks that are not in the parameters.
+  """
+  if not 0 < rate <= 1:
+    raise UserError(f"layer_decay multiplies by a rate in (0, 1], and this is {rate:g}: 1 leaves all as it is")
+
+  def factor(path: Sequence[jax.tree_util.DictKey], update: Array) -> float | Array:
+    names = [str(key.key) for key in path]
+    if blocks in names:
+      powers = rate ** jnp.arange(depth, 0, -1, dtype=update.dtype)
+      if update.shape[0] != depth:
+        raise UserError(f"the parameters hold {update.shape[0]} blocks and layer_decay was told {depth}: change it")
+      return powers.reshape(-1, *(1,) * (update.ndim - 1))
+    for name in names:
+      if name.startswith(f"{blocks}_") and name.removeprefix(f"{blocks}_").isdigit():
+        return rate ** (depth - int(name.removeprefix(f"{blocks}_")))
+    return 1.0 if names[0].startswith(tuple(last)) else rate ** (depth + 1)
+
+  def init(params: PyTree) -> optax.EmptyState:
+    names = {
+      str(key.key).rstrip("0123456789") for path, _ in jax.tree_util.tree_leaves_with_path(params) for key in path
+    }
+    if not names & {blocks, f"{blocks}_"}:
+      raise UserError(f"layer_decay finds no {blocks!r} among the parameters: name what the network calls its blocks")
+    return optax.EmptyState()
+
+  def update(updates: PyTree, state: optax.EmptyState, params: PyTree | None = None):
+    return jax.tree_util.tree_map_with_path(lambda path, u: u * factor(path, u), updates), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def kernels(params: PyTree) -> PyTree:
+  """True for what weight decay is for, matrices and convolutions; False for biases, gains, positions and tokens.
+
+      optax.adamw(rate, weight_decay=0.05, mask=kernels)
+
+  By name, "kernel", since in blocks that are stacked a bias has two axes as well.
+  """
+  return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)

@@ -1,0 +1,155 @@
+"""Augmentations against Pillow's operations, and against what they promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from jaxgen.data.augment import OPERATIONS, crop, cutmix, either, mixup, rand_augment
+from jaxgen.errors import UserError
+
+
+def picture(shape=(12, 9, 3), seed=0):
+  """Smooth, all levels, 8 bits."""
+  rng = np.random.default_rng(seed)
+  small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(shape[1::-1], Image.BICUBIC)
+  return np.asarray(small)
+
+
+def batch_of(size=6, shape=(12, 10, 3)):
+  image = jax.random.uniform(jax.random.key(3), (size, *shape), minval=-1.0)
+  return {"image": image, "label": jnp.arange(size) % 4, "index": jnp.arange(size) + 10}
+
+
+def sharpened(x, m):
+  """Pillow's smoothing kernel leaves the border; so does ImageEnhance, which rounds in between."""
+  return ImageEnhance.Sharpness(x).enhance(1 + 0.9 * m)
+
+
+def affine(matrix):
+  """Pillow's (a, b, c, d, e, f): output (x, y) is input (a x + b y + c, d x + e y + f), about the pixels' corners."""
+  return lambda x: x.transform(x.size, Image.AFFINE, matrix, resample=Image.BILINEAR)
+
+
+def about_center(a, b, d, e, size):
+  cx, cy = size[0] / 2, size[1] / 2
+  return (a, b, cx - a * cx - b * cy, d, e, cy - d * cx - e * cy)
+
+
+PILLOW = {
+  "identity": lambda x, m: x,
+  "autocontrast": lambda x, m: ImageOps.autocontrast(x),
+  "equalize": lambda x, m: ImageOps.equalize(x),
+  "solarize": lambda x, m: ImageOps.solarize(x, int(np.ceil(255 * (1 - abs(m))))),
+  "color": lambda x, m: ImageEnhance.Color(x).enhance(1 + 0.9 * m),
+  "posterize": lambda x, m: ImageOps.posterize(x, 8 - round(4 * abs(m))),
+  "contrast": lambda x, m: ImageEnhance.Contrast(x).enhance(1 + 0.9 * m),
+  "brightness": lambda x, m: ImageEnhance.Brightness(x).enhance(1 + 0.9 * m),
+  "sharpness": sharpened,
+  "rotate": lambda x, m: x.rotate(30 * m, Image.BILINEAR),
+  "shear_x": lambda x, m: affine(about_center(1, 0.3 * m, 0, 1, x.size))(x),
+  "shear_y": lambda x, m: affine(about_center(1, 0, 0.3 * m, 1, x.size))(x),
+  "translate_x": lambda x, m: affine((1, 0, 0.45 * m * x.size[0], 0, 1, 0))(x),
+  "translate_y": lambda x, m: affine((1, 0, 0, 0, 1, 0.45 * m * x.size[1]))(x),
+}
+
+
+@pytest.mark.parametrize("m", [0.0, 0.5, -1.0])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_pillows(name, m):
+  x = picture()
+  expected = np.asarray(PILLOW[name](Image.fromarray(x), m)) / 255
+  got = np.asarray(OPERATIONS[name](jnp.asarray(x / 255, jnp.float32), jnp.float32(m)))
+  assert got.shape == x.shape
+  assert got.min() >= 0
+  assert got.max() <= 1
+  inner = slice(None)
+  if name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
+    # Pillow leaves a pixel black that is partly outside; here it is mixed with black. Both are black further out.
+    ones = OPERATIONS[name](jnp.ones(x.shape), jnp.float32(m))
+    inner = np.asarray(ones) > 0.999
+    assert inner.mean() > 0.4
+  np.testing.assert_allclose(got[inner], expected[inner], atol=2.5 / 255)  # Pillow rounds in between
+
+
+def test_pillow_sees_mistakes():
+  """The tolerance above would tell a wrong sign or strength."""
+  x = picture()
+  for name in OPERATIONS.keys() - {"identity", "autocontrast", "equalize"}:
+    a, b = (np.asarray(PILLOW[name](Image.fromarray(x), m)).astype(float) for m in (0.5, -1.0))
+    assert np.abs(a - b).max() > 10, name
+
+
+def test_rand_augment_draws_every_operation_by_example():
+  apply = jax.jit(rand_augment(2, 9.0))
+  batch = batch_of(64, (8, 8, 3))
+  one = apply(jax.random.key(0), batch | {"image": jnp.tile(batch["image"][:1], (64, 1, 1, 1))})["image"]
+  assert len(np.unique(np.asarray(one).reshape(64, -1), axis=0)) > 40
+  part = jax.tree.map(lambda x: x[7:9], batch)
+  np.testing.assert_allclose(
+    apply(jax.random.key(0), part)["image"], apply(jax.random.key(0), batch)["image"][7:9], atol=1e-6
+  )
+
+
+def test_crop_takes_every_window():
+  batch = batch_of(200, (5, 4, 1))
+  got = np.asarray(crop(1)(jax.random.key(0), batch)["image"])
+  padded = np.pad(np.asarray(batch["image"]), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
+  found = set()
+  for x, y in zip(padded, got, strict=True):
+    found |= {(i, j) for i in range(3) for j in range(3) if np.array_equal(x[i : i + 5, j : j + 4], y)}
+  assert len(found) == 9
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_mixup(alpha):
+  batch = batch_of(512, (3, 2, 1))
+  got = jax.jit(mixup(alpha, 4))(jax.random.key(0), batch)
+  x, other = np.asarray(batch["image"]), np.asarray(batch["image"])[::-1]
+  share = ((got["image"] - other) / (x - other))[:, 0, 0, 0]
+  np.testing.assert_allclose(got["image"], share[:, None, None, None] * (x - other) + other, atol=2e-5)
+  hot = np.eye(4)[np.asarray(batch["label"])]
+  np.testing.assert_allclose(got["label"], share[:, None] * (hot - hot[::-1]) + hot[::-1], atol=1e-3)
+  # Beta(alpha, alpha): mean 1/2, variance 1 / (4 (2 alpha + 1)).
+  assert abs(share.mean() - 0.5) < 4 * 0.5 / 512**0.5
+  np.testing.assert_allclose(share.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
+
+
+def test_cutmix():
+  batch = batch_of(400, (10, 8, 1)) | {"image": jnp.arange(400.0).reshape(400, 1, 1, 1) / 400 * jnp.ones((1, 10, 8, 1))}
+  got = jax.jit(cutmix(1.0, 4))(jax.random.key(0), batch)
+  own = np.asarray(got["image"] == batch["image"])[..., 0]
+  hot = np.eye(4)[np.asarray(batch["label"])]
+  share = own.mean((1, 2))[:, None]
+  np.testing.assert_allclose(got["label"], share * hot + (1 - share) * hot[::-1], atol=1e-6)
+  for mask in ~own:  # what came in is a box
+    rows, columns = mask.any(1), mask.any(0)
+    assert np.array_equal(mask, rows[:, None] & columns)
+    assert all(
+      len(np.flatnonzero(line)) in (0, np.ptp(np.flatnonzero(line)) + 1) for line in (rows, columns) if line.any()
+    )
+  assert 0.1 < (1 - share).mean() < 0.4  # of area 1/2 on average before it is cut, drawn in even sides
+  assert len(np.unique(share)) > 15
+
+
+def test_either_takes_both():
+  batch = batch_of(100, (4, 4, 1))
+  got = either(mixup(1.0, 4), cutmix(1.0, 4))(jax.random.key(0), batch)
+  mixed = ~np.isclose(got["image"], batch["image"]) & ~np.isclose(got["image"], batch["image"][::-1])
+  assert 25 < mixed.all((1, 2, 3)).sum() < 75
+  np.testing.assert_allclose(got["label"].sum(-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("make", "names"),
+  [
+    (lambda: mixup(0.0, 3), "mixup out"),
+    (lambda: cutmix(-1.0, 3), "cutmix out"),
+    (lambda: rand_augment(0, 3.0), "1 operation"),
+    (lambda: rand_augment(2, 11.0), "magnitude"),
+  ],
+)
+def test_bad_input(make, names):
+  with pytest.raises(UserError, match=names):
+    make()

@@ -1,0 +1,55 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.errors import UserError
+from jaxgen.optimizers import kernels, layer_decay
+
+STACKED = {
+  "patches": {"kernel": jnp.ones((2, 3))},
+  "cls": jnp.ones((1, 1, 3)),
+  "blocks": {"mlp": {"in": {"kernel": jnp.ones((4, 3, 5)), "bias": jnp.ones((4, 5))}}},
+  "norm": {"scale": jnp.ones(3)},
+  "head": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},
+}
+SINGLE = {"stem": {"kernel": jnp.ones(2)}, "blocks_0": {"kernel": jnp.ones(2)}, "blocks_1": {"kernel": jnp.ones(2)},
+          "head": {"bias": jnp.ones(1)}}  # fmt: skip
+
+
+def test_every_layer_learns_at_its_rate():
+  optimizer = optax.chain(optax.sgd(1.0), layer_decay(0.5, 4))
+  state = optimizer.init(STACKED)
+  updates, _ = jax.jit(optimizer.update)(STACKED, state, STACKED)
+  by_block = np.array([1 / 16, 1 / 8, 1 / 4, 1 / 2])
+  inside = updates["blocks"]["mlp"]["in"]
+  np.testing.assert_array_equal(inside["kernel"], -np.broadcast_to(by_block[:, None, None], (4, 3, 5)))
+  np.testing.assert_array_equal(inside["bias"], -np.broadcast_to(by_block[:, None], (4, 5)))
+  np.testing.assert_array_equal(updates["patches"]["kernel"], -np.ones((2, 3)) / 32)
+  np.testing.assert_array_equal(updates["cls"], -np.ones((1, 1, 3)) / 32)
+  for head in jax.tree.leaves([updates["head"], updates["norm"]]):
+    np.testing.assert_array_equal(head, -1)
+  updates, _ = layer_decay(0.5, 2).update(SINGLE, layer_decay(0.5, 2).init(SINGLE))
+  assert [float(x[0]) for x in jax.tree.leaves(updates)] == [0.25, 0.5, 1.0, 0.125]  # blocks, head, stem
+
+
+def test_only_kernels_decay():
+  optimizer = optax.adamw(1.0, weight_decay=0.1, mask=kernels)
+  zeros = jax.tree.map(jnp.zeros_like, STACKED)
+  updates, _ = optimizer.update(zeros, optimizer.init(STACKED), STACKED)
+  decayed = {jax.tree_util.keystr(path) for path, u in jax.tree_util.tree_leaves_with_path(updates) if jnp.any(u)}
+  assert decayed == {"['patches']['kernel']", "['blocks']['mlp']['in']['kernel']", "['head']['kernel']"}
+
+
+@pytest.mark.parametrize(
+  ("do", "names"),
+  [
+    (lambda: layer_decay(1.5, 4), r"in \(0, 1\]"),
+    (lambda: layer_decay(0.5, 4, blocks="layers").init(STACKED), "'layers'"),
+    (lambda: layer_decay(0.5, 3).update(STACKED, optax.EmptyState()), "4 blocks"),
+  ],
+)
+def test_bad_input(do, names):
+  with pytest.raises(UserError, match=names):
+    do()
