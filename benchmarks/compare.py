@@ -1,4 +1,4 @@
-"""What training.py and sampling.py share: shapes, workers that take turns, and the table.
+"""What training.py, sampling.py and backbones.py share: shapes, workers that take turns, and the table.
 
 Every competitor is a process of its own, started and compiled before any is timed. Then they take turns, round after
 round, one at a time while the others sleep, so that whatever else the machine does falls on all alike. A turn is a
@@ -8,6 +8,7 @@ PyTorch's.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 
 HERE = pathlib.Path(__file__).parent
 
@@ -41,15 +43,32 @@ SHAPES = {
     128, (1, 2, 2, 2), 2, (16,), (32, 32, 3), 16, 1, 2
   ),  # the paper's 35.7 M, a batch that a laptop holds
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """A published network, pictures, and how much to time. sampling_steps: passes over the batch in a forward turn."""
+
+  network: str  # of torchvision's or timm's, and ours in backbone_jaxgen.py
+  image: tuple[int, int, int]
+  batch: int
+  updates: int
+  sampling_steps: int = 1
+
+
+BACKBONES = {
+  "resnet50": Backbone("resnet50", (224, 224, 3), 4, 1),
+  "vit-b16": Backbone("vit_base_patch16_224", (224, 224, 3), 4, 1),
+}
+SCRIPTS = {Shape: ("worker_jaxgen.py", "worker_torch.py"), Backbone: ("backbone_jaxgen.py", "backbone_torch.py")}
 COMPETITORS = ("jaxgen", "torch eager", "torch compiled")
 
 
 class Worker:
   """A competitor's process. Its first line says what it compiled, then it answers a line with a line."""
 
-  def __init__(self, name: str, job: dict, python: str):
+  def __init__(self, name: str, script: str, job: dict, python: str):
     self.name, self.turns, self.error = name, [], None
-    script = "worker_jaxgen.py" if name == "jaxgen" else "worker_torch.py"
     command = [python, str(HERE / script), json.dumps({**job, "compiled": name == "torch compiled"})]
     self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     self.facts = self._answer()
@@ -73,9 +92,9 @@ class Worker:
     self.process.wait()
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, shapes: dict, default: list[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["digits", "middle"])
+  parser.add_argument("--shapes", nargs="+", choices=shapes, default=default)
   parser.add_argument("--batch", type=int, help="instead of each shape's own")
   parser.add_argument("--updates", type=int, help="updates per turn (training)")
   parser.add_argument("--sampling-steps", type=int, help="DDIM steps (sampling)")
@@ -87,11 +106,11 @@ def arguments(description: str) -> argparse.Namespace:
   return parser.parse_args()
 
 
-def run(task: str, options: argparse.Namespace) -> None:
+def run(tasks: Sequence[str], options: argparse.Namespace) -> None:
   results = []
-  for name in options.shapes:
+  for task, name in itertools.product(tasks, options.shapes):
     own = {"batch": options.batch, "updates": options.updates, "sampling_steps": options.sampling_steps}
-    shape = dataclasses.replace(SHAPES[name], **{k: v for k, v in own.items() if v is not None})
+    shape = dataclasses.replace((SHAPES | BACKBONES)[name], **{k: v for k, v in own.items() if v is not None})
     result = compare(task, name, shape, options)
     results.append(result)
     print(table(result), flush=True)
@@ -99,14 +118,14 @@ def run(task: str, options: argparse.Namespace) -> None:
       options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def compare(task: str, name: str, shape: Shape, options: argparse.Namespace) -> dict:
+def compare(task: str, name: str, shape: Shape | Backbone, options: argparse.Namespace) -> dict:
   """Times all competitors at one shape."""
   job = {"task": task, "dtype": options.dtype, **dataclasses.asdict(shape)}
   workers = []
   for competitor in options.competitors:
     print(f"{name}: starting {competitor}", file=sys.stderr, flush=True)
     python = sys.executable if competitor == "jaxgen" else options.peer_python
-    workers.append(Worker(competitor, job, python))
+    workers.append(Worker(competitor, SCRIPTS[type(shape)][competitor != "jaxgen"], job, python))
     if workers[-1].error:
       print(f"{competitor} is left out: {workers[-1].error}", file=sys.stderr, flush=True)
   for turn in range(options.rounds):
@@ -146,7 +165,7 @@ def row(worker: Worker, per_turn: int, batch: int, flops: float | None, peak: fl
 
 def table(result: dict) -> str:
   """One shape's results as text."""
-  what = "update" if result["task"] == "training" else f"{result['sampling_steps']}-step sampling"
+  what = {"training": "update", "forward": "pass"}.get(result["task"], f"{result['sampling_steps']}-step sampling")
   title = (
     f"{result['task']}, {result['shape']}: images {result['image']}, batch {result['batch']}, {result['dtype']}; "
     f"{result['cores']} cores, load {result['load']:.1f}"

@@ -4,11 +4,12 @@
     python benchmarks/quality.py runs/ddpm_digits
 
 Two denoisers, so that a network's errors and a solver's can be told apart: the trained network of the run, and the
-exact one of a mixture of Gaussians that sits on the training digits, one narrow Gaussian each. What is measured is the
-Fréchet distance of as many samples as there are training digits to the test digits, in the features of the judge that
-`jaxgen evaluate` takes, and the seconds that these samples take: the median of the chunks' times, the first chunk,
-which compiles, left out, times the number of chunks. Solvers take turns chunk by chunk, so that whatever else the
-machine does falls on all of them alike. Writes benchmarks/quality.json and docs/quality.png.
+exact one of a mixture of Gaussians that sits on the training digits, one narrow Gaussian each. Each solver takes the
+grid that goes with it (GRIDS). What is measured is the Fréchet distance of as many samples as there are training digits
+to the test digits, in the features of the judge that `jaxgen evaluate` takes, and the seconds that these samples take:
+the median of the chunks' times, the first chunk, which compiles, left out, times the number of chunks. Solvers of as
+many calls take turns chunk by chunk, so that whatever else the machine does falls on all of them alike. Writes
+benchmarks/quality.json and docs/quality.png.
 """
 
 import argparse
@@ -30,7 +31,18 @@ from jaxgen.metrics import judge, real
 from jaxgen.metrics.frechet import frechet_distance
 
 HERE = pathlib.Path(__file__).parent
+# The grids that go with the solvers in their papers; the others take DDIM's.
+GRIDS = {
+  **dict.fromkeys(["heun", "euler", "euler_ancestral", "dpm2", "lms"], "karras"),
+  **dict.fromkeys(["dpm_solver_2", "dpm_solver_3", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_sde_2m"], "log_snr"),
+  **dict.fromkeys(["unipc", "deis"], "log_snr"),
+  **dict.fromkeys(["euler_maruyama", "reverse_diffusion", "predictor_corrector", "probability_flow"], "linspace"),
+}
 WIDTH = 0.1  # standard deviation of each Gaussian of the mixture
+
+
+def grid_of(name: str, grid: str | None) -> str:
+  return grid or GRIDS.get(name, "trailing")
 
 
 def steps_within(name: str, schedule: diffusion.Schedule, grid: str, budget: int) -> int | None:
@@ -43,8 +55,8 @@ def steps_within(name: str, schedule: diffusion.Schedule, grid: str, budget: int
 class Contender:
   """A solver at a number of steps: draws samples chunk by chunk and keeps the times."""
 
-  def __init__(self, name: str, steps: int, calls: int | None, draw, chunk: int):
-    self.name, self.steps, self.calls, self.draw, self.chunk = name, steps, calls, draw, chunk
+  def __init__(self, name: str, grid: str, steps: int, calls: int | None, draw, chunk: int):
+    self.name, self.grid, self.steps, self.calls, self.draw, self.chunk = name, grid, steps, calls, draw, chunk
     start = time.perf_counter()
     self.turn(0, 0)
     self.compile_seconds, self.seconds, self.images = time.perf_counter() - start, [], {}
@@ -61,20 +73,20 @@ class Contender:
     self.images.setdefault(seed, []).append(images)
 
 
-def network_contenders(folder: str, grid: str, budgets, names, chunk: int):
+def network_contenders(folder: str, only: str | None, budget: int, names, chunk: int):
   """Of a trained run, each with a solver of its own."""
   schedule = diffusion.cosine(1000)
   for name in names:
-    for budget in budgets:
-      n = steps_within(name, schedule, grid, budget)
-      if n is not None:
-        run = jaxgen.load(folder, solver=name, grid=grid, sampling_steps=n)
-        draw = lambda keys, run=run: run.program.sample(run.state, keys, {})
-        calls = network_calls(diffusion.SOLVERS[name](schedule), diffusion.GRIDS[grid](schedule, n))
-        yield partial(Contender, name, n, calls, draw, chunk)
+    grid = grid_of(name, only)
+    n = steps_within(name, schedule, grid, budget)
+    if n is not None:
+      run = jaxgen.load(folder, solver=name, grid=grid, sampling_steps=n)
+      draw = lambda keys, run=run: run.program.sample(run.state, keys, {})
+      calls = network_calls(diffusion.SOLVERS[name](schedule), diffusion.GRIDS[grid](schedule, n))
+      yield Contender(name, grid, n, calls, draw, chunk)
 
 
-def exact_contenders(images: np.ndarray, grid: str, budgets, names, chunk: int):
+def exact_contenders(images: np.ndarray, only: str | None, budget: int, names, chunk: int):
   """Of the mixture on these images, with its exact denoiser."""
   schedule = diffusion.cosine(1000)
   mixture = Mixture(np.full(len(images), 1 / len(images)), images, np.full_like(images, WIDTH))
@@ -89,29 +101,28 @@ def exact_contenders(images: np.ndarray, grid: str, budgets, names, chunk: int):
     return draw
 
   for name in names:
-    for budget in budgets:
-      n = steps_within(name, schedule, grid, budget)
-      if n is not None:
-        solver, times = diffusion.SOLVERS[name](schedule), diffusion.GRIDS[grid](schedule, n)
-        yield partial(Contender, name, n, network_calls(solver, times), sampler(solver, times), chunk)
-  truth = jax.jit(mixture.sample)
-  yield partial(Contender, "exact samples", 0, 0, truth, chunk)
+    grid = grid_of(name, only)
+    n = steps_within(name, schedule, grid, budget)
+    if n is not None:
+      solver, times = diffusion.SOLVERS[name](schedule), diffusion.GRIDS[grid](schedule, n)
+      yield Contender(name, grid, n, network_calls(solver, times), sampler(solver, times), chunk)
+  yield Contender("exact samples", "", 0, 0, jax.jit(mixture.sample), chunk)
 
 
 def measure(contenders, features, reference, total: int, chunk: int, levels: int | None, seeds: int) -> list[dict]:
-  makers, contenders = list(contenders), []
-  for make in makers:
-    print(f"\rcompiling {len(contenders) + 1} of {len(makers)}", end="", flush=True)
-    contenders.append(make())
+  ready = []
+  for contender in contenders:
+    ready.append(contender)
+    print(f"\r{len(ready)} compiled", end="", flush=True)
   chunks = -(-total // chunk)
   for seed in range(seeds):
     for i in range(chunks):
-      for contender in contenders:
+      for contender in ready:
         contender.take(seed, i)
       print(f"\rseed {seed}, chunk {i + 1} of {chunks}", end="", flush=True)
   print()
   rows = []
-  for c in contenders:
+  for c in ready:
     distances = []
     for seed in range(seeds):
       images = np.concatenate(c.images[seed])[:total]
@@ -121,6 +132,7 @@ def measure(contenders, features, reference, total: int, chunk: int, levels: int
     rows.append(
       {
         "solver": c.name,
+        "grid": c.grid,
         "steps": c.steps,
         "network_calls": c.calls,
         "frechet": distances,
@@ -135,12 +147,13 @@ def table(title: str, rows: list[dict]) -> str:
   lines = [
     f"### {title}",
     "",
-    "| solver | steps | network calls | Fréchet distance by seed | seconds |",
-    "|---|---|---|---|---|",
+    "| solver | grid | steps | network calls | Fréchet distance by seed | seconds |",
+    "|---|---|---|---|---|---|",
   ]
   for row in rows:
     distances = " and ".join(f"{d:.2f}" for d in row["frechet"])
-    lines.append(f"| {row['solver']} | {row['steps']} | {row['network_calls']} | {distances} | {row['seconds']:.2f} |")
+    head = f"| {row['solver']} | {row['grid']} | {row['steps']} | {row['network_calls']} |"
+    lines.append(f"{head} {distances} | {row['seconds']:.2f} |")
   return "\n".join(lines)
 
 
@@ -149,7 +162,7 @@ def main():
   parser.add_argument("run", help="a trained run of configs/ddpm_digits.py")
   parser.add_argument("--budgets", type=int, nargs="+", default=[8, 16, 32, 64])
   parser.add_argument("--seeds", type=int, default=2, help="of the samples; their spread is the distance's own")
-  parser.add_argument("--grid", default="trailing", choices=list(diffusion.GRIDS))
+  parser.add_argument("--grid", choices=list(diffusion.GRIDS), help="for all; default: each solver's own")
   parser.add_argument("--solvers", nargs="+", choices=list(diffusion.SOLVERS), help="default: all of fixed steps")
   parser.add_argument("--out", type=pathlib.Path, default=HERE / "quality.json")
   parser.add_argument("--figure", type=pathlib.Path, default=HERE.parent / "docs" / "quality.png")
@@ -170,15 +183,20 @@ def main():
 
   results = {}
   for title, contenders in (
-    ("network", network_contenders(arguments.run, arguments.grid, arguments.budgets, names, chunk)),
-    ("closed form", exact_contenders(train.astype(np.float32), arguments.grid, arguments.budgets, names, chunk)),
+    ("network", partial(network_contenders, arguments.run)),
+    ("closed form", partial(exact_contenders, train.astype(np.float32))),
   ):
-    results[title] = measure(contenders, looks.features, reference, len(train), chunk, data.levels, arguments.seeds)
-    print(table(title, results[title]))
+    rows = []
+    for budget in arguments.budgets:
+      print(f"{title}, at most {budget} calls")
+      made = contenders(arguments.grid, budget, names, chunk)
+      rows += measure(made, looks.features, reference, len(train), chunk, data.levels, arguments.seeds)
+      jax.clear_caches()  # or dozens of programs stay in memory
+    results[title] = sorted(rows, key=lambda row: (row["solver"], row["steps"]))
+    print(table(title, results[title]), flush=True)
   document = {
     "run": run.config.name,
     "step": run.step,
-    "grid": arguments.grid,
     "samples": len(train),
     "width": WIDTH,
     "floor": floor,
@@ -226,7 +244,7 @@ def figure(document: dict, path: pathlib.Path):
       color="0.35",
     )
   fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-  fig.suptitle(f"{document['samples']:,} samples, {document['run']}, grid {document['grid']}, {document['device']}")
+  fig.suptitle(f"{document['samples']:,} samples, {document['run']}, {document['device']}")
   path.parent.mkdir(exist_ok=True)
   fig.savefig(path, dpi=110)
 

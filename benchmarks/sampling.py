@@ -14,4 +14,4 @@ The columns are those of training.py.
 import compare
 
 if __name__ == "__main__":
-  compare.run("sampling", compare.arguments(__doc__))
+  compare.run(["sampling"], compare.arguments(__doc__, compare.SHAPES, ["digits", "middle"]))

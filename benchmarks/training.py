@@ -16,4 +16,4 @@ the fastest product of two large matrices that any of the competitors measured. 
 import compare
 
 if __name__ == "__main__":
-  compare.run("training", compare.arguments(__doc__))
+  compare.run(["training"], compare.arguments(__doc__, compare.SHAPES, ["digits", "middle"]))

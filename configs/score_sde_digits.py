@@ -2,8 +2,8 @@
 
 Paper: Song et al. 2021, Score-based generative modeling through stochastic differential equations,
 https://arxiv.org/abs/2011.13456: eq. 7 with lambda = sigma^2 (the error of eps), the SDEs of section 3.4, the
-predictor-corrector sampler of Algorithm 1, and likelihoods by the probability-flow ODE (section 4.3). Without `--solver`
-samples are drawn as the authors draw them: Euler-Maruyama for VP and sub-VP, predictor-corrector for VE.
+predictor-corrector sampler of Algorithm 1, and likelihoods by the probability-flow ODE (section 4.3). Without
+`--solver` samples are drawn as the authors draw them: Euler-Maruyama for VP and sub-VP, predictor-corrector for VE.
 
     jaxgen train configs/score_sde_digits.py
 
@@ -48,7 +48,7 @@ def experiment(
   digits = data.digits(transforms=(dequantize(17),)) if ode_likelihood else data.digits()
   process = SDES[sde]()
   solver = solver or {"vp": "euler_maruyama", "sub_vp": "euler_maruyama", "ve": "predictor_corrector"}[sde]
-  t_min = float(process.time(np.float64(7.2)))  # of sigma 0.03, a quarter of the distance between two pixel values
+  t_min = process.time(np.array([7.2])).item()  # of sigma 0.03, a quarter of the distance between two pixel values
   likelihoods = {
     True: {"nll_nats_dequantized": partial(ode_nll, levels=digits.levels)},
     False: {"nll_nats": partial(continuous_bound, levels=digits.levels, t_min=t_min)},

@@ -20,6 +20,8 @@ USAGE = """usage: jaxgen COMMAND ...
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
   report RUN        write a run's report.html
   inspect RUN|CONFIG  parameters, bytes, FLOPs and memory; for a run also its step and the SHA-256 of its state
+  import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors configs/vit_cifar10.py
+  export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
   list              the configs, their papers, expected numbers and costs
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
@@ -260,6 +262,62 @@ def inspect(words: list[str]) -> None:
   inspection.show(run, restored)
 
 
+def import_weights(words: list[str]) -> None:
+  if len(words) < 2 or words[0].startswith("-") or words[1].startswith("-"):
+    print(
+      "usage: jaxgen import FILE CONFIG [flags]\n\n`jaxgen import FILE CONFIG --help` shows the flags of that CONFIG."
+    )
+    sys.exit(0 if words in (["-h"], ["--help"]) else 2)
+  file, subject, *words = words
+  set_up_jax()
+  from jaxgen.experiment import Folder, Run, load_config
+
+  config = load_config(subject)
+  options, changed = _parse(
+    f"import {file} {subject}",
+    words,
+    {
+      "runs": (_option(pathlib.Path, "folder of runs"), pathlib.Path("runs")),
+      "name": (_option(str | None, "the run's name (the config's by default)"), None),
+      "seed": (_option(int, "seed of what is not read, and of training from here"), 0),
+      "layout": (_option(str | None, "whose layout the file is in (the one whose names fit, by default)"), None),
+      "fresh": (_option(tuple[str, ...], "parameters to initialise and not to read, params/head for one"), ()),
+      **_cluster_options(),
+    },
+    config.doc,
+    config,
+  )
+  _join(options)
+  folder = Folder(options["runs"] / (options["name"] or config.name))
+  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
+  from jaxgen.interop import runs
+
+  count = runs.import_weights(run, pathlib.Path(file), options["layout"], options["fresh"])
+  print(f"{folder.path}  step 0, {count:,} values read")
+
+
+def export_weights(words: list[str]) -> None:
+  if len(words) < 2 or words[0].startswith("-") or words[1].startswith("-"):
+    print("usage: jaxgen export RUN FILE [flags]\n\n`jaxgen export RUN FILE --help` shows the flags.")
+    sys.exit(0 if words in (["-h"], ["--help"]) else 2)
+  subject, file, *words = words
+  set_up_jax()
+  run, options = _load_run(
+    f"export {file}",
+    subject,
+    words,
+    {
+      "layout": (_option(str | None, "in whose layout; needed where the config names several"), None),
+      "average": (_option(bool, "write the averaged parameters, where the method keeps them"), True),
+    },
+    "Write a run's weights as others name them, .safetensors or .npz.",
+  )
+  from jaxgen.interop import runs
+
+  count = runs.export_weights(run, pathlib.Path(file), options["layout"], options["average"])
+  print(f"{file}  {count:,} values")
+
+
 def list_configs(words: list[str]) -> None:
   if words and words[0] in ("-h", "--help"):
     print("usage: jaxgen list\n\nThe configs, their papers, expected numbers and costs.")
@@ -307,6 +365,8 @@ COMMANDS = {
   "evaluate": evaluate,
   "report": report,
   "inspect": inspect,
+  "import": import_weights,
+  "export": export_weights,
   "list": list_configs,
   "prepare": prepare,
 }

@@ -37,6 +37,7 @@ if typing.TYPE_CHECKING:
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
+  + ["layout", "fresh", "average"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
@@ -61,6 +62,8 @@ class Experiment:
     evaluate_batch: examples in a batch of an evaluation, `batch_size` by default.
     keep: checkpoints kept, the newest.
     best: (metric, "min" or "max"): also keep the checkpoint that is best by this evaluated metric.
+    layouts: how others name and lay out the weights of the network called "network", by the layout's name ("timm",
+      "transformers"): lists of `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.
   """
 
   method: "Method"
@@ -80,6 +83,7 @@ class Experiment:
   evaluate_batch: int | None = None
   keep: int = 2
   best: tuple[str, str] | None = None
+  layouts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     for name in ("steps", "batch_size", "log_every", "updates_per_dispatch", "max_skipped", "sample_chunk", "keep"):

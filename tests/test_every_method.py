@@ -25,19 +25,30 @@ from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
 from jaxgen.method import Method
 from jaxgen.methods.classifier import classifier
 from jaxgen.methods.diffusion import Guide, gaussian_diffusion
+from jaxgen.methods.seq2seq import seq2seq
 from jaxgen.methods.vdm import vdm
 from jaxgen.nn import ConvNet, UNet
-from jaxgen.nn.layers import Dropout
+from jaxgen.nn.layers import BatchNorm, Dropout
+from jaxgen.nn.seq2seq import Seq2Seq
+from jaxgen.nn.transformer import EncoderDecoder, Options
 from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
 
 BATCH = 16
 
 
 class Case(NamedTuple):
-  """build: (param and compute dtype, **options of compose) -> the method at a size for tests. data: what it learns."""
+  """A method to be tested.
+
+  build: (param and compute dtype, **options of compose) -> the method at a size for tests.
+  data: what it learns.
+  conditions: (number of samples) -> what each is asked for.
+  whole: a word of the reason for which it takes its batch whole, no microbatches and no pmap; None where it takes them.
+  """
 
   build: Callable[..., Method]
   data: data.Dataset
+  whole: str | None = None
+  conditions: Callable[[int], dict[str, np.ndarray]] = lambda n: {}
 
 
 class Perceptron(nn.Module):
@@ -170,6 +181,39 @@ def small_classifier(dtype, **options):
   return classifier(network, optimizer=optax.adam(2e-3), classes=10, label_smoothing=0.1, ema=0.9, **options)
 
 
+class Normed(nn.Module):
+  """A network with batch statistics."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, index=None):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.dtype)
+    h = nn.Dense(32, **dtypes)(x.reshape(len(x), -1))
+    h = nn.relu(BatchNorm(**dtypes)(h, index is not None))
+    return nn.Dense(10, **dtypes)(Dropout(0.1)(h, index))
+
+
+def normed_classifier(dtype, **options):
+  # Not Adam: what comes before the statistics has gradients of exactly 0 (a bias, a pixel that is the same in the whole
+  # batch), of which Adam makes full steps out of rounding.
+  return classifier(Normed(dtype), optimizer=optax.sgd(0.02, 0.9), classes=10, ema=0.9, **options)
+
+
+def small_seq2seq(dtype, **options):
+  network = EncoderDecoder(8, Options(8, 2, 16, 1, norm="pre", dtype=dtype, param_dtype=dtype))
+  return seq2seq(network, optimizer=optax.adam(5e-3), vocabulary=8, length=6, label_smoothing=0.1, ema=0.9, **options)
+
+
+def recurrent_seq2seq(dtype, **options):
+  network = Seq2Seq(8, 8, 16, 8, dropout=0.1, dtype=dtype, param_dtype=dtype)
+  return seq2seq(network, optimizer=optax.adam(5e-3), vocabulary=8, length=6, **options)
+
+
+TOKENS = jax.ShapeDtypeStruct((6,), np.int32)
+STRINGS = data.Dataset("reversed:5", {"source": TOKENS, "target": TOKENS}, train="1-5", test="3-5")
+some_strings = lambda n: {"source": STRINGS.source("test").arrays["source"][:n]}
+
 METHODS = {
   "ddpm": Case(unet_ddpm, data.digits()),
   "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, data.digits()),
@@ -178,6 +222,9 @@ METHODS = {
   "improved DDPM, importance-sampled": Case(improved_ddpm, data.digits()),
   "VDM": Case(small_vdm, data.digits()),
   "classifier": Case(small_classifier, data.digits()),
+  "seq2seq, Transformer": Case(small_seq2seq, STRINGS, conditions=some_strings),
+  "seq2seq, recurrent": Case(recurrent_seq2seq, STRINGS, conditions=some_strings),
+  "classifier with batch statistics": Case(normed_classifier, data.digits(), whole="buffers"),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -260,6 +307,10 @@ def test_microbatches_equal_the_batch_or_are_refused(name):
     with pytest.raises(ValueError, match="no microbatches"):
       METHODS[name].build(jnp.float32, microbatches=2)
     return
+  if whole := METHODS[name].whole:
+    with pytest.raises(ValueError, match=whole):
+      train(name, compiled(name, one_device(), microbatches=4), 1)
+    return
   with conftest.enable_x64():
     state, losses = train(name, compiled(name, one_device(), jnp.float64), 3)
     other, other_losses = train(name, compiled(name, one_device(), jnp.float64, microbatches=4), 3)
@@ -273,6 +324,13 @@ def test_pmap_equals_jit_or_is_refused(name):
   if not case.build(jnp.float32).mean:
     with pytest.raises(ValueError, match="use jit"):
       parallel.pmap_step(case.build(jnp.float32, axis="devices"))
+    return
+  if case.whole:
+    step = parallel.pmap_step(case.build(jnp.float32, axis="devices"))
+    raw = pipeline.batch_at(case.data.source("train"), 0, 0, BATCH)
+    state = parallel.stack_state(compiled(name, one_device()).init(0, raw))
+    with pytest.raises(ValueError, match=case.whole):
+      step(state, parallel.shard_batch(case.data.transform(jax.random.key(0), raw, False), 8))
     return
   with conftest.enable_x64():
     state, losses = train(name, compiled(name, one_device(), jnp.float64, updates=1), 2)
@@ -329,21 +387,23 @@ def test_samples_are_their_own_and_the_same_on_any_mesh(name):
     pytest.skip("generates nothing")
   state, _ = train(name, program, 1)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(16))
-  samples = np.asarray(program.sample(state, keys, {}))
+  conditions = METHODS[name].conditions(16)
+  samples = np.asarray(program.sample(state, keys, conditions))
   assert samples.shape[0] == 16
   assert np.isfinite(samples).all()
   order = np.random.default_rng(0).permutation(16)
   # Rounding alone: sums are taken in another order in a batch of another size, and EDM starts from values of 80.
   atol = 1e-4 * (samples.max() - samples.min())
-  np.testing.assert_allclose(program.sample(state, keys[order], {}), samples[order], atol=atol)
+  shuffled = program.sample(state, keys[order], {k: x[order] for k, x in conditions.items()})
+  np.testing.assert_allclose(shuffled, samples[order], atol=atol)
   many = compiled(name, parallel.make_mesh(2))
-  other = many.sample(jax.device_put(state, many.shardings), keys, {})
+  other = many.sample(jax.device_put(state, many.shardings), keys, conditions)
   np.testing.assert_allclose(other, samples, atol=atol)
 
 
 @every_method
 @pytest.mark.slow
-def test_the_loss_falls_on_real_digits(name):
+def test_the_loss_falls_on_its_data(name):
   _, losses = train(name, compiled(name, one_device(), updates=20), 200)
   assert losses[-50:].mean() < 0.9 * losses[:50].mean()
 

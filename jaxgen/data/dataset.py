@@ -29,6 +29,7 @@ class Dataset:
   classes: the number of labels.
   transforms: (key, batch) -> batch on the device, always; in this order.
   augment: likewise, after them, in training only.
+  last: likewise, always, after these.
   data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
   train, test: the names of these splits in the data set.
   fit: how images of other sizes are brought to the size of `features` (folders; see `open_source`).
@@ -44,6 +45,7 @@ class Dataset:
   train: str = "train"
   test: str = "test"
   fit: Fit = "crop"
+  last: tuple[Transform, ...] = ()
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
@@ -79,7 +81,7 @@ class Dataset:
   def transform(self, key: Array, batch: Mapping[str, Array | np.ndarray], train: bool) -> Batch:
     """A raw batch -> what a method sees. Pure; transform i draws from fold_in(key, i)."""
     batch = jax.tree.map(jax.numpy.asarray, dict(batch))
-    for i, transform in enumerate(self.transforms + (self.augment if train else ())):
+    for i, transform in enumerate(self.transforms + (self.augment if train else ()) + self.last):
       batch = transform(jax.random.fold_in(key, i), batch)
     return batch
 
@@ -96,13 +98,14 @@ def images(
   train: str = "train",
   test: str = "test",
   fit: Fit = "crop",
+  last: tuple[Transform, ...] = (),
 ) -> Dataset:
   """A data set of uint8 images [H, W, C], with labels where `classes` is given; by default they are only scaled."""
   features = {"image": jax.ShapeDtypeStruct(tuple(shape), np.uint8)}
   if classes is not None:
     features["label"] = jax.ShapeDtypeStruct((), np.int32)
   transforms = (scale(levels),) if transforms is None else transforms
-  return Dataset(name, features, levels, classes, transforms, augment, data_dir, train, test, fit)
+  return Dataset(name, features, levels, classes, transforms, augment, data_dir, train, test, fit, last)
 
 
 def digits(*, transforms: tuple[Transform, ...] | None = None, augment: tuple[Transform, ...] = ()) -> Dataset:

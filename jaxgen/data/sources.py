@@ -4,6 +4,7 @@
   npz:FILE                      arrays <split>_image and <split>_label of a NumPy file; image and label alone are train
   folder:DIR                    image files DIR/<split>/<class>/*.png (jpg, webp, ...), labels by sorted folder name
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations; see `jaxgen.data.text`
+  reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
 A source has `len(s)`, `s[i] -> {"image": uint8 [H, W, C], "label": int32 ()}`,
@@ -15,6 +16,7 @@ when its examples are asked for.
 import gzip
 import importlib.util
 import io
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -111,7 +113,8 @@ def open_source(
   kind, _, rest = name.partition(":")
   if kind not in SOURCES or (kind == "digits") == bool(rest):
     raise UserError(
-      f"unknown data set {name!r}: use digits, npz:FILE, folder:DIR, pairs:LANGUAGES:SIZE:DIR or tfds:NAME"
+      f"unknown data set {name!r}: use digits, npz:FILE, folder:DIR, pairs:LANGUAGES:SIZE:DIR, reversed:LETTERS or "
+      "tfds:NAME"
     )
   source = SOURCES[kind](rest, split, features, data_dir, fit)
   if len(source) == 0:
@@ -373,10 +376,33 @@ def open_pairs(rest: str, split: str, features: Features, data_dir: str | Path |
   return Arrays(text.read(f"pairs:{rest}", split, features))
 
 
+REVERSED = 8_192  # strings in each split
+
+
+def open_reversed(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Arrays:
+  """The split LEAST-MOST, 1-16 for one, has strings of so many letters: {"source": int32 [T], "target": int32 [T]}.
+
+  Letters are tokens 3 .. LETTERS + 2; behind a string stands its end, 2, and then padding, 0.
+  """
+  lengths = re.fullmatch(r"(\d+)-(\d+)", split)
+  if not rest.isdecimal() or lengths is None:
+    raise UserError(f"reversed:{rest}, split {split!r}: the form is reversed:26, with splits such as 1-16, of lengths")
+  (least, most), (width,) = (int(n) for n in lengths.groups()), features["source"].shape
+  if not 1 <= least <= most < width:
+    raise UserError(f"strings of {split} letters and their end, and the config has room for {width} tokens: change it")
+  rng, place = np.random.default_rng([least, most]), np.arange(width)
+  size = rng.integers(least, most + 1, REVERSED)[:, None]
+  letters = rng.integers(3, int(rest) + 3, (REVERSED, width))
+  turned = np.take_along_axis(letters, np.maximum(size - 1 - place, 0), axis=1)
+  ended = lambda tokens: np.where(place < size, tokens, np.where(place == size, 2, 0)).astype(np.int32)
+  return Arrays({"source": ended(letters), "target": ended(turned)})
+
+
 SOURCES = {
   "digits": open_digits,
   "npz": open_npz,
   "folder": open_folder,
   "pairs": open_pairs,
+  "reversed": open_reversed,
   "tfds": open_tfds,
 }

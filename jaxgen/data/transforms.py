@@ -5,7 +5,7 @@ floats in [-1, 1] of them) and "index" [B]. Noise is drawn per example, from `ex
 that it does not depend on how the batch lies on devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,22 @@ def binarize_dynamic() -> Transform:
     keys = example_keys(key, batch["index"])
     ones = jax.vmap(jax.random.bernoulli)(keys, (image + 1) / 2)
     return batch | {"image": jnp.where(ones, 1, -1).astype(image.dtype)}
+
+  return transform
+
+
+# Of the training pictures' red, green and blue, in [0, 1]: what most networks for ImageNet were trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def standardize(mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Transform:
+  """Images in [-1, 1] -> ((x + 1) / 2 - mean) / std, each channel by its own; put it last, after augmentations."""
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("standardize", image)
+    m, s = (jnp.asarray(v, image.dtype) for v in (mean, std))
+    return batch | {"image": ((image + 1) / 2 - m) / s}
 
   return transform
 

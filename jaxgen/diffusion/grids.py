@@ -125,6 +125,8 @@ def _of_ratio(schedule: Schedule, n: int, between: Callable[..., Any]) -> Times:
     inner = schedule.time(-2 * jnp.log(between(high, low, jnp.linspace(0, 1, n + 1)[1:-1], jnp)))
     return jnp.concatenate([ends[:1], inner, ends[1:]])
   ratio = lambda t: float(schedule.sigma(np.array([t]))[0] / schedule.alpha(np.array([t]))[0])
+  if schedule.is_clean(schedule.t_min):
+    raise UserError("a grid in sigma / alpha ends where there is noise, and this schedule's t_min is 0: raise it")
   noise = schedule.is_noise(schedule.T)
   points = n - 1 if noise else n
   u = np.linspace(0, 1, points) if points > 1 else np.zeros(points)
@@ -145,3 +147,7 @@ def check(schedule: Schedule, n: int) -> None:
     raise UserError(f"sampling takes at least 1 step, not {n}: change the number of steps")
   if schedule.steps is not None and n > schedule.steps:
     raise UserError(f"sampling takes 1 to {schedule.steps} steps on this schedule, not {n}: change the number of steps")
+  if not 0 <= schedule.t_min < schedule.T and schedule.steps is None:
+    raise UserError(
+      f"a schedule's t_min lies between 0 and {schedule.T:g}, and this one's is {schedule.t_min:g}: change it"
+    )

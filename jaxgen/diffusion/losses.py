@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 from jaxgen.diffusion.sampling import Denoise, normal
 from jaxgen.diffusion.schedules import Schedule, Variance, lookup, posterior
@@ -61,7 +61,7 @@ def bound(schedule: Schedule, variance: Variance = "posterior", levels: int | No
   def term(
     x_0: Float[Array, "batch ..."],
     predicted: Float[Array, "batch ..."],
-    t: Float[Array, " batch"],
+    t: Num[Array, " batch"],
     fraction: Float[Array, "batch ..."] | float = 1.0,
   ) -> Float[Array, " batch"]:
     each = lambda table: lookup(table)(t - 1).reshape(-1, *[1] * (x_0.ndim - 1))

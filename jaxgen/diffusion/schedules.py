@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxgen.errors import UserError
 
-Times = Float[jax.Array | np.ndarray, "..."]
+Times = Num[jax.Array | np.ndarray, "..."]
 Variance = Literal["posterior", "beta", "learned"]
 
 
@@ -88,7 +88,7 @@ class Schedule(NamedTuple):
 
   def at(self, t: Array) -> Point:
     """alpha, sigma and their derivatives at t (for discrete processes the derivative to the right of a step)."""
-    t = jnp.asarray(t)
+    t = 1.0 * jnp.asarray(t)
     one = jnp.ones_like(t)
     alpha, d_alpha = jax.jvp(self.alpha, (t,), (one,))
     sigma, d_sigma = jax.jvp(self.sigma, (t,), (one,))
@@ -234,7 +234,7 @@ def from_log_alpha(table: Float[np.ndarray, " times"]) -> Schedule:
 
   def log_alpha(t: Times) -> tuple[Times, Times]:
     """(log alpha in the ordinary steps, the fraction of the last step that is behind t)."""
-    xp = t.__array_namespace__()
+    xp, t = t.__array_namespace__(), 1.0 * t  # of integer times, too
     low = xp.clip(xp.floor(t), 0, T - 1)
     i, w = low.astype(np.int32), t - low
     values = xp.asarray(finite, dtype=t.dtype)
@@ -490,11 +490,11 @@ def softplus(x: Times) -> Times:
 
 
 def lookup(table: Float[np.ndarray, " times"]) -> Callable[[Times], Times]:
-  """t -> table[t], t rounded, in the dtype of t."""
+  """t -> table[t], t rounded, in the dtype of t where that is a float's."""
 
   def at(t: Times) -> Times:
     xp = t.__array_namespace__()
-    return xp.asarray(table, dtype=t.dtype)[xp.round(t).astype(np.int32)]
+    return xp.asarray(table, dtype=(1.0 * t).dtype)[xp.round(t).astype(np.int32)]
 
   return at
 

@@ -37,7 +37,8 @@ def eps(prediction: Prediction, at: Point) -> Array:
 
 def bound(prediction: Prediction, at: Point) -> Array:
   """w = -log_snr' / 2: for t uniform on an interval its length times this is the variational bound's integral."""
-  return -at.d_log_snr / 2 * prediction.eps_scale(at) ** 2
+  slope = at.alpha * at.d_sigma - at.d_alpha * at.sigma  # w is slope / (alpha sigma), whose alpha cancels: it may be 0
+  return slope / at.sigma**2 * prediction.eps_scale(at) * prediction.x_0_scale(at)
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
@@ -53,7 +54,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
   """
   if gamma <= 0:
     raise UserError(f"min-SNR's gamma is positive, not {gamma:g}: change it")
-  return lambda prediction, at: jnp.minimum(jnp.exp(at.log_snr), gamma) * prediction.x_0_scale(at) ** 2
+  return lambda prediction, at: jnp.minimum(prediction.eps_scale(at) ** 2, gamma * prediction.x_0_scale(at) ** 2)
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:

@@ -85,7 +85,9 @@ def classifier(
       raise UserError(f"the network's output for one image is {logits.shape}, not (1, {classes}): set its classes")
     params = {"network": variables["params"]}
     if teacher:
-      params["teacher"] = jax.tree.map(jnp.asarray, teacher.variables())
+      with jax.ensure_compile_time_eval():  # reading a run is no part of the program that makes this state
+        taught = teacher.variables()
+      params["teacher"] = jax.tree.map(jnp.asarray, taught)
     return params, {name: tree for name, tree in variables.items() if name != "params"}
 
   def loss(params: Params, state: State, batch: Batch, key: jax.Array):

@@ -76,6 +76,38 @@ def _conv_backward(pads, saved, dy):
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x: Float[Array, "B H W C"], w: Float[Array, "h w 1 C"], pads: Pads) -> Float[Array, "B P Q C"]:
+  """y[b, p, q, c] = sum_{i, j} x[b, p + i - top, q + j - left, c] w[i, j, 0, c]."""
+  y = sum(part * w[i, j, 0] for i, row in enumerate(_seen(x, w, pads)) for j, part in enumerate(row))
+  return y.astype(x.dtype)
+
+
+def _seen(x, w, pads):
+  """What each of the kernel's entries sees of x: for every i and j, x[b, p + i - top, q + j - left, c], wide."""
+  x = _pad(x.astype(jnp.promote_types(x.dtype, jnp.float32)), ((0, 0), *pads, (0, 0)))
+  height, width = (n - k + 1 for n, k in zip(x.shape[1:3], w.shape[:2], strict=True))
+  return [[x[:, i : i + height, j : j + width] for j in range(w.shape[1])] for i in range(w.shape[0])]
+
+
+def _depthwise_backward(pads, saved, dy):
+  x, w = saved
+  mirrored = tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(w.shape[:2], pads, strict=True))
+  dx = _depthwise(dy, w[::-1, ::-1], mirrored)
+  # Sums over positions; XLA's CPU backend is fast at several in one reduction, one axis after the other.
+  rows = []
+  for row in _seen(x, w, pads):
+    row = tuple(part * dy for part in row)
+    for _ in range(2):
+      zeros = tuple(jnp.zeros((), part.dtype) for part in row)
+      row = lax.reduce(row, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+    rows.append(jnp.stack([part.sum(0) for part in row]))
+  return dx, jnp.stack(rows)[:, :, None].astype(w.dtype)
+
+
+_depthwise.defvjp(lambda x, w, pads: (_depthwise(x, w, pads), (x, w)), _depthwise_backward)
+
+
 def conv(
   lhs: Float[Array, "B *space I"],
   rhs: Float[Array, "*kernel C O"],
@@ -89,15 +121,17 @@ def conv(
 ) -> Float[Array, "B *out O"]:
   """`jax.lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=conv)`.
 
-  Two-dimensional NHWC convolutions without dilation or groups are made fast on a CPU; others are passed on as they are.
-  A strided one, whose gradient would be of the slow kind, becomes one without strides over blocks of positions.
+  Two-dimensional NHWC convolutions without dilation are made fast on a CPU where they have one group or one for each
+  channel (depthwise); others are passed on as they are. A strided one, whose gradient would be of the slow kind,
+  becomes one without strides over blocks of positions.
   """
+  depthwise = feature_group_count > 1 and feature_group_count == lhs.shape[-1] == rhs.shape[-1]
   plain = (
     lhs.ndim == 4
     and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
     and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
-    and feature_group_count == 1
+    and (feature_group_count == 1 or depthwise)
     and precision is None
   )
   if not plain or not written_out():
@@ -110,9 +144,12 @@ def conv(
   (top, bottom), (left, right) = padding
   rows, columns = window_strides
   if rows == columns == 1:
-    return _conv(lhs, rhs, ((top, bottom), (left, right)))
+    return (_depthwise if depthwise else _conv)(lhs, rhs, ((top, bottom), (left, right)))
   lhs, rhs = _unstrided(lhs, rhs, ((top, bottom), (left, right)), (rows, columns))
-  return _conv(lhs, rhs, ((0, 0), (0, 0)))
+  if not depthwise:
+    return _conv(lhs, rhs, ((0, 0), (0, 0)))
+  y = _depthwise(lhs, rhs.reshape(*rhs.shape[:2], 1, -1), ((0, 0), (0, 0)))
+  return y.reshape(*y.shape[:3], rows * columns, -1).sum(3)
 
 
 def _unstrided(x, w, pads, strides):
@@ -133,8 +170,9 @@ def _unstrided(x, w, pads, strides):
   x = _pad(x, ((0, 0), *around, (0, 0)))
   w = _pad(w, (fit(w.shape[0], 0, blocks[0], rows), fit(w.shape[1], 0, blocks[1], columns), (0, 0), (0, 0)))
   x = x.reshape(batch, height, rows, width, columns, channels).transpose(0, 1, 3, 2, 4, 5)
-  w = w.reshape(blocks[0], rows, blocks[1], columns, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-  return x.reshape(batch, height, width, -1), w.reshape(*blocks, rows * columns * channels, -1)
+  inputs, outputs = w.shape[2:]
+  w = w.reshape(blocks[0], rows, blocks[1], columns, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
+  return x.reshape(batch, height, width, -1), w.reshape(*blocks, rows * columns * inputs, outputs)
 
 
 def conv_of_doubled(x: Float[Array, "B H W I"], w: Float[Array, "3 3 I O"]) -> Float[Array, "B 2*H 2*W O"]:

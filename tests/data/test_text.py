@@ -5,6 +5,7 @@ import pytest
 
 from jaxgen.data import text
 from jaxgen.errors import UserError
+from jaxgen.metrics.evaluators import bleu
 
 ENGLISH = ["a man walks his dog .", "two women are talking .", "the dog runs over the green grass .", "a red car ."] * 3
 GERMAN = ["ein mann führt seinen hund aus .", "zwei frauen reden .", "der hund läuft über das gras .", "ein auto ."] * 3
@@ -82,3 +83,28 @@ def with_german(folder, content):
 def test_bad_input(corpus, do, names):
   with pytest.raises(UserError, match=names):
     do(corpus)
+
+
+class Translator:
+  """A run whose samples are the sentences that it was given, in tokens."""
+
+  def __init__(self, data, translations):
+    self.data, self.translations = data, translations
+
+  def sample(self, n, source):
+    assert text.decode(self.data.name, source) == text.sentences(self.data, "test")[0]
+    return text.encode(self.data.name, self.translations[:n], source.shape[1])
+
+
+def test_bleu_is_of_the_sentences_in_the_files(corpus):
+  (corpus / "test.en").write_text("\n".join(ENGLISH[:3]) + "\n")
+  (corpus / "test.de").write_text("\n".join(GERMAN[:3]) + "\n")
+  data = text.pairs(corpus, ("en", "de"), vocabulary=300, length=32)
+  assert bleu()(Translator(data, GERMAN)) == {"test_bleu": pytest.approx(100.0), "test_examples": 3.0}
+  # By hand, of the first sentence alone and its like with one word of seven wrong, the last: n-grams that are right are
+  # 6 of 7, 5 of 6, 4 of 5, 3 of 4, and lengths are equal.
+  (corpus / "test.en").write_text(ENGLISH[0] + "\n")
+  (corpus / "test.de").write_text(GERMAN[0] + "\n")
+  data = text.pairs(corpus, ("en", "de"), vocabulary=300, length=32)
+  got = bleu()(Translator(data, [GERMAN[0].replace(" .", " hund")]))["test_bleu"]
+  assert got == pytest.approx(100 * (6 / 7 * 5 / 6 * 4 / 5 * 3 / 4) ** 0.25)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.data import transforms
-from jaxgen.data.transforms import binarize, binarize_dynamic, dequantize, flip, pad, resize, scale
+from jaxgen.data import images, transforms
+from jaxgen.data.transforms import binarize, binarize_dynamic, dequantize, flip, pad, resize, scale, standardize
 
 KEY = jax.random.key(0)
 
@@ -154,3 +154,14 @@ def test_transforms_of_integers_refuse_floats(name):
 def test_transforms_of_floats_refuse_integers(name):
   with pytest.raises(ValueError, match=rf"{name} takes images in \[-1, 1\], not uint8: put scale\(levels\) before it"):
     (RANDOM | FIXED)[name](KEY, batch_of(integers()))
+
+
+def test_standardize_comes_last():
+  image = jnp.linspace(-1, 1, 12).reshape(1, 2, 2, 3)
+  got = standardize((0.5, 0.2, 0.1), (0.5, 2.0, 1.0))(jax.random.key(0), {"image": image, "index": jnp.arange(1)})
+  np.testing.assert_allclose(got["image"][..., 0], image[..., 0], atol=1e-6)
+  np.testing.assert_allclose(got["image"][..., 2], (image[..., 2] + 1) / 2 - 0.1, atol=1e-6)
+  made = images("digits", (8, 8, 1), levels=17, augment=(flip(),), last=(standardize((0.5,), (0.25,)),))
+  raw = {"image": np.full((2, 8, 8, 1), 16, np.uint8), "index": np.arange(2)}
+  for train in (True, False):
+    np.testing.assert_allclose(made.transform(jax.random.key(0), raw, train)["image"], 2.0, atol=1e-6)

@@ -112,6 +112,16 @@ def test_bad_input(name, n):
     GRIDS[name](linear(10), n)
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_bad_t_min(name):
+  for t_min in (-0.1, 1.0):
+    with pytest.raises(UserError, match="t_min lies between 0 and 1"):
+      GRIDS[name](vp(t_min=t_min), 4)
+  if name in ("log_snr", "karras"):
+    with pytest.raises(UserError, match="t_min is 0"):
+      GRIDS[name](vp(t_min=0.0), 4)
+
+
 def test_bad_options():
   with pytest.raises(UserError, match="rho"):
     diffusion.karras(vp(), 10, rho=0.0)

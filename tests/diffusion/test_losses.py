@@ -118,6 +118,12 @@ def test_bad_input():
     bound(linear(10), levels=1)
 
 
+def test_times_may_be_integers():
+  terms, one = bound(linear(20, 1e-3, 0.4), levels=17), jnp.full((3, 1, 1, 1), 0.5)
+  t = jnp.asarray([1, 2, 20])
+  np.testing.assert_array_equal(terms.term(one, one - 0.2, t), terms.term(one, one - 0.2, t.astype(float)))
+
+
 def test_one_step_alone():
   # T = 1 has no second step to take v_1 from: beta_1.
   terms = bound(linear(1, 0.3, 0.3), levels=None)

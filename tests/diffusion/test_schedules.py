@@ -154,6 +154,15 @@ def test_dtype_is_that_of_the_times():
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_times_may_be_integers(name):
+  schedule, t = EVERY[name], np.array([0, 1] if EVERY[name].T < 3 else [1, 2, 5])
+  for f in (schedule.alpha, schedule.sigma):
+    np.testing.assert_array_equal(f(t), f(t.astype(float)))
+    np.testing.assert_array_equal(f(jnp.asarray(t)), f(jnp.asarray(t, jnp.float32)))
+  np.testing.assert_array_equal(schedule.at(t[-1:]), schedule.at(t[-1:].astype(float)))
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_point_has_the_derivatives(name, x64):
   schedule = EVERY[name]
   t = spread(schedule, 20, high=20.0)

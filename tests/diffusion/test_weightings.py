@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import PREDICTIONS, WEIGHTINGS, linear, rectified_flow, ve, vp
+from jaxgen.diffusion import PREDICTIONS, WEIGHTINGS, linear, rectified_flow, ve, vp, zero_terminal_snr
 from jaxgen.diffusion.losses import simple as squared
 from jaxgen.diffusion.predictions import edm as edm_prediction
 from jaxgen.diffusion.weightings import bound, edm, eps, min_snr, p2, sigmoid, simple
@@ -63,6 +63,19 @@ def test_bound_is_what_the_discrete_bound_tends_to(x64):
     c = (1 - before) / (1 - alpha_bar) * beta
     weight = beta**2 / (2 * c * (1 - beta) * (1 - alpha_bar))
     np.testing.assert_allclose(bound(EPS, schedule.at(jnp.asarray(float(t)))), weight, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_where_there_is_no_signal(name, x64):
+  # One example of T has t = T on a schedule that ends in noise: its weight is the limit, 0 or not, and never NaN.
+  for schedule, just_below in ((rectified_flow(), 1 - 1e-9), (zero_terminal_snr(linear()), 1000 - 1e-9)):
+    last, near = (schedule.at(jnp.asarray(t)) for t in (schedule.T, just_below))
+    for prediction in (p for p in PREDICTIONS.values() if p.at_noise):
+      np.testing.assert_allclose(
+        WEIGHTINGS[name](prediction, last), WEIGHTINGS[name](prediction, near), rtol=1e-6, atol=1e-6
+      )
+    if name in ("simple", "eps", "p2", "min_snr"):
+      np.testing.assert_allclose(WEIGHTINGS[name](EPS, last), 1)
 
 
 def test_bad_input():

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.nn.conv import jax_derivatives
-from jaxgen.nn.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
+from jaxgen.nn.layers import BatchNorm, Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
 
 
 def normal(seed, *shape, dtype=jnp.float64):
@@ -49,6 +49,35 @@ def test_group_norm_keeps_its_precision_under_a_large_shift():
   norm = GroupNorm(8)  # one channel a group: the shift has no effect at all
   params = norm.init(jax.random.key(0), x)
   close(norm.apply(params, x, shift), norm.apply(params, x), 2e-3)
+
+
+@pytest.mark.parametrize("space", [(5, 3), ()])
+def test_batch_norm_equals_flax(space, x64):
+  ours = BatchNorm(0.8, param_dtype=jnp.float64)
+  flax = nn.BatchNorm(momentum=0.8, param_dtype=jnp.float64, use_fast_variance=False)
+  x = 3 * normal(0, 6, *space, 4) + 5
+  variables = flax.init(jax.random.key(0), x, use_running_average=False)
+  params = randomised(variables["params"])
+  statistics = jax.tree.map(lambda s: s.astype(jnp.float64) + 0.3, variables["batch_stats"])
+  assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x, True)) == jax.tree.map(jnp.shape, variables)
+  every = lambda params: {"params": params, "batch_stats": statistics}
+  for train in (False, True):
+    apply = lambda params, x, train=train: ours.apply(every(params), x, train, mutable="batch_stats")[0]
+    expected = lambda params, x, train=train: flax.apply(
+      every(params), x, use_running_average=not train, mutable="batch_stats"
+    )[0]
+    close(derivatives(apply, params, x), derivatives(expected, params, x), 1e-9)
+  _, new = ours.apply(every(params), x, True, mutable="batch_stats")
+  values, kept = np.asarray(x).reshape(-1, 4), statistics
+  close(new["batch_stats"]["mean"], 0.8 * kept["mean"] + 0.2 * values.mean(0))
+  close(new["batch_stats"]["var"], 0.8 * kept["var"] + 0.2 * values.var(0, ddof=1))
+
+
+def test_batch_norm_keeps_its_precision_far_from_zero():
+  x = np.asarray(1e3 + normal(0, 64, 4, dtype=jnp.float32))
+  got = BatchNorm().init_with_output(jax.random.key(0), jnp.asarray(x), True)[0]
+  wide = x.astype(np.float64)
+  np.testing.assert_allclose(got, (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5), atol=1e-3)
 
 
 def test_group_norm_of_a_constant_has_finite_gradients():

@@ -1,0 +1,92 @@
+"""The process that times jaxgen's backbones for backbones.py, through the code that `jaxgen train` runs."""
+
+import os
+import resource
+import time
+
+import compare
+from worker_jaxgen import matmul_peak
+
+
+def prepare(job: dict):
+  from jaxgen.cli import flags_that_pay
+
+  os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags_that_pay()]).strip()
+
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from jaxgen import parallel
+  from jaxgen.methods.classifier import classifier
+  from jaxgen.nn import resnet, vit
+  from jaxgen.nn.conv import jax_derivatives
+
+  dtype, batch, image, updates = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["updates"]
+  network = {
+    "resnet50": lambda: resnet.ResNet(**resnet.SIZES[50], dtype=dtype),
+    "vit_base_patch16_224": lambda: vit.ViT(**vit.SIZES["B/16"], dtype=dtype),
+  }[job["network"]]()
+  method = classifier(network, optimizer=optax.sgd(1e-3, momentum=0.9), classes=1000)
+  rng = np.random.default_rng(0)
+  raws = {
+    "image": rng.normal(size=(updates, batch, *image)).astype(np.float32),
+    "label": rng.integers(0, 1000, (updates, batch)).astype(np.int32),
+    "index": np.tile(np.arange(batch, dtype=np.int32), (updates, 1)),
+  }
+  spec = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in raws.items()}
+  program = parallel.compile(method, spec, parallel.make_mesh(), updates=updates)
+  start = time.perf_counter()
+  state = jax.block_until_ready(program.init(0, {k: v[0] for k, v in raws.items()}))
+  init_seconds = time.perf_counter() - start
+
+  variables = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"params": state.params["network"], **state.buffers}
+  )
+  x = jax.ShapeDtypeStruct((batch, *image), jnp.float32)
+  with jax_derivatives():
+    forward = jax.jit(network.apply).lower(variables, x).cost_analysis()["flops"]
+
+  if job["task"] == "training":
+    flops, batches = 3 * forward, program.put_many(raws)
+
+    def turn() -> float:
+      nonlocal state
+      start = time.perf_counter()
+      state, metrics = program.dispatch(state, batches, updates)
+      jax.block_until_ready((state, metrics))
+      return time.perf_counter() - start
+  else:
+    apply, flops = jax.jit(network.apply), forward
+    values, pictures = {"params": state.params["network"], **state.buffers}, jax.device_put(raws["image"][0])
+
+    def turn() -> float:
+      start = time.perf_counter()
+      jax.block_until_ready(apply(values, pictures))
+      return time.perf_counter() - start
+
+  first_call = turn()
+  turn()
+  device = jax.devices()[0]
+  facts = {
+    "parameters": sum(p.size for p in jax.tree.leaves(variables["params"])),
+    "flops": flops,
+    "init_seconds": init_seconds,
+    "first_call": first_call,
+    "peak_flops": matmul_peak(dtype, device.platform),
+    "device": device.device_kind,
+    "devices": jax.device_count(),
+    "versions": {"jax": jax.__version__},
+    "flags": os.environ["XLA_FLAGS"],
+  }
+
+  def end() -> dict:
+    on_device = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return {"peak_memory": on_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+  return facts, turn, end
+
+
+if __name__ == "__main__":
+  compare.serve(prepare)

@@ -1,0 +1,66 @@
+"""A recurrent encoder-decoder with attention translates English into German: Multi30k's descriptions of pictures.
+
+Paper: Bahdanau et al. 2014, Neural machine translation by jointly learning to align and translate,
+https://arxiv.org/abs/1409.0473; data: Elliott et al. 2016, https://aclanthology.org/W16-3210
+
+    jaxgen train configs/attention_multi30k.py --corpus DIR
+
+DIR holds train.en, train.de, test_2016_flickr.en and test_2016_flickr.de, or the same with .gz, a sentence a line.
+
+Expect: not measured
+Cost: not measured
+"""
+
+from typing import Literal
+
+import optax
+
+from jaxgen import Experiment
+from jaxgen.data import text
+from jaxgen.methods.seq2seq import seq2seq
+from jaxgen.metrics.evaluators import bleu
+from jaxgen.nn.seq2seq import Additive, Multiplicative, Seq2Seq
+from jaxgen.optimizers import kernels
+
+
+def experiment(
+  steps: int = 4_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  features: int = 256,
+  embedding: int = 128,
+  attention: Literal["additive", "multiplicative"] = "additive",
+  dropout: float = 0.3,
+  label_smoothing: float = 0.1,
+  vocabulary: int = 8_000,
+  length: int = 40,
+  corpus: str = "data/multi30k",
+) -> Experiment:
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)
+  method = seq2seq(
+    Seq2Seq(
+      vocabulary,
+      vocabulary,
+      features,
+      embedding,
+      decoder={"additive": Additive, "multiplicative": Multiplicative}[attention],
+      dropout=dropout,
+    ),
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=1e-4, mask=kernels)),
+    vocabulary=vocabulary,
+    length=length,
+    start=text.START,
+    end=text.END,
+    pad=text.PAD,
+    label_smoothing=label_smoothing,
+  )
+  return Experiment(
+    method=method,
+    data=text.pairs(corpus, ("en", "de"), vocabulary=vocabulary, length=length, test="test_2016_flickr"),
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(bleu(),),
+    evaluate_every=1_000,
+    checkpoint_every=500,
+    samples=0,
+  )

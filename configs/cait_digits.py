@@ -1,0 +1,53 @@
+"""CaiT, with class attention, on scikit-learn's 8x8 digits.
+
+Paper: Touvron et al. 2021, Going deeper with image Transformers, https://arxiv.org/abs/2103.17239
+
+    jaxgen train configs/cait_digits.py
+
+Expect: test accuracy 0.986 (360 digits, one seed)
+Cost: 3 minutes on 2 CPU cores with other work on them
+"""
+
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.data.augment import crop
+from jaxgen.interop import cait as weights
+from jaxgen.methods.classifier import classifier
+from jaxgen.metrics.evaluators import accuracy
+from jaxgen.nn.cait import CaiT
+from jaxgen.optimizers import kernels
+
+
+def experiment(
+  steps: int = 2_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  patch: int = 2,
+  width: int = 64,
+  depth: int = 4,
+  heads: int = 4,
+  class_depth: int = 2,
+  layer_scale: float = 0.1,
+  drop_path: float = 0.05,
+  weight_decay: float = 0.05,
+  label_smoothing: float = 0.1,
+) -> Experiment:
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  network = CaiT(patch, width, depth, heads, class_depth, layer_scale, classes=10, drop_path=drop_path)
+  method = classifier(
+    network,
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=weight_decay, mask=kernels)),
+    classes=10,
+    label_smoothing=label_smoothing,
+  )
+  return Experiment(
+    method=method,
+    data=data.digits(augment=(crop(1),)),
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(accuracy(),),
+    evaluate_every=500,
+    checkpoint_every=500,
+    layouts={"timm": weights.timm(network)},
+  )

@@ -1,0 +1,65 @@
+"""A recurrent encoder-decoder with attention learns to write strings from their end.
+
+Paper: Bahdanau et al. 2014, https://arxiv.org/abs/1409.0473, and Luong et al. 2015, https://arxiv.org/abs/1508.04025,
+on a task that needs their attention: what is written first was read last. The network is trained on strings of 1 to 16
+letters and tested on strings of 17 to 20.
+
+    jaxgen train configs/reverse_strings.py
+
+Expect: to be measured
+Cost: to be measured
+"""
+
+from typing import Literal
+
+import jax
+import numpy as np
+import optax
+
+from jaxgen import Experiment
+from jaxgen.data import Dataset
+from jaxgen.methods.seq2seq import seq2seq
+from jaxgen.metrics.evaluators import accuracy
+from jaxgen.nn.seq2seq import Additive, Multiplicative, Seq2Seq
+
+DECODERS = {"additive": Additive, "multiplicative": Multiplicative}
+
+
+def experiment(
+  steps: int = 3_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  features: int = 64,
+  letters: int = 26,
+  train_lengths: str = "1-16",
+  test_lengths: str = "17-20",
+  attention: Literal["additive", "multiplicative"] = "additive",
+  label_smoothing: float = 0.0,
+) -> Experiment:
+  longest = max(int(lengths.rpartition("-")[2]) for lengths in (train_lengths, test_lengths))
+  tokens = jax.ShapeDtypeStruct((longest + 1,), np.int32)
+  network = Seq2Seq(letters + 3, letters + 3, features, features, decoder=DECODERS[attention])
+  return Experiment(
+    method=seq2seq(
+      network,
+      optimizer=optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+      ),
+      vocabulary=letters + 3,
+      length=longest + 1,
+      label_smoothing=label_smoothing,
+    ),
+    data=Dataset(
+      f"reversed:{letters}",
+      {"source": tokens, "target": tokens},
+      train=train_lengths,
+      test=test_lengths,
+    ),
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(accuracy(),),
+    evaluate_every=500,
+    checkpoint_every=500,
+    samples=0,
+    evaluate_batch=1024,
+  )

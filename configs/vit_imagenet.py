@@ -1,0 +1,72 @@
+"""Vision Transformer with DeiT's recipe on ImageNet-1k, 224x224.
+
+Paper: Dosovitskiy et al. 2021, An image is worth 16x16 words, https://arxiv.org/abs/2010.11929; recipe: Touvron et al.
+2021, https://arxiv.org/abs/2012.12877
+
+    jaxgen inspect configs/vit_imagenet.py
+    jaxgen import FILE configs/vit_imagenet.py
+
+Expect: B/16: 86,567,656 parameters; DeiT-B, which is this network and recipe, has 0.818 there
+Cost: not run here, a pod's work; `jaxgen inspect` counts parameters and FLOPs
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.data.augment import cutmix, either, mixup, rand_augment
+from jaxgen.data.transforms import flip, scale
+from jaxgen.interop import vit as weights
+from jaxgen.methods.classifier import classifier
+from jaxgen.metrics.evaluators import accuracy
+from jaxgen.nn.vit import SIZES, ViT
+from jaxgen.optimizers import kernels
+
+Dtype = Literal["float32", "bfloat16"]
+Size = Literal["Ti/16", "S/16", "S/32", "B/32", "B/16", "B/8", "L/32", "L/16", "L/14", "H/14"]
+
+
+def experiment(
+  steps: int = 375_000,
+  batch_size: int = 1024,
+  learning_rate: float = 1e-3,
+  size: Size = "B/16",
+  drop_path: float = 0.1,
+  weight_decay: float = 0.05,
+  label_smoothing: float = 0.1,
+  dtype: Dtype = "bfloat16",
+  tfds_dir: str | None = None,
+) -> Experiment:
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 5 * steps // 300, steps)
+  network = ViT(**SIZES[size], drop_path=drop_path, dtype=jnp.dtype(dtype))
+  method = classifier(
+    network,
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=weight_decay, mask=kernels)),
+    classes=1000,
+    label_smoothing=label_smoothing,
+  )
+  images = data.images(
+    "tfds:imagenet2012",
+    (224, 224, 3),
+    classes=1000,
+    transforms=(scale(),),
+    augment=(
+      rand_augment(2, 9.0),
+      flip(),
+      either(mixup(0.8, 1000), cutmix(1.0, 1000)),
+    ),
+    test="validation",
+    data_dir=tfds_dir,
+  )
+  return Experiment(
+    method=method,
+    data=images,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(accuracy(),),
+    evaluate_every=25_000,
+    checkpoint_every=5_000,
+    layouts={"timm": weights.timm(network), "transformers": weights.transformers(network)},
+  )

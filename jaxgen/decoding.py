@@ -1,0 +1,101 @@
+"""Sequences out of a network that says how likely each next token is.
+
+    step, carry = network.stepper(params, source, mask, length)
+    tokens, log_probability = greedy(step, carry, start, length=length, end=end)
+
+`step(carry, tokens [B]) -> (logits [B, V], carry)` reads one token of each example and says what comes next. The carry
+is whatever it keeps of the tokens before: a Transformer's keys and values, a recurrent state. Its leaves are [B, ...];
+what stays the same throughout (the source) step closes over. Each function here is one `lax.scan` over the steps.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+Carry = PyTree
+Step = Callable[[Carry, Array], tuple[Array, Carry]]
+
+
+def _log_probabilities(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
+  return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+
+
+def greedy(
+  step: Step, carry: Carry, start: Int[Array, "batch"], *, length: int, end: int, pad: int = 0
+) -> tuple[Int[Array, "batch {length}"], Float[Array, "batch"]]:
+  """The likeliest token at every step: (tokens, their log-probability in nats).
+
+  Args:
+    start: the token read first; it is not part of the result.
+    length: most tokens of a sequence.
+    end: the token that ends a sequence; it is part of it.
+    pad: what stands behind it.
+  """
+
+  def body(state, _):
+    carry, token, ended, total = state
+    logits, carry = step(carry, token)
+    log_p = _log_probabilities(logits)
+    best = jnp.argmax(log_p, axis=-1).astype(token.dtype)
+    total = total + jnp.where(ended, 0, jnp.take_along_axis(log_p, best[:, None], axis=-1)[:, 0])
+    token = jnp.where(ended, pad, best)
+    return (carry, token, ended | (token == end), total), token
+
+  logits = jax.eval_shape(step, carry, start)[0]
+  total = jnp.zeros(start.shape, jnp.promote_types(logits.dtype, jnp.float32))
+  state = (carry, start, jnp.zeros(start.shape, bool), total)
+  (_, _, _, total), tokens = jax.lax.scan(body, state, length=length)
+  return tokens.T, total
+
+
+def beam_search(
+  step: Step,
+  carry: Carry,
+  start: Int[Array, "batch"],
+  *,
+  width: int,
+  length: int,
+  end: int,
+  pad: int = 0,
+  alpha: float = 0.0,
+) -> tuple[Int[Array, "batch {width} {length}"], Float[Array, "batch {width}"]]:
+  """The `width` best sequences that beam search finds: (tokens, scores), the best first.
+
+  A sequence Y's score is log P(Y) / ((5 + |Y|) / 6)^alpha, Wu et al. 2016, https://arxiv.org/abs/1609.08144, eq. 14
+  (without its coverage). At every step the `width` best of all continuations stay; one that has ended stays as it is
+  and goes on competing. So width 1 is `greedy` where alpha is 0, and a width of all sequences there are is exact.
+  A sequence without `end` within `length` tokens is scored as it stands. Scores are -inf where there are fewer
+  sequences than `width`.
+
+  start, length, end and pad: as in `greedy`.
+  """
+  step = jax.vmap(step, 1, 1)  # over the beam: what step closes over is shared, not repeated
+  spread = lambda x: jnp.repeat(x[:, None], width, axis=1)
+  carry, token = jax.tree.map(spread, (carry, start))
+  batch, vocabulary = token.shape[0], jax.eval_shape(step, carry, token)[0]
+  dtype, vocabulary = jnp.promote_types(vocabulary.dtype, jnp.float32), vocabulary.shape[-1]
+
+  def body(state, t):
+    carry, token, tokens, lengths, ended, total = state
+    logits, carry = step(carry, token)
+    # What has ended has one continuation, itself.
+    itself = jnp.where(jnp.arange(vocabulary) == pad, 0.0, -jnp.inf).astype(dtype)
+    total = total[..., None] + jnp.where(ended[..., None], itself, _log_probabilities(logits))
+    lengths = lengths + ~ended
+    scores = total / (((5 + lengths) / 6) ** alpha).astype(dtype)[..., None]
+    scores, best = jax.lax.top_k(scores.reshape(batch, -1), width)
+    parent, token = best // vocabulary, (best % vocabulary).astype(token.dtype)
+    carry, tokens, lengths, ended = jax.vmap(lambda tree, p: jax.tree.map(lambda x: x[p], tree))(
+      (carry, tokens, lengths, ended), parent
+    )
+    total = jnp.take_along_axis(total.reshape(batch, -1), best, axis=1)
+    tokens = tokens.at[:, :, t].set(token)
+    return (carry, token, tokens, lengths, ended | (token == end), total), scores
+
+  total = jnp.full((batch, width), -jnp.inf, dtype).at[:, 0].set(0)  # at first there is one sequence, the empty one
+  tokens = jnp.full((batch, width, length), pad, token.dtype)
+  state = (carry, token, tokens, jnp.zeros(token.shape, jnp.int32), jnp.zeros(token.shape, bool), total)
+  (_, _, tokens, _, _, _), scores = jax.lax.scan(body, state, jnp.arange(length))
+  return tokens, scores[-1]

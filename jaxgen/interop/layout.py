@@ -1,0 +1,156 @@
+"""Published weights under their publishers' names and axes, as a list of entries that is read in both directions.
+
+A layout is a function of a network (a Flax module) that returns its entries, one per parameter or buffer of ours. What
+`read` takes apart `write` puts together again, so one list serves `jaxgen import` and `jaxgen export`.
+
+    [conv("stem.weight", "params/stem/kernel"), same("norm.running_mean", "batch_stats/norm/mean")]
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax
+import numpy as np
+
+from jaxgen.errors import UserError
+
+
+class Entry(NamedTuple):
+  """Theirs and ours.
+
+  theirs: names of the tensors that make up ours, usually one.
+  ours: path of the array among the network's variables, "params/block/conv/kernel".
+  join: (their arrays) -> ours.
+  split: (ours) -> their arrays.
+  fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
+  """
+
+  theirs: tuple[str, ...]
+  ours: str
+  join: Callable[[Sequence[np.ndarray]], np.ndarray]
+  split: Callable[[np.ndarray], Sequence[np.ndarray]]
+  fit: Callable[[np.ndarray, tuple[int, ...]], np.ndarray] | None = None
+
+
+def same(theirs: str, ours: str) -> Entry:
+  """An array as it is: biases, gains, tables, running statistics."""
+  return Entry((theirs,), ours, lambda a: a[0], lambda x: [x])
+
+
+def moved(theirs: str, ours: str, axes: Sequence[int]) -> Entry:
+  """Ours is theirs with its axes in another order: ours = theirs.transpose(axes)."""
+  return Entry((theirs,), ours, lambda a: a[0].transpose(axes), lambda x: [x.transpose(np.argsort(axes))])
+
+
+def dense(theirs: str, ours: str) -> Entry:
+  """PyTorch's [out, in] and our [in, out]."""
+  return moved(theirs, ours, (1, 0))
+
+
+def conv(theirs: str, ours: str) -> Entry:
+  """PyTorch's [out, in, height, width] and our [height, width, in, out]; grouped ones as well."""
+  return moved(theirs, ours, (2, 3, 1, 0))
+
+
+def shaped(entry: Entry, theirs: Sequence[int], ours: Sequence[int]) -> Entry:
+  """Like `entry`, for arrays that are of one shape there and of another, once transposed, here."""
+  return entry._replace(join=lambda a: entry.join(a).reshape(ours), split=lambda x: [entry.split(x)[0].reshape(theirs)])
+
+
+def joined(entries: Sequence[Entry], axis: int = -1) -> Entry:
+  """Several of theirs side by side in one of ours, in equal parts: query, key and value in "qkv"."""
+  (ours,) = {entry.ours for entry in entries}
+
+  def join(arrays):
+    return np.concatenate([e.join([a]) for e, a in zip(entries, arrays, strict=True)], axis=axis)
+
+  def split(x):
+    return [e.split(part)[0] for e, part in zip(entries, np.split(x, len(entries), axis=axis), strict=True)]
+
+  return Entry(tuple(entry.theirs[0] for entry in entries), ours, join, split)
+
+
+def stacked(blocks: Sequence[Sequence[Entry]]) -> list[Entry]:
+  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.attention.Blocks`."""
+  return [_stack(same_place) for same_place in zip(*blocks, strict=True)]
+
+
+def _stack(entries: Sequence[Entry]) -> Entry:
+  (ours,) = {entry.ours for entry in entries}
+  count = len(entries[0].theirs)
+
+  def join(arrays):
+    return np.stack([e.join(arrays[i * count : (i + 1) * count]) for i, e in enumerate(entries)])
+
+  def split(x):
+    return [a for e, part in zip(entries, x, strict=True) for a in e.split(part)]
+
+  return Entry(tuple(name for entry in entries for name in entry.theirs), ours, join, split)
+
+
+def read(
+  entries: Sequence[Entry],
+  tensors: Mapping[str, np.ndarray],
+  shapes: Any,
+  unused: Sequence[str] = (),
+  fresh: Sequence[str] = (),
+) -> dict[str, Any]:
+  """The network's variables out of published tensors.
+
+  Args:
+    tensors: by their names.
+    shapes: the network's variables as `jax.eval_shape` gives them: shapes and dtypes that are wanted.
+    unused: beginnings or ends of names of tensors that the network has no use for.
+    fresh: beginnings of paths of ours that are not read and left out of the result: a head for other classes.
+
+  Raises:
+    UserError: a tensor that is missing, of another shape, or that nothing wants; it is named.
+  """
+  wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+  for start in fresh:
+    if not any(_within(path, start) for path in wanted):
+      raise UserError(f"the network has no parameter {start!r} to leave fresh: it has {', '.join(_tops(wanted))}")
+  if missing := wanted.keys() - {entry.ours for entry in entries}:
+    raise ValueError(f"the layout has no entry for {sorted(missing)}")
+  found = {}
+  for entry in entries:
+    for name in entry.theirs:
+      if name not in tensors:
+        raise UserError(f"the weights have no tensor {name!r}: they are of another network, or of another layout")
+    if any(_within(entry.ours, start) for start in fresh):
+      continue
+    want, arrays = wanted[entry.ours], [np.asarray(tensors[name]) for name in entry.theirs]
+    # Their shapes, from ours: a shape of the wrong length cannot be transposed.
+    expected = [np.shape(x) for x in entry.split(np.broadcast_to(np.zeros((), np.int8), want.shape))]
+    if entry.fit is not None:
+      arrays = [a if a.shape == s else entry.fit(a, s) for a, s in zip(arrays, expected, strict=True)]
+    for name, array, shape in zip(entry.theirs, arrays, expected, strict=True):
+      if array.shape != shape:
+        raise UserError(
+          f"the tensor {name!r} is of shape {array.shape} and the network's is {shape}: "
+          "change the config's sizes, or take the weights of this size"
+        )
+    found[entry.ours] = entry.join(arrays).astype(want.dtype)
+  used = {name for entry in entries for name in entry.theirs}
+  for name in tensors:
+    if name not in used and not any(name.startswith(u) or name.endswith(u) for u in unused):
+      raise UserError(f"the network has no place for the tensor {name!r} of shape {np.shape(tensors[name])}")
+  return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def _within(path: str, start: str) -> bool:
+  return path == start or path.startswith(f"{start}/")
+
+
+def _tops(paths: Any) -> list[str]:
+  return sorted({"/".join(path.split("/")[:2]) for path in paths})
+
+
+def write(entries: Sequence[Entry], variables: Any) -> dict[str, np.ndarray]:
+  """The published tensors out of the network's variables: the inverse of `read`."""
+  flat = flax.traverse_util.flatten_dict(variables, sep="/")
+  return {
+    name: np.ascontiguousarray(array)
+    for entry in entries
+    for name, array in zip(entry.theirs, entry.split(np.asarray(flat[entry.ours])), strict=True)
+  }

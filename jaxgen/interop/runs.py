@@ -1,0 +1,118 @@
+"""Published weights into a run, and a run's weights out."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.errors import UserError
+from jaxgen.experiment import Run, describe, load
+from jaxgen.interop import files
+from jaxgen.interop.layout import Entry, read, write
+from jaxgen.method import State
+
+NETWORK = "network"  # the entry of a state's params that layouts are of
+
+
+def variables(folder: str | os.PathLike) -> dict[str, Any]:
+  """The variables of a trained run's network as numpy, its averaged parameters where it keeps them: for a `Teacher`.
+
+  Raises:
+    UserError: the folder is not a run, or has no network of that name.
+  """
+  state = load(folder).state
+  if NETWORK not in state.params:
+    raise UserError(f"{folder} has no network called {NETWORK!r}: it has {', '.join(state.params)}")
+  return jax.tree.map(np.asarray, _averaged(state))
+
+
+def _layout(run: Run, name: str | None, tensors: Mapping[str, Any] = {}) -> Sequence[Entry]:
+  """The experiment's layout of that name, or the one that has most of the tensors' names."""
+  layouts = run.experiment.layouts
+  if not layouts:
+    raise UserError(f"config {run.config.name} names no layouts of published weights: its network has none here")
+  if name is not None:
+    if name not in layouts:
+      raise UserError(f"config {run.config.name} has no layout {name!r}: it has {', '.join(layouts)}")
+    return layouts[name]
+  known = lambda entries: sum(n in tensors for entry in entries for n in entry.theirs)
+  return max(layouts.values(), key=known)
+
+
+def _variables(state: State) -> dict[str, Any]:
+  """The network's variables, its statistics included."""
+  return {"params": state.params[NETWORK], **state.buffers}
+
+
+def _averaged(state: State) -> dict[str, Any]:
+  return {**_variables(state), "params": state.ema.get(NETWORK, state.params[NETWORK])}
+
+
+def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fresh: Sequence[str] = ()) -> int:
+  """Makes the run's folder, at step 0, out of published weights; returns the number of values read.
+
+  The averaged copy, where the method keeps one, starts from them too.
+
+  Args:
+    layout: one of the experiment's, or the one that fits the file's names.
+    fresh: parameters that are initialised and not read, "params/head".
+
+  Raises:
+    UserError: the folder is a run already, or the file does not fit the network; nothing is written then.
+  """
+  if run.folder.exists():
+    raise UserError(f"{run.folder.path} is a run already: choose another --name")
+  tensors = files.load(file)
+  entries = _layout(run, layout, tensors)
+  nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
+  program = run.program
+  shapes = jax.eval_shape(_variables, program.abstract)
+  found = flax.traverse_util.flatten_dict(read(entries, tensors, shapes, fresh=fresh), sep="/")
+  state = program.init(run.seed, nothing)
+
+  def put(tree: Any, collection: str) -> Any:
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    place = lambda name, x: jax.device_put(found.get(f"{collection}/{name}", x), x.sharding)
+    return flax.traverse_util.unflatten_dict({name: place(name, x) for name, x in flat.items()}, sep="/")
+
+  state = state.replace(
+    params={**state.params, NETWORK: put(state.params[NETWORK], "params")},
+    buffers={name: put(tree, name) for name, tree in state.buffers.items()},
+    ema={name: put(tree, "params") if name == NETWORK else tree for name, tree in state.ema.items()},
+  )
+  run.folder.lock()
+  try:
+    (run.folder / "samples").mkdir(parents=True, exist_ok=True)
+    (run.folder / "config.py").write_text(run.config.source)
+    with contextlib.closing(Checkpoints(run.folder / "checkpoints", keep=run.experiment.keep)) as checkpoints:
+      checkpoints.save(0, state)
+      checkpoints.wait()
+    run.folder.write_info(describe(run.config, run.arguments, run.seed) | {"imported": str(file)})
+  finally:
+    run.folder.unlock()
+  return sum(x.size for x in found.values())
+
+
+def export_weights(run: Run, file: pathlib.Path, layout: str | None = None, average: bool = True) -> int:
+  """Writes the network's weights as others name them; returns the number of values.
+
+  Args:
+    layout: one of the experiment's; it may be left out where there is only one.
+    average: write the averaged parameters, where the method keeps them.
+
+  Raises:
+    UserError: no such layout, or the file cannot be written.
+  """
+  if layout is None and len(run.experiment.layouts) > 1:
+    raise UserError(f"say which layout to write, --layout {' or --layout '.join(run.experiment.layouts)}")
+  entries = _layout(run, layout)
+  found = (_averaged if average else _variables)(run.state)
+  tensors = write(entries, jax.tree.map(np.asarray, found))
+  files.save(file, tensors)
+  return sum(x.size for x in tensors.values())

@@ -1,0 +1,333 @@
+"""Transformers against transformers' own (tests/fixtures/make_sequences.py), masks, cache and sizes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from packed import FIXTURES, expected_of, load
+
+from jaxgen.errors import UserError
+from jaxgen.interop import layout
+from jaxgen.interop.transformer import BART_UNUSED, BERT_UNUSED, bert, encoder_decoder
+from jaxgen.nn import transformer
+from jaxgen.nn.positions import Learned, Relative, Sinusoidal, relative_bucket, rotary, sinusoids
+from jaxgen.nn.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
+
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+
+
+# --- Against transformers ---------------------------------------------------------------------------------------------
+
+
+def encoder(options: Options, **changes) -> Encoder:
+  return Encoder(13, options._replace(absolute=partial(Learned, 9, param_dtype=options.dtype))._replace(**changes), 3)
+
+
+def marian(options: Options, **changes) -> EncoderDecoder:
+  return EncoderDecoder(13, options._replace(**changes), output_bias=True)
+
+
+def bart(options: Options, **changes) -> EncoderDecoder:
+  learned = options._replace(absolute=partial(Learned, 9, 2, param_dtype=options.dtype))
+  return EncoderDecoder(13, learned._replace(**changes), output_bias=True)
+
+
+def pegasus(options: Options, **changes) -> EncoderDecoder:
+  return marian(options._replace(norm="pre", activation=jax.nn.relu), **changes)
+
+
+# (network, size whose options it has, layout)
+KNOWN = {
+  "BERT": (encoder, "BERT base", bert),
+  "Marian": (marian, "OPUS-MT", encoder_decoder),
+  "BART": (bart, "BART base", encoder_decoder),
+  "Pegasus": (pegasus, "OPUS-MT", encoder_decoder),
+}
+
+
+def run(name: str, dtype, gradients: bool = True, **changes) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """(ours, theirs): outputs and, where asked for, gradients by name."""
+  arrays = load("transformer.npz", name)
+  build, size, entries_of = KNOWN[name]
+  small = dict(features=12, heads=3, hidden=10, depth=2, dtype=dtype, param_dtype=dtype)
+  network = build(SIZES[size]._replace(**small), **changes)
+  entries = entries_of(network)
+  arguments = {k: jnp.asarray(a) for k, a in arrays["argument"].items()}
+  shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
+  variables = layout.read(entries, arrays["weight"], shapes)
+
+  def loss(variables):
+    outputs = network.apply(variables, **arguments)
+    if name == "BERT":
+      outputs = dict(tokens=outputs[0] * arguments["mask"][..., None], whole=outputs[1])
+    else:
+      outputs = dict(logits=outputs)
+    return sum(jnp.sum(outputs[k] * c) for k, c in arrays["cotangent"].items()), outputs
+
+  if not gradients:
+    outputs = jit(loss)(variables)[1]
+    return {f"output/{k}": x for k, x in outputs.items()}, {f"output/{k}": x for k, x in arrays["output"].items()}
+  gradient, outputs = jit(jax.grad(loss, has_aux=True))(variables)
+  ours = {f"output/{k}": x for k, x in outputs.items()}
+  ours |= {f"gradient/{k}": g for k, g in layout.write(entries, gradient).items()}
+  return ours, expected_of(arrays)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_equals_transformers(name, x64):
+  for dtype, tolerance in ((jnp.float64, 1e-9), (jnp.float32, 1e-5)):
+    ours, expected = run(name, dtype)
+    assert ours.keys() - expected.keys() <= {"gradient/final_logits_bias"}  # theirs is not trained
+    assert len(expected) > 20
+    largest = max(np.abs(array).max() for k, array in expected.items() if k.startswith("gradient"))
+    for k, array in expected.items():
+      assert ours[k].dtype == dtype
+      scale = np.abs(array).max() if k.startswith("output") else largest
+      np.testing.assert_allclose(ours[k], array, rtol=0, atol=tolerance * scale, err_msg=k)
+
+
+MISTAKES = {
+  "BERT: tanh in GELU": ("BERT", dict(activation=jax.nn.gelu), {}),
+  "BERT: epsilon": ("BERT", dict(eps=1e-6), {}),
+  "BERT: other heads": ("BERT", dict(heads=4), {}),
+  "Marian: sines between cosines": ("Marian", dict(absolute=Sinusoidal), {}),
+  "Marian: embeddings not scaled": ("Marian", dict(scaled=False), {}),
+  "Marian: sees the future": ("Marian", {}, {"Stack": lambda options, causal=False: Stack(options)}),
+  "BART: positions from the table's start": ("BART", dict(absolute=partial(Learned, 11, param_dtype="float64")), {}),
+  "BART: epsilon": ("BART", dict(eps=1e-6), {}),
+  "Pegasus: activation": ("Pegasus", dict(activation=jax.nn.silu), {}),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_fixtures_tell_mistakes(mistake, x64, monkeypatch):
+  name, changes, elsewhere = MISTAKES[mistake]
+  for attribute, value in elsewhere.items():
+    monkeypatch.setattr(transformer, attribute, value)
+  ours, expected = run(name, jnp.float64, gradients=False, **changes)
+  assert max(np.abs(ours[k] - a).max() / np.abs(a).max() for k, a in expected.items()) > 1e-7
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_mask_left_out_shows(name, x64, monkeypatch):
+  without = lambda self, x, *a, mask=None, context_mask=None, **kw: whole(self, x, *a, **kw)
+  whole = Stack.__call__
+  monkeypatch.setattr(Stack, "__call__", without)
+  ours, expected = run(name, jnp.float64, gradients=False)
+  assert max(np.abs(ours[k] - a).max() for k, a in expected.items()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["BERT", "BART"])
+def test_weights_go_back_as_they_came(name):
+  arrays = load("transformer.npz", name)
+  build, size, entries_of = KNOWN[name]
+  network = build(SIZES[size]._replace(features=12, heads=3, hidden=10, depth=2))
+  arguments = {k: jnp.asarray(a) for k, a in arrays["argument"].items()}
+  shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
+  extra = {"embeddings.position_ids": np.arange(9)} if name == "BERT" else {"lm_head.weight": np.zeros((13, 12))}
+  unused = BERT_UNUSED if name == "BERT" else BART_UNUSED
+  back = layout.write(entries_of(network), layout.read(entries_of(network), arrays["weight"] | extra, shapes, unused))
+  assert back.keys() == arrays["weight"].keys()
+  for k, array in arrays["weight"].items():
+    np.testing.assert_array_equal(back[k], array.astype(np.float32))
+  with pytest.raises(UserError, match="another"):
+    layout.read(entries_of(network), {}, shapes)
+
+
+def count(network, *arguments) -> int:
+  shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+ids = jnp.zeros((1, 3), jnp.int32)
+# torch.nn.Transformer(512, 8, 6, 6, 2048) and (1024, 16, 6, 6, 4096), less its two last norms, and the embeddings
+SHARED = 37_000
+PUBLISHED = {
+  "Transformer base": (EncoderDecoder(SHARED, SIZES["Transformer base"]), 44_140_544 - 4 * 512 + SHARED * 512),
+  "Transformer big": (EncoderDecoder(SHARED, SIZES["Transformer big"]), 176_361_472 - 4 * 1024 + SHARED * 1024),
+  # the rest is what transformers' networks sum to; their bias on the logits is no parameter
+  "BERT base": (Encoder(30_522, SIZES["BERT base"]), 109_482_240),
+  "BERT large": (Encoder(30_522, SIZES["BERT large"]), 335_141_888),
+  "BART base": (EncoderDecoder(50_265, SIZES["BART base"]), 139_420_416),
+  "BART large": (EncoderDecoder(50_265, SIZES["BART large"]), 406_291_456),
+  "OPUS-MT": (EncoderDecoder(58_101, SIZES["OPUS-MT"], output_bias=True), 74_410_496 - 2 * 512 * 512 + 58_101),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parameters_at_the_published_sizes(size):
+  network, expected = PUBLISHED[size]
+  assert count(network, *[ids] * (1 if size.startswith("BERT") else 2)) == expected
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------------
+
+TINY = Options(features=8, heads=2, hidden=8, depth=2, dropout=0.0)
+PLACES = {
+  "sinusoidal": TINY,
+  "learned, pre-norm": TINY._replace(norm="pre", absolute=partial(Learned, 12)),
+  "rotary": TINY._replace(absolute=None, rotate=rotary),
+  "relative": TINY._replace(
+    absolute=None, relative=partial(Relative, buckets=8, most=6, init=nn.initializers.normal(1))
+  ),
+}
+
+
+@pytest.mark.parametrize("place", ["sinusoidal", "relative"])
+def test_masks_by_jacobian(place):
+  """What an output can depend on is what the masks say, no more and no less."""
+  x, context = (jax.random.normal(jax.random.key(i), (1, 5, 8)) for i in range(2))
+  mask = jnp.array([[True, True, False, True, False]])
+  reads = lambda f, x: np.asarray(jnp.any(jit(jax.jacobian(f))(x) != 0, axis=(1, 3)))  # [outputs' tokens, x's]
+  seen, own = np.broadcast_to(np.asarray(mask), (5, 5)), np.eye(5, dtype=bool)
+
+  stack = Stack(PLACES[place])
+  variables = jit(stack.init)(jax.random.key(2), x)
+  np.testing.assert_array_equal(reads(lambda x: stack.apply(variables, x[None], mask=mask)[0], x[0]), seen | own)
+
+  stack = Stack(PLACES[place], causal=True)
+  variables = jit(partial(stack.init, context=context))(jax.random.key(2), x)
+  run = lambda x, context: stack.apply(variables, x[None], context=context[None], context_mask=mask)[0]
+  np.testing.assert_array_equal(reads(lambda x: run(x, context[0]), x[0]), np.tri(5, dtype=bool))
+  np.testing.assert_array_equal(reads(lambda context: run(x[0], context), context[0]), seen)
+
+
+# --- The cache --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_cached_decoding_equals_the_full_pass(place, x64):
+  """Token by token, and behind a prompt that is read at once; positions and masks included."""
+  options = PLACES[place]._replace(dtype=jnp.float64)
+  tokens = jax.random.randint(jax.random.key(0), (3, 7), 0, 11)
+  network = LanguageModel(11, options)
+  variables = jit(network.init)(jax.random.key(1), tokens)
+  expected = jit(network.apply)(variables, tokens)
+  step, carry = network.stepper(variables["params"], tokens[:, :3], 9)
+  assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(carry))
+  step = jit(step)
+  for t in range(3, 7):
+    logits, carry = step(carry, tokens[:, t])
+    np.testing.assert_allclose(logits, expected[:, t], atol=1e-12)
+
+
+def test_cached_encoder_decoder_equals_the_full_pass(x64):
+  network = EncoderDecoder(11, TINY._replace(dtype=jnp.float64, param_dtype=jnp.float64), sources=7, output_bias=True)
+  source = jax.random.randint(jax.random.key(0), (3, 4), 0, 7)
+  target = jax.random.randint(jax.random.key(1), (3, 5), 0, 11)
+  mask = jnp.arange(4) < jnp.array([4, 1, 3])[:, None]
+  variables = jit(network.init)(jax.random.key(2), source, target)
+  expected = jit(network.apply)(variables, source, target, mask)
+  step, carry = network.stepper(variables["params"], source, mask, 5)
+  step = jit(step)
+  for t in range(5):
+    logits, carry = step(carry, target[:, t])
+    np.testing.assert_allclose(logits, expected[:, t], atol=1e-12)
+
+
+# --- The rest ---------------------------------------------------------------------------------------------------------
+
+
+def equations(jaxpr) -> int:
+  inner = [jax.extend.core.jaxprs_in_params(e.params) for e in jaxpr.eqns]
+  return len(jaxpr.eqns) + sum(equations(j) for js in inner for j in js)
+
+
+def test_the_program_does_not_grow_with_depth_and_remat_changes_no_number():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 8))
+  variables = jit(Stack(TINY).init)(jax.random.key(1), x)
+
+  def gradient_of(options):
+    return jax.grad(lambda v, x: jnp.sum(jnp.sin(Stack(options).apply(v, x))))
+
+  size = lambda **kw: jax.make_jaxpr(gradient_of(TINY._replace(**kw)))
+  deep = jax.eval_shape(Stack(TINY._replace(depth=6)).init, jax.random.key(1), x)
+  assert equations(size()(variables, x).jaxpr) == equations(size(depth=6)(deep, x).jaxpr)
+  assert "checkpoint" not in str(size()(variables, x))
+  assert "checkpoint" in str(size(remat=True)(variables, x))
+  plain, again = (jit(gradient_of(TINY._replace(remat=remat)))(variables, x) for remat in (False, True))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, again)
+
+
+def test_dropout_follows_the_index_and_is_off_without():
+  options = TINY._replace(dropout=0.3, attention_dropout=0.3, hidden_dropout=0.3)
+  network = EncoderDecoder(11, options)
+  source, target = (jax.random.randint(jax.random.key(i), (4, 5), 0, 11) for i in range(2))
+  variables, index = jit(network.init)(jax.random.key(2), source, target), jnp.arange(4)
+  rngs = {"dropout": jax.random.key(3)}
+  run = jit(lambda source, target, index: network.apply(variables, source, target, None, index, rngs=rngs))
+  dropped = run(source, target, index)
+  np.testing.assert_allclose(dropped[::-1], run(source[::-1], target[::-1], index[::-1]), atol=1e-5)
+  assert not np.allclose(dropped, run(source, target, index[::-1]), atol=1e-2)
+  plain = EncoderDecoder(11, TINY).apply(variables, source, target)
+  np.testing.assert_allclose(run(source, target, None), plain, atol=1e-5)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+  network = EncoderDecoder(11, TINY._replace(dtype=jnp.bfloat16))
+  shapes = jax.eval_shape(network.init, jax.random.key(0), ids, ids)
+  assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+  assert jax.eval_shape(network.apply, shapes, ids, ids).dtype == jnp.bfloat16
+
+
+def test_says_what_does_not_fit():
+  network = LanguageModel(5, PLACES["learned, pre-norm"])
+  variables = jit(network.init)(jax.random.key(0), ids)
+  for wrong in ([[0, 5, 1]], [[0, -1, 1]]):
+    with pytest.raises(UserError, match="0 to 4"):
+      network.apply(variables, jnp.array(wrong))
+    logits = jit(network.apply)(variables, jnp.array(wrong))  # where tokens are not known, no number comes out
+    assert jnp.isnan(logits[:, 1:]).all()
+    assert jnp.isfinite(logits[:, :1]).all()
+  with pytest.raises(UserError, match="12 positions"):
+    network.apply(variables, jnp.zeros((1, 13), jnp.int32))
+  with pytest.raises(UserError, match="12 positions"):
+    network.stepper(variables["params"], ids, 13)
+  with pytest.raises(UserError, match="even width"):
+    rotary(jnp.zeros((1, 2, 1, 3)), ids[:, :2])
+
+
+# --- Positions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known():
+  with np.load(FIXTURES / "positions.npz") as arrays:
+    return dict(arrays)
+
+
+def test_sinusoids_equal_the_libraries(known, x64):
+  for name, interleaved in (("halves", False), ("interleaved", True)):
+    expected = known[f"sinusoids/{name}"]
+    ours = sinusoids(jnp.arange(11), expected.shape[1], interleaved=interleaved, dtype=jnp.float64)
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+def test_rotary_equals_the_libraries_and_sees_distances_alone(known, x64):
+  x, at = jnp.asarray(known["rotary/x"]), jnp.asarray(known["rotary/positions"])
+  for name, interleaved in (("halves", False), ("interleaved", True)):
+    turn = partial(rotary, period=100.0, interleaved=interleaved)
+    np.testing.assert_allclose(turn(x, at), known[f"rotary/{name}"], atol=1e-12)
+    products = lambda shift, turn=turn: jnp.einsum("bqhd,bkhd->bhqk", turn(x, at + shift), turn(x[::-1], at + shift))
+    np.testing.assert_allclose(products(0), products(13), atol=1e-12)
+
+
+def test_relative_buckets_equal_t5s(known):
+  names = [name for name in known if name.startswith("relative/") and name != "relative/distance"]
+  assert len(names) == 4
+  for name in names:
+    bidirectional, buckets, most = name.removeprefix("relative/").split(", ")
+    options = dict(bidirectional=bidirectional == "True", buckets=int(buckets), most=int(most))
+    np.testing.assert_array_equal(relative_bucket(jnp.asarray(known["relative/distance"]), **options), known[name])
+
+
+def test_relative_bias_is_its_tables_entry():
+  module = Relative(2, buckets=8, most=6)
+  variables = module.init(jax.random.key(0), jnp.arange(5)[None], jnp.arange(7))
+  bias = module.apply(variables, jnp.arange(5)[None], jnp.arange(7))
+  table = variables["params"]["table"]
+  assert bias.shape == (1, 2, 5, 7)
+  np.testing.assert_array_equal(bias[0, :, 4, 1], table[relative_bucket(jnp.array(-3), buckets=8, most=6)])
