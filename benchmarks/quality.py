@@ -172,8 +172,8 @@ def main():
   fixed = [name for name, make in diffusion.SOLVERS.items() if make(schedule).solve is None]
   names = arguments.solvers or fixed
   run = jaxgen.load(arguments.run)
-  if run.data.name != "digits":
-    raise UserError(f"{arguments.run} is a run on {run.data.name}; the quality benchmark is on digits")
+  if run.config.name != "ddpm_digits" or run.arguments["schedule"] != "cosine":
+    raise UserError(f"{arguments.run} is not a run of configs/ddpm_digits.py with the cosine schedule")
   data, chunk = run.data, run.experiment.sample_chunk
   looks = judge.trained_on(data)
   whole = lambda split: np.concatenate(list(real.images(data, split, None)))

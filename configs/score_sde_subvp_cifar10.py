@@ -54,7 +54,7 @@ def experiment(
     sampling_steps=sampling_steps,
     clip=False,
     ema=ema,
-    likelihoods={"nll_nats_dequantized": partial(ode_nll, levels=cifar10.levels)},
+    likelihoods={"nll_nats_dequantized": partial(ode_nll, levels=cifar10.levels, t_min=1e-5)},
     microbatches=microbatches,
   )
   return Experiment(

@@ -114,6 +114,14 @@ def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float
   return clip
 
 
+def check(rescale: float, interval: tuple[float, float] | None) -> None:
+  """Raises a UserError where guidance cannot be rescaled by so much, or kept to this interval."""
+  if not 0 <= rescale <= 1:
+    raise UserError(f"guidance is rescaled by a fraction between 0 (not) and 1 (fully), not {rescale:g}: change it")
+  if interval is not None and not 0 <= interval[0] < interval[1]:
+    raise UserError(f"a guidance interval has 0 <= low < high, in sigma / alpha, not {interval}: change it")
+
+
 def _guided(
   pair: Callable[..., tuple[tuple, tuple]],
   schedule: Schedule,
@@ -122,10 +130,7 @@ def _guided(
   interval: tuple[float, float] | None,
 ) -> Denoise:
   """(G1) with pair(x, t) -> (the better prediction, the worse), each (x_0, eps, ...)."""
-  if not 0 <= rescale <= 1:
-    raise UserError(f"guidance is rescaled by a fraction between 0 (not) and 1 (fully), not {rescale:g}: change it")
-  if interval is not None and not 0 <= interval[0] < interval[1]:
-    raise UserError(f"a guidance interval has 0 <= low < high, in sigma / alpha, not {interval}: change it")
+  check(rescale, interval)
 
   def guided(x, t):
     (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t)

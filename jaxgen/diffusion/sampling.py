@@ -58,8 +58,10 @@ def sample(
   carry: what the solver carries already, for a multistep solver that starts with a known past; None: `solver.init(x)`.
 
   Raises:
-    UserError: a multistep solver is given fewer steps than its order.
+    UserError: a multistep solver is given fewer steps than its order, or x is of half precision.
   """
+  if jnp.finfo(x.dtype).bits < 32:
+    raise UserError(f"samples are drawn in float32 or float64, not in {x.dtype}: cast x, and within denoise")
   n = len(times) - 1
   check(solver, n)
   if solver.solve is not None:

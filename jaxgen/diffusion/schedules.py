@@ -49,7 +49,7 @@ class Point(NamedTuple):
 
   @property
   def diffusion2(self) -> Array:
-    """g^2 of the forward SDE, (16)."""
+    """g^2 of the forward SDE, (15)."""
     return 2 * self.sigma * (self.d_sigma - self.drift * self.sigma)
 
   def like(self, x: Array) -> "Point":
@@ -99,7 +99,7 @@ class Schedule(NamedTuple):
     return self.at(t).drift
 
   def diffusion(self, t: Array) -> Array:
-    """g(t) of the forward SDE, (16)."""
+    """g(t) of the forward SDE, (15)."""
     return jnp.sqrt(self.at(t).diffusion2)
 
   def is_clean(self, t: float) -> bool:

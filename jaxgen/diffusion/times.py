@@ -194,5 +194,5 @@ def thousandths(at: Point) -> Array:
 
 
 def c_noise(at: Point) -> Array:
-  """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1."""
-  return -at.log_snr / 8
+  """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1; as at log-SNR -30 where it is lower."""
+  return -jnp.maximum(at.log_snr, -30) / 8

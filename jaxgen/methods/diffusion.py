@@ -119,6 +119,11 @@ def gaussian_diffusion(
   sampling.check(solve, sampling_steps)
   check_noise(schedule)
   check_start(schedule, prediction, float(visited[0]))
+  if likelihoods or vlb:
+    check_start(schedule, prediction, schedule.T)
+  guidance.check(rescale, interval)
+  if not 0 <= label_dropout < 1:
+    raise UserError(f"label_dropout is a probability below 1, and this is {label_dropout:g}: change it")
   learned = variance == "learned"
   if weighting is None and not vlb:
     raise UserError("a loss without a weighting is the bound alone: set vlb to 1")
@@ -128,6 +133,15 @@ def gaussian_diffusion(
     raise UserError("classifier guidance is for an unconditional network: set label_dropout to 0, and guide to None")
   conditional = classes is not None and classifier is None
   bound = losses.bound(schedule, variance, levels) if vlb else None
+  known = classes and classes + bool(label_dropout)
+  if conditional and getattr(network, "classes", known) != known:
+    raise UserError(
+      f"the network knows {network.classes} classes and the method needs {known}"
+      f"{', one of which is no label' if label_dropout else ''}: set the network's to that"
+    )
+  # What x is like at the grid's first time, where that is not T: there a process whose noise explodes has less of it.
+  first, last = (float(schedule.sigma(np.array([t]))[0]) for t in (visited[0], schedule.T))
+  start_std = schedule.prior_std * (first / last)
 
   def call(module: Any, params: Params, x: Image, t: Float[Array, " batch"], label: Label | None, **options) -> Array:
     at = schedule.at(t)
@@ -239,7 +253,7 @@ def gaussian_diffusion(
       raise UserError("this model is unconditional and takes no labels: sample without them")
     if label is None and classes is not None:
       label = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(label_keys)
-    x = schedule.prior_std * jax.vmap(lambda key: jax.random.normal(key, shape))(start_keys)
+    x = start_std * jax.vmap(lambda key: jax.random.normal(key, shape))(start_keys)
     denoise = denoiser(state, label if conditional else None) if weight is None else guided(state, label, weight)
     denoise = guidance.clipped(denoise, schedule) if clip else denoise
     return sampling.sample(solve, denoise, visited, x, solver_keys)
@@ -285,5 +299,5 @@ def check_start(schedule: Schedule, prediction: Prediction, first: float) -> Non
   if schedule.is_noise(first) and not prediction.at_noise:
     raise UserError(
       "this schedule has no signal at its last time (alpha = 0), where eps and the score do not determine x_0: predict "
-      "x_0, v, velocity or F, or choose a schedule or a time grid that starts with some signal"
+      "x_0, v, velocity or F, or choose a schedule, or for sampling alone a time grid, that starts with some signal"
     )

@@ -67,6 +67,7 @@ def vdm(
   """
   if levels < 2:
     raise UserError(f"a variational diffusion model is of data of 2 or more levels, not {levels}: change them")
+  sampling.check(solver(learned(lambda t: t)), sampling_steps)
   values = np.linspace(-1, 1, levels)
 
   def schedule_of(params: Params) -> Schedule:

@@ -159,7 +159,8 @@ def test_times_may_be_integers(name):
   for f in (schedule.alpha, schedule.sigma):
     np.testing.assert_array_equal(f(t), f(t.astype(float)))
     np.testing.assert_array_equal(f(jnp.asarray(t)), f(jnp.asarray(t, jnp.float32)))
-  np.testing.assert_array_equal(schedule.at(t[-1:]), schedule.at(t[-1:].astype(float)))
+  now = jnp.asarray(t[-1:])
+  np.testing.assert_array_equal(schedule.at(now), schedule.at(now.astype(float)))
 
 
 @pytest.mark.parametrize("name", EVERY)

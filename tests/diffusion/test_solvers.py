@@ -355,3 +355,9 @@ def test_learned_variance_lies_between(x64):
 def test_bad_input(eta):
   with pytest.raises(UserError, match="eta lies between 0"):
     ddim(SHORT, eta)
+
+
+def test_half_precision_is_refused():
+  x, keys = start(2)
+  with pytest.raises(UserError, match="float32 or float64, not in bfloat16"):
+    draw(ddim(SHORT), trailing(SHORT, 4), x.astype(jnp.bfloat16), keys)

@@ -141,3 +141,9 @@ def test_what_the_network_is_told():
 def test_bad_input(make, names):
   with pytest.raises(UserError, match=names):
     make()
+
+
+def test_c_noise_is_finite_without_signal():
+  process = rectified_flow()
+  t = jnp.asarray([0.25, 1.0])
+  np.testing.assert_allclose(c_noise(process.at(t)), [jnp.log(0.25 / 0.75) / 4, 30 / 8], rtol=1e-6)

@@ -6,7 +6,7 @@ import optax
 import pytest
 from scipy import integrate, stats
 
-from jaxgen.diffusion import heun, linspace
+from jaxgen.diffusion import dpmpp_2m, heun, linspace
 from jaxgen.errors import UserError
 from jaxgen.methods.vdm import vdm
 from jaxgen.nn.vdm import LinearGamma, MonotoneGamma
@@ -124,5 +124,7 @@ def test_training_moves_the_schedule_and_the_network():
 def test_bad_input():
   with pytest.raises(UserError, match="2 or more levels"):
     method(levels=1)
+  with pytest.raises(UserError, match="takes 2 steps or more"):
+    method(solver=dpmpp_2m, sampling_steps=1)
   with pytest.raises(UserError, match="change one of them"):
     method().init(jax.random.key(0), {"image": jnp.zeros((1, 2, 2, 1)), "index": jnp.arange(1)})
