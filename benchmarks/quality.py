@@ -225,7 +225,7 @@ def figure(document: dict, path: pathlib.Path):
       line, ("network_calls", "seconds"), ("network calls", "seconds for all samples"), strict=True
     ):
       for name in names:
-        mine = [row for row in rows if row["solver"] == name and np.isfinite(row["frechet"]).all()]
+        mine = [r for r in rows if r["solver"] == name and r["steps"] > 1 and np.isfinite(r["frechet"]).all()]
         color, marker, dash = style[name]
         x, y = [row[key] for row in mine], [np.mean(row["frechet"]) for row in mine]
         axis.plot(x, y, dash, color=color, marker=marker, markersize=5, linewidth=1.3, label=name)

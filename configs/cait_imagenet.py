@@ -3,6 +3,7 @@
 Paper: Touvron et al. 2021, Going deeper with image Transformers, https://arxiv.org/abs/2103.17239
 
     jaxgen inspect configs/cait_imagenet.py
+    jaxgen train configs/cait_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/cait_imagenet.py
 
 Expect: XXS-24: 11,956,264 parameters; 0.776 in the paper

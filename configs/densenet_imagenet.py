@@ -3,6 +3,7 @@
 Paper: Huang et al. 2017, Densely connected convolutional networks, https://arxiv.org/abs/1608.06993
 
     jaxgen inspect configs/densenet_imagenet.py
+    jaxgen train configs/densenet_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/densenet_imagenet.py
 
 Expect: 121: 7,978,856 parameters; 0.750 in the paper, one crop

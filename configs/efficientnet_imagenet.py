@@ -4,6 +4,7 @@ Paper: Tan and Le 2019, EfficientNet: rethinking model scaling for convolutional
 https://arxiv.org/abs/1905.11946; trained here by AdamW, not by the paper's RMSProp
 
     jaxgen inspect configs/efficientnet_imagenet.py
+    jaxgen train configs/efficientnet_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/efficientnet_imagenet.py
 
 Expect: B0: 5,288,548 parameters; 0.771 in the paper

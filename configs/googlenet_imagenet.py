@@ -3,6 +3,7 @@
 Paper: Szegedy et al. 2015, Going deeper with convolutions, https://arxiv.org/abs/1409.4842
 
     jaxgen inspect configs/googlenet_imagenet.py
+    jaxgen train configs/googlenet_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/googlenet_imagenet.py
 
 Expect: 6,998,552 parameters without the auxiliary heads

@@ -3,6 +3,7 @@
 Paper: He et al. 2016, Deep residual learning for image recognition, https://arxiv.org/abs/1512.03385
 
     jaxgen inspect configs/resnet_imagenet.py
+    jaxgen train configs/resnet_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/resnet_imagenet.py
 
 Expect: 50: 25,557,032 parameters; 0.761 is what v1.5 is known to reach with this recipe

@@ -4,6 +4,7 @@ Paper: Liu et al. 2021, Swin Transformer: hierarchical vision Transformer using 
 https://arxiv.org/abs/2103.14030
 
     jaxgen inspect configs/swin_imagenet.py
+    jaxgen train configs/swin_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/swin_imagenet.py
 
 Expect: T: 28,288,354 parameters; 0.813 in the paper

@@ -4,6 +4,7 @@ Paper: Yuan et al. 2021, Tokens-to-token ViT: training vision Transformers from 
 https://arxiv.org/abs/2101.11986
 
     jaxgen inspect configs/t2t_imagenet.py
+    jaxgen train configs/t2t_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/t2t_imagenet.py
 
 Expect: 14: 21,545,550 parameters; 0.815 in the paper

@@ -4,6 +4,7 @@ Paper: Dosovitskiy et al. 2021, An image is worth 16x16 words, https://arxiv.org
 2021, https://arxiv.org/abs/2012.12877
 
     jaxgen inspect configs/vit_imagenet.py
+    jaxgen train configs/vit_imagenet.py --tfds-dir DIR
     jaxgen import FILE configs/vit_imagenet.py
 
 Expect: B/16: 86,567,656 parameters; DeiT-B, which is this network and recipe, has 0.818 there

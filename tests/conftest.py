@@ -31,6 +31,13 @@ def pytest_sessionfinish():
   shutil.rmtree(os.environ["JAXGEN_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+  """What one file's tests have compiled is dropped after them; kept until the end it would take gigabytes."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
   """Float64 for one test."""
