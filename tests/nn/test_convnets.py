@@ -81,7 +81,7 @@ KNOWN = {
   ),
   "ResNet v2, basic": Known(ResNet((1, 2), 8, 5, **VERSIONS["v2"]), resnet_layout.timm),
   "ResNet v1, transformers": Known(
-    ResNet((1, 2), 4, 5, bottleneck=True, **VERSIONS["v1"]), resnet_layout.transformers, (VERSIONS["v1.5"],)
+    ResNet((1, 2), 4, 5, bottleneck=True, **VERSIONS["v1"]), resnet_layout.transformers, (dict(stride_first=False),)
   ),
   "ResNet v1.5, transformers": Known(ResNet((2, 1), 4, 5, bottleneck=True), resnet_layout.transformers),
   "EfficientNet, timm": Known(
@@ -143,7 +143,7 @@ def load(name: str, dtype="float64"):
   return network, entries, tensors, layout.read(entries, tensors, shapes), x
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 3e-5)])  # by statistics of few pixels
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_equals_the_originals(name, dtype, tolerance, x64):
   """Output, gradients and new running statistics."""
