@@ -84,7 +84,7 @@ def beam_search(
     itself = jnp.where(jnp.arange(vocabulary) == pad, 0.0, -jnp.inf).astype(dtype)
     total = total[..., None] + jnp.where(ended[..., None], itself, _log_probabilities(logits))
     lengths = lengths + ~ended
-    scores = total / (((5 + lengths) / 6) ** alpha).astype(dtype)[..., None]
+    scores = total / ((5 + lengths.astype(dtype)) / 6)[..., None] ** alpha
     scores, best = jax.lax.top_k(scores.reshape(batch, -1), width)
     parent, token = best // vocabulary, (best % vocabulary).astype(token.dtype)
     carry, tokens, lengths, ended = jax.vmap(lambda tree, p: jax.tree.map(lambda x: x[p], tree))(

@@ -211,7 +211,7 @@ def recurrent_seq2seq(dtype, **options):
 
 
 TOKENS = jax.ShapeDtypeStruct((6,), np.int32)
-STRINGS = data.Dataset("reversed:5", {"source": TOKENS, "target": TOKENS}, train="1-5", test="3-5")
+STRINGS = data.Dataset("reversed:5", {"source": TOKENS, "target": TOKENS}, train="1-5-1", test="3-5-1")
 some_strings = lambda n: {"source": STRINGS.source("test").arrays["source"][:n]}
 
 METHODS = {

@@ -380,18 +380,21 @@ REVERSED = 8_192  # strings in each split
 
 
 def open_reversed(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Arrays:
-  """The split LEAST-MOST, 1-16 for one, has strings of so many letters: {"source": int32 [T], "target": int32 [T]}.
+  """The split LEAST-MOST-STEP, 1-17-2 for one, has strings of LEAST, LEAST + STEP, ... letters.
 
-  Letters are tokens 3 .. LETTERS + 2; behind a string stands its end, 2, and then padding, 0.
+  An example is {"source": int32 [T], "target": int32 [T]}: letters are tokens 3 .. LETTERS + 2; behind a string stands
+  its end, 2, and then padding, 0.
   """
-  lengths = re.fullmatch(r"(\d+)-(\d+)", split)
+  lengths = re.fullmatch(r"(\d+)-(\d+)-(\d+)", split)
   if not rest.isdecimal() or lengths is None:
-    raise UserError(f"reversed:{rest}, split {split!r}: the form is reversed:26, with splits such as 1-16, of lengths")
-  (least, most), (width,) = (int(n) for n in lengths.groups()), features["source"].shape
-  if not 1 <= least <= most < width:
+    raise UserError(
+      f"reversed:{rest}, split {split!r}: the form is reversed:26, with splits such as 1-17-2, of lengths"
+    )
+  (least, most, step), (width,) = (int(n) for n in lengths.groups()), features["source"].shape
+  if not 1 <= least <= most < width or step < 1:
     raise UserError(f"strings of {split} letters and their end, and the config has room for {width} tokens: change it")
-  rng, place = np.random.default_rng([least, most]), np.arange(width)
-  size = rng.integers(least, most + 1, REVERSED)[:, None]
+  rng, place = np.random.default_rng([least, most, step]), np.arange(width)
+  size = rng.choice(np.arange(least, most + 1, step), REVERSED)[:, None]
   letters = rng.integers(3, int(rest) + 3, (REVERSED, width))
   turned = np.take_along_axis(letters, np.maximum(size - 1 - place, 0), axis=1)
   ended = lambda tokens: np.where(place < size, tokens, np.where(place == size, 2, 0)).astype(np.int32)

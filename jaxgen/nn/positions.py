@@ -1,6 +1,7 @@
 """Where a token stands: added to it, turned into it, or as a bias between it and the others.
 
-    Sinusoidal, Learned   modules, (x [B, T, F], positions [#B, T]) -> x plus a vector for each position
+    Sinusoidal, Learned   modules, (x [B, T, F], positions [#B, T], length) -> x plus a vector for each position, which
+                          are all below `length`
     rotary                (x [B, T, H, d], positions [#B, T]) -> queries or keys, turned
     Relative              a module, (queries [#B, T], keys [K]) -> bias of the attention's logits [#B, H, T, K]
 
@@ -42,7 +43,7 @@ class Sinusoidal(nn.Module):
   interleaved: bool = True
 
   @nn.compact
-  def __call__(self, x: Tokens, positions: Positions) -> Tokens:
+  def __call__(self, x: Tokens, positions: Positions, length: int) -> Tokens:
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return x + sinusoids(positions, x.shape[-1], interleaved=self.interleaved, dtype=wide).astype(x.dtype)
 
@@ -55,15 +56,15 @@ class Learned(nn.Module):
 
   length: int
   offset: int = 0
-  init: Any = nn.initializers.normal(0.02)
+  table_init: Any = nn.initializers.normal(0.02)
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Tokens, positions: Positions) -> Tokens:
+  def __call__(self, x: Tokens, positions: Positions, length: int) -> Tokens:
     """Raises a UserError where there are more tokens than positions."""
-    if x.shape[1] > self.length:
-      raise UserError(f"a sequence of {x.shape[1]} tokens, and the network has {self.length} positions: cut it shorter")
-    table = self.param("table", self.init, (self.offset + self.length, x.shape[-1]), self.param_dtype)
+    if length > self.length:
+      raise UserError(f"a sequence of {length} tokens, and the network has {self.length} positions: cut it shorter")
+    table = self.param("table", self.table_init, (self.offset + self.length, x.shape[-1]), self.param_dtype)
     return x + table[positions + self.offset].astype(x.dtype)
 
 
@@ -123,12 +124,12 @@ class Relative(nn.Module):
   bidirectional: bool = True
   buckets: int = 32
   most: int = 128
-  init: Any = nn.initializers.normal(0.02)
+  table_init: Any = nn.initializers.normal(0.02)
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, queries: Positions, keys: Int[Array, "keys"]) -> Float[Array, "#batch {self.heads} tokens keys"]:
-    table = self.param("table", self.init, (self.buckets, self.heads), self.param_dtype)
+    table = self.param("table", self.table_init, (self.buckets, self.heads), self.param_dtype)
     distance = keys - queries[..., None]
     bucket = relative_bucket(distance, buckets=self.buckets, most=self.most, bidirectional=self.bidirectional)
     return jnp.moveaxis(table[bucket], -1, 1)

@@ -162,7 +162,7 @@ class Stack(nn.Module):
       positions = first.value[:, None] + positions
       first.value = first.value + count
     if o.absolute is not None:
-      x = o.absolute(name="positions")(x, positions)
+      x = o.absolute(name="positions")(x, positions, keys)
     if o.embedding_norm:
       x = nn.LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
     x = Dropout(o.dropout)(x, index)

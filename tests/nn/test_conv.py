@@ -55,6 +55,21 @@ def test_value_gradient_and_gradient_of_gradient(case, x64):
   close(everything(conv), everything(lax.conv_general_dilated))
 
 
+@pytest.mark.parametrize("case", ["3x3", "even kernel", "stride 2, odd", "strides 2 and 3", "own padding"])
+def test_depthwise(case, x64):
+  space, kernel, strides, padding = CASES[case]
+  x, w, dx, dw = arrays(space, kernel)
+  w, dw = (v[..., :1].swapaxes(2, 3) for v in (w, dw))  # one output of each of the four channels
+
+  def everything(function):
+    y = lambda x, w: function(x, w, strides, padding, dimension_numbers=NHWC, feature_group_count=4)
+    gradient = jax.grad(lambda x, w: jnp.sum(jnp.sin(y(x, w))), (0, 1))
+    along = lambda x, w: sum(jnp.vdot(a, b) for a, b in zip(gradient(x, w), (dx, dw), strict=True))
+    return jax.jit(lambda: (y(x, w), gradient(x, w), jax.grad(along, (0, 1))(x, w)))()
+
+  close(everything(conv), everything(lax.conv_general_dilated))
+
+
 def test_of_doubled(x64):
   x, w, dx, dw = arrays((3, 4), (3, 3))
 

@@ -143,8 +143,14 @@ def load(name: str, dtype="float64"):
   return network, entries, tensors, layout.read(entries, tensors, shapes), x
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 3e-5)])  # by statistics of few pixels
-@pytest.mark.parametrize("name", TRAINED)
+# In float32 one of each family. (Of GoogLeNet with batch norm PyTorch's own gradients are off by 3e-4, ours by 3e-5.)
+SINGLE = ("ResNet v1.5", "ResNet v2", "EfficientNet, timm", "DenseNet", "GoogLeNet")
+
+
+@pytest.mark.parametrize(
+  ("name", "dtype", "tolerance"),
+  [(name, "float64", 1e-9) for name in TRAINED] + [(name, "float32", 1e-5) for name in SINGLE],
+)
 def test_training_equals_the_originals(name, dtype, tolerance, x64):
   """Output, gradients and new running statistics."""
   network, entries, _, variables, x = load(name, dtype)
@@ -171,9 +177,9 @@ def test_training_equals_the_originals(name, dtype, tolerance, x64):
     np.testing.assert_allclose(projected(k, found[k]), wanted, rtol=0, atol=atol, err_msg=k)
 
 
-def evaluated(name: str, dtype="float64", **changes):
+def evaluated(name: str, **changes):
   """(ours, theirs), in units of theirs' largest."""
-  network, _, _, variables, x = load(name, dtype)
+  network, _, _, variables, x = load(name)
   expected = ARRAYS[f"{name}/output"]
   output = np.asarray(jit(network.clone(**changes).apply)(variables, x))
   return output / np.abs(expected).max(), expected / np.abs(expected).max()
@@ -182,7 +188,6 @@ def evaluated(name: str, dtype="float64", **changes):
 @pytest.mark.parametrize("name", KNOWN)
 def test_evaluation_equals_the_originals(name, x64):
   np.testing.assert_allclose(*evaluated(name), rtol=0, atol=1e-9)
-  np.testing.assert_allclose(*evaluated(name, "float32"), rtol=0, atol=1e-5)
 
 
 MISTAKES = [(name, i) for name, known in KNOWN.items() for i in range(len(known.mistakes))]
@@ -223,7 +228,7 @@ PUBLISHED = {
       (101, 44_549_160, 7_680),
       (152, 60_192_808, 7_680),
     )
-    for version in VERSIONS
+    for version in ("v1.5", "v2")
   },
   # timm's and torchvision's
   "EfficientNet-B0": (EfficientNet(**efficientnet.SIZES["B0"]), 5_288_548),
@@ -273,7 +278,9 @@ def test_on_digits(name):
   """Of 8x8 pictures; dropout and stochastic depth are functions of the index; features are what the head sees."""
   network = DIGITS[name]
   x, index = jax.random.normal(jax.random.key(0), (8, 8, 8, 1)), jnp.arange(8)
-  variables = jit(network.init)(jax.random.key(1), x)
+  shapes = jax.eval_shape(network.init, jax.random.key(1), x)
+  some = lambda path, s: jnp.float32(tensor(str(path), s.shape) + (len(s.shape) == 1))  # variances are positive
+  variables = jax.tree_util.tree_map_with_path(some, shapes)
 
   @jit
   def train(index, x):
@@ -286,7 +293,7 @@ def test_on_digits(name):
   assert np.abs(output[::-1] - train(index, x[::-1])).max() > 1e-3 * np.abs(output).max()
   head = variables["params"]["head"]
   logits, features = jit(lambda x: (network.apply(variables, x), network.apply(variables, x, method="features")))(x)
-  np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], atol=1e-5)
+  np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", DIGITS)
@@ -307,8 +314,8 @@ def test_residual_branches_may_start_at_zero():
   features = []
   for depth in (1, 2):
     network = ResNet((depth,), 4, 3, small=True, zero_gain=True)
-    variables = network.init(jax.random.key(1), x)
-    features.append(network.apply(variables, x, method="features"))
+    variables = jit(network.init)(jax.random.key(1), x)
+    features.append(jit(partial(network.apply, method="features"))(variables, x))
   np.testing.assert_allclose(*features, atol=1e-6)
   assert np.abs(features[0]).max() > 0.1
 

@@ -7,7 +7,17 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.nn.conv import jax_derivatives
-from jaxgen.nn.layers import BatchNorm, Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
+from jaxgen.nn.layers import (
+  BatchNorm,
+  Conv,
+  Dense,
+  Dropout,
+  GroupNorm,
+  average,
+  groups_for,
+  max_pool,
+  timestep_embedding,
+)  # fmt: skip
 
 
 def normal(seed, *shape, dtype=jnp.float64):
@@ -103,6 +113,38 @@ def test_conv_equals_flax(kernel, stride, x64):
   params = randomised(flax.init(jax.random.key(0), x)["params"])
   apply = lambda module: lambda params, x: module.apply({"params": params}, x)
   close(derivatives(apply(ours), params, x), derivatives(apply(flax), params, x))
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(4, 1), (4, 2), (2, 2)])
+def test_grouped_conv_equals_flax(groups, stride, x64):
+  ours = Conv(4, 5, stride, groups=groups, param_dtype=jnp.float64)
+  flax = nn.Conv(4, (5, 5), stride, feature_group_count=groups, param_dtype=jnp.float64)
+  x = normal(0, 2, 7, 6, 4)
+  params = randomised(flax.init(jax.random.key(0), x)["params"])
+  apply = lambda module: lambda params, x: module.apply({"params": params}, x)
+  close(derivatives(apply(ours), params, x), derivatives(apply(flax), params, x))
+
+
+@pytest.mark.parametrize(
+  ("window", "stride", "pads"),
+  [(3, 2, ((1, 1), (1, 1))), (3, 1, ((1, 1), (1, 1))), (3, 2, ((0, 1), (0, 0))), (2, 3, ((1, 0), (0, 2)))],
+)
+def test_max_pool_equals_flax(window, stride, pads, x64):
+  x = normal(0, 2, 8, 7, 3)
+  flax = lambda x: nn.max_pool(x, (window, window), (stride, stride), pads)
+  both = lambda pool: jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x)))))(x)
+  close(max_pool(x, window, stride, pads), flax(x))
+  close(both(lambda x: max_pool(x, window, stride, pads)), both(flax))
+
+
+def test_max_pool_of_equal_values_takes_the_first():
+  slope = jax.grad(lambda x: max_pool(x, 2, 2, ((0, 0), (0, 0))).sum())(jnp.zeros((1, 4, 6, 1)))
+  np.testing.assert_array_equal(slope[0, :, :, 0], np.tile([[1, 0], [0, 0]], (2, 3)))
+
+
+def test_average(x64):
+  x = normal(0, 2, 3, 4, 5)
+  close(derivatives(average, x), derivatives(lambda x: x.mean((1, 2)), x))
 
 
 @pytest.mark.parametrize("rest", [(), (3,), (2, 3, 4)])
