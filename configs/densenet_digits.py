@@ -4,8 +4,8 @@ Paper: Huang et al. 2017, Densely connected convolutional networks, https://arxi
 
     jaxgen train configs/densenet_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: test accuracy 0.997 (360 digits, one seed)
+Cost: 90 seconds on 2 CPU cores with other work on them
 """
 
 import optax

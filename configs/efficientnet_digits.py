@@ -5,8 +5,8 @@ https://arxiv.org/abs/1905.11946
 
     jaxgen train configs/efficientnet_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: test accuracy 0.997 (360 digits, one seed)
+Cost: 110 seconds on 2 CPU cores with other work on them
 """
 
 import optax
