@@ -19,6 +19,7 @@ def prepare(job: dict):
   import optax
 
   from jaxgen import parallel
+  from jaxgen.inspection import flops as flops_of
   from jaxgen.methods.classifier import classifier
   from jaxgen.nn import resnet, vit
   from jaxgen.nn.conv import jax_derivatives
@@ -46,7 +47,7 @@ def prepare(job: dict):
   )
   x = jax.ShapeDtypeStruct((batch, *image), jnp.float32)
   with jax_derivatives():
-    forward = jax.jit(network.apply).lower(variables, x).cost_analysis()["flops"]
+    forward = flops_of(jax.make_jaxpr(network.apply)(variables, x).jaxpr)
 
   if job["task"] == "training":
     flops, batches = 3 * forward, program.put_many(raws)

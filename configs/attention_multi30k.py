@@ -27,13 +27,13 @@ def experiment(
   steps: int = 4_000,
   batch_size: int = 128,
   learning_rate: float = 2e-3,
-  features: int = 256,
+  features: int = 192,
   embedding: int = 128,
   attention: Literal["additive", "multiplicative"] = "additive",
-  dropout: float = 0.3,
+  dropout: float = 0.2,
   label_smoothing: float = 0.1,
-  vocabulary: int = 8_000,
-  length: int = 40,
+  vocabulary: int = 4_000,
+  length: int = 32,
   corpus: str = "data/multi30k",
 ) -> Experiment:
   rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)

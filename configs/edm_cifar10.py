@@ -25,7 +25,7 @@ from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound
 from jaxgen.diffusion.times import c_noise, log_normal
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import SongUNet
 
 

@@ -19,7 +19,7 @@ from jaxgen import Experiment, data, diffusion
 from jaxgen.data.transforms import flip
 from jaxgen.diffusion.likelihood import continuous_bound
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import SongUNet
 
 

@@ -16,7 +16,8 @@ import optax
 from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.likelihood import continuous_bound
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import UNet
 
 

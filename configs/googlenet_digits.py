@@ -4,8 +4,8 @@ Paper: Szegedy et al. 2015, Going deeper with convolutions, https://arxiv.org/ab
 
     jaxgen train configs/googlenet_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: test accuracy 0.986, standard error 0.006; with --steps 1000 0.967. One seed each
+Cost: 3 minutes on 2 CPU cores
 """
 
 import optax
@@ -20,7 +20,7 @@ from jaxgen.optimizers import kernels
 
 
 def experiment(
-  steps: int = 1_000,
+  steps: int = 2_000,
   batch_size: int = 128,
   learning_rate: float = 1e-3,
   width: float = 0.125,

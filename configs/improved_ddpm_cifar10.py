@@ -22,7 +22,7 @@ from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, uniform
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import ADM
 
 # The paper samples with the learned variance.

@@ -20,7 +20,8 @@ from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, uniform
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import UNet
 
 

@@ -24,7 +24,7 @@ from jaxgen.data.transforms import flip
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import RefineNet
 
 

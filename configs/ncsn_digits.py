@@ -19,7 +19,8 @@ from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import UNet
 
 

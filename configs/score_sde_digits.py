@@ -25,7 +25,8 @@ from jaxgen.data.transforms import dequantize
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll
 from jaxgen.diffusion.times import uniform
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import UNet
 
 # The largest sigma is the largest distance between two digits.

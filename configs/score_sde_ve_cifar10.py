@@ -22,7 +22,7 @@ from jaxgen.data.transforms import flip
 from jaxgen.diffusion.likelihood import continuous_bound
 from jaxgen.diffusion.times import uniform
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn import SongUNet
 
 

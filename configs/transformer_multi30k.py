@@ -24,15 +24,15 @@ from jaxgen.optimizers import kernels
 def experiment(
   steps: int = 4_000,
   batch_size: int = 128,
-  learning_rate: float = 2e-3,
-  features: int = 256,
+  learning_rate: float = 3e-3,
+  features: int = 128,
   heads: int = 4,
-  hidden: int = 1024,
-  depth: int = 3,
-  dropout: float = 0.3,
+  hidden: int = 512,
+  depth: int = 2,
+  dropout: float = 0.1,
   label_smoothing: float = 0.1,
-  vocabulary: int = 8_000,
-  length: int = 40,
+  vocabulary: int = 4_000,
+  length: int = 32,
   corpus: str = "data/multi30k",
 ) -> Experiment:
   rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)

@@ -16,7 +16,7 @@ import optax
 
 from jaxgen import Experiment, data, diffusion
 from jaxgen.methods.vdm import vdm
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
 
 

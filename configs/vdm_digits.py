@@ -14,7 +14,8 @@ import optax
 
 from jaxgen import Experiment, data, diffusion
 from jaxgen.methods.vdm import vdm
-from jaxgen.metrics.evaluators import frechet, likelihood
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
 
 

@@ -22,6 +22,8 @@ USAGE = """usage: jaxgen COMMAND ...
   inspect RUN|CONFIG  parameters, bytes, FLOPs and memory; for a run also its step and the SHA-256 of its state
   import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors configs/vit_cifar10.py
   export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
+  reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number
+  ledger            the ledger: papers' numbers and ours
   list              the configs, their papers, expected numbers and costs
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
@@ -178,13 +180,18 @@ def sample(words: list[str]) -> None:
       "n": (_option(int, "number of samples"), 64),
       "seed": (_option(int, "sample i depends on the seed and on i alone"), 0),
       "first": (_option(int, "number of the first sample"), 0),
-      "out": (_option(pathlib.Path | None, "file to write, .png or .npz (a .png in RUN/samples by default)"), None),
+      "out": (
+        _option(
+          pathlib.Path | None, "file to write: .npz, or what shows samples, a .png for one (in RUN/samples by default)"
+        ),
+        None,
+      ),
     },
     "Draw samples from a run.",
   )
-  out = options["out"] or run.folder / "samples" / f"seed_{options['seed']}_{options['first']}_{options['n']}.png"
-  if out.suffix not in (".png", ".npz"):
-    raise UserError(f"--out {out}: samples are written as .png or .npz")
+  out = options["out"] or run.folder / "samples" / f"seed_{options['seed']}_{options['first']}_{options['n']}"
+  if options["out"] and out.suffix not in (known := [".npz", *run.suffixes()]):
+    raise UserError(f"--out {out}: these samples are written as {' or '.join(known)}")
   if not out.parent.is_dir():
     raise UserError(f"--out {out}: there is no folder {out.parent}")
   import jax
@@ -197,13 +204,17 @@ def sample(words: list[str]) -> None:
       options["n"], seed=options["seed"], first=options["first"], progress=lambda done: bar.update(task, completed=done)
     )
   if jax.process_index() == 0:
-    if out.suffix == ".npz":
-      np.savez(out, samples=samples)
-    else:
-      from jaxgen import pictures
+    from jaxgen.pictures import write_file
 
-      pictures.write_png(out, pictures.grid(samples))
-    print(out)
+    if options["out"] and out.suffix == ".npz":
+      np.savez(out, samples=samples)
+      print(out)
+      return
+    for suffix, contents in run.render(samples, options["first"]).items():
+      path = options["out"] or out.with_name(out.name + suffix)
+      if path.suffix == suffix:
+        write_file(path, contents)
+        print(path)
 
 
 def evaluate(words: list[str]) -> None:
@@ -318,6 +329,79 @@ def export_weights(words: list[str]) -> None:
   print(f"{file}  {count:,} values")
 
 
+def reproduce(words: list[str]) -> None:
+  subject, words = _subject("reproduce", words, "CONFIG")
+  set_up_jax()
+  from jaxgen import ledger
+  from jaxgen.experiment import load_config
+
+  config = load_config(subject)
+  options, changed = _parse(
+    f"reproduce {subject}",
+    words,
+    {
+      "runs": (_option(pathlib.Path, "folder of runs"), pathlib.Path("runs")),
+      "seeds": (_option(int, "number of seeds, from 0"), 1),
+      "ledger": (_option(pathlib.Path, "file of the ledger"), ledger.FILE),
+      **_cluster_options(),
+    },
+    config.doc,
+    config,
+  )
+  _join(options)
+  lines = ledger.reproduce(config, changed, seeds=options["seeds"], runs=options["runs"], fsdp=options["fsdp"])
+  import jax
+
+  if jax.process_index() == 0:
+    ledger.append(options["ledger"], lines)
+    for line in lines:
+      print(f"{line['metric']}  {line['mean']:.6g}, published {line['published']:g} ({line['paper']})")
+    print(options["ledger"])
+
+
+def show_ledger(words: list[str]) -> None:
+  from jaxgen import ledger
+
+  options, _ = _parse(
+    "ledger",
+    words,
+    {
+      "ledger": (_option(pathlib.Path, "file of the ledger"), ledger.FILE),
+      "out": (_option(pathlib.Path | None, "write it as a page, .md, instead"), None),
+    },
+    "Papers' numbers and ours.",
+  )
+  from jaxgen.experiment import config_folders
+
+  lines = ledger.read(options["ledger"])
+  folder = next((f for f in config_folders() if any(f.glob("*.py"))), None)
+  waiting = ledger.not_run(lines, folder) if folder else []
+  if options["out"]:
+    from jaxgen.experiment import write_atomically
+
+    if not options["out"].parent.is_dir():
+      raise UserError(f"--out {options['out']}: there is no folder {options['out'].parent}")
+    write_atomically(options["out"], ledger.page(lines, waiting))
+    print(options["out"])
+    return
+  from rich.console import Console
+  from rich.table import Table
+
+  console = Console()
+  if not console.is_terminal:
+    console = Console(width=max(console.width, 160))
+  for title, some in ledger.tables(lines).items():
+    table = Table(*ledger.COLUMNS, title=title, title_justify="left", box=None, pad_edge=False)
+    for line in some:
+      table.add_row(*ledger.cells(line))
+    console.print(table, "")
+  if waiting:
+    table = Table("config", "published", "as", "cost", title="not run here", title_justify="left", box=None)
+    for row in waiting:
+      table.add_row(*row)
+    console.print(table)
+
+
 def list_configs(words: list[str]) -> None:
   if words and words[0] in ("-h", "--help"):
     print("usage: jaxgen list\n\nThe configs, their papers, expected numbers and costs.")
@@ -367,6 +451,8 @@ COMMANDS = {
   "inspect": inspect,
   "import": import_weights,
   "export": export_weights,
+  "reproduce": reproduce,
+  "ledger": show_ledger,
   "list": list_configs,
   "prepare": prepare,
 }

@@ -28,16 +28,18 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from jaxgen import pictures
 from jaxgen.errors import UserError
 
 if typing.TYPE_CHECKING:
   from jaxgen.data import Dataset
+  from jaxgen.ledger import Published
   from jaxgen.method import Method
 
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
-  + ["layout", "fresh", "average"]
+  + ["layout", "fresh", "average", "seeds", "ledger"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
@@ -57,11 +59,15 @@ class Experiment:
     log_every, sample_every, evaluate_every, checkpoint_every: in steps; None: only at the end.
     updates_per_dispatch: updates that one call of the compiled loop makes at most.
     max_skipped: updates skipped in a row, because a loss or a gradient was not finite, after which the run stops.
-    samples: pictures in a sample grid, 0 for none.
+    samples: drawn and shown while training goes on, 0 for none.
     sample_chunk: samples are computed in padded chunks of this size; sample i does not depend on anything else.
     evaluate_batch: examples in a batch of an evaluation, `batch_size` by default.
     keep: checkpoints kept, the newest.
     best: (metric, "min" or "max"): also keep the checkpoint that is best by this evaluated metric.
+    render: (samples, their conditions) -> {suffix of a file: its contents}: what shows samples; pictures by default.
+    figures: functions of a `Run` that return files by name, pictures, sounds or texts that show what was learned. They
+      are drawn at the end of training, into the run's folder `figures/`, and shown in its report.
+    published: what papers say of this experiment, for `jaxgen reproduce` and the ledger.
     layouts: how others name and lay out the weights of the network called "network", by the layout's name ("timm",
       "transformers"): lists of `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.
   """
@@ -83,6 +89,9 @@ class Experiment:
   evaluate_batch: int | None = None
   keep: int = 2
   best: tuple[str, str] | None = None
+  render: Callable[[Any, Mapping[str, Any]], dict[str, bytes]] = pictures.render
+  figures: Sequence[Callable[["Run"], dict[str, bytes]]] = ()
+  published: Sequence["Published"] = ()
   layouts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -483,6 +492,28 @@ class Run:
     """Training steps that the state has behind it."""
     return int(self.state.step)
 
+  def conditions(self, index) -> dict[str, Any]:
+    """The conditions of the samples with these indices [N]: {name: [N, ...]}."""
+    return dict(self.experiment.conditions(index)) if self.experiment.conditions else {}
+
+  def render(self, samples, first: int = 0) -> dict[str, bytes]:
+    """What shows the samples first .. first + N - 1: {suffix of a file: its contents}."""
+    import numpy as np
+
+    return self.experiment.render(samples, self.conditions(np.arange(first, first + len(samples))))
+
+  def suffixes(self) -> list[str]:
+    """The suffixes of the files that show samples; no sample is drawn for it."""
+    import jax
+    import numpy as np
+
+    e, first = self.experiment, np.arange(1)
+    if e.method.sample is None:
+      return []
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    like = jax.eval_shape(e.method.sample, self.program.abstract, keys, **self.conditions(first))
+    return list(e.render(np.zeros(like.shape, like.dtype), self.conditions(first)))
+
   def sample(
     self, n: int, *, seed: int = 0, first: int = 0, progress: Callable[[int], Any] | None = None, **conditions: Any
   ):
@@ -513,7 +544,7 @@ class Run:
     chunks = []
     for start in range(first - first % size, first + n, size):
       index = np.arange(start, start + size)
-      values = dict(e.conditions(index)) if e.conditions else {}
+      values = self.conditions(index)
       for name, value in conditions.items():
         value = np.asarray(value)
         if len(value) != n:
@@ -550,6 +581,13 @@ class Run:
     for evaluator in self.experiment.evaluators:
       numbers |= evaluator(self)
     return numbers
+
+  def draw(self) -> dict[str, bytes]:
+    """The files of all the experiment's figures, by name."""
+    files = {}
+    for figure in self.experiment.figures:
+      files |= figure(self)
+    return files
 
   def report(self) -> pathlib.Path:
     """Writes the run's report.html and returns its path."""

@@ -4,6 +4,8 @@ import io
 import math
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -51,6 +53,11 @@ def grid(
   return _lay_out(tiles, columns, gap=max(1, scale // 2))
 
 
+def render(samples: Float[np.ndarray, "n h w c"], conditions: Mapping[str, Any]) -> dict[str, bytes]:
+  """Samples as one picture, {".png": ...}."""
+  return {".png": png(grid(samples))}
+
+
 def pairs(
   left: Float[np.ndarray, "n h w c"], right: Float[np.ndarray, "n h w c"], scale: int | None = None
 ) -> list[UInt8[np.ndarray, "height width c"]]:
@@ -84,11 +91,16 @@ def png(picture: UInt8[np.ndarray, "height width c"]) -> bytes:
 
 def write_png(path: str | os.PathLike, picture: UInt8[np.ndarray, "height width c"]) -> None:
   """Writes a PNG file that is there whole or not at all; its folder is made if need be."""
+  write_file(path, png(picture))
+
+
+def write_file(path: str | os.PathLike, contents: bytes) -> None:
+  """Writes a file that is there whole or not at all; its folder is made if need be."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:
-    temporary.write_bytes(png(picture))
+    temporary.write_bytes(contents)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

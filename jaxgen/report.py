@@ -2,8 +2,9 @@
 
     path = report.write(run)
 
-It is made from what the folder holds (run.json, config.py, metrics.jsonl, samples/) and, for the nearest training
-examples, from the data; the state is not read. A run that has not finished, or draws no samples, has a shorter one.
+It is made from what the folder holds (run.json, config.py, metrics.jsonl, samples/, figures/) and, for the nearest
+training examples, from the data; the state is not read. A run that has not finished, or draws no samples, has a shorter
+one.
 """
 
 import base64
@@ -64,6 +65,7 @@ def page(run: "Run") -> str:
   step = max((row["step"] for row in rows), default=0)
   sections = (
     _summary(run, info, rows, step),
+    _section("What it learned", _figures(run)),
     _section("Samples over training", _grids(run)),
     _section("Are the samples copies?", _copies(run)),
     _section("Curves", _curves(rows)),
@@ -123,10 +125,10 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
   (r"frechet_(\d+)_floor", "the same for as many training examples: what a perfect sampler would have"),
   (r"frechet_(\d+)_ratio", "distance over floor: 1 is as close to the test split as the training examples are"),
   (r"frechet_(\d+)", "Fréchet distance of this many samples to the test split"),
-  (r"(\w+)_bits_per_dim_dequantized(_\d+)?", "of uniformly dequantized values, an upper bound, bits per dimension"),
-  (r"(\w+)_nll_nats_dequantized(_\d+)?", "of uniformly dequantized values, an upper bound, nats per example"),
-  (r"(\w+)_bits_per_dim", "negative log-likelihood, or its upper bound, bits per dimension"),
-  (r"(\w+)_nll_nats", "negative log-likelihood, or its upper bound, nats per example"),
+  (r"\w+_dequantized(_\d+)?", "negative log-likelihood, an upper bound, by uniformly dequantized values"),
+  (r"\w+_importance_\d+", "negative log-likelihood, estimated by so many importance samples"),
+  (r"\w+_density", "negative logarithm of a density, per unit of the data"),
+  (r"\w+_(bits_per|nats_per|nll_nats)_\w+", "negative log-likelihood, or its upper bound"),
   (r"(\w+)_accuracy", "share classified correctly"),
   (r"(\w+)_examples", "examples evaluated"),
 )
@@ -136,22 +138,23 @@ def _meaning(name: str) -> str:
   return next((text for pattern, text in _MEANINGS if re.fullmatch(pattern, name)), "")
 
 
-def _sample_grids(run: "Run") -> list[tuple[int, pathlib.Path]]:
-  found = []
-  for path in (run.folder / "samples").glob("step_*.png"):
-    match = re.fullmatch(r"step_(\d+)\.png", path.name)
+def _sample_grids(run: "Run") -> list[tuple[int, list[pathlib.Path]]]:
+  """The files that show samples, by step."""
+  found: dict[int, list[pathlib.Path]] = {}
+  for path in sorted((run.folder / "samples").glob("step_*.*")):
+    match = re.fullmatch(r"step_(\d+)", path.stem)
     if match:
-      found.append((int(match[1]), path))
-  return sorted(found)
+      found.setdefault(int(match[1]), []).append(path)
+  return sorted(found.items())
 
 
 def _last_grid(run: "Run") -> str:
   grids = _sample_grids(run)
   if not grids:
     return ""
-  step, path = grids[-1]
-  image = _image(path.read_bytes(), f"samples at step {step}")
-  return f"<figure>{image}<figcaption>Samples at step {step:,}</figcaption></figure>"
+  step, paths = grids[-1]
+  shown = "".join(_show(path, f"samples at step {step}") for path in paths)
+  return f"<figure>{shown}<figcaption>Samples at step {step:,}</figcaption></figure>"
 
 
 def _grids(run: "Run") -> str:
@@ -161,14 +164,27 @@ def _grids(run: "Run") -> str:
     return ""
   chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, GRIDS).round().astype(int))]
   figures = "".join(
-    f"<figure>{_image(path.read_bytes(), f'samples at step {step}')}<figcaption>step {step:,}</figcaption></figure>"
-    for step, path in chosen
+    f"<figure>{_show(paths[0], f'samples at step {step}')}<figcaption>step {step:,}</figcaption></figure>"
+    for step, paths in chosen
   )
   left = f" {len(grids) - len(chosen)} more are in the run's folder." if len(grids) > len(chosen) else ""
   return (
-    f"<p>The same noise at every step, so a picture stays in its place as it gets better.{left}</p>"
+    f"<p>The same noise at every step, so a sample stays in its place as it gets better.{left}</p>"
     f"<div class=grids>{figures}</div>"
   )
+
+
+def _figures(run: "Run") -> str:
+  """What the config's figures drew, each under its file's name."""
+  paths = [path for path in sorted((run.folder / "figures").glob("*")) if path.suffix in _SHOWN]
+  name = lambda path: path.stem.replace("_", " ")
+  return "".join(f"<figure class=drawn><h3>{_text(name(p))}</h3>{_show(p, name(p))}</figure>" for p in paths)
+
+
+def _show(path: pathlib.Path, what: str) -> str:
+  """A picture, a sound or a text; nothing for another kind of file."""
+  show = _SHOWN.get(path.suffix)
+  return show(path.read_bytes(), what) if show else ""
 
 
 def _copies(run: "Run") -> str:
@@ -178,7 +194,10 @@ def _copies(run: "Run") -> str:
       samples = arrays["samples"]
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
     return ""  # no samples yet, or a file that a crash cut short
-  shape = run.data.batch_spec(1, train=False)["image"].shape[1:]
+  spec = run.data.batch_spec(1, train=False)
+  if "image" not in spec:
+    return ""
+  shape = spec["image"].shape[1:]
   if samples.shape[1:] != shape or shape[-1] not in (1, 3, 4) or not np.isfinite(samples).all():
     return ""
 
@@ -248,7 +267,8 @@ def _curves(rows: Rows) -> str:
   for name, (steps, _) in evaluated.items():
     if len(steps) < 2 or name.endswith(("_se", "_floor", "_ratio", "_examples")):
       continue
-    if "_nll_nats" in name and name.replace("_nll_nats", "_bits_per_dim") in evaluated:
+    per_value = {name.replace("_nll_nats", f"_bits_per_{word}") for word in ("dim", "token")}
+    if "_nll_nats" in name and per_value & evaluated.keys():
       continue  # the same curve in another unit
     lines = [(*evaluated[name], None, False)]
     if f"{name}_floor" in evaluated:
@@ -414,6 +434,17 @@ def _image(png: bytes, alt: str) -> str:
   return f'<img src="data:image/png;base64,{data}" width={width} height={height} alt="{_text(alt)}">'
 
 
+def _sound(wav: bytes, what: str) -> str:
+  return f'<audio controls src="data:audio/wav;base64,{base64.b64encode(wav).decode()}" title="{_text(what)}"></audio>'
+
+
+def _words_of(text: bytes, what: str) -> str:
+  return f"<pre>{_text(text.decode('utf-8', 'replace'))}</pre>"
+
+
+_SHOWN: dict[str, Callable[[bytes, str], str]] = {".png": _image, ".wav": _sound, ".txt": _words_of}
+
+
 def _text(x: Any) -> str:
   return html.escape(str(x))
 
@@ -553,6 +584,9 @@ th { font-weight: 600; }
 .facts-table th { width: 8.5rem; }
 .facts-table td { overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }
+audio { width: 100%; margin-top: .6rem; }
+.drawn + .drawn { margin-top: 2rem; }
+figure pre { margin: 0; white-space: pre-wrap; }
 img { display: block; max-width: 100%; height: auto; border-radius: 3px; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); overflow: visible; }
 svg text { font-family: inherit !important; }

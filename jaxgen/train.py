@@ -29,7 +29,7 @@ import numpy as np
 from jaxgen.checkpoint import Checkpoints, agreed
 from jaxgen.data import pipeline
 from jaxgen.errors import Stopped, UserError
-from jaxgen.experiment import Experiment, Run, check_same, describe, where
+from jaxgen.experiment import Experiment, Folder, Run, check_same, describe, where
 from jaxgen.method import network_sizes
 
 
@@ -230,13 +230,18 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
         )
       checkpoints.wait()
 
-    drawn = (folder / "samples" / sample_name(step)).exists()
+    drawn = any((folder / "samples").glob(f"{sample_name(step)}.*"))
     if e.method.sample is not None and e.samples and not agreed(drawn):
       sample(step)
     numbers = folder.evaluation(step)
     if not agreed(numbers is not None):
       evaluate(step)
       numbers = evaluated[step]
+    if e.figures and not agreed((folder / "figures" / sample_name(step)).exists()):
+      progress.status("drawing")
+      files = run.draw()
+      if main:
+        write_figures(folder, files, step)
   if main:
     progress.status("writing the report")
     run.report()
@@ -321,18 +326,30 @@ class Window:
 
 
 def sample_name(step: int) -> str:
-  return f"step_{step:08d}.png"
+  return f"step_{step:08d}"
 
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
-  """Writes samples as samples/step_XXXXXXXX.png and, for the report, as samples/final.npz."""
-  from jaxgen import pictures
+  """Writes samples as samples/step_XXXXXXXX.png, or what else shows them, and as samples/final.npz."""
+  from jaxgen.pictures import write_file
 
-  pictures.write_png(run.folder / "samples" / sample_name(step), pictures.grid(samples))
+  for suffix, contents in run.render(samples).items():
+    write_file(run.folder / "samples" / f"{sample_name(step)}{suffix}", contents)
   final = run.folder / "samples" / "final.npz"
   temporary = final.with_name(".final.npz")
   np.savez(temporary, samples=samples)
   os.replace(temporary, final)
+
+
+def write_figures(folder: Folder, files: dict[str, bytes], step: int) -> None:
+  """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
+  from jaxgen.pictures import write_file
+
+  for old in (folder / "figures").glob("*"):
+    old.unlink()
+  for name, contents in files.items():
+    write_file(folder / "figures" / name, contents)
+  write_file(folder / "figures" / sample_name(step), b"")
 
 
 def _event_writer(folder, step: int):

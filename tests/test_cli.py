@@ -76,7 +76,7 @@ def test_help_and_version_are_fast():
 
 def test_train_prints_where_things_are(trained):
   folder, out = trained
-  assert "test_bits_per_dim" in out
+  assert "test_bits_per_dim_17_levels" in out
   for what in ("checkpoints", "samples", "report.html"):
     assert re.search(rf"{folder}/runs/tiny/{what}", out)
   assert (folder / "runs" / "tiny" / "report.html").stat().st_size > 10_000
@@ -101,7 +101,7 @@ def test_sample_writes_pictures_and_arrays_that_do_not_depend_on_how_many(traine
 def test_evaluate_and_report(trained):
   folder, out = trained
   run = folder / "runs" / "tiny"
-  bits = lambda text: re.search(r"test_bits_per_dim\s+(\S+)", text)[1]
+  bits = lambda text: re.search(r"test_bits_per_dim_17_levels\s+(\S+)", text)[1]
   result = command("evaluate", run, "--out", folder / "numbers.json")
   assert bits(result.stdout) == bits(out)
   assert json.loads((folder / "numbers.json").read_text())["step"] == 30
@@ -306,7 +306,7 @@ def test_a_config_without_steps_can_be_loaded(tmp_path):
   source = tiny.SOURCE.replace("  steps: int = 30,\n", "").replace("steps=steps", "steps=5")
   config = tiny.write(tmp_path, source=source)
   command("train", config, "--runs", tmp_path)
-  assert "test_bits_per_dim" in command("evaluate", tmp_path / "tiny").stdout
+  assert "test_bits_per_dim_17_levels" in command("evaluate", tmp_path / "tiny").stdout
 
 
 def test_bad_runs(trained, tmp_path):
@@ -320,7 +320,7 @@ def test_bad_runs(trained, tmp_path):
   assert "changes the state" in error_of("sample", run, "--layers", 8)
   other = tiny.write(tmp_path, "other")
   assert "is a run of config tiny, not other" in error_of("train", other, "--runs", folder / "runs", "--name", "tiny")
-  assert "written as .png or .npz" in error_of("sample", run, "--out", tmp_path / "a.jpg")
+  assert "written as .npz or .png" in error_of("sample", run, "--out", tmp_path / "a.jpg")
   assert "there is no folder" in error_of("sample", run, "--out", tmp_path / "no" / "a.png")
 
 

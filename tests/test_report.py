@@ -130,10 +130,10 @@ def test_a_whole_run(make):
     rows.append(
       evaluation(
         step,
-        test_bits_per_dim=2.34567,
-        test_bits_per_dim_se=0.0123,
-        test_nll_nats=104.0,
-        test_nll_nats_se=0.5,
+        test_bits_per_dim_17_levels=2.34567,
+        test_bits_per_dim_17_levels_se=0.0123,
+        test_nll_nats_17_levels=104.0,
+        test_nll_nats_17_levels_se=0.5,
         test_examples=360.0,
         frechet_1437=d,
         frechet_1437_floor=1.25,
@@ -167,7 +167,13 @@ def test_a_whole_run(make):
   assert "_se" not in page.text
   assert len(page.all("img")) == 1 + 4 + 32  # the last grid, all grids, pairs
   labels = [svg["aria-label"] for svg in page.all("svg")]
-  assert labels == ["share of images", "loss (log scale)", "gradient_norm", "test_bits_per_dim", "frechet_1437"]
+  assert labels == [
+    "share of images",
+    "loss (log scale)",
+    "gradient_norm",
+    "test_bits_per_dim_17_levels",
+    "frechet_1437",
+  ]
 
 
 def test_it_is_one_file_without_scripts_that_needs_nothing_else(make):
@@ -186,6 +192,21 @@ def test_it_is_one_file_without_scripts_that_needs_nothing_else(make):
   identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
   assert len(identifiers) == len(set(identifiers))
   assert set(re.findall(r"[\"(]#([\w-]+)", text)) <= set(identifiers)
+
+
+def test_sounds_texts_and_what_figures_drew_are_shown(make, tmp_path):
+  contents = {
+    "samples/step_00000200.txt": b"To be & not",
+    "samples/step_00000200.wav": b"RIFF",
+    "figures/a_b.txt": b"x",
+  }
+  for name, value in contents.items():
+    pictures.write_file(tmp_path / "my_run" / name, value)
+  pictures.write_file(tmp_path / "my_run" / "figures" / "step_00000200", b"")
+  _, page = make([*training()])
+  assert "To be & not" in page.text
+  assert "Whatitlearnedabx" in page.text.replace(" ", "")
+  assert base64.b64decode(page.all("audio")[0]["src"].removeprefix("data:audio/wav;base64,")) == b"RIFF"
 
 
 def test_figures_are_drawings_that_fit_the_page(make):

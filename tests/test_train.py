@@ -41,13 +41,31 @@ def test_what_a_run_writes(finished):
   lines = folder.metrics()
   assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20, 25, 30]
   assert lines[-1] == {"step": 30, "kind": "evaluate", **numbers}
-  assert np.isfinite(numbers["test_bits_per_dim"])
+  assert np.isfinite(numbers["test_bits_per_dim_17_levels"])
   info = folder.info()
   assert info["config"] == "tiny"
   assert info["arguments"]["steps"] == 30
   assert info["sessions"][0]["to"] == 30
   assert info["parameters"]["network"] == sum(x.size for x in jax.tree.leaves(run.state.params["network"]))
   assert run.program.traces == 1
+
+
+def test_figures_and_what_shows_samples(tmp_path):
+  source = tiny.SOURCE.replace(
+    "    log_every=5,\n",
+    "    log_every=5,\n"
+    '    figures=(lambda run: {"step.txt": str(run.step).encode()},),\n'
+    '    render=lambda samples, conditions: {".txt": str(samples.shape).encode()},\n',
+  )
+  run = make_run(tmp_path, source=source, steps=4)
+  training.train(run, quiet())
+  assert (run.folder / "figures" / "step.txt").read_text() == "4"
+  assert (run.folder / "samples" / "step_00000004.txt").read_text() == "(4, 8, 8, 1)"
+  assert run.suffixes() == [".txt"]
+  longer = make_run(tmp_path, source=source, steps=6)
+  training.train(longer, quiet())
+  assert (run.folder / "figures" / "step.txt").read_text() == "6"
+  assert sorted(p.name for p in (run.folder / "figures").iterdir()) == ["step.txt", "step_00000006"]
 
 
 def test_a_finished_run_only_says_so(finished):

@@ -17,7 +17,7 @@ import optax
 from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import likelihood
+from jaxgen.metrics.likelihood import likelihood
 
 
 class Net(nn.Module):

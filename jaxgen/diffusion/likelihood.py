@@ -1,7 +1,7 @@
 """Likelihoods: the exact one by the probability-flow ODE, that of quantised data, and the bound in continuous time.
 
 Numbers without an L stand in `jaxgen.diffusion`. All is in nats per example; bits per dimension, nats / (D ln 2), are
-made where people read them (`jaxgen.metrics.evaluators.likelihood`).
+made where people read them (`jaxgen.metrics.likelihood`).
 
 **The ODE.** Divided by n_t, any schedule's x_t moves as a variance-preserving one's, and the ODE (17), or (18), has no
 poles at either end of t:

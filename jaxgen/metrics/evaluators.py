@@ -1,9 +1,9 @@
 """Evaluators: functions of a run that return numbers by name. A config lists the ones it wants.
 
-    Experiment(..., evaluators=(evaluators.likelihood(), evaluators.frechet()))
+    Experiment(..., evaluators=(likelihood(), frechet()))
 
-A number's name says its split, its unit and, where it matters, the number of examples or samples behind it.
-A name that ends in `_se` is the standard error of the mean of that name.
+`likelihood` is in `jaxgen.metrics.likelihood`. A number's name says its split, its unit and, where it matters, the
+number of examples or samples behind it. A name that ends in `_se` is the standard error of the mean of that name.
 """
 
 import math
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from jaxgen.errors import UserError
+from jaxgen.metrics.likelihood import mean_and_error
 
 if TYPE_CHECKING:
   from jaxgen.data.dataset import Dataset
@@ -22,34 +23,6 @@ if TYPE_CHECKING:
   from jaxgen.metrics.judge import Judge
 
 Evaluator = Callable[["Run"], dict[str, float]]
-
-
-def likelihood(split: str = "test") -> Evaluator:
-  """Mean negative log-likelihood of a split, or the upper bound on it that the method computes.
-
-  Numbers: `test_nll_nats` per example, `test_bits_per_dim` = nats / (D ln 2) with D the number of values (pixels times
-  channels) of an example as the method sees it, their standard errors, and `test_examples`. So for each name that the
-  method's `evaluate` gives and that begins with "nll_nats": of "nll_nats_dequantized", a bound by dequantization noise,
-  `test_nll_nats_dequantized` and `test_bits_per_dim_dequantized`.
-  """
-
-  def evaluate(run: "Run") -> dict[str, float]:
-    size = math.prod(run.data.batch_spec(1, train=False)["image"].shape[1:])
-    bits = 1 / (size * math.log(2))
-    numbers = {}
-    for name, nats in _per_example(run, split, "nll_nats").items():
-      mean, error = _mean_and_error(nats)
-      kind = name.removeprefix("nll_nats")
-      numbers |= {
-        f"{split}_nll_nats{kind}": mean,
-        f"{split}_nll_nats{kind}_se": error,
-        f"{split}_bits_per_dim{kind}": mean * bits,
-        f"{split}_bits_per_dim{kind}_se": error * bits,
-        f"{split}_examples": float(len(nats)),
-      }
-    return numbers
-
-  return evaluate
 
 
 def accuracy(split: str = "test") -> Evaluator:
@@ -60,7 +33,7 @@ def accuracy(split: str = "test") -> Evaluator:
 
   def evaluate(run: "Run") -> dict[str, float]:
     correct = _per_example(run, split, "correct")["correct"]
-    mean, error = _mean_and_error(correct)
+    mean, error = mean_and_error(correct)
     return {f"{split}_accuracy": mean, f"{split}_accuracy_se": error, f"{split}_examples": float(len(correct))}
 
   return evaluate
@@ -176,9 +149,3 @@ def _per_example(run: "Run", split: str, name: str) -> dict[str, Num[np.ndarray,
       f"config {run.config.name} does not compute {name!r} of its examples, only {', '.join(sorted(values))}"
     )
   return found
-
-
-def _mean_and_error(x: Num[np.ndarray, " n"]) -> tuple[float, float]:
-  """Mean and its standard error, NaN for a single example."""
-  x = np.asarray(x, np.float64)
-  return float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan

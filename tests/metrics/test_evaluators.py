@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxgen.data.dataset import digits, images
-from jaxgen.data.transforms import pad, scale
 from jaxgen.errors import UserError
 from jaxgen.metrics import evaluators, judge, real
 
@@ -36,22 +35,6 @@ def small_judge(monkeypatch):
   return calls
 
 
-def test_likelihood():
-  numbers = evaluators.likelihood()(run_of(nll_nats=np.array([64 * math.log(2) * b for b in (1.0, 2.0, 3.0, 6.0)])))
-  assert numbers["test_bits_per_dim"] == pytest.approx(3)  # 64 values an image
-  assert numbers["test_nll_nats"] == pytest.approx(3 * 64 * math.log(2))
-  assert numbers["test_bits_per_dim_se"] == pytest.approx(math.sqrt(14 / 3) / 2)
-  assert numbers["test_nll_nats_se"] == pytest.approx(math.sqrt(14 / 3) / 2 * 64 * math.log(2))
-  assert numbers["test_examples"] == 4
-  assert all(type(value) is float for value in numbers.values())
-
-
-def test_bits_are_per_dimension_of_what_the_method_sees():
-  padded = digits(transforms=(scale(17), pad(16)))
-  numbers = evaluators.likelihood("train")(run_of(padded, nll_nats=[256 * math.log(2)] * 2))
-  assert numbers["train_bits_per_dim"] == pytest.approx(1)
-
-
 def test_accuracy():
   numbers = evaluators.accuracy()(run_of(correct=np.array([1, 1, 1, 0], np.float32)))
   assert numbers["test_accuracy"] == 0.75
@@ -63,8 +46,8 @@ def test_a_single_example_has_no_error():
 
 
 def test_what_the_method_does_not_compute():
-  with pytest.raises(UserError, match="stand_in does not compute 'nll_nats'.*only correct"):
-    evaluators.likelihood()(run_of(correct=[1.0]))
+  with pytest.raises(UserError, match="stand_in does not compute 'correct'.*only nll_nats"):
+    evaluators.accuracy()(run_of(nll_nats=[1.0]))
 
 
 def test_training_examples_as_samples_reach_the_floor(small_judge, train_images):

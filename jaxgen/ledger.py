@@ -1,0 +1,218 @@
+"""The ledger: what papers report, and what was measured here.
+
+A config names the numbers that papers give of its experiment, as `Published`. `jaxgen reproduce CONFIG` trains and
+evaluates it and appends a line to the ledger for each of them; `jaxgen ledger` shows the lines, a table for each data
+set and unit, and the configs that have not been run, with what they would cost.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxgen.errors import UserError
+from jaxgen.experiment import Config, Folder, Run, config_summary, versions, where
+from jaxgen.metrics import likelihood
+
+if TYPE_CHECKING:
+  from jaxgen.train import Progress
+
+FILE = pathlib.Path("benchmarks/ledger.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A number that a paper reports.
+
+  paper: authors and year.
+  table: where the paper has it.
+  metric: the name of the number that our evaluators give; it says the unit.
+  number: in that unit; convert what the paper says by `metrics.likelihood`'s functions.
+  note: how the two experiments differ, and why ours falls short where it does.
+  """
+
+  paper: str
+  table: str
+  metric: str
+  number: float
+  note: str = ""
+
+
+Line = dict[str, Any]  # a line of the ledger: see `reproduce`
+
+
+def reproduce(
+  config: Config,
+  arguments: Mapping[str, Any],
+  *,
+  seeds: int,
+  runs: pathlib.Path,
+  fsdp: int = 1,
+  progress: "Progress | None" = None,
+) -> list[Line]:
+  """Trains a config with the seeds 0 .. seeds - 1 and evaluates it; a line for each number that it names as published.
+
+  A run that exists goes on, so that what was interrupted is not lost: its folder is `runs`/CONFIG_seedN.
+
+  Lines have: paper, table, metric, published, note; mean, std (over seeds; null for one), values, standard_error (of
+  the last seed's own, where there is one); config, arguments, config_hash, state_hashes; data; git, versions, devices,
+  seconds (of all seeds' training and evaluation together), date.
+
+  Raises:
+    UserError: the config names no published numbers, or ones that its evaluators do not give.
+  """
+  from jaxgen import train
+  from jaxgen.checkpoint import state_hash
+
+  experiment = config.build(**arguments)
+  if not experiment.published:
+    raise UserError(f"config {config.name} names no published number to reproduce: give its Experiment published=(...)")
+  if seeds < 1:
+    raise UserError(f"at least 1 seed is needed, not {seeds}")
+  numbers, hashes, seconds = [], [], 0.0
+  for seed in range(seeds):
+    run = Run(Folder(runs / f"{config.name}_seed{seed}"), config, arguments, seed, fsdp=fsdp)
+    found = train.train(run, progress)
+    for published in experiment.published:
+      if published.metric not in found:
+        raise UserError(
+          f"config {config.name} names {published.metric} as published, which is none of its numbers: "
+          f"{', '.join(name for name in found if not name.endswith('_se'))}"
+        )
+    numbers.append(found)
+    hashes.append(state_hash(run.state))
+    seconds += sum(session["seconds"] for session in run.folder.info()["sessions"])
+  here = where()
+  return [
+    {
+      "paper": published.paper,
+      "table": published.table,
+      "metric": published.metric,
+      "published": published.number,
+      "mean": statistics.fmean(values := [found[published.metric] for found in numbers]),
+      "std": statistics.stdev(values) if seeds > 1 else None,
+      "values": values,
+      "standard_error": numbers[-1].get(f"{published.metric}_se"),
+      "note": published.note,
+      "config": config.name,
+      "arguments": dict(arguments),
+      "config_hash": config_hash(config, arguments),
+      "state_hashes": hashes,
+      "data": experiment.data.name,
+      "git": here["git"],
+      "versions": versions(),
+      "devices": here["devices"],
+      "seconds": round(seconds),
+      "date": datetime.date.today().isoformat(),
+    }
+    for published in experiment.published
+  ]
+
+
+def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
+  """SHA-256 of a config's source and the arguments that differ from its defaults."""
+  return hashlib.sha256(json.dumps([config.source, dict(arguments)], sort_keys=True).encode()).hexdigest()
+
+
+def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
+  """Adds lines to a ledger."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a") as file:
+    file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def read(path: pathlib.Path) -> list[Line]:
+  """A ledger's lines; of several of the same number, config and arguments the last.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  try:
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    last = {(x["config"], json.dumps(x["arguments"]), x["paper"], x["metric"]): x for x in lines}
+  except FileNotFoundError:
+    raise UserError(f"there is no ledger {path}: `jaxgen reproduce CONFIG` begins one") from None
+  except (json.JSONDecodeError, KeyError, TypeError) as error:
+    raise UserError(f"{path} is not a ledger: {error}") from error
+  return list(last.values())
+
+
+def larger_is_better(metric: str) -> bool:
+  return metric.endswith(("_accuracy", "_bleu"))
+
+
+def close(line: Line) -> bool:
+  """Whether a line's number is within 1 % or 1 nat per example of the published one, or better."""
+  difference = (line["mean"] - line["published"]) * (-1 if larger_is_better(line["metric"]) else 1)
+  nats = "_nll_nats_" in line["metric"]
+  return difference <= max(0.01 * abs(line["published"]), 1.0 if nats else 0.0)
+
+
+def tables(lines: Sequence[Line]) -> dict[str, list[Line]]:
+  """Lines that compare, best first, by what they share: the data and the unit."""
+  found: dict[str, list[Line]] = {}
+  for line in lines:
+    known = likelihood.unit(line["metric"])
+    shared = "_".join(known[0]) if known else line["metric"]
+    found.setdefault(f"{line['data']}: {shared}", []).append(line)
+  best = lambda line: -line["mean"] if larger_is_better(line["metric"]) else line["mean"]
+  return {title: sorted(found[title], key=best) for title in sorted(found)}
+
+
+COLUMNS = ("config", "paper", "published", "measured", "how", "seeds", "device, seconds", "note")
+
+
+def cells(line: Line) -> tuple[str, ...]:
+  """A line as the cells of `COLUMNS`."""
+  flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in line["arguments"].items())
+  error, kind = (line["std"], "over seeds") if line["std"] is not None else (line["standard_error"], "standard error")
+  measured = f"{line['mean']:.5g}" + (f" ± {error:.2g} ({kind})" if error is not None and math.isfinite(error) else "")
+  known = likelihood.unit(line["metric"])
+  devices = f"{len(line['devices'])} x {line['devices'][0]}"
+  note = line["note"] if close(line) else f"falls short. {line['note']}".strip()
+  return (
+    f"{line['config']} {flags}".strip(),
+    f"{line['paper']}, {line['table']}",
+    f"{line['published']:.5g}",
+    measured,
+    known[1] if known else "",
+    str(len(line["values"])),
+    f"{devices}, {line['seconds']:,} s",
+    note,
+  )
+
+
+def not_run(lines: Sequence[Line], folder: pathlib.Path) -> list[tuple[str, str, str, str]]:
+  """(config, paper's numbers, metric, cost) of the configs that name published numbers and have no line."""
+  from jaxgen.experiment import load_config
+
+  done, found = {line["config"] for line in lines}, []
+  for path in sorted(folder.glob("*.py")):
+    if path.stem in done or "published" not in path.read_text():
+      continue
+    for published in load_config(path).build().published:
+      paper = f"{published.paper}, {published.table}: {published.number:.5g}"
+      found.append((path.stem, paper, published.metric, config_summary(path)["cost"]))
+  return found
+
+
+def page(lines: Sequence[Line], waiting: Sequence[tuple[str, str, str, str]]) -> str:
+  """The ledger in Markdown."""
+  row = lambda words: "| " + " | ".join(word.replace("|", "\\|").replace("\n", " ") for word in words) + " |"
+  out = [
+    "# The ledger",
+    "",
+    "What papers report, and what was measured here, the best first. A number that falls short of the paper's by more "
+    "than 1 % and more than 1 nat says so. `jaxgen reproduce CONFIG` adds a line, `jaxgen ledger --out` writes this "
+    "page.",
+  ]
+  for title, some in tables(lines).items():
+    out += ["", f"## {title}", "", row(COLUMNS), row(["---"] * len(COLUMNS)), *(row(cells(line)) for line in some)]
+  if waiting:
+    out += ["", "## Not run here", "", row(("config", "published", "as", "cost")), row(["---"] * 4), *map(row, waiting)]
+  return "\n".join(out) + "\n"

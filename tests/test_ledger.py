@@ -1,0 +1,112 @@
+"""Papers' numbers and ours: reproduced, kept, and shown without mixing units."""
+
+import json
+import statistics
+
+import pytest
+import tiny
+
+from jaxgen import cli, ledger
+from jaxgen.checkpoint import state_hash
+from jaxgen.errors import UserError
+from jaxgen.experiment import load, load_config
+from jaxgen.train import Progress
+
+PUBLISHED = """
+    published=(
+      Published("Nobody 2020", "Table 1", "test_bits_per_dim_17_levels", 3.0, "it is | tiny"),
+      Published("Nobody 2020", "Table 2", "test_nll_nats_17_levels", 1e9),
+    ),
+"""
+SOURCE = (
+  tiny.SOURCE.replace("    log_every=5,\n", PUBLISHED.lstrip("\n") + "    log_every=5,\n")
+  .replace("from jaxgen import Experiment", "from jaxgen.ledger import Published\nfrom jaxgen import Experiment")
+  .replace("steps: int = 30", "steps: int = 4")
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Lines of a tiny config, two seeds."""
+  folder = tmp_path_factory.mktemp("ledger")
+  config = load_config(tiny.write(folder, source=SOURCE))
+  lines = ledger.reproduce(config, {"learning_rate": 2e-3}, seeds=2, runs=folder / "runs", progress=Progress(True))
+  ledger.append(folder / "ledger.jsonl", lines)
+  return folder
+
+
+def test_a_line_says_all_of_its_origin(folder):
+  lines = ledger.read(folder / "ledger.jsonl")
+  assert [line["table"] for line in lines] == ["Table 1", "Table 2"]
+  runs = [load(folder / "runs" / f"tiny_seed{seed}") for seed in (0, 1)]
+  found = [run.evaluate() for run in runs]
+  for line in lines:
+    values = [numbers[line["metric"]] for numbers in found]
+    assert line["values"] == pytest.approx(values, rel=1e-6)
+    assert line["mean"] == pytest.approx(statistics.fmean(values))
+    assert line["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert line["standard_error"] == pytest.approx(found[1][line["metric"] + "_se"])
+    assert line["state_hashes"] == [state_hash(run.state) for run in runs]
+    assert line["arguments"] == {"learning_rate": 2e-3}
+    assert line["seconds"] > 0
+    assert line["versions"]["jax"]
+    assert line["devices"]
+
+
+def test_a_run_that_was_finished_is_not_trained_again(folder):
+  config, before = load_config(folder / "tiny.py"), ledger.read(folder / "ledger.jsonl")
+  again = ledger.reproduce(config, {"learning_rate": 2e-3}, seeds=2, runs=folder / "runs", progress=Progress(True))
+  assert [{**line, "git": None, "date": None} for line in again] == [
+    {**line, "git": None, "date": None} for line in before
+  ]
+  ledger.append(folder / "ledger.jsonl", again)
+  assert len(ledger.read(folder / "ledger.jsonl")) == 2  # the later ones count
+
+
+def test_it_is_shown_by_unit(folder, capsys):
+  with pytest.raises(SystemExit) as done:
+    cli.main(["ledger", "--ledger", str(folder / "ledger.jsonl"), "--out", str(folder / "ledger.md")])
+  assert done.value.code in (0, None)
+  text = (folder / "ledger.md").read_text()
+  titles = [line for line in text.splitlines() if line.startswith("## ") and line != "## Not run here"]
+  assert titles == ["## digits: test_bits_per_dim_17_levels", "## digits: test_nll_nats_17_levels"]
+  rows = [line for line in text.splitlines() if line.startswith("| tiny --learning-rate 0.002")]
+  assert len(rows) == 2
+  assert "falls short. it is \\| tiny" in rows[0]  # bits are not near 3 after 4 steps
+  assert "falls short" not in rows[1]
+  with pytest.raises(SystemExit):
+    cli.main(["ledger", "--ledger", str(folder / "ledger.jsonl")])
+  assert "Nobody 2020, Table 1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_close():
+  line = lambda metric, mean, published: {"metric": metric, "mean": mean, "published": published}
+  assert ledger.close(line("test_nll_nats_2_levels", 89.7, 88.86))
+  assert not ledger.close(line("test_nll_nats_2_levels", 89.9, 88.86))
+  assert ledger.close(line("test_bits_per_dim_256_levels", 2.94, 2.92))
+  assert not ledger.close(line("test_bits_per_dim_256_levels", 2.96, 2.92))
+  assert ledger.close(line("test_bits_per_dim_256_levels", 2.5, 2.92))
+  assert ledger.close(line("test_bleu", 41.0, 40.0))
+  assert not ledger.close(line("test_bleu", 39.0, 40.0))
+
+
+def test_what_cannot_be_reproduced(tmp_path):
+  with pytest.raises(UserError, match="names no published number"):
+    ledger.reproduce(load_config(tiny.write(tmp_path)), {}, seeds=1, runs=tmp_path)
+  config = load_config(tiny.write(tmp_path, "other", SOURCE))
+  with pytest.raises(UserError, match="at least 1 seed"):
+    ledger.reproduce(config, {}, seeds=0, runs=tmp_path)
+  with pytest.raises(UserError, match="there is no ledger"):
+    ledger.read(tmp_path / "nothing.jsonl")
+  (tmp_path / "damaged.jsonl").write_text(json.dumps({"config": "x"}) + "\n")
+  with pytest.raises(UserError, match="is not a ledger"):
+    ledger.read(tmp_path / "damaged.jsonl")
+
+
+def test_configs_that_were_not_run_are_listed(folder):
+  (folder / "waiting.py").write_text(SOURCE.replace("Cost: seconds", "Cost: a year"))
+  waiting = ledger.not_run(ledger.read(folder / "ledger.jsonl"), folder)
+  assert waiting == [
+    ("waiting", "Nobody 2020, Table 1: 3", "test_bits_per_dim_17_levels", "a year"),
+    ("waiting", "Nobody 2020, Table 2: 1e+09", "test_nll_nats_17_levels", "a year"),
+  ]
