@@ -15,7 +15,7 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment
+from jaxgen import Experiment, figures
 from jaxgen.data import text
 from jaxgen.methods.seq2seq import seq2seq
 from jaxgen.metrics.evaluators import bleu
@@ -37,15 +37,10 @@ def experiment(
   corpus: str = "data/multi30k",
 ) -> Experiment:
   rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)
+  decoder = {"additive": Additive, "multiplicative": Multiplicative}[attention]
+  network = Seq2Seq(vocabulary, vocabulary, features, embedding, decoder=decoder, dropout=dropout)
   method = seq2seq(
-    Seq2Seq(
-      vocabulary,
-      vocabulary,
-      features,
-      embedding,
-      decoder={"additive": Additive, "multiplicative": Multiplicative}[attention],
-      dropout=dropout,
-    ),
+    network,
     optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=1e-4, mask=kernels)),
     vocabulary=vocabulary,
     length=length,
@@ -54,13 +49,17 @@ def experiment(
     pad=text.PAD,
     label_smoothing=label_smoothing,
   )
+  pairs = text.pairs(corpus, ("en", "de"), vocabulary=vocabulary, length=length, test="test_2016_flickr")
   return Experiment(
     method=method,
-    data=text.pairs(corpus, ("en", "de"), vocabulary=vocabulary, length=length, test="test_2016_flickr"),
+    data=pairs,
     steps=steps,
     batch_size=batch_size,
     evaluators=(bleu(),),
     evaluate_every=1_000,
     checkpoint_every=500,
-    samples=0,
+    samples=32,
+    conditions=figures.sources(pairs),
+    render=figures.translations(pairs),
+    figures=(figures.attention(network, figures.pieces(pairs), start=text.START, end=text.END),),
   )

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment
+from jaxgen import Experiment, figures
 from jaxgen.data import Dataset
 from jaxgen.methods.seq2seq import seq2seq
 from jaxgen.metrics.evaluators import accuracy
@@ -60,5 +60,6 @@ def experiment(
     evaluators=(accuracy(),),
     checkpoint_every=200,
     samples=0,
+    figures=(figures.attention(network, figures.letters, start=1, end=2),),
     evaluate_batch=1024,
   )

@@ -13,7 +13,7 @@ Cost: not measured
 
 import optax
 
-from jaxgen import Experiment
+from jaxgen import Experiment, figures
 from jaxgen.data import text
 from jaxgen.methods.seq2seq import seq2seq
 from jaxgen.metrics.evaluators import bleu
@@ -46,13 +46,16 @@ def experiment(
     pad=text.PAD,
     label_smoothing=label_smoothing,
   )
+  pairs = text.pairs(corpus, ("en", "de"), vocabulary=vocabulary, length=length, test="test_2016_flickr")
   return Experiment(
     method=method,
-    data=text.pairs(corpus, ("en", "de"), vocabulary=vocabulary, length=length, test="test_2016_flickr"),
+    data=pairs,
     steps=steps,
     batch_size=batch_size,
     evaluators=(bleu(),),
     evaluate_every=1_000,
     checkpoint_every=500,
-    samples=0,
+    samples=32,
+    conditions=figures.sources(pairs),
+    render=figures.translations(pairs),
   )

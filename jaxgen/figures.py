@@ -1,0 +1,194 @@
+"""Figures: functions of a run that return files by name, pictures, sounds or texts that show what was learned.
+
+    Experiment(..., figures=(attention(network),))
+
+They are drawn at the end of training into the run's folder `figures/`, and shown in its report.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxgen import pictures
+
+if TYPE_CHECKING:
+  from jaxgen.data.dataset import Dataset
+  from jaxgen.experiment import Run
+
+Figure = Callable[["Run"], dict[str, bytes]]
+Render = Callable[[Any, Mapping[str, Any]], dict[str, bytes]]
+
+
+def png_of(draw: Callable[[Any], None], *, size: tuple[float, float] = (6.0, 4.0)) -> bytes:
+  """A matplotlib figure as a PNG file. draw: fills the figure it is given; size: in inches, of 150 px."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure as Canvas
+
+  figure = Canvas(figsize=size, dpi=150, layout="constrained")
+  FigureCanvasAgg(figure)
+  draw(figure)
+  file = io.BytesIO()
+  figure.savefig(file, format="png")
+  return file.getvalue()
+
+
+def attention(
+  network: Any, words: Callable[[Int[np.ndarray, "t"]], Sequence[str]], *, start: int, end: int, examples: int = 4
+) -> Figure:
+  """Where a recurrent decoder looks while it writes, as in Bahdanau et al. 2014, Figure 3: {"attention.png"}.
+
+  Each picture is of one of the test split's first sources, from left to right, and of what the run writes for it, from
+  top to bottom.
+
+  Args:
+    network: `nn.seq2seq.Seq2Seq`, the run's "network".
+    words: tokens -> what is written beside them.
+    start, end: tokens that start and end a sequence.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax.numpy as jnp
+
+    source = run.data.source("test").gather(np.arange(examples))["source"]
+    target = run.sample(examples, source=source)
+    read = jnp.pad(jnp.asarray(target)[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+    params = run.state.ema.get("network", run.state.params["network"])
+    seen = source != 0
+    _, weights = network.apply({"params": params}, source, read, seen, method="attend")
+
+    def panels(figure: Any) -> None:
+      rows = (examples + 1) // 2
+      for i, axes in enumerate(figure.subplots(rows, 2, squeeze=False).flat):
+        if i == examples:
+          axes.axis("off")
+          continue
+        width = int(seen[i].sum())
+        ends = np.flatnonzero(target[i] == end)
+        height = int(ends[0]) + 1 if len(ends) else target.shape[1]
+        axes.imshow(np.asarray(weights[i, :height, :width]), cmap="gray", vmin=0, vmax=1)
+        axes.set_xticks(range(width), words(source[i, :width]), rotation=90, fontsize=7)
+        axes.set_yticks(range(height), words(target[i, :height]), fontsize=7)
+
+    return {"attention.png": png_of(panels, size=(9.0, 4.5 * ((examples + 1) // 2)))}
+
+  return draw
+
+
+def letters(tokens: Int[np.ndarray, "t"]) -> list[str]:
+  """Tokens of the data set `reversed:26`: letters from 3 on, and an end."""
+  return [chr(ord("a") + token - 3) if token > 2 else "." for token in tokens.tolist()]
+
+
+def pieces(data: "Dataset") -> Callable[[Int[np.ndarray, "t"]], list[str]]:
+  """Tokens of a data set of sentences in pairs, as the pieces of words that they are."""
+
+  def words(tokens: np.ndarray) -> list[str]:
+    from jaxgen.data import text
+
+    piece = lambda token: text.decode(data.name, np.array([[token]]))[0]
+    return ["." if token == text.END else piece(token) for token in tokens.tolist()]
+
+  return words
+
+
+def translations(data: "Dataset") -> Render:
+  """Renders samples of a translator with the sentences that they translate: {".txt"}."""
+
+  def render(samples: Int[np.ndarray, "n t"], conditions: Mapping[str, Any]) -> dict[str, bytes]:
+    from jaxgen.data import text
+
+    both = zip(text.decode(data.name, conditions["source"]), text.decode(data.name, samples), strict=True)
+    return {".txt": "\n\n".join(f"{source}\n{target}" for source, target in both).encode()}
+
+  return render
+
+
+def sources(data: "Dataset", split: str = "test") -> Callable[[Int[np.ndarray, "n"]], dict[str, np.ndarray]]:
+  """The conditions of sample i: the i-th source of a split, from the first again after the last."""
+
+  def conditions(index: np.ndarray) -> dict[str, np.ndarray]:
+    found = data.source(split)
+    return {"source": found.gather(index % len(found))["source"]}
+
+  return conditions
+
+
+def examples_of(data: "Dataset", count: int, split: str = "test") -> Float[np.ndarray, "n h w c"]:
+  """Images of a split, as a method sees them, spread evenly over it: some splits are sorted by class."""
+  from jaxgen.metrics import real
+
+  total = len(data.source(split))
+  chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+  return np.concatenate(list(real.images(data, split, chosen)))
+
+
+def reconstructions(reconstruct: Callable[[Any, Any], Any], count: int = 36, columns: int = 12) -> Figure:
+  """Test images, and below each what an autoencoder makes of it: {"reconstructions.png"}.
+
+  reconstruct: (state, images [n, H, W, C]) -> images.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    images = examples_of(run.data, count)
+    found = np.asarray(jax.jit(reconstruct)(run.state, images))
+    blank = np.zeros((-len(images) % columns, *images.shape[1:]), images.dtype)
+    rows = [np.concatenate([x, blank]).reshape(-1, columns, *images.shape[1:]) for x in (images, found)]
+    both = np.stack(rows, axis=1).reshape(-1, *images.shape[1:])
+    return {"reconstructions.png": pictures.png(pictures.grid(both, columns))}
+
+  return draw
+
+
+def traversals(
+  encode: Callable[[Any, Any], Any],
+  decode: Callable[[Any, Any], Any],
+  dimensions: int = 10,
+  steps: int = 11,
+  span: float = 3.0,
+) -> Figure:
+  """What single latent dimensions do to an image: {"traversals.png"}.
+
+  In each row one dimension of the first test image's z goes from -span to span. The rows are the dimensions that vary
+  most over a thousand test images, the first above: those that are in use.
+
+  Args:
+    encode: (state, images [n, H, W, C]) -> z [n, d].
+    decode: (state, z [n, d]) -> images.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    z = np.asarray(jax.jit(encode)(run.state, examples_of(run.data, 1_000)))
+    used = np.argsort(-z.var(axis=0), kind="stable")[:dimensions]
+    moved = np.tile(z[0], (len(used), steps, 1))
+    for row, dimension in enumerate(used):
+      moved[row, :, dimension] = np.linspace(-span, span, steps)
+    images = np.asarray(jax.jit(decode)(run.state, moved.reshape(-1, z.shape[1])))
+    return {"traversals.png": pictures.png(pictures.grid(images, steps))}
+
+  return draw
+
+
+def manifold(decode: Callable[[Any, Any], Any], side: int = 20) -> Figure:
+  """The images of a two-dimensional latent space: Kingma and Welling 2013, Figure 4; {"manifold.png"}.
+
+  Coordinates evenly spaced in the unit square go through the inverse of the Gaussian's distribution function, so that
+  each tile stands for the same share of the prior. z_1 grows to the right and z_2 upward.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+    from scipy.special import ndtri
+
+    line = ndtri((np.arange(side) + 0.5) / side).astype(np.float32)
+    z = np.stack(np.meshgrid(line, line[::-1]), axis=-1).reshape(-1, 2)
+    images = np.asarray(jax.jit(decode)(run.state, z))
+    return {"manifold.png": pictures.png(pictures.grid(images, side))}
+
+  return draw
