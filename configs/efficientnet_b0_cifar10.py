@@ -1,7 +1,7 @@
 """EfficientNet-B0 on CIFAR-10, at 32x32.
 
 Paper: Tan and Le 2019, EfficientNet: rethinking model scaling for convolutional neural networks,
-https://arxiv.org/abs/1905.11946; the stem and the first reduction do not stride, so that small pictures stay large
+https://arxiv.org/abs/1905.11946; the stem does not stride, so that small pictures stay larger
 
     jaxgen train configs/efficientnet_b0_cifar10.py --tfds-dir DIR
 

@@ -68,5 +68,6 @@ def experiment(
     evaluators=(accuracy(),),
     evaluate_every=25_000,
     checkpoint_every=5_000,
-    layouts={"timm": weights.timm(network)},
+    layouts={"timm": weights.timm(network)}
+    | ({"transformers": weights.transformers(network)} if variant != "v2" else {}),
   )

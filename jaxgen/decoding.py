@@ -2,6 +2,7 @@
 
     step, carry = network.stepper(params, source, mask, length)
     tokens, log_probability = greedy(step, carry, start, length=length, end=end)
+    tokens, log_probability = ancestral(step, carry, start, keys, length=length, temperature=0.8)
 
 `step(carry, tokens [B]) -> (logits [B, V], carry)` reads one token of each example and says what comes next. The carry
 is whatever it keeps of the tokens before: a Transformer's keys and values, a recurrent state. Its leaves are [B, ...];
@@ -12,7 +13,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxgen.errors import UserError
 
 Carry = PyTree
 Step = Callable[[Carry, Array], tuple[Array, Carry]]
@@ -99,3 +102,75 @@ def beam_search(
   state = (carry, token, tokens, jnp.zeros(token.shape, jnp.int32), jnp.zeros(token.shape, bool), total)
   (_, _, tokens, _, _, _), scores = jax.lax.scan(body, state, jnp.arange(length))
   return tokens, scores[-1]
+
+
+def truncated(
+  logits: Float[Array, "*batch V"], top_k: int | None = None, top_p: float | None = None
+) -> Float[Array, "*batch V"]:
+  """Logits of a distribution that keeps its likely tokens only, -inf for the others.
+
+  Args:
+    top_k: keep the k likeliest tokens: Fan et al. 2018, https://arxiv.org/abs/1805.04833, section 5.4.
+    top_p: of these keep the nucleus, the fewest likeliest tokens that together have at least so much probability:
+      Holtzman et al. 2019, https://arxiv.org/abs/1904.09751, section 3.1.
+
+  Tokens that are as likely as the last one kept are kept.
+  """
+  if top_k is not None:
+    least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  if top_p is not None:
+    ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+    p = jax.nn.softmax(ordered)
+    needed = jnp.cumsum(p, axis=-1) - p < top_p  # what comes before is not enough; always true of the first
+    least = jnp.min(jnp.where(needed, ordered, jnp.inf), axis=-1, keepdims=True)
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  return logits
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+  """Raises a UserError where these are no options of `ancestral`."""
+  if temperature <= 0:
+    raise UserError(f"temperature is above 0, and this is {temperature:g}: a small one samples the likeliest tokens")
+  if top_k is not None and top_k < 1:
+    raise UserError(f"top_k is the number of tokens to choose from, and this is {top_k}: use at least 1")
+  if top_p is not None and not 0 < top_p <= 1:
+    raise UserError(f"top_p lies in (0, 1], and this is {top_p:g}: 1 keeps all tokens")
+
+
+def ancestral(
+  step: Step,
+  carry: Carry,
+  start: Int[Array, "batch"],
+  keys: Key[Array, "batch"],
+  *,
+  length: int,
+  first: int | Int[Array, ""] = 0,
+  temperature: float | Float[Array, "batch"] = 1.0,
+  top_k: int | None = None,
+  top_p: float | None = None,
+) -> tuple[Int[Array, "batch {length}"], Float[Array, "batch"]]:
+  """Each token drawn given those before it: (tokens, their log-probability in nats under the model).
+
+  Args:
+    start: the token read first; it is not part of the result.
+    keys: one of each sample. Token t is drawn with fold_in(key, first + t).
+    first: the place of the first token, where others are drawn with the same keys before.
+    temperature: that logits are divided by, before `top_k` and `top_p`; see `truncated`.
+  """
+  temperature = jnp.broadcast_to(jnp.asarray(temperature), start.shape)[:, None]
+
+  def body(state, t):
+    carry, token, total = state
+    logits, carry = step(carry, token)
+    log_p = _log_probabilities(logits)
+    kept = truncated(log_p / temperature.astype(log_p.dtype), top_k, top_p)
+    token = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in, (0, None))(keys, t), kept)
+    token = token.astype(start.dtype)
+    total = total + jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+    return (carry, token, total), token
+
+  logits = jax.eval_shape(step, carry, start)[0]
+  total = jnp.zeros(start.shape, jnp.promote_types(logits.dtype, jnp.float32))
+  (_, _, total), tokens = jax.lax.scan(body, (carry, start, total), first + jnp.arange(length))
+  return tokens.T, total

@@ -192,3 +192,64 @@ def manifold(decode: Callable[[Any, Any], Any], side: int = 20) -> Figure:
     return {"manifold.png": pictures.png(pictures.grid(images, side))}
 
   return draw
+
+
+def interpolations(
+  encode: Callable[[Any, Any], Any], decode: Callable[[Any, Any], Any], rows: int = 8, steps: int = 10
+) -> Figure:
+  """Between pairs of test images, along a straight line of their latents: {"interpolations.png"}.
+
+  The ends of each row are the images themselves, decoded.
+
+  Args:
+    encode: (state, images [n, H, W, C]) -> latents [n, ...].
+    decode: (state, latents) -> images.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    z = np.asarray(jax.jit(encode)(run.state, examples_of(run.data, 2 * rows)))
+    first, last = z[0::2, None], z[1::2, None]
+    way = np.linspace(0, 1, steps, dtype=z.dtype).reshape(1, steps, *[1] * (z.ndim - 1))
+    between = ((1 - way) * first + way * last).reshape(-1, *z.shape[1:])
+    return {"interpolations.png": pictures.png(pictures.grid(np.asarray(jax.jit(decode)(run.state, between)), steps))}
+
+  return draw
+
+
+def density(log_density: Callable[[Any, Any], Any], low: float, high: float, side: int = 200) -> Figure:
+  """A density of points in the square from low to high, brighter where it is larger: {"density.png"}.
+
+  log_density: (state, x [n, 2]) -> [n] nats.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    line = np.linspace(low, high, side, dtype=np.float32)
+    x = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    p = np.exp(np.asarray(jax.jit(log_density)(run.state, x))).reshape(side, side)
+
+    def panel(figure: Any) -> None:
+      axes = figure.subplots()
+      # Of the root, so that faint bridges between the modes are seen.
+      axes.imshow(np.sqrt(p), origin="lower", extent=(low, high, low, high), cmap="magma")
+
+    return {"density.png": png_of(panel, size=(5.0, 5.0))}
+
+  return draw
+
+
+def scatter(low: float, high: float) -> Render:
+  """Renders samples that are points in the plane, those in the square from low to high: {".png"}."""
+
+  def render(samples: Float[np.ndarray, "n 2"], conditions: Mapping[str, Any]) -> dict[str, bytes]:
+    def panel(figure: Any) -> None:
+      axes = figure.subplots()
+      axes.scatter(*samples.T, s=2)
+      axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+    return {".png": png_of(panel, size=(5.0, 5.0))}
+
+  return render

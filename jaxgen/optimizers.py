@@ -14,7 +14,7 @@ def layer_decay(
   rate: float,
   depth: int,
   blocks: str = "blocks",
-  last: Sequence[str] = ("head", "norm"),
+  last: Sequence[str] = ("head", "norm", "distillation_head", "class_block"),
 ) -> optax.GradientTransformation:
   """Multiplies a layer's updates by rate ** (its distance from the head); put it last in `optax.chain`.
 
@@ -26,7 +26,8 @@ def layer_decay(
     depth: number of blocks.
     blocks: the name under which they lie in the parameters, stacked along the first axis as `nn.attention.Blocks` keeps
       them, or each by itself as "blocks_0", "blocks_1" ...
-    last: names at the parameters' top that belong to the head; a name counts if it begins with one of these.
+    last: names at the parameters' top that belong to the head; a name counts if it begins with one of these. By default
+      what comes after the blocks in ViT, DeiT, CaiT and T2T-ViT: heads, the last norm, and blocks of class attention.
 
   Raises:
     UserError: a rate outside (0, 1], or blocks that are not in the parameters.

@@ -19,6 +19,7 @@ PUBLISHED = {
   ("score_sde_ve_cifar10", ()): 62_758_787 + 128,  # frequencies
   ("vit_imagenet", ()): 86_567_656,
   ("vit_imagenet", (("size", "H/14"),)): 632_045_800,
+  ("deit_imagenet", (("size", "Ti"),)): 5_910_800,
   ("swin_imagenet", ()): 28_288_354,
   ("cait_imagenet", ()): 11_956_264,
   ("t2t_imagenet", (("size", "t-14"),)): 21_541_070,

@@ -1,12 +1,14 @@
 import io
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
 
 from jaxgen import data, figures, pictures
+from jaxgen.data import text
 
 
 def read(contents):
@@ -19,6 +21,11 @@ def tiles(picture, columns, side):
   step = side * scale + max(1, scale // 2)
   assert picture.shape[1] == columns * step - max(1, scale // 2)
   return picture[side * scale // 2 :: step, side * scale // 2 :: step]
+
+
+def grey(values):
+  """What a picture shows of values in [-1, 1]."""
+  return np.round((np.asarray(values) + 1) * 127.5).astype(np.uint8)
 
 
 def flat(values):
@@ -39,9 +46,9 @@ def test_manifold_is_even_in_the_priors_mass():
 
   picture = read(figures.manifold(decode, 5)(a_run())["manifold.png"])
   expected = stats.norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9])
-  np.testing.assert_array_equal(tiles(picture, 5, 8), np.tile(pictures.to_uint8(expected / 3), (5, 1)))
+  np.testing.assert_array_equal(tiles(picture, 5, 8), np.tile(grey(expected / 3), (5, 1)))
   picture = read(figures.manifold(lambda state, z: decode(state, z[:, ::-1]), 5)(a_run())["manifold.png"])
-  np.testing.assert_array_equal(tiles(picture, 5, 8), np.tile(pictures.to_uint8(expected[::-1] / 3)[:, None], (1, 5)))
+  np.testing.assert_array_equal(tiles(picture, 5, 8), np.tile(grey(expected[::-1] / 3)[:, None], (1, 5)))
 
 
 def test_reconstructions_stand_below_their_images():
@@ -62,7 +69,7 @@ def test_traversals_move_the_dimensions_in_use():
   files = figures.traversals(encode, decode, dimensions=2, steps=3, span=1.0)(run)
   z = float(figures.examples_of(run.data, 1_000)[0].mean()) * weights
   line = np.array([-1.0, 0.0, 1.0])
-  expected = pictures.to_uint8(np.stack([0.3 * line + 0.1 * z[3], 0.3 * z[2] + 0.1 * line]))
+  expected = grey(np.stack([0.3 * line + 0.1 * z[3], 0.3 * z[2] + 0.1 * line]))
   np.testing.assert_allclose(tiles(read(files["traversals.png"]), 3, 8), expected, atol=1)
 
 
@@ -71,3 +78,88 @@ def test_examples_are_spread_over_the_split(count):
   found = figures.examples_of(data.digits(), count)
   assert len(found) == min(count, 360)
   assert len(np.unique(found, axis=0)) == len(found)
+
+
+class Looks:
+  """A network whose attention's weights are given."""
+
+  def __init__(self, weights):
+    self.weights = weights
+
+  def apply(self, variables, source, read, seen, method):
+    self.read = np.asarray(read)
+    return None, jnp.asarray(self.weights)
+
+
+def test_attention_shows_the_weights_of_each_string():
+  source = np.array([[5, 6, 7, 2, 0], [8, 2, 0, 0, 0]], np.int32)
+  target = np.array([[7, 6, 5, 2, 0], [8, 2, 0, 0, 0]], np.int32)
+  weights = np.zeros((2, 5, 5), np.float32)
+  weights[0, :4, :4] = np.eye(4)[::-1]
+  weights[1, :2, :2] = [[0, 1], [0, 0]]
+  network = Looks(weights)
+  run = SimpleNamespace(
+    data=SimpleNamespace(source=lambda split: SimpleNamespace(gather=lambda index: {"source": source[index]})),
+    sample=lambda n, source: target,
+    state=SimpleNamespace(ema={}, params={"network": {}}),
+  )
+  files = figures.attention(network, figures.letters, start=1, end=2, examples=2)(run)
+  assert list(files) == ["attention.png"]
+  np.testing.assert_array_equal(network.read, [[1, 7, 6, 5, 2], [1, 8, 2, 0, 0]])
+  picture = np.asarray(Image.open(io.BytesIO(files["attention.png"])).convert("L")).astype(int)
+  # The panels are square and black; a white cell is a quarter of the first one's side, and half of the other's.
+  for half, cells, white in zip(
+    np.split(picture, 2, axis=1), (4, 2), ({(3, 0), (2, 1), (1, 2), (0, 3)}, {(0, 1)}), strict=True
+  ):
+    dark = np.argwhere(half < 3)
+    (top, first), (bottom, last) = dark.min(0), dark.max(0)
+    step = (bottom - top + 1) / cells
+    assert abs((last - first + 1) / cells - step) < 2
+    lit = lambda i, j, half=half, step=step, top=top, first=first: (
+      half[int(top + (i + 0.5) * step), int(first + (j + 0.5) * step)] > 250
+    )
+    assert {(i, j) for i in range(cells) for j in range(cells) if lit(i, j)} == white
+
+
+def test_letters():
+  assert figures.letters(np.array([3, 28, 2])) == ["a", "z", "."]
+
+
+def test_translations_stand_below_their_sources(tmp_path):
+  for name in ("train.en", "train.de", "test.en", "test.de"):
+    (tmp_path / name).write_text("ein Hund\nzwei Katzen\n" if name.endswith("de") else "a dog\ntwo cats\n")
+  pairs = text.pairs(tmp_path, ("en", "de"), vocabulary=262, length=24)
+  conditions = figures.sources(pairs)(np.arange(1, 4))
+  target = pairs.source("test").arrays["target"][[1, 0, 1]]
+  files = figures.translations(pairs)(target, conditions)
+  dog, cats = "a dog\nein Hund", "two cats\nzwei Katzen"
+  assert files[".txt"].decode() == f"{cats}\n\n{dog}\n\n{cats}"
+  assert "".join(figures.pieces(pairs)(target[1]))[:8] == "einHund."
+
+
+def test_interpolations_are_straight_lines_between_pairs():
+  run = a_run()
+  encode = lambda state, x: state * x.mean(axis=(1, 2, 3))[:, None]
+  decode = lambda state, z: jnp.broadcast_to((z / state)[..., None, None], (len(z), 8, 8, 1))
+  picture = read(figures.interpolations(encode, decode, rows=2, steps=3)(run)["interpolations.png"])
+  mean = figures.examples_of(run.data, 4).mean(axis=(1, 2, 3))
+  expected = [[a, (a + b) / 2, b] for a, b in (mean[:2], mean[2:])]
+  np.testing.assert_allclose(tiles(picture, 3, 8).astype(int), grey(expected), atol=1)
+
+
+def test_a_density_is_bright_where_it_is_large():
+  # Uniform in the upper right quarter.
+  inside = lambda state, x: jnp.where((x > 0).all(axis=1), 0.0, -jnp.inf)
+  picture = read(figures.density(inside, -1.0, 1.0, side=20)(a_run())["density.png"])[..., :3].astype(int).sum(-1)
+  height, width = picture.shape
+  at = lambda x, y: picture[int(height * (1 - y)), int(width * x)]
+  assert at(0.75, 0.75) > 600
+  assert max(at(0.3, 0.3), at(0.3, 0.75), at(0.75, 0.3)) < 20
+
+
+def test_points_are_drawn_where_they_are():
+  samples = np.full((3, 2), [0.5, -0.5], np.float32)
+  picture = read(figures.scatter(-1.0, 1.0)(samples, {})[".png"])[..., :3].astype(int)
+  y, x = np.argwhere(picture[..., 2] - picture[..., 0] > 100).mean(0) / picture.shape[:2]
+  assert abs(x - 0.77) < 0.05
+  assert abs(y - 0.72) < 0.05

@@ -5,6 +5,8 @@ import optax
 import pytest
 
 from jaxgen.errors import UserError
+from jaxgen.nn.cait import CaiT
+from jaxgen.nn.vit import ViT
 from jaxgen.optimizers import kernels, layer_decay
 
 STACKED = {
@@ -32,6 +34,19 @@ def test_every_layer_learns_at_its_rate():
     np.testing.assert_array_equal(head, -1)
   updates, _ = layer_decay(0.5, 2).update(SINGLE, layer_decay(0.5, 2).init(SINGLE))
   assert [float(x[0]) for x in jax.tree.leaves(updates)] == [0.25, 0.5, 1.0, 0.125]  # blocks, head, stem
+
+
+@pytest.mark.parametrize("network", [ViT(2, 4, 2, 2, classes=3, distilled=True), CaiT(2, 4, 2, 2, classes=3)])
+def test_what_comes_after_the_blocks_learns_at_the_full_rate(network):
+  shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
+  params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+  updates, _ = layer_decay(0.5, 2).update(params, layer_decay(0.5, 2).init(params))
+  rates = {name: {float(r) for leaf in jax.tree.leaves(tree) for r in leaf.ravel()} for name, tree in updates.items()}
+  first = {"patches", "positions", "class_token", "distillation_token"}
+  assert {name for name, rate in rates.items() if rate == {0.125}} == first & rates.keys()
+  assert rates.pop("encoder") == {0.25, 0.5}
+  assert all(rates[name] == {1.0} for name in rates.keys() - first)
+  assert any("head" in name for name in rates.keys() - first)
 
 
 def test_only_kernels_decay():

@@ -3,6 +3,7 @@
 Building one computes nothing and opens nothing, so that a config can be listed where its data is not.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgen.data.sources import Features, Fit, Source, open_source
-from jaxgen.data.transforms import Transform, scale
+from jaxgen.data.transforms import Transform, binarize, scale
 from jaxgen.errors import UserError
 from jaxgen.method import Batch
 
@@ -25,7 +26,8 @@ class Dataset:
 
   name: see `jaxgen.data.sources`.
   features: name -> shape and dtype of one example of the source: {"image": uint8 [H, W, C], "label": int32 []}.
-  levels: the number of integer pixel values (256; digits 17, binarized images 2), None where they are not integers.
+  levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens, None where
+    values are not integers.
   classes: the number of labels.
   transforms: (key, batch) -> batch on the device, always; in this order.
   augment: likewise, after them, in training only.
@@ -33,6 +35,7 @@ class Dataset:
   data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
   train, test: the names of these splits in the data set.
   fit: how images of other sizes are brought to the size of `features` (folders; see `open_source`).
+  source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
   """
 
   name: str
@@ -46,20 +49,26 @@ class Dataset:
   test: str = "test"
   fit: Fit = "crop"
   last: tuple[Transform, ...] = ()
+  source_levels: int | None = None
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
     """Opens "train", "test", or a split by its name in the data set; the same source at every call.
 
     Raises:
-      UserError: the data is missing, or its shape, dtype, pixel values or labels are not what this data set says.
+      UserError: the data is missing, or its shape, dtype, pixel values, tokens or labels are not what this data says.
         Values are checked over the whole split where it is in memory, else on its first example.
     """
     split = {"train": self.train, "test": self.test}.get(split, split)
     if split not in self._sources:
       source = open_source(self.name, split, self.features, self.data_dir, self.fit)
       some = getattr(source, "arrays", None) or source.gather(np.zeros(1, np.int64))
-      for key, count, what in (("image", self.levels, "levels"), ("label", self.classes, "classes")):
+      counted = (
+        ("image", self.source_levels or self.levels, "levels"),
+        ("tokens", self.levels, "levels"),
+        ("label", self.classes, "classes"),
+      )
+      for key, count, what in counted:
         if count is not None and key in some and not 0 <= some[key].min() <= some[key].max() < count:
           raise UserError(
             f"{self.name}, split {split!r}: {key!r} has values {some[key].min()} to {some[key].max()}, but the config "
@@ -106,6 +115,12 @@ def images(
     features["label"] = jax.ShapeDtypeStruct((), np.int32)
   transforms = (scale(levels),) if transforms is None else transforms
   return Dataset(name, features, levels, classes, transforms, augment, data_dir, train, test, fit, last)
+
+
+def binarized(data: Dataset, how: Transform | None = None) -> Dataset:
+  """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind."""
+  transforms = (*data.transforms, how or binarize())
+  return dataclasses.replace(data, levels=2, source_levels=data.source_levels or data.levels, transforms=transforms)
 
 
 def digits(*, transforms: tuple[Transform, ...] | None = None, augment: tuple[Transform, ...] = ()) -> Dataset:

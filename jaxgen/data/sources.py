@@ -3,7 +3,10 @@
   digits                        scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; needs no network
   npz:FILE                      arrays <split>_image and <split>_label of a NumPy file; image and label alone are train
   folder:DIR                    image files DIR/<split>/<class>/*.png (jpg, webp, ...), labels by sorted folder name
-  pairs:LANGUAGES:SIZE:DIR      sentences and their translations; see `jaxgen.data.text`
+  text:chars:FILE               windows of a text, in characters; text:SIZE:FILE in tokens; see `jaxgen.data.text`
+  pairs:LANGUAGES:SIZE:DIR      sentences and their translations; likewise
+  speech:FILE                   spoken digits; see `jaxgen.data.audio`
+  points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
@@ -25,7 +28,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxgen.errors import UserError
 
@@ -113,8 +116,8 @@ def open_source(
   kind, _, rest = name.partition(":")
   if kind not in SOURCES or (kind == "digits") == bool(rest):
     raise UserError(
-      f"unknown data set {name!r}: use digits, npz:FILE, folder:DIR, pairs:LANGUAGES:SIZE:DIR, reversed:LETTERS or "
-      "tfds:NAME"
+      f"unknown data set {name!r}: use digits, npz:FILE, folder:DIR, text:chars:FILE, pairs:LANGUAGES:SIZE:DIR, "
+      "points:MODES:STD, reversed:LETTERS, speech:FILE or tfds:NAME"
     )
   source = SOURCES[kind](rest, split, features, data_dir, fit)
   if len(source) == 0:
@@ -367,7 +370,19 @@ def _read_tfds(data, images: dict, others: dict, name: str, indices: list[int]) 
   return examples
 
 
-# text -----------------------------------------------------------------------------------------------------------------
+# text and audio -------------------------------------------------------------------------------------------------------
+
+
+def open_text(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Source:
+  from jaxgen.data import text
+
+  return text.open_document(f"text:{rest}", split, features)
+
+
+def open_speech(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Arrays:
+  from jaxgen.data import audio
+
+  return Arrays(audio.read(rest, split, features))
 
 
 def open_pairs(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Arrays:
@@ -401,11 +416,48 @@ def open_reversed(rest: str, split: str, features: Features, data_dir: str | Pat
   return Arrays({"source": ended(letters), "target": ended(turned)})
 
 
+# points ---------------------------------------------------------------------------------------------------------------
+
+POINTS = {"train": 50_000, "test": 10_000}
+
+
+def modes(name: str) -> Float[np.ndarray, "modes 2"]:
+  """Centres of the clouds: of ring8 on the unit circle, of grid25 at -4, -2, 0, 2 and 4 in both directions.
+
+  As in Lin et al. 2018, https://arxiv.org/abs/1712.04086, section 4.1, with standard deviations 0.01 and 0.05.
+  """
+  if name == "ring8":
+    angle = np.arange(8) * (np.pi / 4)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+  if name == "grid25":
+    return np.stack(np.meshgrid(*[np.arange(-4.0, 5.0, 2.0)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+  raise UserError(f"there are no points {name!r}, only ring8 and grid25")
+
+
+def open_points(rest: str, split: str, features: Features, data_dir: str | Path | None, fit: Fit) -> Arrays:
+  """An example is {"x": float32 [2]}."""
+  name, _, std = rest.partition(":")
+  centres = modes(name)
+  try:
+    spread = float(std)
+  except ValueError:
+    raise UserError(f"points:{rest} lacks the clouds' standard deviation: the form is points:{name}:0.05") from None
+  if split not in POINTS:
+    raise UserError(f"points:{rest} has no split {split!r}: it has train (50,000) and test (10,000)")
+  rng = np.random.default_rng(list(POINTS).index(split))
+  chosen = centres[rng.integers(len(centres), size=POINTS[split])]
+  x = chosen + spread * rng.normal(size=chosen.shape)
+  return _select({"x": x.astype(np.float32)}, features, f"points:{rest}")
+
+
 SOURCES = {
   "digits": open_digits,
   "npz": open_npz,
   "folder": open_folder,
   "pairs": open_pairs,
+  "points": open_points,
   "reversed": open_reversed,
+  "speech": open_speech,
+  "text": open_text,
   "tfds": open_tfds,
 }

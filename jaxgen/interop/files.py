@@ -25,23 +25,30 @@ def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
       return {name: np.asarray(array) for name, array in load_file(path).items()}
     if path.suffix == ".npz":
-      with np.load(path, allow_pickle=False) as arrays:
+      with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
-  except UserError:
-    raise
   except Exception as error:  # safetensors raises an exception class of its own, numpy half a dozen
-    raise UserError(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
-  with open(path, "rb") as file:
-    head = file.read(2)
-  pickled = head[:1] == b"\x80" or (
-    zipfile.is_zipfile(path) and any(n.endswith(".pkl") for n in zipfile.ZipFile(path).namelist())
-  )
+    if not _pickled(path):
+      raise UserError(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
+  pickled = _pickled(path)
   what = "a pickle, which may run anything when it is read" if pickled else f"of the kind {path.suffix or '(none)'}"
   raise UserError(f"{path} is {what}: weights are read from .safetensors and .npz, convert it with safetensors' tools")
 
 
+def _pickled(path: pathlib.Path) -> bool:
+  """Whether a file that cannot be read is a pickle, by itself or, as PyTorch's are, in an archive."""
+  with open(path, "rb") as file:
+    if file.read(1) == b"\x80":
+      return True
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return any(name.endswith(".pkl") for name in archive.namelist())
+  except zipfile.BadZipFile:
+    return False
+
+
 def save(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays by name to a .safetensors or .npz file, whole or not at all.
+  """Writes arrays by name to a .safetensors or .npz file, whole or not at all. In .npz, bfloat16 becomes float32.
 
   Raises:
     UserError: another suffix, or no such folder.
@@ -54,11 +61,14 @@ def save(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
   temporary = path.with_name(f".{path.name}.part{path.suffix}")
   try:
     if path.suffix == ".npz":
-      np.savez(temporary, **tensors)
+      # numpy has no bfloat16 of its own: it would write bytes that nobody reads as numbers.
+      known = lambda array: array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+      np.savez(temporary, **{name: known(np.asarray(array)) for name, array in tensors.items()})
     else:
       from safetensors.numpy import save_file
 
-      save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary)
+      arrays = {name: np.array(array, order="C") for name, array in tensors.items()}
+      save_file(arrays, temporary, metadata={"format": "pt"})  # transformers asks for whose axes they are
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ class Entry(NamedTuple):
   """Theirs and ours.
 
   theirs: names of the tensors that make up ours, usually one.
-  ours: path of the array among the network's variables, "params/block/conv/kernel".
+  ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none, see
+    `beside`.
   join: (their arrays) -> ours.
   split: (ours) -> their arrays.
   fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
@@ -40,6 +41,11 @@ def same(theirs: str, ours: str) -> Entry:
 def moved(theirs: str, ours: str, axes: Sequence[int]) -> Entry:
   """Ours is theirs with its axes in another order: ours = theirs.transpose(axes)."""
   return Entry((theirs,), ours, lambda a: a[0].transpose(axes), lambda x: [x.transpose(np.argsort(axes))])
+
+
+def beside(*theirs: str) -> Entry:
+  """Tensors that files may hold and that we have no use for: counters, tables of constants, a table once more."""
+  return Entry(theirs, "", lambda a: a[0], lambda x: [])
 
 
 def dense(theirs: str, ours: str) -> Entry:
@@ -92,7 +98,6 @@ def read(
   entries: Sequence[Entry],
   tensors: Mapping[str, np.ndarray],
   shapes: Any,
-  unused: Sequence[str] = (),
   fresh: Sequence[str] = (),
 ) -> dict[str, Any]:
   """The network's variables out of published tensors.
@@ -100,8 +105,8 @@ def read(
   Args:
     tensors: by their names.
     shapes: the network's variables as `jax.eval_shape` gives them: shapes and dtypes that are wanted.
-    unused: beginnings or ends of names of tensors that the network has no use for.
-    fresh: beginnings of paths of ours that are not read and left out of the result: a head for other classes.
+    fresh: beginnings of paths of ours that are not read and left out of the result, whether the file has them or not: a
+      head for other classes.
 
   Raises:
     UserError: a tensor that is missing, of another shape, or that nothing wants; it is named.
@@ -114,11 +119,11 @@ def read(
     raise ValueError(f"the layout has no entry for {sorted(missing)}")
   found = {}
   for entry in entries:
+    if not entry.ours or any(_within(entry.ours, start) for start in fresh):
+      continue
     for name in entry.theirs:
       if name not in tensors:
         raise UserError(f"the weights have no tensor {name!r}: they are of another network, or of another layout")
-    if any(_within(entry.ours, start) for start in fresh):
-      continue
     want, arrays = wanted[entry.ours], [np.asarray(tensors[name]) for name in entry.theirs]
     # Their shapes, from ours: a shape of the wrong length cannot be transposed.
     expected = [np.shape(x) for x in entry.split(np.broadcast_to(np.zeros((), np.int8), want.shape))]
@@ -133,7 +138,7 @@ def read(
     found[entry.ours] = entry.join(arrays).astype(want.dtype)
   used = {name for entry in entries for name in entry.theirs}
   for name in tensors:
-    if name not in used and not any(name.startswith(u) or name.endswith(u) for u in unused):
+    if name not in used:
       raise UserError(f"the network has no place for the tensor {name!r} of shape {np.shape(tensors[name])}")
   return flax.traverse_util.unflatten_dict(found, sep="/")
 
@@ -150,7 +155,8 @@ def write(entries: Sequence[Entry], variables: Any) -> dict[str, np.ndarray]:
   """The published tensors out of the network's variables: the inverse of `read`."""
   flat = flax.traverse_util.flatten_dict(variables, sep="/")
   return {
-    name: np.ascontiguousarray(array)
+    name: np.asarray(array, order="C")
     for entry in entries
+    if entry.ours
     for name, array in zip(entry.theirs, entry.split(np.asarray(flat[entry.ours])), strict=True)
   }

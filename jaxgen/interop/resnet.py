@@ -6,12 +6,9 @@ Of timm, `ResNet` (v1 and v1.5) and `ResNetV2`; of torchvision, `ResNet`; of tra
 
 from collections.abc import Iterator
 
-from jaxgen.interop.layout import Entry, conv, same
+from jaxgen.interop.layout import Entry, beside, conv, same
 from jaxgen.interop.vit import affine
 from jaxgen.nn.resnet import ResNet
-
-# PyTorch counts the batches that its running statistics have seen; nothing depends on it.
-UNUSED = ("num_batches_tracked",)
 
 
 def batch_norm(theirs: str, ours: str) -> list[Entry]:
@@ -21,6 +18,7 @@ def batch_norm(theirs: str, ours: str) -> list[Entry]:
     same(f"{theirs}.bias", f"params/{ours}/bias"),
     same(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
     same(f"{theirs}.running_var", f"batch_stats/{ours}/var"),
+    beside(f"{theirs}.num_batches_tracked"),  # of those that the running statistics have seen; nothing depends on it
   ]
 
 

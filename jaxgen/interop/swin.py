@@ -4,12 +4,9 @@ The authors' own files are timm's but for the names of merging, which they count
 `authors`.
 """
 
-from jaxgen.interop.layout import Entry, dense, same, stacked
+from jaxgen.interop.layout import Entry, beside, dense, same, stacked
 from jaxgen.interop.vit import affine, norm, patches, timm_block, transformers_block
 from jaxgen.nn.swin import Swin
-
-# Tables of constants that some files have and the network computes.
-UNUSED = ("relative_position_index", "attn_mask")
 
 
 def _stages(network: Swin, block) -> list[Entry]:
@@ -20,6 +17,12 @@ def _stages(network: Swin, block) -> list[Entry]:
     pairs = [block(i, j, f"{ours}/regular") + block(i, j + 1, f"{ours}/shifted") for j in range(0, depth, 2)]
     entries.extend(stacked(pairs))
   return entries
+
+
+def _constants(network: Swin, layers: str, *names: str) -> Entry:
+  """Tables of each block that some files have and the network computes."""
+  blocks = [f"{layers}.{i}.blocks.{j}" for i, depth in enumerate(network.depths) for j in range(depth)]
+  return beside(*(f"{block}.{name}" for block in blocks for name in names))
 
 
 def _merging(theirs: str, ours: str) -> list[Entry]:
@@ -35,7 +38,8 @@ def _timm(network: Swin, offset: int, head: str) -> list[Entry]:
   entries = [*patches("patch_embed.proj"), *norm("patch_embed.norm", "params/patches_norm"), *_stages(network, block)]
   for i in range(1, len(network.depths)):
     entries.extend(_merging(f"layers.{i - offset}.downsample", f"params/merging_{i}"))
-  return [*entries, *norm("norm", "params/norm"), *affine(head, "params/head")]
+  constants = _constants(network, "layers", "attn.relative_position_index", "attn_mask")
+  return [*entries, *norm("norm", "params/norm"), *affine(head, "params/head"), constants]
 
 
 def timm(network: Swin) -> list[Entry]:
@@ -58,6 +62,7 @@ def transformers(network: Swin) -> list[Entry]:
     *_stages(network, block),
     *norm("swin.layernorm", "params/norm"),
     *affine("classifier", "params/head"),
+    _constants(network, "swin.encoder.layers", "attention.self.relative_position_index"),
   ]
   for i in range(1, len(network.depths)):
     entries.extend(_merging(f"swin.encoder.layers.{i - 1}.downsample", f"params/merging_{i}"))

@@ -1,16 +1,11 @@
 """The layouts of transformers' BERT, and of its encoder-decoders: Marian, BART, and those with the same names.
 
-Tensors of `BertModel.state_dict()` and `MarianMTModel.state_dict()`; what their files hold beside them and we have no
-use for is named in *_UNUSED, for `layout.read`.
+Tensors of `BertModel.state_dict()` and `MarianMTModel.state_dict()`.
 """
 
-from jaxgen.interop.layout import Entry, dense, joined, same, shaped, stacked
+from jaxgen.interop.layout import Entry, beside, dense, joined, same, shaped, stacked
 from jaxgen.nn.positions import Learned
 from jaxgen.nn.transformer import Encoder, EncoderDecoder
-
-BERT_UNUSED = ("embeddings.position_ids",)
-BART_UNUSED = ("embed_tokens.weight", "lm_head.weight")  # the shared table again, under its other names
-MARIAN_UNUSED = (*BART_UNUSED, "embed_positions.weight")  # and a table of sinusoids
 
 
 def _norm(theirs: str, ours: str) -> list[Entry]:
@@ -49,6 +44,7 @@ def bert(network: Encoder, prefix: str = "") -> list[Entry]:
     *_norm(f"{embeddings}.LayerNorm", "params/encoder/embedding_norm"),
     *_dense(f"{prefix}pooler.dense", "params/pooler"),
     *stacked([block(i) for i in range(network.options.depth)]),
+    beside(f"{embeddings}.position_ids"),
   ]
 
 
@@ -79,9 +75,13 @@ def encoder_decoder(network: EncoderDecoder) -> list[Entry]:
   bias = same("final_logits_bias", "params/output_bias")
   entries = [same("model.shared.weight", "params/embedding/table")]
   entries += [shaped(bias, (1, count), (count,))] if network.output_bias else []
+  # The shared table again, under its other names.
+  entries += [beside("lm_head.weight", *(f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")))]
   for side in ("encoder", "decoder"):
     if getattr(options.absolute, "func", options.absolute) is Learned:
       entries.append(same(f"model.{side}.embed_positions.weight", f"params/{side}/positions/table"))
+    else:  # a table of sinusoids
+      entries.append(beside(f"model.{side}.embed_positions.weight"))
     if options.embedding_norm:
       entries += _norm(f"model.{side}.layernorm_embedding", f"params/{side}/embedding_norm")
     if options.norm == "pre":

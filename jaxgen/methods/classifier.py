@@ -99,6 +99,7 @@ def classifier(
       rngs={"dropout": key},
       mutable=list(state.buffers),
     )
+    outputs = jax.tree.map(wide, outputs)
     logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
     distribution = jax.nn.one_hot(label, classes, dtype=logits.dtype) if label.ndim == 1 else label.astype(logits.dtype)
     target = optax.smooth_labels(distribution, label_smoothing)
@@ -113,7 +114,7 @@ def classifier(
     return jnp.mean(optax.softmax_cross_entropy(logits, target))
 
   def distillation(logits: Logits, variables: PyTree, image: jax.Array) -> jax.Array:
-    taught = jax.lax.stop_gradient(teacher.network.apply(variables, image)).astype(logits.dtype)
+    taught = wide(jax.lax.stop_gradient(teacher.network.apply(variables, image)))
     if teacher.kind == "hard":
       return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.argmax(taught, axis=-1)))
     ours, theirs = (jax.nn.log_softmax(x / teacher.tau) for x in (logits, taught))
@@ -121,13 +122,18 @@ def classifier(
 
   def evaluate(state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     params = state.ema.get("network", state.params["network"])
-    logits = network.apply({"params": params, **state.buffers}, batch["image"])
+    logits = wide(network.apply({"params": params, **state.buffers}, batch["image"]))
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return {"nll_nats": nll, "correct": correct(logits, batch["label"])}
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(loss, optimizer))]
   return compose(init, players, evaluate=evaluate, ema=averages, microbatches=microbatches, axis=axis)
+
+
+def wide(logits: Logits) -> Logits:
+  """In at least float32: a cross-entropy in a network's half precision has two or three digits."""
+  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def correct(logits: jax.Array, label: jax.Array) -> jax.Array:

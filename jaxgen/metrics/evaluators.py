@@ -61,8 +61,25 @@ def bleu(split: str = "test") -> Evaluator:
   return evaluate
 
 
+def round_trip(split: str = "test") -> Evaluator:
+  """How exactly a flow is undone: the largest |x - f^-1(f(x))| of any value of a split, in the data's units.
+
+  Number: `test_round_trip_max`.
+  """
+
+  def evaluate(run: "Run") -> dict[str, float]:
+    return {f"{split}_round_trip_max": float(_per_example(run, split, "round_trip")["round_trip"].max())}
+
+  return evaluate
+
+
 def frechet(
-  num: int | None = None, *, seed: int = 0, judge: str | os.PathLike | None = None, split: str = "test"
+  num: int | None = None,
+  *,
+  seed: int = 0,
+  judge: str | os.PathLike | None = None,
+  split: str = "test",
+  data: "Dataset | None" = None,
 ) -> Evaluator:
   """Fréchet distance of `num` samples to a split's images, beside its floor.
 
@@ -76,6 +93,7 @@ def frechet(
     seed: of the samples.
     judge: the run of a trained classifier whose features are compared; by default a small classifier is trained once on
       the training split and cached (see `jaxgen.metrics.judge`).
+    data: whose images samples are compared with, the run's by default. Where those are dequantized, the same without.
 
   The evaluator raises:
     UserError: more samples than training examples are asked for, the data has no labels and no judge is given, or the
@@ -106,8 +124,9 @@ def frechet(
   def evaluate(run: "Run") -> dict[str, float]:
     from jaxgen.metrics.frechet import frechet_distance
 
-    if known.get("data") is not run.data:
-      known.update(data=run.data, reference=reference(run.data))
+    real = data or run.data
+    if known.get("data") is not real:
+      known.update(data=real, reference=reference(real))
     looks, test, n, floor = known["reference"]
     samples = run.sample(n, seed=seed)
     # Asked of the samples: on a CPU, XLA's ReLU makes a zero of what is not a number.

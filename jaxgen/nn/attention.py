@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.errors import UserError
 from jaxgen.nn.layers import Dense, Dropout
 
 Dtype = Any
@@ -42,11 +43,13 @@ def attend(
     causal: query i sees the keys up to i.
     scale: default 1 / sqrt(d).
   """
-  if q.dtype == jnp.float64:  # jax.nn.dot_product_attention's softmax is float32 always
-    return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale), v)
-  half = q.dtype in (jnp.bfloat16, jnp.float16)
+  half, gpu = q.dtype in (jnp.bfloat16, jnp.float16), jax.default_backend() == "gpu"
+  # The softmax of jax.nn.dot_product_attention is float32 always, and a CPU has none of its products in float16.
+  if q.dtype == jnp.float64 or (q.dtype == jnp.float16 and not gpu):
+    weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
   even = q.shape[1] % 2 == k.shape[1] % 2 == 0  # else cuDNN's has no gradient with a bias, which a mask is to it
-  fused = half and jax.default_backend() == "gpu" and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+  fused = half and gpu and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
   fused = fused and (even or (bias is None and mask is None))
   return jax.nn.dot_product_attention(
     q, k, v, bias, mask, scale=scale, is_causal=causal, implementation="cudnn" if fused else "xla"
@@ -79,6 +82,17 @@ def separately(init: Callable[..., Array], parts: int) -> Callable[..., Array]:
     return jnp.concatenate([init(k, part, dtype) for k in jax.random.split(key, parts)], axis=-1)
 
   return kernels
+
+
+def head_width(features: int, heads: int) -> int:
+  """Features of a head.
+
+  Raises:
+    UserError: the heads do not divide the features.
+  """
+  if features % heads:
+    raise UserError(f"{features} features do not divide into {heads} heads: change the width or the number of heads")
+  return features // heads
 
 
 class Cache(NamedTuple):
@@ -139,7 +153,7 @@ class Attention(nn.Module):
       return Dense(parts * features, bias, separately(self.kernel_init, parts), name=name, **dtypes)
 
     def heads(y: Array, parts: int) -> list[Array]:
-      width = features // self.heads
+      width = head_width(features, self.heads)
       return [part.reshape(*part.shape[:-1], self.heads, width) for part in jnp.split(y, parts, axis=-1)]
 
     if context is None:

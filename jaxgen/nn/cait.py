@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.nn.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, separately
+from jaxgen.nn.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, head_width, separately
 from jaxgen.nn.layers import Dense, Dropout
 from jaxgen.nn.vit import PatchEmbedding, Pictures, normal, positions, uniform
 
@@ -65,7 +65,8 @@ class TalkingHeadsAttention(nn.Module):
   def __call__(self, x: Tokens, index: Index = None) -> Tokens:
     dtypes, width = dict(dtype=self.dtype, param_dtype=self.param_dtype), x.shape[-1]
     qkv = Dense(3 * width, self.qkv_bias, separately(self.kernel_init, 3), name="qkv", **dtypes)(x)
-    q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in jnp.split(qkv, 3, axis=-1))
+    heads = (self.heads, head_width(width, self.heads))
+    q, k, v = (y.reshape(*y.shape[:2], *heads) for y in jnp.split(qkv, 3, axis=-1))
     logits = TalkingHeads(name="before", **dtypes)(jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5)
     weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     weights = TalkingHeads(name="after", **dtypes)(weights)

@@ -146,7 +146,8 @@ class GoogLeNet(nn.Module):
     (first,), (second, third) = self.widths(64), self.widths(64, 192)
     h = normed(pooled(conv(x, first, *((3, "stem_1") if self.small else (7, "stem_1", 2)))))
     h = pooled(normed(conv(conv(h, second, 1, "stem_2_reduce"), third, 3, "stem_2")))
-    if min(h.shape[1:3]) < 3:
+    # It is halved twice more, by windows of 3 or, the second time in torchvision's form, of 2.
+    if min(h.shape[1:3]) < (2 if self.batch_norm else 4):
       raise UserError(
         f"pictures of {x.shape[1]} x {x.shape[2]} are too small for GoogLeNet: resize them, or set small=True"
       )

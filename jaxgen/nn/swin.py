@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.nn.attention import Block, Blocks, Index, Tokens, attend, separately
+from jaxgen.nn.attention import Block, Blocks, Index, Tokens, attend, head_width, separately
 from jaxgen.nn.layers import Dense
 from jaxgen.nn.vit import PatchEmbedding, Pictures, normal, uniform
 
@@ -97,7 +97,8 @@ class WindowAttention(nn.Module):
     y = windows_of(jnp.roll(y, (-self.shift[0], -self.shift[1]), (1, 2)), self.window)
 
     qkv = Dense(3 * channels, self.qkv_bias, separately(self.kernel_init, 3), name="qkv", **dtypes)(y)
-    q, k, v = (p.reshape(*p.shape[:2], self.heads, -1) for p in jnp.split(qkv, 3, axis=-1))
+    heads = (self.heads, head_width(channels, self.heads))
+    q, k, v = (p.reshape(*p.shape[:2], *heads) for p in jnp.split(qkv, 3, axis=-1))
     table = self.param("relative", normal, ((2 * h - 1) * (2 * w - 1), self.heads), self.param_dtype)
     bias = table[relative_positions(self.window)].transpose(2, 0, 1)[None].astype(y.dtype)
     mask = None

@@ -102,6 +102,32 @@ SIZES = {
 }
 
 
+def gpt(
+  features: int, heads: int, depth: int, context: int, dropout: float = 0.0, dtype: Dtype = jnp.float32
+) -> Options:
+  """GPT-2's: Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3.
+
+  context: most tokens that it reads.
+  """
+  return Options(
+    features,
+    heads,
+    4 * features,
+    depth,
+    norm="pre",
+    activation=gelu,
+    dropout=dropout,
+    attention_dropout=dropout,
+    eps=1e-5,
+    scaled=False,
+    absolute=partial(Learned, context, param_dtype=dtype),
+    embedding_init=_normal,
+    kernel_init=_normal,
+    dtype=dtype,
+    param_dtype=dtype,
+  )
+
+
 class Embedding(nn.Module):
   """A vector for each token; and, the other way round, logits of tokens (Press and Wolf 2016,
   https://arxiv.org/abs/1608.05859)."""

@@ -280,7 +280,7 @@ def bad(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("name", "split", "sentence"),
   [
-    ("cifar10", "train", "unknown data set 'cifar10': use digits, npz:FILE, folder:DIR, pairs:.* or tfds:NAME"),
+    ("cifar10", "train", "unknown data set 'cifar10': use digits, npz:FILE, folder:DIR, text:.* or tfds:NAME"),
     ("digits:8", "train", "unknown data set"),
     ("npz:", "train", "unknown data set"),
     ("digits", "validation", r"digits has no split 'validation': it has train \(1,437\) and test \(360\)"),
@@ -349,6 +349,33 @@ def test_damaged_tfds(tfds_dir, tmp_path, damage):
     file.write_bytes(file.read_bytes()[:500])
   with pytest.raises(UserError, match="cannot be read .* remove that folder and prepare the data set again"):
     sources.open_source("tfds:small_pictures", "train", features((6, 5, 3)), copy)
+
+
+@pytest.mark.parametrize(("name", "count", "distance"), [("ring8", 8, 2 * np.sin(np.pi / 8)), ("grid25", 25, 2.0)])
+def test_points_lie_around_their_modes(name, count, distance):
+  specs = {"x": jax.ShapeDtypeStruct((2,), np.float32)}
+  centres = sources.modes(name)
+  away = np.linalg.norm(centres[:, None] - centres, axis=-1) + 100 * np.eye(count)
+  np.testing.assert_allclose(away.min(1), distance, rtol=1e-12)
+  for split, size in (("train", 50_000), ("test", 10_000)):
+    x = sources.open_source(f"points:{name}:0.05", split, specs).arrays["x"]
+    nearest = np.linalg.norm(x[:, None] - centres, axis=-1).argmin(1)
+    shares = np.bincount(nearest, minlength=count) / size
+    assert np.abs(shares - 1 / count).max() < 4 * (1 / count / size) ** 0.5
+    assert abs((x - centres[nearest]).std() - 0.05) < 0.001
+
+
+@pytest.mark.parametrize(
+  ("name", "split", "sentence"),
+  [
+    ("points:ring8", "train", "lacks the clouds' standard deviation: the form is points:ring8:0.05"),
+    ("points:ring9:0.1", "train", "no points 'ring9', only ring8 and grid25"),
+    ("points:ring8:0.1", "valid", "no split 'valid'"),
+  ],
+)
+def test_bad_points_are_one_sentence(name, split, sentence):
+  with pytest.raises(UserError, match=sentence):
+    sources.open_source(name, split, {"x": jax.ShapeDtypeStruct((2,), np.float32)})
 
 
 def test_gzip_is_the_format_of_the_digits():

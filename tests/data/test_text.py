@@ -108,3 +108,97 @@ def test_bleu_is_of_the_sentences_in_the_files(corpus):
   data = text.pairs(corpus, ("en", "de"), vocabulary=300, length=32)
   got = bleu()(Translator(data, [GERMAN[0].replace(" .", " hund")]))["test_bleu"]
   assert got == pytest.approx(100 * (6 / 7 * 5 / 6 * 4 / 5 * 3 / 4) ** 0.25)
+
+
+# --- Documents --------------------------------------------------------------------------------------------------------
+
+VERSE = "the quick brown fox\njumps over the lazy dog.\n" * 40  # 1,800 characters, of which 29 are different
+
+
+@pytest.fixture
+def poem(corpus):
+  (corpus / "poem.txt").write_text(VERSE)
+  text.codec.cache_clear()
+  return corpus / "poem.txt"
+
+
+def test_windows_of_characters(poem):
+  data = text.document(poem, length=8, vocabulary=29)
+  train, test = data.source("train"), data.source("test")
+  letters = sorted(set(VERSE))
+  numbers = np.array([letters.index(letter) for letter in VERSE])
+  assert data.raw_spec(1)["tokens"].shape == (1, 9)
+  assert len(train) == 1620 - 8
+  np.testing.assert_array_equal(train[7]["tokens"], numbers[7:16])
+  np.testing.assert_array_equal(train[len(train) - 1]["tokens"], numbers[1611:1620])
+  # Of the last tenth every character but the first is to be said once.
+  assert len(test) == 179 // 8
+  said = test.gather(np.arange(len(test)))["tokens"][:, 1:].reshape(-1)
+  np.testing.assert_array_equal(said, numbers[1621 : 1621 + len(said)])
+  assert train[0]["tokens"].dtype == np.int32
+  assert text.codec(data.name).decode(numbers[:50]) == VERSE[:50]
+
+
+def test_byte_pair_encoding_is_of_the_training_split_and_loses_nothing(poem):
+  poem.write_text(VERSE[:1620] + "zzzzzzzz" * 20 + "漢字 é\n" * 5, encoding="utf-8")
+  data = text.document(poem, length=8, vocabulary=280, characters=False)
+  code = text.codec(data.name)
+  whole = poem.read_text(encoding="utf-8")
+  train, test = data.source("train"), data.source("test")
+  assert code.decode(test.tokens) == whole[int(0.9 * len(whole)) :]
+  assert code.decode(train.tokens) == whole[: int(0.9 * len(whole))]
+  assert len(train.tokens) < 0.5 * 0.9 * len(whole)
+  assert len(code.encode("zzzz")) == 4  # the test split taught nothing
+  assert max(train.tokens.max(), test.tokens.max()) < 280
+  assert len(list((poem.parent / "cache" / "tokenizers").iterdir())) == 1
+
+
+def test_prompts_and_samples(poem):
+  data = text.document(poem, length=8, vocabulary=29)
+  prompts = text.encode_prompts(data.name, ["fox ", "dog."])
+  assert prompts.shape == (2, 4)
+  shown = text.render(data.name)(prompts, {})[".txt"].decode()
+  assert "fox " in shown.splitlines()
+  assert "dog." in shown.splitlines()
+  with pytest.raises(UserError, match=r"'Q' is none of the 29 characters of .*poem\.txt"):
+    text.encode_prompts(data.name, ["Qox "])
+  with pytest.raises(UserError, match="prompts of 3 to 4 tokens"):
+    text.encode_prompts(data.name, ["fox", "dog."])
+  with pytest.raises(UserError, match="the token -1 is none of the 29"):
+    text.render(data.name)(prompts * 0 - 1, {})
+
+
+@pytest.mark.parametrize(
+  ("options", "split", "names"),
+  [
+    (dict(length=180, vocabulary=29), "test", r"poem\.txt has 180 tokens in its split 'test'.* take 181: use a longer"),
+    (dict(length=8, vocabulary=27), "train", "'tokens' has values 0 to 28.*27 levels"),
+    (dict(length=8, vocabulary=2000, characters=False), "train", "makes .* tokens and not 2000"),
+    (dict(length=8, vocabulary=29), "val", "no split 'val'"),
+  ],
+)
+def test_documents_that_do_not_fit(poem, options, split, names):
+  with pytest.raises(UserError, match=names):
+    text.document(poem, **options).source(split)
+
+
+def test_documents_that_are_none(poem):
+  with pytest.raises(UserError, match="no file"):
+    text.document(poem.parent / "other.txt", length=8, vocabulary=29).source("train")
+  with pytest.raises(UserError, match="text:chars:FILE"):
+    text.codec("text:words:poem.txt")
+  poem.write_bytes(b"\xff\xfe\xfa")
+  with pytest.raises(UserError, match="cannot be read as text"):
+    text.document(poem, length=8, vocabulary=29).source("train")
+
+
+def test_tiny_shakespeare():
+  path = "../shared/data/text/tiny_shakespeare.txt"
+  try:
+    data = text.document(path, length=64, vocabulary=65)
+    train, test = data.source("train"), data.source("test")
+  except UserError:
+    pytest.skip("the text is not here")
+  # What nanoGPT's preparation prints: 1,003,854 and 111,540 characters.
+  assert (len(train.tokens), len(test.tokens)) == (1_003_854, 111_540)
+  assert train.tokens.max() == 64

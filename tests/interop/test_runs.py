@@ -6,6 +6,7 @@ import sys
 
 import conftest
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -144,6 +145,26 @@ def test_a_fresh_head_for_other_classes(config, tmp_path):
   np.testing.assert_array_equal(params["head"]["kernel"], np.zeros((8, 10)))
 
 
+def test_a_fresh_head_for_a_file_that_has_none(config, tmp_path):
+  tensors = {name: x for name, x in published().items() if not name.startswith("head")}
+  files.save(tmp_path / "in.npz", tensors)
+  import_weights(run_of(config, tmp_path), tmp_path / "in.npz", fresh=["params/head"])
+  params = jaxgen.load(tmp_path / "run").state.params["network"]
+  np.testing.assert_array_equal(params["norm"]["scale"], tensors["norm.weight"])
+  with pytest.raises(UserError, match=r"no tensor 'head.weight'"):
+    import_weights(run_of(config, tmp_path, "other"), tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_files_of_half_precision(tmp_path, suffix):
+  x = np.asarray(jnp.asarray([[1.5, -3.0]], jnp.bfloat16))
+  files.save(tmp_path / f"in{suffix}", {"matrix": x, "number": np.float32(3)})
+  out = files.load(tmp_path / f"in{suffix}")
+  assert out["matrix"].dtype.name == ("float32" if suffix == ".npz" else "bfloat16")
+  np.testing.assert_array_equal(out["matrix"].astype(np.float32), [[1.5, -3.0]])
+  assert out["number"].shape == ()
+
+
 def test_positions_of_another_resolution_are_resized(config, tmp_path):
   tensors = published(tokens=1 + 16)  # 4 x 4 patches; the config has 2 x 2
   files.save(tmp_path / "in.npz", tensors)
@@ -172,6 +193,16 @@ def zipped_pickle(path):
     file.writestr("archive/data.pkl", b"\x80\x02.")
 
 
+def bare_array(path):
+  with open(path, "wb") as file:
+    np.save(file, np.ones(3))
+
+
+def cut(path):
+  files.save(path, published())
+  path.write_bytes(path.read_bytes()[:-100])
+
+
 def object_array(path):
   np.savez(path, head=np.array([{"a": 1}], dtype=object))
 
@@ -183,6 +214,10 @@ def object_array(path):
     ("damaged.safetensors", damaged, "cannot be read"),
     ("model.bin", pickled, "pickle"),
     ("model.pt", zipped_pickle, "pickle"),
+    ("pickle.npz", pickled, "is a pickle"),
+    ("array.npz", bare_array, "cannot be read as .npz: File is not a zip file"),
+    ("cut.npz", cut, "cannot be read"),
+    ("cut.safetensors", cut, "cannot be read"),
     ("model.npz", object_array, "cannot be read"),
     ("model.txt", lambda path: path.write_text("x"), ".txt"),
     ("missing.npz", lambda p: files.save(p, {k: x for k, x in published().items() if k != "norm.bias"}), "norm.bias"),

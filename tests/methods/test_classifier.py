@@ -117,6 +117,29 @@ def test_statistics_are_buffers_and_heads_are_weighed(x64):
   np.testing.assert_allclose(got, -log_softmax(logits, 1)[np.arange(7), batch["label"]], rtol=1e-6)
 
 
+class Half(nn.Module):
+  """A network that computes in bfloat16."""
+
+  @nn.compact
+  def __call__(self, x, index=None):
+    return nn.Dense(3, dtype=jnp.bfloat16)(x.reshape(x.shape[0], -1))
+
+
+def test_losses_of_half_precise_logits_are_float32():
+  batch = batch_of([0, 1, 2, 2, 1, 0, 0])
+  made = classifier(Half(), optimizer=optax.sgd(0.0), classes=3)
+  state = made.init(jax.random.key(0), batch)
+  logits = np.asarray(Half().apply({"params": state.params["network"]}, batch["image"]), np.float64)
+  expected = -log_softmax(logits, 1)[np.arange(7), batch["label"]]
+  got = made.evaluate(state, batch, jax.random.key(1))
+  assert {x.dtype for x in got.values()} == {jnp.dtype("float32")}
+  np.testing.assert_allclose(got["nll_nats"], expected, rtol=1e-6)
+  _, metrics = made.step(state, batch)
+  assert metrics["loss"].dtype == metrics["accuracy"].dtype == jnp.float32
+  np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-6)
+  np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == batch["label"]).mean(), rtol=1e-6)
+
+
 def test_labels_may_be_distributions(x64):
   batch = batch_of([0, 1, 2, 2, 1, 0])
   made = classifier(Bias(), optimizer=optax.sgd(1.0), classes=3, label_smoothing=0.1)

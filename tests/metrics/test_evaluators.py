@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data.dataset import digits, images
+from jaxgen.data.transforms import dequantize
 from jaxgen.errors import UserError
 from jaxgen.metrics import evaluators, judge, real
 
@@ -45,6 +46,10 @@ def test_a_single_example_has_no_error():
   assert math.isnan(evaluators.accuracy()(run_of(correct=[1.0]))["test_accuracy_se"])
 
 
+def test_round_trip_is_the_worst():
+  assert evaluators.round_trip()(run_of(round_trip=[1e-7, 3e-5, 2e-6])) == {"test_round_trip_max": 3e-5}
+
+
 def test_what_the_method_does_not_compute():
   with pytest.raises(UserError, match="stand_in does not compute 'correct'.*only nll_nats"):
     evaluators.accuracy()(run_of(nll_nats=[1.0]))
@@ -71,6 +76,13 @@ def test_samples_are_rounded_to_the_pixel_values_there_are(small_judge, train_im
   assert ratio == pytest.approx(1, rel=1e-6)
   ratio = evaluators.frechet()(run_of(sample=lambda n, seed: train_images + 5 * off))["frechet_1437_ratio"]
   assert ratio > 1.05
+
+
+def test_dequantized_data_are_compared_as_they_were(small_judge, train_images):
+  run = run_of(digits(transforms=(dequantize(17),)), sample=lambda n, seed: train_images)
+  assert evaluators.frechet(data=digits())(run)["frechet_1437_ratio"] == pytest.approx(1, rel=1e-6)
+  assert small_judge[0].transforms != run.data.transforms
+  assert evaluators.frechet()(run)["frechet_1437_ratio"] > 1.01
 
 
 def test_fewer_samples_are_further_away_and_so_is_their_floor(small_judge, train_images):

@@ -216,6 +216,18 @@ def test_weights_go_back_as_they_came(name):
     np.testing.assert_array_equal(value, tensors[k], err_msg=k)
 
 
+@pytest.mark.parametrize("name", ["ResNet, basic", "ResNet v2", "EfficientNet, transformers", "DenseNet"])
+def test_counters_in_published_files_are_passed_over(name):
+  """PyTorch's modules keep the number of batches that their statistics have seen, and so do their files."""
+  network, entries, tensors, variables, x = load(name, "float32")
+  counters = {k.replace("running_mean", "num_batches_tracked"): np.int64(7) for k in tensors if "running_mean" in k}
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+  jax.tree.map(np.testing.assert_array_equal, layout.read(entries, tensors | counters, shapes), variables)
+  assert counters
+  with pytest.raises(UserError, match="no place for the tensor 'other.num_batches_tracked'"):
+    layout.read(entries, tensors | {"other.num_batches_tracked": np.int64(7)}, shapes)
+
+
 # --- Sizes -----------------------------------------------------------------------------------------------------------
 
 PUBLISHED = {
@@ -323,6 +335,14 @@ def test_residual_branches_may_start_at_zero():
 def test_says_what_does_not_fit():
   with pytest.raises(UserError, match="16 x 64 are too small for GoogLeNet"):
     jax.eval_shape(GoogLeNet().init, jax.random.key(0), jnp.zeros((1, 16, 64, 3)))
+  # The smallest pictures that are large enough have a position left at the end.
+  for network, large in ((GoogLeNet(), 31), (GoogLeNet(batch_norm=True), 15), (GoogLeNet(small=True), 4)):
+    network = network.clone(width=1 / 16, classes=3)
+    with pytest.raises(UserError, match="too small"):
+      jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, large - 1, 3)))
+    x = jax.ShapeDtypeStruct((1, large, large, 3), jnp.float32)
+    variables = jax.tree.map(lambda s: jnp.full(s.shape, 0.1), jax.eval_shape(network.init, jax.random.key(0), x))
+    assert (jit(network.apply)(variables, jnp.ones(x.shape)) > 0.1).all()
   network, entries, tensors, _, x = load("ResNet, small", "float32")
   shapes = jax.eval_shape(network.clone(classes=6).init, jax.random.key(0), x)
   with pytest.raises(UserError, match=r"'fc.weight' is of shape \(5, 128\) and the network's is \(6, 128\)"):

@@ -12,8 +12,9 @@ from packed import FIXTURES, expected_of, load
 
 from jaxgen.errors import UserError
 from jaxgen.interop import layout
-from jaxgen.interop.transformer import BART_UNUSED, BERT_UNUSED, bert, encoder_decoder
+from jaxgen.interop.transformer import bert, encoder_decoder
 from jaxgen.nn import transformer
+from jaxgen.nn.attention import attend
 from jaxgen.nn.positions import Learned, Relative, Sinusoidal, relative_bucket, rotary, sinusoids
 from jaxgen.nn.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
 
@@ -128,9 +129,10 @@ def test_weights_go_back_as_they_came(name):
   network = build(SIZES[size]._replace(features=12, heads=3, hidden=10, depth=2))
   arguments = {k: jnp.asarray(a) for k, a in arrays["argument"].items()}
   shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
-  extra = {"embeddings.position_ids": np.arange(9)} if name == "BERT" else {"lm_head.weight": np.zeros((13, 12))}
-  unused = BERT_UNUSED if name == "BERT" else BART_UNUSED
-  back = layout.write(entries_of(network), layout.read(entries_of(network), arrays["weight"] | extra, shapes, unused))
+  tables = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+  shared = arrays["weight"].get("model.shared.weight")
+  extra = {"embeddings.position_ids": np.arange(9)} if name == "BERT" else {k: shared for k in tables}
+  back = layout.write(entries_of(network), layout.read(entries_of(network), arrays["weight"] | extra, shapes))
   assert back.keys() == arrays["weight"].keys()
   for k, array in arrays["weight"].items():
     np.testing.assert_array_equal(back[k], array.astype(np.float32))
@@ -276,6 +278,18 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
   shapes = jax.eval_shape(network.init, jax.random.key(0), ids, ids)
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
   assert jax.eval_shape(network.apply, shapes, ids, ids).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_attention_in_half_precision(dtype):
+  keys = jax.random.split(jax.random.key(0), 4)
+  q, k, v = (jax.random.normal(key, (2, 3, 2, 4)).astype(dtype) for key in keys[:3])
+  options = dict(mask=jnp.array([[True, True, False], [True] * 3])[:, None, None], causal=True)
+  options |= dict(bias=jax.random.normal(keys[3], (1, 2, 3, 3)).astype(dtype))
+  y = jit(partial(attend, **options))(q, k, v)
+  assert y.dtype == dtype
+  expected = jit(partial(attend, **options))(*(x.astype(jnp.float32) for x in (q, k, v)))
+  np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.002 if dtype == jnp.float16 else 0.02)
 
 
 def test_says_what_does_not_fit():

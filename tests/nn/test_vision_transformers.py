@@ -412,6 +412,11 @@ def test_says_what_does_not_fit():
       init(DIGITS[name], (1, 8, 9, 1))
   with pytest.raises(UserError, match="no patch of 7 x 7"):
     init(T2TViT(16, 2, 2, 32), (1, 2, 8, 3))
+  for name in ("ViT", "CaiT"):
+    with pytest.raises(UserError, match="16 features do not divide into 3 heads"):
+      init(DIGITS[name].clone(heads=3), (1, 8, 8, 1))
+  with pytest.raises(UserError, match="8 features do not divide into 3 heads"):
+    init(DIGITS["Swin"].clone(heads=(3, 2)), (1, 8, 8, 1))
   with pytest.raises(ValueError, match="even"):
     init(Swin(2, 8, (2, 3), (1, 2)), (1, 8, 8, 1))
   with pytest.raises(ValueError, match="two tokens"):

@@ -1,0 +1,57 @@
+"""NICE on scikit-learn's 8x8 digits, dequantized.
+
+Paper: Dinh et al. 2014, NICE: non-linear independent components estimation, https://arxiv.org/abs/1410.8516: additive
+coupling layers, a scaling, and a logistic prior.
+
+    jaxgen train configs/nice_digits.py
+
+Expect: not measured
+Cost: not measured
+"""
+
+from functools import partial
+from typing import Literal
+
+import optax
+from flax import linen as nn
+
+from jaxgen import Experiment, data, figures
+from jaxgen.data.transforms import dequantize
+from jaxgen.methods.flow import BASES, decode, encode, flow
+from jaxgen.metrics.evaluators import frechet, round_trip
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.nice import nice
+
+
+def experiment(
+  steps: int = 2_500,
+  batch_size: int = 128,
+  learning_rate: float = 3e-3,
+  widths: tuple[int, ...] = (256, 256, 256),
+  base: Literal["logistic", "gaussian"] = "logistic",
+  temperature: float = 1.0,
+  ema: float = 0.99,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.digits(transforms=(dequantize(17),))
+  bijection = nice(widths, kernel_init=nn.initializers.lecun_normal())
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  method = flow(
+    bijection,
+    shape=(8, 8, 1),
+    levels=digits.levels,
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+    base=BASES[base],
+    temperature=temperature,
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood("train"), likelihood(), round_trip(), frechet(data=data.digits())),
+    figures=(figures.interpolations(partial(encode, bijection), partial(decode, bijection)),),
+    sample_every=1_000,
+  )

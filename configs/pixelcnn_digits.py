@@ -1,0 +1,50 @@
+"""PixelCNN on scikit-learn's 8x8 digits.
+
+Paper: van den Oord et al. 2016, Pixel recurrent neural networks, https://arxiv.org/abs/1601.06759:
+masked convolutions and a softmax
+
+    jaxgen train configs/pixelcnn_digits.py
+
+Expect: not measured
+Cost: not measured
+"""
+
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.methods.autoregressive import autoregressive
+from jaxgen.methods.distributions import categorical
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.pixelcnn import PixelCNN
+
+
+def experiment(
+  steps: int = 1_500,
+  batch_size: int = 128,
+  learning_rate: float = 3e-3,
+  features: int = 16,
+  layers: int = 4,
+  ema: float = 0.99,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.digits()
+  rate = optax.cosine_decay_schedule(learning_rate, steps)
+  method = autoregressive(
+    PixelCNN(digits.levels, features, layers, head=2 * features, first=5),
+    categorical(digits.levels),
+    shape=(8, 8, 1),
+    levels=digits.levels,
+    optimizer=optax.adam(rate),
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood(), frechet()),
+    sample_every=500,
+    checkpoint_every=500,
+  )

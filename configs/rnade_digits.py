@@ -1,0 +1,53 @@
+"""Real-valued NADE on scikit-learn's 8x8 digits, dequantized.
+
+Paper: Uria et al. 2013, RNADE: the real-valued neural autoregressive density-estimator,
+https://arxiv.org/abs/1306.0186: mixtures of Gaussians. Its data sets are tables and patches of images, for which
+`levels=None` gives densities
+
+    jaxgen train configs/rnade_digits.py
+
+Expect: not measured
+Cost: not measured
+"""
+
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.data.transforms import dequantize
+from jaxgen.methods.autoregressive import autoregressive
+from jaxgen.methods.distributions import gaussian_mixture
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.autoregressive import RNADE
+
+
+def experiment(
+  steps: int = 2_000,
+  batch_size: int = 128,
+  learning_rate: float = 1e-3,
+  hidden: int = 100,
+  components: int = 5,
+  ema: float = 0.99,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.digits(transforms=(dequantize(17),))
+  distribution = gaussian_mixture(components)
+  rate = optax.cosine_decay_schedule(learning_rate, steps)
+  method = autoregressive(
+    RNADE(distribution.parameters, hidden),
+    distribution,
+    shape=(8, 8, 1),
+    levels=digits.levels,
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood(), frechet()),
+    sample_every=500,
+    checkpoint_every=500,
+  )

@@ -1,0 +1,69 @@
+"""Variational autoencoder with a Bernoulli likelihood on scikit-learn's 8x8 digits, black and white.
+
+Paper: Kingma and Welling 2013, Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114: one hidden layer of
+tanh in the encoder and in the decoder, as in its Appendix C. Test likelihood by importance sampling: Burda et al. 2016,
+https://arxiv.org/abs/1509.00519, section 5.1.
+
+    jaxgen train configs/vae_digits.py
+    jaxgen train configs/vae_digits.py --latent 2           (draws the manifold, too: the paper's Figure 4)
+    jaxgen train configs/vae_digits.py --importance-weighted --k 20
+
+Expect: not measured
+Cost: not measured
+"""
+
+import optax
+
+from jaxgen import Experiment, data, figures
+from jaxgen.methods.distributions import bernoulli
+from jaxgen.methods.vae import to_image, to_latent, vae
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.vae import MLPDecoder, MLPEncoder
+
+
+def experiment(
+  steps: int = 4_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  latent: int = 10,
+  hidden: tuple[int, ...] = (200,),
+  k: int = 1,
+  importance_weighted: bool = False,
+  beta: float = 1.0,
+  free_bits: float = 0.0,
+  importance_samples: int = 5_000,
+  drawn: bool = True,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.binarized(data.digits())
+  encoder, decoder = MLPEncoder(latent, hidden), MLPDecoder((8, 8, 1), hidden[::-1])
+  encode, decode = to_latent(encoder), to_image(decoder, bernoulli())
+  method = vae(
+    encoder,
+    decoder,
+    bernoulli(),
+    shape=(8, 8, 1),
+    levels=digits.levels,
+    latent=latent,
+    optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
+    k=k,
+    importance_weighted=importance_weighted,
+    beta=beta,
+    free_bits=free_bits,
+    importance_samples=importance_samples,
+    drawn=drawn,
+    microbatches=microbatches,
+  )
+  drawings = [
+    figures.reconstructions(lambda state, x: decode(state, encode(state, x))),
+    figures.traversals(encode, decode),
+  ]
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood("train"), likelihood()),
+    figures=[*drawings, figures.manifold(decode)] if latent == 2 else drawings,
+    sample_every=1_000,
+  )

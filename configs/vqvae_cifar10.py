@@ -1,0 +1,77 @@
+"""VQ-VAE on CIFAR-10 at the paper's size.
+
+Paper: van den Oord et al. 2017, Neural discrete representation learning, https://arxiv.org/abs/1711.00937, section 4.1:
+256 features, 8x8 codes of 512, beta 0.25, the codebook as a moving average with decay 0.99, Adam at 2e-4, batches of
+128, 250 k steps; 4.67 bits/dim. Here p(x | z) is a discretized logistic with a scale for each channel, and the prior a
+Transformer that learns the codes while they are learned.
+
+    jaxgen prepare cifar10 --data-dir DIR     (once, with a network; see README)
+    jaxgen train configs/vqvae_cifar10.py --tfds-dir DIR
+
+Expect: at most 4.67 bits/dim; not run to the end here
+Cost: not measured; for an accelerator
+"""
+
+import optax
+
+from jaxgen import Experiment, data, figures
+from jaxgen.ledger import Published
+from jaxgen.methods.distributions import logistic
+from jaxgen.methods.vqvae import reconstruct, vqvae
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.transformer import LanguageModel, gpt
+from jaxgen.nn.vqvae import Decoder, Encoder
+
+
+def experiment(
+  steps: int = 250_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-4,
+  codes: int = 512,
+  dim: int = 64,
+  features: int = 256,
+  commitment: float = 0.25,
+  decay: float = 0.99,
+  restart: float = 0.03,
+  prior_features: int = 256,
+  prior_depth: int = 6,
+  drawn: bool = True,
+  tfds_dir: str | None = None,
+) -> Experiment:
+  cifar10 = data.images("tfds:cifar10", (32, 32, 3), classes=10, data_dir=tfds_dir)
+  value = logistic(cifar10.levels)
+  encoder, decoder = Encoder(dim, features), Decoder(3, features, outputs=2, shared=1)
+  method = vqvae(
+    encoder,
+    decoder,
+    LanguageModel(codes + 1, gpt(prior_features, 8, prior_depth, context=64, dropout=0.1)),
+    value,
+    shape=(32, 32, 3),
+    levels=cifar10.levels,
+    codes=codes,
+    optimizer=optax.adam(learning_rate),
+    prior_optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate)),
+    commitment=commitment,
+    decay=decay,
+    restart=restart,
+    drawn=drawn,
+  )
+  published = Published(
+    paper="van den Oord et al. 2017 (VQ-VAE)",
+    table="Section 4.1",
+    metric="test_bits_per_dim_256_levels_elbo",
+    number=4.67,
+    note="the paper does not say what p(x | z) is",
+  )
+  return Experiment(
+    method=method,
+    data=cifar10,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood(),),
+    figures=(figures.reconstructions(reconstruct(encoder, decoder, value)),),
+    published=(published,),
+    log_every=100,
+    sample_every=20_000,
+    checkpoint_every=5_000,
+  )

@@ -1,0 +1,68 @@
+"""VQ-VAE with an autoregressive Transformer over its codes on scikit-learn's 8x8 digits.
+
+Paper: van den Oord et al. 2017, Neural discrete representation learning, https://arxiv.org/abs/1711.00937: the codebook
+as a moving average (Appendix A.1), with restarts of unused codes. The prior learns the codes while they are learned;
+the paper's, a PixelCNN, learns them afterwards.
+
+    jaxgen train configs/vqvae_digits.py
+
+Expect: not measured
+Cost: not measured
+"""
+
+import optax
+
+from jaxgen import Experiment, data, figures
+from jaxgen.methods.distributions import logistic
+from jaxgen.methods.vqvae import reconstruct, vqvae
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.transformer import LanguageModel, gpt
+from jaxgen.nn.vqvae import Decoder, Encoder
+
+
+def experiment(
+  steps: int = 3_000,
+  batch_size: int = 128,
+  learning_rate: float = 1e-3,
+  weight_decay: float = 0.1,
+  codes: int = 32,
+  dim: int = 8,
+  features: int = 32,
+  commitment: float = 0.25,
+  decay: float = 0.99,
+  restart: float = 0.03,
+  prior_features: int = 32,
+  prior_depth: int = 2,
+  drawn: bool = True,
+) -> Experiment:
+  digits = data.digits()
+  value = logistic(digits.levels)
+  encoder = Encoder(dim, features, halvings=1, blocks=1)
+  decoder = Decoder(1, features, halvings=1, blocks=1, outputs=2)
+  rate = optax.cosine_decay_schedule(learning_rate, steps)
+  adam = optax.chain(optax.clip_by_global_norm(50.0), optax.adamw(rate, weight_decay=weight_decay))
+  method = vqvae(
+    encoder,
+    decoder,
+    LanguageModel(codes + 1, gpt(prior_features, 4, prior_depth, context=16, dropout=0.1)),
+    value,
+    shape=(8, 8, 1),
+    levels=digits.levels,
+    codes=codes,
+    optimizer=adam,
+    prior_optimizer=adam,
+    commitment=commitment,
+    decay=decay,
+    restart=restart,
+    drawn=drawn,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(likelihood(), frechet()),
+    figures=(figures.reconstructions(reconstruct(encoder, decoder, value)),),
+    sample_every=500,
+  )

@@ -1,0 +1,166 @@
+"""Audio: spoken digits, mu-law, and what shows waves.
+
+The data set `speech:FILE` is the Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset) in
+one NumPy file: `wave` int16, all recordings in a row; `offsets` [N + 1], where each begins and ends; `label`, digits;
+`speaker`, names; `index`, the number of the recording of a digit by a speaker. Those of index 0 to 4 are the split
+"test", the others "train". An example is
+
+    {"wave": int16 [length], "label": int32 [], "speaker": int32 []}
+
+a recording's beginning, silence behind its end. Speakers are numbered in the order of their names.
+"""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxgen.data.dataset import Dataset
+from jaxgen.data.sources import Examples, Features
+from jaxgen.data.transforms import Transform
+from jaxgen.errors import UserError
+from jaxgen.method import Batch
+
+RATE = 8_000  # samples a second
+SPEAKERS, DIGITS, TESTS = 6, 10, 5
+ARRAYS = ("wave", "offsets", "label", "speaker", "index")
+
+
+def speech(file: str | os.PathLike, *, length: int, levels: int = 256) -> Dataset:
+  """Spoken digits, which reach a method as "tokens" [length], `mu_law`'s. length: of a wave, in samples."""
+  number = jax.ShapeDtypeStruct((), np.int32)
+  features = {"wave": jax.ShapeDtypeStruct((length,), np.int16), "label": number, "speaker": number}
+  return Dataset(f"speech:{file}", features, levels, classes=DIGITS, transforms=(quantize(levels),))
+
+
+def quantize(levels: int = 256) -> Transform:
+  """A transform: "wave" in 16 bits becomes "tokens", `mu_law`'s."""
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    wave = batch["wave"].astype(jnp.result_type(float)) / 2**15
+    return {name: x for name, x in batch.items() if name != "wave"} | {"tokens": mu_law(wave, levels)}
+
+  return transform
+
+
+def read(file: str, split: str, features: Features) -> Examples:
+  """A split's examples, in arrays.
+
+  Raises:
+    UserError: there is no such file, split or feature, or the file is damaged.
+  """
+  path = Path(file).expanduser()
+  if split not in ("train", "test"):
+    raise UserError(f"speech:{file} has no split {split!r}: it has train and test")
+  if unknown := set(features) - {"wave", "label", "speaker"}:
+    raise UserError(f"speech:{file} has wave, label and speaker, no {min(unknown)!r}")
+  if not path.is_file():
+    raise UserError(f"there is no file {path.absolute()}, which the data set speech:{file} names")
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      wave, offsets, label, speaker, index = (arrays[name] for name in ARRAYS)
+  except KeyError as error:
+    raise UserError(f"{path} lacks one of the arrays {', '.join(ARRAYS)}: {error.args[0]}") from error
+  except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    raise UserError(f"{path} cannot be read as a NumPy file of recordings ({error}): get it anew") from error
+  count = len(offsets) - 1
+  whole = wave.dtype == np.int16 and offsets[0] == 0 and offsets[-1] == len(wave) and (np.diff(offsets) > 0).all()
+  if not whole or any(len(array) != count for array in (label, speaker, index)):
+    raise UserError(
+      f"{path} is damaged: its arrays do not say where each of {count} recordings of 16 bits begins and ends"
+    )
+
+  chosen = np.flatnonzero(index < TESTS if split == "test" else index >= TESTS)
+  (length,) = features["wave"].shape
+  waves = np.zeros((len(chosen), length), np.int16)
+  for row, i in zip(waves, chosen, strict=True):
+    beginning = wave[offsets[i] : offsets[i + 1]][:length]
+    row[: len(beginning)] = beginning
+  _, number = np.unique(speaker, return_inverse=True)
+  arrays = {"wave": waves, "label": label[chosen].astype(np.int32), "speaker": number[chosen].astype(np.int32)}
+  return {name: arrays[name] for name in features}
+
+
+# mu-law ---------------------------------------------------------------------------------------------------------------
+
+
+def mu_law(x: Float[Array, "*shape"], levels: int = 256) -> Int[Array, "*shape"]:
+  """Waves in [-1, 1] -> tokens 0 .. levels - 1, finer towards silence.
+
+  ITU-T G.711 as in van den Oord et al. 2016, https://arxiv.org/abs/1609.03499, section 2.2: with mu = levels - 1,
+  f(x) = sign(x) log(1 + mu |x|) / log(1 + mu), rounded to the nearest of `levels` equally spaced values on [-1, 1].
+  """
+  mu = levels - 1
+  f = jnp.sign(x) * jnp.log1p(mu * jnp.abs(x)) / np.log1p(mu)
+  return jnp.clip(jnp.floor((f + 1) / 2 * mu + 0.5), 0, mu).astype(jnp.int32)
+
+
+def mu_law_inverse(tokens: Int[Array, "*shape"], levels: int = 256) -> Float[Array, "*shape"]:
+  """The waves, in [-1, 1], whose tokens these are: sign(f) ((1 + mu)^|f| - 1) / mu."""
+  mu = levels - 1
+  f = tokens.astype(jnp.result_type(float)) * (2 / mu) - 1
+  return jnp.sign(f) * jnp.expm1(jnp.abs(f) * np.log1p(mu)) / mu
+
+
+# What shows waves -----------------------------------------------------------------------------------------------------
+
+
+def wav(waves: Float[np.ndarray, "n length"], rate: int = RATE) -> bytes:
+  """A file of 16 bits of waves in [-1, 1], one after the other with a tenth of a second between them."""
+  from scipy.io import wavfile
+
+  apart = np.pad(np.nan_to_num(waves), ((0, 0), (0, rate // 10)))
+  buffer = io.BytesIO()
+  wavfile.write(buffer, rate, np.round(np.clip(apart, -1, 1) * (2**15 - 1)).astype(np.int16).reshape(-1))
+  return buffer.getvalue()
+
+
+def spectrograms(waves: Float[np.ndarray, "n length"], titles: list[str], rate: int = RATE) -> bytes:
+  """A PNG of waves and their spectrograms, 80 dB from white to black."""
+  from matplotlib.figure import Figure
+  from scipy.signal import spectrogram
+
+  columns = min(len(waves), 5)
+  rows = -(-len(waves) // columns)
+  figure = Figure((3 * columns, 2.6 * rows), layout="constrained")
+  axes = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [1, 2] * rows})
+  for ax in axes.flat:
+    ax.set_axis_off()
+  for i, wave in enumerate(np.nan_to_num(waves)):
+    above, below = axes[2 * (i // columns), i % columns], axes[2 * (i // columns) + 1, i % columns]
+    frequency, time, power = spectrogram(wave, rate, window="hann", nperseg=128, noverlap=96, scaling="spectrum")
+    loudness = 10 * np.log10(power + 1e-12)
+    above.plot(np.arange(len(wave)) / rate, wave, linewidth=0.4)
+    above.set(xlim=(0, len(wave) / rate), ylim=(-1, 1), title=titles[i])
+    below.imshow(
+      loudness,
+      origin="lower",
+      aspect="auto",
+      cmap="gray_r",
+      vmin=-90,
+      vmax=-10,
+      extent=(0, len(wave) / rate, 0, frequency[-1]),
+    )
+    below.set_axis_on()
+    below.set(xlabel="s" if i + columns >= len(waves) else None, ylabel="Hz" if i % columns == 0 else None)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=80)
+  return buffer.getvalue()
+
+
+PICTURES = 20  # spectrograms in a picture
+
+
+def render(waves: Float[np.ndarray, "n length"], conditions: Mapping[str, Any]) -> dict[str, bytes]:
+  """What shows samples of speech: {".wav": all of them, ".png": the first ones' spectrograms}."""
+  shown = waves[:PICTURES]
+  titles = [", ".join(f"{name} {int(conditions[name][i])}" for name in sorted(conditions)) for i in range(len(shown))]
+  return {".wav": wav(waves), ".png": spectrograms(shown, titles)}
