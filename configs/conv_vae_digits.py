@@ -6,8 +6,9 @@ Kingma et al. 2016, https://arxiv.org/abs/1606.04934, section 5.2, here with a s
     jaxgen train configs/conv_vae_digits.py
     jaxgen train configs/conv_vae_digits.py --free-bits 0.1
 
-Expect: not measured
-Cost: not measured
+Expect: 1.82 bits/dim by 500 importance samples (standard error 0.01), the bound 1.90; frechet_1437 7.56, 6.3 times its
+floor: pixels are drawn each by itself. One seed; with more steps or features it overfits
+Cost: 2.5 minutes on 2 CPU cores, which others used as well
 """
 
 import optax

@@ -5,8 +5,8 @@ http://proceedings.mlr.press/v15/larochelle11a.html, section 4
 
     jaxgen train configs/fvsbn_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: 18.9 nats of the digits in two levels (standard error 0.2), 0.43 bits/dim. One seed
+Cost: half a minute on 2 CPU cores, an estimate from 12 s of processor time
 """
 
 import optax

@@ -7,8 +7,8 @@ http://proceedings.mlr.press/v15/larochelle11a.html:
     jaxgen prepare binarized_mnist --data-dir DIR     (once, with a network; see README)
     jaxgen train configs/fvsbn_mnist.py --tfds-dir DIR
 
-Expect: not measured
-Cost: not measured
+Expect: not measured; the paper's is 97.45 nats
+Cost: an estimate from single steps: 2 minutes of a CPU core's time
 """
 
 import optax

@@ -1,4 +1,4 @@
-"""Importance-weighted autoencoder on MNIST, binarized anew at every use; a VAE with --importance-weighted False.
+"""Importance-weighted autoencoder on MNIST, binarized anew at every use.
 
 Paper: Burda et al. 2016, Importance weighted autoencoders, https://arxiv.org/abs/1509.00519, one stochastic layer: two
 layers of 200 tanh units, 50 latent dimensions, batches of 20. Table 1, 5,000 importance samples: VAE 86.76 nats; IWAE
@@ -6,10 +6,11 @@ layers of 200 tanh units, 50 latent dimensions, batches of 20. Table 1, 5,000 im
 
     jaxgen train configs/iwae_mnist.py --tfds-dir DIR
     jaxgen train configs/iwae_mnist.py --binarization fixed --tfds-dir DIR
-    jaxgen train configs/iwae_mnist.py --k 1 --no-importance-weighted --tfds-dir DIR
+    jaxgen train configs/iwae_mnist.py --k 1 --importance-weighted False --tfds-dir DIR
 
-Expect: not measured
-Cost: not measured
+Expect: not run to the end here, so no number
+Cost: 30 k steps of 13 ms of CPU time with k = 5 (21 ms in batches of 20 with k = 50) and 9 minutes of CPU time for the
+5,000 samples: about 8 minutes on 2 cores; an estimate, not measured
 """
 
 from typing import Literal
@@ -30,10 +31,10 @@ PUBLISHED = {
   ("dynamic", True, 1): ("Table 1", 86.76),
   ("dynamic", True, 5): ("Table 1", 85.54),
   ("dynamic", True, 50): ("Table 1", 84.78),
-  ("fixed", False, 1): ("Table 3", 88.71),
-  ("fixed", True, 1): ("Table 3", 88.71),
-  ("fixed", True, 5): ("Table 3", 87.63),
-  ("fixed", True, 50): ("Table 3", 87.10),
+  ("fixed", False, 1): ("Appendix D", 88.71),
+  ("fixed", True, 1): ("Appendix D", 88.71),
+  ("fixed", True, 5): ("Appendix D", 87.63),
+  ("fixed", True, 50): ("Appendix D", 87.10),
 }
 
 

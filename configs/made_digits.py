@@ -5,8 +5,8 @@ The likelihood is that of the mixture of all masks
 
     jaxgen train configs/made_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: 16.9 nats of the digits in two levels (standard error 0.2), 0.38 bits/dim. One seed
+Cost: half a minute on 2 CPU cores, an estimate from 11 s of processor time
 """
 
 import optax

@@ -7,8 +7,8 @@ the paper's optimizer and early stopping; `--shuffle` draws the orders, too
     jaxgen prepare binarized_mnist --data-dir DIR     (once, with a network; see README)
     jaxgen train configs/made_mnist.py --tfds-dir DIR
 
-Expect: not measured
-Cost: not measured
+Expect: not measured; the paper's is 88.04 nats
+Cost: an estimate from single steps: 41 minutes of a CPU core's time, and the evaluation of 32 masks
 """
 
 import optax

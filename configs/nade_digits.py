@@ -5,8 +5,8 @@ http://proceedings.mlr.press/v15/larochelle11a.html: eq. 8 to 10, the O(HD) recu
 
     jaxgen train configs/nade_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: 18.5 nats of the digits in two levels (standard error 0.2), 0.42 bits/dim. One seed
+Cost: half a minute on 2 CPU cores, an estimate from 10 s of processor time
 """
 
 import optax

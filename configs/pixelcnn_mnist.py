@@ -6,8 +6,8 @@ Paper: van den Oord et al. 2016, Pixel recurrent neural networks, https://arxiv.
     jaxgen prepare binarized_mnist --data-dir DIR     (once, with a network; see README)
     jaxgen train configs/pixelcnn_mnist.py --tfds-dir DIR
 
-Expect: not measured
-Cost: not measured
+Expect: not measured; the paper's is 81.30 nats
+Cost: an estimate from single steps: 3.6 hours of a CPU core's time
 """
 
 import optax

@@ -7,8 +7,8 @@ average of the weights
     jaxgen prepare cifar10 --data-dir DIR     (once, with a network; see README)
     jaxgen train configs/pixelcnnpp_cifar10.py --tfds-dir DIR
 
-Expect: not measured
-Cost: not measured
+Expect: not measured; the paper's is 2.92 bits/dim
+Cost: not measured, and not for a CPU
 """
 
 import optax

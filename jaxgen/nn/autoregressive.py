@@ -4,8 +4,8 @@
     step, carry = network.stepper(params, x)                # for sampling, x [N, *shape] for its shape alone
     parameters, carry = step(carry, x, k)                   # of the k-th value, [N, outputs]
 
-`step` is called for k = 0, 1, .., D - 1 with x [N, D] filled up to there. FVSBN and NADE are of binary values, -1 and 1;
-their papers' v is (x + 1) / 2.
+`step` is called for k = 0, 1, .., D - 1 with x [N, D] filled up to there. FVSBN and NADE are of binary values, -1 and
+1; their papers' v is (x + 1) / 2.
 """
 
 from collections.abc import Callable

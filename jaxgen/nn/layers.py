@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxgen.errors import UserError
 from jaxgen.nn.conv import conv, conv_of_doubled, written_out
 
 Dtype = Any
@@ -308,13 +309,26 @@ class BatchNorm(nn.Module):
     return scale_shift(x, spread(mean), spread(jax.lax.rsqrt(var + self.eps) * scale), spread(bias))
 
 
+def check_rate(name: str, rate: float) -> None:
+  """Raises a UserError for a rate outside [0, 1): of what is left out, the rest is divided by 1 - rate."""
+  if not 0 <= rate < 1:
+    raise UserError(f"{name} is a rate in [0, 1), and this is {rate:g}: change it")
+
+
 class Dropout(nn.Module):
   """Dropout whose mask is a function of each example's position in the global batch.
 
   The mask of example b is drawn from `fold_in(rng "dropout", index[b])`: microbatches and meshes drop the same units.
+
+  Raises:
+    UserError: a rate outside [0, 1).
   """
 
   rate: float
+
+  def __post_init__(self):
+    check_rate("dropout", self.rate)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *rest"], index: Int[Array, "batch"] | None) -> Float[Array, "batch *rest"]:

@@ -44,7 +44,7 @@ class Shared(nn.Module):
 class MLPEncoder(nn.Module):
   """Kingma and Welling 2013, https://arxiv.org/abs/1312.6114, Appendix C.2; without hidden layers it is linear.
 
-  It sees intensities, (x + 1) / 2, as the paper's: most pixels of MNIST are then 0, and it learns twice as fast.
+  It sees intensities, (x + 1) / 2, as the paper's: most pixels of MNIST are then 0, and it learns faster.
   """
 
   latent: int

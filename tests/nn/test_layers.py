@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxgen.errors import UserError
+from jaxgen.nn.attention import DropPath
 from jaxgen.nn.conv import jax_derivatives
 from jaxgen.nn.layers import (
   BatchNorm,
@@ -190,3 +192,12 @@ def test_dropout_keeps_the_mean_and_drops_by_index():
   np.testing.assert_array_equal(apply(x[:2], jnp.array([3, 1])), y[jnp.array([3, 1])])
   assert len({y[i].tobytes() for i in range(4)}) == 4
   np.testing.assert_array_equal(apply(x, None), x)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_rates_that_leave_nothing_are_refused(rate):
+  x, key = jnp.ones((2, 3)), jax.random.key(0)
+  with pytest.raises(UserError, match=r"dropout is a rate in \[0, 1\)"):
+    Dropout(rate).apply({}, x, jnp.arange(2), rngs={"dropout": key})
+  with pytest.raises(UserError, match=r"drop_path is a rate in \[0, 1\)"):
+    DropPath().apply({}, x, rate, jnp.arange(2), rngs={"dropout": key})
