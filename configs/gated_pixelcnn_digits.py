@@ -5,8 +5,8 @@ two stacks, gates, and a bias for each class
 
     jaxgen train configs/gated_pixelcnn_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: 79.9 nats given the labels (standard error 0.8), 1.80 bits/dim; frechet_1437 1.01 times its floor. One seed
+Cost: two minutes on 2 CPU cores, an estimate from 105 s of processor time
 """
 
 import optax

@@ -5,8 +5,10 @@ https://arxiv.org/abs/1807.03039: actnorm, 1x1 convolutions and affine coupling,
 
     jaxgen train configs/glow_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: at most 2.28 bits/dim (standard error 0.02), 1.98 on the training images; frechet_1437 5.1, 4.3 times its floor;
+round trips exact to 3e-6. 2,000 steps look better, 2.5 times the floor, and have learned the training images by heart:
+1.75 bits/dim on them and 2.54 on the test images. One seed
+Cost: 6 minutes on 2 CPU cores that were busy with other work as well
 """
 
 from functools import partial

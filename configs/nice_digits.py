@@ -5,8 +5,10 @@ coupling layers, a scaling, and a logistic prior.
 
     jaxgen train configs/nice_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: at most 2.80 bits/dim (standard error 0.02), 2.38 on the training images; frechet_1437 12.4, 10.4 times its
+floor; round trips exact to 1e-6. It learns its 1,437 images by heart soon: three layers of 256 reach 1.67 bits/dim on
+them and 3.57 on the test images. One seed
+Cost: 3 minutes on 2 CPU cores that were busy with other work as well
 """
 
 from functools import partial
@@ -24,10 +26,10 @@ from jaxgen.nn.nice import nice
 
 
 def experiment(
-  steps: int = 2_500,
+  steps: int = 2_000,
   batch_size: int = 128,
-  learning_rate: float = 3e-3,
-  widths: tuple[int, ...] = (256, 256, 256),
+  learning_rate: float = 5e-3,
+  widths: tuple[int, ...] = (64, 64),
   base: Literal["logistic", "gaussian"] = "logistic",
   temperature: float = 1.0,
   ema: float = 0.99,

@@ -5,8 +5,9 @@ with checkerboard and channel masks at two scales, residual networks with weight
 
     jaxgen train configs/realnvp_digits.py
 
-Expect: not measured
-Cost: not measured
+Expect: at most 2.08 bits/dim (standard error 0.01), 1.93 on the training images; frechet_1437 6.8, 5.7 times its floor;
+round trips exact to 3e-6. One seed
+Cost: 20 minutes on 2 CPU cores that were busy with other work as well
 """
 
 from functools import partial

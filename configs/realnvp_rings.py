@@ -5,8 +5,8 @@ coupling layers; the clouds are those that adversarial models are tested with, w
 
     jaxgen train configs/realnvp_rings.py
 
-Expect: not measured
-Cost: not measured
+Expect: 0.57 nats (standard error 0.01) per point; the clouds' entropy is ln 8 + ln(2 pi e 0.01) = 0.31. One seed
+Cost: 6 minutes on 2 CPU cores that were busy with other work as well
 """
 
 import jax
@@ -22,7 +22,7 @@ from jaxgen.nn.realnvp import realnvp_vectors
 
 
 def experiment(
-  steps: int = 4_000,
+  steps: int = 2_000,
   batch_size: int = 512,
   learning_rate: float = 2e-3,
   points: str = "ring8",

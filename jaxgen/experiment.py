@@ -28,7 +28,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from jaxgen import pictures
 from jaxgen.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -43,6 +42,13 @@ RESERVED = frozenset(
   + ["help", "version", "data_dir", "manual_dir"]
 )
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
+
+
+def as_pictures(samples: Any, conditions: Mapping[str, Any]) -> dict[str, bytes]:
+  """Samples as one picture, {".png": ...}."""
+  from jaxgen import pictures
+
+  return {".png": pictures.png(pictures.grid(samples))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Experiment:
   evaluate_batch: int | None = None
   keep: int = 2
   best: tuple[str, str] | None = None
-  render: Callable[[Any, Mapping[str, Any]], dict[str, bytes]] = pictures.render
+  render: Callable[[Any, Mapping[str, Any]], dict[str, bytes]] = as_pictures
   figures: Sequence[Callable[["Run"], dict[str, bytes]]] = ()
   published: Sequence["Published"] = ()
   layouts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)

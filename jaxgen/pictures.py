@@ -4,8 +4,6 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -51,11 +49,6 @@ def grid(
   scale = scale or enlargement(h, w)
   tiles = to_uint8(images).repeat(scale, 1).repeat(scale, 2)
   return _lay_out(tiles, columns, gap=max(1, scale // 2))
-
-
-def render(samples: Float[np.ndarray, "n h w c"], conditions: Mapping[str, Any]) -> dict[str, bytes]:
-  """Samples as one picture, {".png": ...}."""
-  return {".png": png(grid(samples))}
 
 
 def pairs(
