@@ -10,8 +10,8 @@ nanoGPT, https://github.com/karpathy/nanoGPT, whose README gives a validation lo
 FILE is https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt. With byte pair
 encoding: `--characters False --vocabulary 1000`.
 
-Expect: not measured
-Cost: not measured
+Expect: 1.886 nats per character on the last tenth of the text (standard error 0.005). One seed
+Cost: 4 minutes on 2 CPU cores that were busy with other work as well
 """
 
 import optax

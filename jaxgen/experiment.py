@@ -179,7 +179,7 @@ def _cast(value: Any, kind: Any) -> Any:
   return value
 
 
-def _code(source: str) -> str:
+def code_of(source: str) -> str:
   """What a config's source does, without its docstrings, comments and layout."""
   tree = ast.parse(source)
   for node in ast.walk(tree):
@@ -420,7 +420,7 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
       raise UserError(
         f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}"
       )
-  if _code((folder / "config.py").read_text()) != _code(config.source):
+  if code_of((folder / "config.py").read_text()) != code_of(config.source):
     raise UserError(
       f"{config.path} has changed since {folder.path} began, which keeps its own copy in config.py: {way_out}"
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Config, Folder, Run, config_summary, versions, where
+from jaxgen.experiment import Config, Folder, Run, code_of, config_summary, versions, where
 from jaxgen.metrics import likelihood
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def reproduce(
 
 
 def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
-  """SHA-256 of a config's source and the arguments that differ from its defaults."""
-  return hashlib.sha256(json.dumps([config.source, dict(arguments)], sort_keys=True).encode()).hexdigest()
+  """SHA-256 of what a config's source does, docstrings and comments aside, and of the arguments given to it."""
+  return hashlib.sha256(json.dumps([code_of(config.source), dict(arguments)], sort_keys=True).encode()).hexdigest()
 
 
 def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
