@@ -55,7 +55,7 @@ def attention(
     source = run.data.source("test").gather(np.arange(examples))["source"]
     target = run.sample(examples, source=source)
     read = jnp.pad(jnp.asarray(target)[:, :-1], ((0, 0), (1, 0)), constant_values=start)
-    params = run.state.ema.get("network", run.state.params["network"])
+    params = run.state.averaged()
     seen = source != 0
     _, weights = network.apply({"params": params}, source, read, seen, method="attend")
 

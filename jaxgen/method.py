@@ -42,6 +42,10 @@ class State:
   ema: dict[str, Params]  # averaged copies of networks' parameters, {} where the method keeps none
   buffers: Buffers  # what training carries and no gradient touches, {} where there is none
 
+  def averaged(self, name: str = "network") -> Params:
+    """A network's averaged parameters, or its own where the method keeps none: what evaluates and samples."""
+    return self.ema.get(name, self.params[name])
+
 
 class Player(NamedTuple):
   """A network that is trained, and against what.

@@ -101,7 +101,7 @@ def test_attention_shows_the_weights_of_each_string():
   run = SimpleNamespace(
     data=SimpleNamespace(source=lambda split: SimpleNamespace(gather=lambda index: {"source": source[index]})),
     sample=lambda n, source: target,
-    state=SimpleNamespace(ema={}, params={"network": {}}),
+    state=SimpleNamespace(averaged=dict),
   )
   files = figures.attention(network, figures.letters, start=1, end=2, examples=2)(run)
   assert list(files) == ["attention.png"]

@@ -311,7 +311,7 @@ def ode_nll(
 ) -> Float[Array, " batch"]:
   """-log of the probability of quantised data, bounded by dequantization (L5), (L6); nats per example.
 
-  An estimate of the bound with one set of draws per example; say which beside the number, see `nll_name`.
+  An estimate of the bound with one set of draws per example; say so in its name, "nll_nats_dequantized_20" of 20.
 
   (L6) needs p itself, and an estimate of log p that is right in the mean gives one of p that is too large. All samples
   of an example therefore have the same probes: what these get wrong is nearly the same in each p(x_k), and the bound
@@ -344,11 +344,6 @@ def ode_nll(
 
   each = jax.lax.map(one, jnp.arange(samples))
   return float(np.log(samples)) - logsumexp(-each, axis=0) - x_0[0].size * float(np.log(width))
-
-
-def nll_name(levels: int | None, samples: int = 1) -> str:
-  """What to call `ode_nll`: "nll_nats" of continuous data, else "nll_nats_dequantized", and "_K" behind it if K > 1."""
-  return "nll_nats" if levels is None else "nll_nats_dequantized" + (f"_{samples}" if samples > 1 else "")
 
 
 def bin_of(x_0: Float[Array, "..."], levels: int, bins: Bins) -> tuple[Float[Array, "..."], float]:

@@ -51,7 +51,7 @@ def _variables(state: State) -> dict[str, Any]:
 
 
 def _averaged(state: State) -> dict[str, Any]:
-  return {**_variables(state), "params": state.ema.get(NETWORK, state.params[NETWORK])}
+  return {**_variables(state), "params": state.averaged(NETWORK)}
 
 
 def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fresh: Sequence[str] = ()) -> int:

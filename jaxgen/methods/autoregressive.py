@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose
-from jaxgen.methods.distributions import Distribution
+from jaxgen.methods.distributions import Distribution, nll_name
 
 
 def autoregressive(
@@ -65,12 +65,7 @@ def autoregressive(
     raise UserError(f"the distribution is of {distribution.levels} levels and the data of real numbers: change it")
   if D % V:
     raise UserError(f"a draw has {V} values, which do not divide the {D} values of shape {shape}: change one of them")
-  if distribution.levels is not None:
-    name, log_units = "nll_nats", 0.0
-  elif levels is None:
-    name, log_units = "nll_nats_density", 0.0
-  else:
-    name, log_units = "nll_nats_dequantized", D * math.log(levels / 2)
+  name, integers = nll_name(distribution.levels, levels, D)
 
   def example(batch: Batch) -> Float[Array, "batch *shape"]:
     return batch["image"] if "image" in batch else batch["x"]
@@ -100,17 +95,17 @@ def autoregressive(
   def loss(params: Params, state: State, batch: Batch, key: Array):
     member = {} if members == 1 else {"member": state.step % members}
     each = nats(params, example(batch), **options(batch), **member, index=batch["index"], rngs={"dropout": key})
-    return (jnp.mean(each) + log_units) / D, ({}, state.buffers)
+    return (jnp.mean(each) + integers) / D, ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
-    params, x = averaged(state), example(batch)
+    params, x = state.averaged(), example(batch)
     if members == 1:
-      return {name: nats(params, x, **options(batch)) + log_units}
+      return {name: nats(params, x, **options(batch)) + integers}
     each = jax.lax.map(lambda m: nats(params, x, **options(batch), member=m), jnp.arange(members))
-    return {name: math.log(members) - jax.nn.logsumexp(-each, axis=0) + log_units}
+    return {name: math.log(members) - jax.nn.logsumexp(-each, axis=0) + integers}
 
   def sample(state: State, keys: Key[Array, "n"], label: Int[Array, "n"] | None = None) -> Float[Array, "n *shape"]:
-    params, n = averaged(state), len(keys)
+    params, n = state.averaged(), len(keys)
     x = jnp.zeros((n, *shape))
     more = {"label": label} if conditional else {}
     order = jnp.broadcast_to(jnp.arange(D // V), (n, D // V))
@@ -127,9 +122,6 @@ def autoregressive(
 
     (x, _), _ = jax.lax.scan(draw, (x.reshape(n, D // V, V), carry), jnp.arange(D // V))
     return x.reshape(n, *shape)
-
-  def averaged(state: State) -> Params:
-    return state.ema.get("network", state.params["network"])
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(loss, optimizer))]

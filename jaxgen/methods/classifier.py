@@ -121,7 +121,7 @@ def classifier(
     return teacher.tau**2 * jnp.mean(jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1))
 
   def evaluate(state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-    params = state.ema.get("network", state.params["network"])
+    params = state.averaged()
     logits = wide(network.apply({"params": params, **state.buffers}, batch["image"]))
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return {"nll_nats": nll, "correct": correct(logits, batch["label"])}

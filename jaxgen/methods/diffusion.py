@@ -163,16 +163,16 @@ def gaussian_diffusion(
 
   def denoiser(state: State, label: Label | None, name: str = "network") -> Denoise:
     module = {"network": network, "guide": guide and guide.network}[name]
-    return lambda x, t: predict(module, averaged(state, name), x, t, label)
+    return lambda x, t: predict(module, state.averaged(name), x, t, label)
 
   def guided(state: State, label: Label | None, weight: Float[Array, " batch"]) -> Denoise:
     main = denoiser(state, label if conditional else None)
     if guide:
       return guidance.autoguidance(main, denoiser(state, label, "guide"), schedule, weight, rescale, interval)
     if classifier:
-      return guidance.classifier(main, schedule, partial(log_p, averaged(state, "classifier"), label), weight)
+      return guidance.classifier(main, schedule, partial(log_p, state.averaged("classifier"), label), weight)
     if label_dropout:
-      pair = partial(predict, network, averaged(state, "network"))
+      pair = partial(predict, network, state.averaged())
       return guidance.classifier_free(pair, schedule, label, jnp.asarray(classes), weight, rescale, interval)
     raise UserError("this model has nothing to be guided by: train it with label_dropout, a guide or a classifier")
 
@@ -233,9 +233,6 @@ def gaussian_diffusion(
     t, _ = times.draw(state.buffers.get("times"), key, t_keys, batch["index"])
     x_t, _ = diffuse(schedule, batch["image"], t, eps_keys)
     return -jnp.mean(log_p(params, labels(batch), x_t, t)), ({}, state.buffers)
-
-  def averaged(state: State, name: str) -> Params:
-    return state.ema.get(name, state.params[name])
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     keys = example_keys(key, batch["index"])

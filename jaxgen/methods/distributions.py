@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxgen.errors import UserError
 
@@ -46,9 +46,24 @@ def to_integers(x: Float[Array, "*shape"], levels: int) -> Int[Array, "*shape"]:
   return jnp.round((x + 1) * ((levels - 1) / 2)).astype(jnp.int32)
 
 
-def to_values(k: Int[Array, "*shape"], levels: int, dtype) -> Float[Array, "*shape"]:
+def to_values(k: Num[Array, "*shape"], levels: int, dtype) -> Float[Array, "*shape"]:
   """k -> 2 k / (levels - 1) - 1."""
   return k.astype(dtype) * (2 / (levels - 1)) - 1
+
+
+def nll_name(distribution: int | None, levels: int | None, values: int) -> tuple[str, float]:
+  """What -log p of an example is called, and the nats that make it one of the integers.
+
+  A density of integers that `data.transforms.dequantize` spread over [-1, 1) bounds theirs: see there.
+
+  Args:
+    distribution: levels of the distribution, None where it is a density.
+    levels: of the data, None where they are real numbers.
+    values: of an example.
+  """
+  if distribution is not None:
+    return "nll_nats", 0.0
+  return ("nll_nats_density", 0.0) if levels is None else ("nll_nats_dequantized", values * math.log(levels / 2))
 
 
 def _wide(x: Array) -> Array:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose
+from jaxgen.methods.distributions import nll_name, to_values
 
 Event = Float[Array, "batch *shape"]
 
@@ -40,7 +41,7 @@ BASES = {"gaussian": gaussian, "logistic": logistic}
 
 def variables(state: State) -> PyTree:
   """What evaluation and sampling apply the bijection with: averaged parameters where there are any."""
-  return {"params": state.ema.get("network", state.params["network"]), **state.buffers}
+  return {"params": state.averaged(), **state.buffers}
 
 
 def encode(bijection: Any, state: State, x: Event) -> Event:
@@ -55,7 +56,7 @@ def decode(bijection: Any, state: State, z: Event, levels: int | None = None) ->
   if levels is None:
     return x
   k = jnp.clip(jnp.floor((x + 1) * (levels / 2)), 0, levels - 1)
-  return k * (2 / (levels - 1)) - 1
+  return to_values(k, levels, x.dtype)
 
 
 def log_density(bijection: Any, state: State, x: Event, base: Base = gaussian) -> Float[Array, " batch"]:
@@ -108,8 +109,7 @@ def flow(
   if temperature < 0:
     raise UserError(f"a temperature is at least 0, and this is {temperature:g}: change it")
   size = math.prod(shape)
-  name = "nll_nats_density" if levels is None else "nll_nats_dequantized"
-  integers = 0.0 if levels is None else size * math.log(levels / 2)
+  name, integers = nll_name(None, levels, size)
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
     if feature not in batch:

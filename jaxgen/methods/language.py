@@ -27,6 +27,7 @@ from jaxgen import decoding
 from jaxgen.data.audio import mu_law_inverse
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose
+from jaxgen.methods.distributions import to_integers, to_values
 
 Tokens = Int[Array, "batch tokens"]
 
@@ -47,11 +48,10 @@ def pixels(shape: tuple[int, int, int], levels: int) -> Code:
   """The values of images in [-1, 1], [B, H, W, C], row by row and all channels of a pixel in turn."""
 
   def encode(batch: Batch) -> Tokens:
-    values = jnp.round((batch["image"] + 1) * ((levels - 1) / 2)).astype(jnp.int32)
-    return values.reshape(-1, math.prod(shape))
+    return to_integers(batch["image"], levels).reshape(-1, math.prod(shape))
 
   def decode(tokens: Tokens) -> Float[Array, "batch height width channels"]:
-    return tokens.reshape(-1, *shape).astype(jnp.result_type(float)) * (2 / (levels - 1)) - 1
+    return to_values(tokens.reshape(-1, *shape), levels, jnp.result_type(float))
 
   return Code(encode, decode)
 
@@ -145,7 +145,7 @@ def language(
     return jnp.mean(nll(params, batch, index=batch["index"], rngs={"dropout": key})), ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
-    nats = nll(state.ema.get("network", state.params["network"]), batch)
+    nats = nll(state.averaged(), batch)
     return {"nll_nats": nats.sum(axis=1), "tokens": jnp.full(len(nats), nats.shape[1], nats.dtype)}
 
   def sample(
@@ -155,7 +155,7 @@ def language(
     temperature: Float[Array, "n"] | float = temperature,
     **given: Int[Array, "n"],
   ) -> Array:
-    params = state.ema.get("network", state.params["network"])
+    params = state.averaged()
     prompt = jnp.zeros((len(keys), 0), jnp.int32) if prompt is None else prompt.astype(jnp.int32)
     if prompt.shape[1] >= length:
       raise UserError(f"a prompt of {prompt.shape[1]} tokens leaves nothing to say of {length}: cut it, or say more")

@@ -102,13 +102,13 @@ def seq2seq(
 
   def evaluate(state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     source, target = batch["source"], batch["target"]
-    params = state.ema.get("network", state.params["network"])
+    params = state.averaged()
     nats, right, real = terms(network.apply({"params": params}, source, read(target), source != pad), target, 0.0)
     tokens = real.sum(axis=1)
     return {"nll_nats": nats.sum(axis=1), "tokens": tokens, "correct": (right.sum(axis=1) == tokens).astype(nats.dtype)}
 
   def sample(state: State, keys: jax.Array, source: Int[Array, "batch source"]) -> Int[Array, "batch length"]:
-    params = state.ema.get("network", state.params["network"])
+    params = state.averaged()
     source = source.astype(jnp.int32)
     step, carry = network.stepper(params, source, source != pad, length)
     tokens, _ = greedy(step, carry, jnp.full(len(source), start, jnp.int32), length=length, end=end, pad=pad)

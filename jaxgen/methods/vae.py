@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose, example_keys
-from jaxgen.methods.distributions import Distribution
+from jaxgen.methods.distributions import Distribution, nll_name
 
 Image = Float[Array, "batch height width channels"]
 Latent = Float[Array, "batch latent"]
@@ -65,13 +65,6 @@ def check(likelihood: Distribution, levels: int | None) -> None:
     has = "real numbers" if levels is None else f"integers of {levels} levels"
     wants = "binary data" if likelihood.levels == 2 else f"data of {likelihood.levels} levels"
     raise UserError(f"the likelihood is of {wants}, and these are {has}: change it, or transform the data")
-
-
-def scale(likelihood: Distribution, levels: int | None, shape: tuple[int, int, int]) -> tuple[str, float]:
-  """What stands after "nll_nats" for such data, and the logarithm of the volume that an example's integers have."""
-  if likelihood.levels is not None:
-    return "", 0.0
-  return ("_density", 0.0) if levels is None else ("_dequantized", math.prod(shape) * math.log(2 / levels))
 
 
 def check_shapes(likelihood: Distribution, shape: tuple[int, int, int], image: Array, output: Array) -> None:
@@ -148,7 +141,7 @@ def vae(
       raise UserError(f"{name} is 0 or more, and this is {weight:g}: change it")
   if importance_weighted and (beta != 1 or free_bits):
     raise UserError("the importance-weighted bound has no KL: leave beta at 1 and free_bits at 0, or train by the ELBO")
-  kind, unit = scale(likelihood, levels, shape)
+  name, integers = nll_name(likelihood.levels, levels, math.prod(shape))
 
   def decode(params: Params, z: Float[Array, "batch k latent"]) -> Outputs:
     output = decoder.apply({"params": params["decoder"]}, z.reshape(-1, latent))
@@ -163,7 +156,7 @@ def vae(
     """(log p(x | z), z) of each z = mu + sigma eps."""
     z = mu[:, None] + jnp.exp(log_sigma)[:, None] * eps
     every = jnp.broadcast_to(x[:, None], (*z.shape[:2], *shape))
-    return log_prob(likelihood, decode(params, z), every) + unit, z
+    return log_prob(likelihood, decode(params, z), every) - integers, z
 
   def log_weights(
     params: Params, x: Image, mu: Latent, log_sigma: Latent, eps: Float[Array, "batch k latent"]
@@ -197,7 +190,7 @@ def vae(
     return reconstruction + beta * divergence, (metrics, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
-    params, x = averaged(state), batch["image"]
+    params, x = state.averaged(), batch["image"]
     mu, log_sigma = encoder.apply({"params": params["encoder"]}, x)
     keys = example_keys(key, batch["index"])
 
@@ -213,7 +206,6 @@ def vae(
     nothing = jnp.zeros_like(mu[:, 0])
     chunks = jnp.arange(-(-importance_samples // chunk))
     (total, log_total), _ = jax.lax.scan(add, (nothing, nothing - jnp.inf), chunks)
-    name = f"nll_nats{kind}"
     return {
       f"{name}_elbo": -total / importance_samples,
       f"{name}_importance_{importance_samples}": math.log(importance_samples) - log_total,
@@ -221,7 +213,7 @@ def vae(
 
   def sample(state: State, keys: Key[Array, " n"]) -> Image:
     z_keys, x_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    params = averaged(state)
+    params = state.averaged()
     dtype = jax.tree.leaves(params)[0].dtype
     z = jax.vmap(lambda key: jax.random.normal(key, (latent,), dtype))(z_keys)
     output = decoder.apply({"params": params["decoder"]}, z)
@@ -232,15 +224,11 @@ def vae(
   return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
 
 
-def averaged(state: State) -> Params:
-  return state.ema.get("network", state.params["network"])
-
-
 def to_latent(encoder: Any) -> Callable[[State, Image], Latent]:
   """(state, images) -> the mean of q(z | x), for figures."""
-  return lambda state, x: encoder.apply({"params": averaged(state)["encoder"]}, x)[0]
+  return lambda state, x: encoder.apply({"params": state.averaged()["encoder"]}, x)[0]
 
 
 def to_image(decoder: Any, likelihood: Distribution) -> Callable[[State, Latent], Image]:
   """(state, z) -> the mean of p(x | z), for figures."""
-  return lambda state, z: average(likelihood, decoder.apply({"params": averaged(state)["decoder"]}, z))
+  return lambda state, z: average(likelihood, decoder.apply({"params": state.averaged()["decoder"]}, z))

@@ -25,6 +25,7 @@ from jaxgen.diffusion.predictions import to_x0_eps
 from jaxgen.diffusion.sampling import Denoise, normal
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.methods.distributions import to_integers, to_values
 
 Image = Float[Array, "batch height width channels"]
 
@@ -89,7 +90,7 @@ def vdm(
     r = sigma_0 / alpha_0
     away = (x + r * normal(keys, x))[..., None] - jnp.asarray(values, x.dtype)
     log_p = jax.nn.log_softmax(-0.5 * (away / r) ** 2, axis=-1)
-    k = jnp.round((x + 1) * ((levels - 1) / 2)).astype(jnp.int32)
+    k = to_integers(x, levels)
     return prior - jnp.sum(jnp.take_along_axis(log_p, k[..., None], axis=-1)[..., 0], axis=dims)
 
   def integrand(
@@ -125,11 +126,8 @@ def vdm(
     metrics = {"gamma_0": -first, "gamma_1": -last}
     return jnp.mean(nats) / x[0].size, (metrics, state.buffers)
 
-  def averaged(state: State) -> Params:
-    return state.ema.get("network", state.params["network"])
-
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
-    params, x = averaged(state), batch["image"]
+    params, x = state.averaged(), batch["image"]
     schedule = schedule_of(params)
     denoise = denoiser(params, schedule)
     keys = example_keys(key, batch["index"])
@@ -143,14 +141,14 @@ def vdm(
     return {"nll_nats": jax.lax.scan(add, ends(schedule, x, end_keys), jnp.arange(terms))[0]}
 
   def sample(state: State, keys: Key[Array, " n"]) -> Image:
-    params = averaged(state)
+    params = state.averaged()
     schedule = schedule_of(params)
     start_keys, solver_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     z = jax.vmap(lambda key: jax.random.normal(key, shape))(start_keys)
     times = grid(schedule, sampling_steps)
     z = sampling.sample(solver(schedule), denoiser(params, schedule), times, z, solver_keys)
     x = z / schedule.alpha(jnp.zeros((), z.dtype))
-    return jnp.round((x.clip(-1, 1) + 1) * ((levels - 1) / 2)) * (2 / (levels - 1)) - 1
+    return to_values(to_integers(x.clip(-1, 1), levels), levels, x.dtype)
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(train, optimizer))]

@@ -19,6 +19,7 @@ https://arxiv.org/abs/2005.00341, section 3.2), as most do after the first step.
 codes as they are, while they are learned, and -log p(x | z_q) - log p(k) bounds -log p(x).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,8 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.decoding import ancestral
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Buffers, Method, Params, Player, State, compose
-from jaxgen.methods.distributions import Distribution
-from jaxgen.methods.vae import Image, average, check, check_shapes, draw, log_prob, scale
+from jaxgen.methods.distributions import Distribution, nll_name
+from jaxgen.methods.vae import Image, average, check, check_shapes, draw, log_prob
 
 Vectors = Float[Array, "*positions dim"]
 Codes = Int[Array, "*positions"]
@@ -121,7 +122,7 @@ def vqvae(
   for name, share in dict(decay=decay, restart=restart).items():
     if not 0 <= share < 1:
       raise UserError(f"{name} lies in [0, 1), and this is {share:g}: change it")
-  kind, unit = scale(likelihood, levels, shape)
+  name, integers = nll_name(likelihood.levels, levels, math.prod(shape))
 
   def encode(params: Params, x: Image) -> Float[Array, "batch h w dim"]:
     return encoder.apply({"params": params["encoder"]}, x)
@@ -132,7 +133,7 @@ def vqvae(
     return k, e[k]
 
   def log_likelihood(params: Params, z: Array, x: Image) -> Float[Array, " batch"]:
-    return log_prob(likelihood, decoder.apply({"params": params["decoder"]}, z), x) + unit
+    return log_prob(likelihood, decoder.apply({"params": params["decoder"]}, z), x) - integers
 
   def prior_nats(params: Params, k: Int[Array, "batch h w"], **options) -> Float[Array, " batch"]:
     """-log p(k)."""
@@ -185,7 +186,7 @@ def vqvae(
     params = state.params["network"]
     k, e = quantize(state.buffers, encode(params, batch["image"]))
     bound = log_likelihood(params, e, batch["image"]) - prior_nats(state.params["prior"], k)
-    return {f"nll_nats{kind}_elbo": -bound}
+    return {f"{name}_elbo": -bound}
 
   def sample(state: State, keys: Key[Array, " n"]) -> Image:
     k_keys, x_keys = jax.vmap(jax.random.split, out_axes=1)(keys)

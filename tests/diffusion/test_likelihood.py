@@ -316,9 +316,6 @@ def test_the_prior_continuous_data_and_the_name_of_the_number(x64):
   x_T, log_det = run(encode)
   expected = stats.norm(0, schedule.prior_std).logpdf(x_T).sum(1) + log_det
   np.testing.assert_allclose(run(likelihood.ode_nll, levels=None), -expected, rtol=1e-12)
-  assert likelihood.nll_name(None) == "nll_nats"
-  assert likelihood.nll_name(256) == "nll_nats_dequantized"
-  assert likelihood.nll_name(256, 20) == "nll_nats_dequantized_20"
 
 
 # --- Bounds ---------------------------------------------------------------------------------------------------------
