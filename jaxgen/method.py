@@ -40,7 +40,7 @@ class State:
   params: dict[str, Params]  # one entry per network, trained or frozen
   opt: dict[str, PyTree]  # optax's states, one entry per trained network
   ema: dict[str, Params]  # averaged copies of networks' parameters, {} where the method keeps none
-  buffers: Buffers  # what training carries and no gradient touches, {} where there is none
+  buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `parallel.shard_state`
 
   def averaged(self, name: str = "network") -> Params:
     """A network's averaged parameters, or its own where the method keeps none: what evaluates and samples."""
@@ -206,6 +206,48 @@ def compose(
     return new.replace(step=state.step + 1, skipped=skipped), metrics | {"skipped": skipped}
 
   return Method(init_state, step, evaluate, sample, mean, axis, facts)
+
+
+def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -> Method:
+  """A method that goes back to what it was when a step's metrics say that it diverged.
+
+  Two snapshots of params, opt, ema and buffers are carried in `buffers["snapshots"]`: the newer is taken every so many
+  steps, and becomes the older then. Going back is to the older, so at least `every` steps unless they are the first,
+  for what has just diverged was often wrong for a while. The step's number goes on, and with it data and noise are
+  others. The metric "rolled_back" is 1 where that happened.
+
+  Args:
+    method: its buffers are a dict.
+    diverged: metrics of a step -> () bool.
+    every: steps between snapshots.
+  """
+  if every < 1:
+    raise ValueError(f"snapshots are taken every 1 or more steps, not {every}")
+
+  def keep(state: State) -> dict[str, Any]:
+    return {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
+
+  def either(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+  def init(key: Array, batch: Batch) -> State:
+    state = method.init(key, batch)
+    snapshots = {age: jax.tree.map(jnp.copy, keep(state)) for age in ("older", "newer")}
+    return state.replace(buffers={**state.buffers, "snapshots": snapshots})
+
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    own = dict(state.buffers)
+    snapshots = own.pop("snapshots")
+    new, metrics = method.step(state.replace(buffers=own), batch)
+    bad = diverged(metrics)
+    now = either(bad, snapshots["older"], keep(new))
+    take = new.step % every == 0
+    older = either(take & ~bad, snapshots["newer"], snapshots["older"])
+    newer = either(take | bad, now, snapshots["newer"])
+    new = new.replace(**{**now, "buffers": {**now["buffers"], "snapshots": {"older": older, "newer": newer}}})
+    return new, metrics | {"rolled_back": bad.astype(jnp.int32)}
+
+  return method._replace(init=init, step=step)
 
 
 def network_sizes(params: Mapping[str, Any]) -> dict[str, int]:

@@ -6,7 +6,7 @@ communication. `pmap_step` is the same step for those who use `jax.pmap`.
 
 The mesh has two axes, `data` and `fsdp`. A batch is spread over both; the state is replicated over `data` and, where
 `fsdp` is larger than 1, each of its large arrays is cut along one dimension over `fsdp`. The rule can be exchanged:
-(shape and dtype of an array, mesh) -> its sharding.
+(shape and dtype of an array, mesh) -> its sharding. Chains that live across steps are spread as a batch is.
 """
 
 import functools
@@ -98,12 +98,32 @@ def fsdp(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 def check_divides(batch_size: int, mesh: Mesh) -> None:
   """Raises a UserError if a batch cannot be spread evenly over the mesh's devices."""
-  if batch_size < 1 or batch_size % mesh.size:
-    fit = max(1, round(batch_size / mesh.size)) * mesh.size
-    raise UserError(
-      f"a batch of {batch_size} does not divide over the {mesh.size} devices: "
-      f"use a multiple of {mesh.size}, such as {fit}"
-    )
+  _check_divides(f"a batch of {batch_size} does", batch_size, mesh)
+
+
+def _check_divides(what: str, size: int, mesh: Mesh) -> None:
+  if size < 1 or size % mesh.size:
+    fit = max(1, round(size / mesh.size)) * mesh.size
+    raise UserError(f"{what} not divide over the {mesh.size} devices: use a multiple of {mesh.size}, such as {fit}")
+
+
+def shard_state(shapes: State, mesh: Mesh, rule: Rule) -> State:
+  """The shapes of a state with shardings: by the rule, but for chains, `buffers["chains"]`, which are spread over all
+  devices by their first axis, as a batch is.
+
+  Raises:
+    UserError: the chains do not divide over the devices.
+  """
+
+  def place(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = rule(leaf, mesh)
+    if any(isinstance(key, jax.tree_util.DictKey) and key.key == "chains" for key in path):
+      _check_divides(f"{leaf.shape[0]} chains do", leaf.shape[0], mesh)
+      sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES, *[None] * (leaf.ndim - 1)))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  placed = jax.tree.map(lambda x: place((), x), shapes.replace(buffers={}))
+  return placed.replace(buffers=jax.tree_util.tree_map_with_path(place, shapes.buffers))
 
 
 class Program:
@@ -129,7 +149,7 @@ class Program:
     batch_size = jax.tree.leaves(spec)[0].shape[0]
     check_divides(batch_size, mesh)
     shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-    self.abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rule(x, mesh)), shapes)
+    self.abstract = shard_state(shapes, mesh, rule)
     self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
     jax.eval_shape(self._jit_step, shapes, spec)  # a step that cannot be traced is said here, before anything is made
     self._counts = {}

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.method import Player, compose, example_keys, network_sizes, split_batch
+from jaxgen.method import Player, compose, example_keys, network_sizes, rollback, split_batch
 
 
 def batch_of(values):
@@ -207,3 +207,41 @@ def test_split_batch_uses_each_example_once():
 
 def test_network_sizes():
   assert network_sizes({"a": {"w": np.zeros((2, 3))}, "b": [np.zeros(4)]}) == {"a": 6, "b": 4}
+
+
+def counting():
+  """A method whose parameter and buffer count its steps, and whose loss is the batch's value."""
+
+  def init(key, batch):
+    return {"net": jnp.zeros(())}, {"count": jnp.zeros(())}
+
+  def loss(params, state, batch, key):
+    return -params, ({"level": batch["x"].mean()}, {"count": state.buffers["count"] + 1})
+
+  return compose(init, [("net", Player(loss, optax.sgd(1.0)))], ema={"net": 0.0})
+
+
+def test_what_diverges_goes_back_to_the_older_snapshot():
+  """Snapshots after steps 3 and 6; step 8 diverges, so it ends as step 3 did, and then goes on from there."""
+  method = rollback(counting(), lambda metrics: metrics["level"] > 1, every=3)
+  batch = lambda x: {"x": jnp.full((2,), x), "index": jnp.arange(2)}
+  state, found = method.init(jax.random.key(0), batch(0.0)), []
+  for number in range(1, 14):
+    state, metrics = jax.jit(method.step)(state, batch(2.0 if number in (8, 9) else 0.0))
+    count = float(state.params["net"])
+    assert float(state.buffers["count"]) == float(state.ema["net"]) == count
+    found.append((count, int(metrics["rolled_back"])))
+  assert [count for count, _ in found] == [1, 2, 3, 4, 5, 6, 7, 3, 3, 4, 5, 6, 7]
+  assert [back for _, back in found] == [0] * 7 + [1, 1] + [0] * 4
+  assert int(state.step) == 13
+
+
+def test_without_divergence_a_method_that_can_go_back_is_the_same():
+  plain, guarded = counting(), rollback(counting(), lambda metrics: metrics["level"] > 1, every=2)
+  batch = {"x": jnp.zeros(2), "index": jnp.arange(2)}
+  a, b = plain.init(jax.random.key(0), batch), guarded.init(jax.random.key(0), batch)
+  for _ in range(5):
+    (a, _), (b, _) = plain.step(a, batch), guarded.step(b, batch)
+  assert float(a.params["net"]) == float(b.params["net"]) == 5
+  with pytest.raises(ValueError, match="every 1 or more steps"):
+    rollback(plain, lambda metrics: metrics["loss"] > 1, every=0)

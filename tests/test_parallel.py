@@ -180,3 +180,17 @@ def test_joining_a_cluster(monkeypatch):
     parallel.join_cluster("localhost:1234")
   with pytest.raises(UserError, match="--process must be from 0 to 1"):
     parallel.join_cluster("localhost:1234", 2, 2)
+
+
+def test_chains_are_spread_as_a_batch_is():
+  method = regression()
+  chains = {"x": jnp.arange(16.0 * 3).reshape(16, 3)}
+  init = lambda key, batch: method.init(key, batch).replace(buffers={"chains": chains, "other": jnp.ones((16, 3))})
+  program = parallel.compile(method._replace(init=init), spec(), parallel.make_mesh(2))
+  state = program.init(0, batch_at(0))
+  assert state.buffers["chains"]["x"].sharding.spec == PartitionSpec(parallel.BATCH_AXES, None)
+  assert state.buffers["chains"]["x"].addressable_shards[0].data.shape == (2, 3)
+  assert state.buffers["other"].sharding.is_fully_replicated
+  few = lambda key, batch: method.init(key, batch).replace(buffers={"chains": jnp.ones((12, 3))})
+  with pytest.raises(UserError, match="12 chains do not divide over the 8 devices: use a multiple of 8, such as 16"):
+    parallel.compile(method._replace(init=few), spec(), parallel.make_mesh(2))

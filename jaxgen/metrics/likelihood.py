@@ -15,28 +15,41 @@ levels says how it was found: nothing where it is exact or the method's own boun
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Num
 
 from jaxgen.errors import UserError
 
 if TYPE_CHECKING:
+  from jax import Array
+
   from jaxgen.data.dataset import Dataset
   from jaxgen.experiment import Run
+  from jaxgen.method import State
   from jaxgen.metrics.evaluators import Evaluator
 
 VALUES = {"image": "dim", "x": "dim", "tokens": "token"}  # what an example is, and what one of its values is called
 
 
-def likelihood(split: str = "test") -> "Evaluator":
+Partition = Callable[["State", "Array"], tuple["Array | float", "Array | float", str]]
+
+
+def likelihood(split: str = "test", partition: Partition | None = None) -> "Evaluator":
   """Negative log-likelihood of a split, or the upper bound on it that the method computes, by any method.
 
   For each name that the method's `evaluate` gives and that begins with "nll_nats", the mean in nats per example and in
   bits per value, their standard errors, and the number of examples. Where it gives "tokens", the number of tokens that
   each example has, the mean per token is over all tokens, and nats per token are given, too.
+
+  Args:
+    partition: of an unnormalised model, whose `evaluate` gives "unnormalised_nll_nats", U(x) of p(x) = exp(-U(x)) / Z:
+      (state, key) -> (log Z, its standard error, what to write behind the number's name: "" where it is exact,
+      "_ais_1000" and the like, "_density" first where x are real numbers). -log p(x) = U(x) + log Z, and the standard
+      error is of both; log Z is a number, too.
 
   The evaluator raises:
     UserError: the method gives no likelihood, or one of integers for data that are not integers.
@@ -45,13 +58,18 @@ def likelihood(split: str = "test") -> "Evaluator":
   def evaluate(run: "Run") -> dict[str, float]:
     values = run.evaluate_split(split)
     nats = {name.removeprefix("nll_nats"): x for name, x in values.items() if name.startswith("nll_nats")}
+    error_of, numbers = dict.fromkeys(nats, 0.0), {}
+    if partition is not None and "unnormalised_nll_nats" in values:
+      log_z, its_error, how = partition(run.state, jax.random.key(0))
+      nats[how] = values["unnormalised_nll_nats"].astype(np.float64) + float(log_z)
+      error_of[how] = float(its_error)
+      numbers = {f"log_z{how}": float(log_z), f"log_z{how}_se": float(its_error)}
     if not nats:
       raise UserError(
         f"config {run.config.name} gives no likelihoods of its examples, only {', '.join(sorted(values))}"
       )
     word, size = of_data(run.data)
     counts = np.asarray(values.get("tokens", np.full(len(next(iter(nats.values()))), size)), np.float64)
-    numbers = {}
     for how, x in nats.items():
       if run.data.levels is None and not how.startswith("_density"):
         raise UserError(
@@ -59,11 +77,12 @@ def likelihood(split: str = "test") -> "Evaluator":
           f'{run.config.name} gives that of integers: say "nll_nats_density", or the data\'s levels'
         )
       unit = how if how.startswith("_density") else f"_{run.data.levels}_levels{how}"
-      each, error = per_value(x, counts)
-      found = {"nll_nats": mean_and_error(x)}
+      (mean, error), (each, each_error) = mean_and_error(x), per_value(x, counts)
+      error, each_error = math.hypot(error, error_of[how]), math.hypot(each_error, error_of[how] / counts.mean())
+      found = {"nll_nats": (mean, error)}
       if word == "token":
-        found["nats_per_token"] = each, error
-      found[f"bits_per_{word}"] = each / math.log(2), error / math.log(2)
+        found["nats_per_token"] = each, each_error
+      found[f"bits_per_{word}"] = each / math.log(2), each_error / math.log(2)
       for name, (mean, se) in found.items():
         numbers |= {f"{split}_{name}{unit}": mean, f"{split}_{name}{unit}_se": se}
     return numbers | {f"{split}_examples": float(len(counts))}

@@ -102,3 +102,20 @@ def test_a_table_has_one_unit():
       m.table([nade, other])
   with pytest.raises(UserError, match="no likelihood that says its unit"):
     m.table([nade, nade._replace(number="test_nll_nats")])
+
+
+def test_an_unnormalised_model_has_its_partition_function_added():
+  """p(x) = exp(-U(x)) / Z with log Z = 7 +- 4 beside 3 +- 1 of the mean energy."""
+  energies = np.array([1.0, 3.0, 5.0])
+  found = m.likelihood(partition=lambda state, key: (7.0, 4.0, "_ais_9"))
+  run = run_of(unnormalised_nll_nats=energies)
+  run.state = None
+  numbers = found(run)
+  assert numbers["test_nll_nats_17_levels_ais_9"] == pytest.approx(10)
+  error = math.hypot(2 / math.sqrt(3), 4)
+  assert numbers["test_nll_nats_17_levels_ais_9_se"] == pytest.approx(error)
+  assert numbers["test_bits_per_dim_17_levels_ais_9"] == pytest.approx(10 / 64 / LN2)
+  assert numbers["test_bits_per_dim_17_levels_ais_9_se"] == pytest.approx(error / 64 / LN2)
+  assert (numbers["log_z_ais_9"], numbers["log_z_ais_9_se"]) == (7, 4)
+  with pytest.raises(UserError, match="gives no likelihoods"):
+    m.likelihood()(run)

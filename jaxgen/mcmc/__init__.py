@@ -1,0 +1,79 @@
+"""Markov chains: a kernel is a pair of pure functions over many chains at once, and `run` is one `lax.scan`.
+
+An energy U gives one number of nats per chain, [chains], and the chains' stationary density is proportional to
+exp(-U(x)). Every kernel draws for chain i from keys[i] alone, so a chain is the same whatever runs beside it.
+
+    kernel = langevin(energy, step=0.1)
+    x, accepted, _ = run(kernel, x, keys, 1_000)
+
+`langevin.py` has kernels for smooth energies, `diagnostics.py` says what a chain is worth.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from jaxgen.errors import UserError
+
+Energy = Callable[[Array], Float[Array, " chains"]]
+Carry = Any  # a NamedTuple with the chains' positions as its `x`, and what a kernel need not compute again
+
+
+class Kernel(NamedTuple):
+  """A Markov transition.
+
+  init: x [chains, ...] -> carry.
+  step: (carry, keys [chains]) -> (carry, the probability with which each chain's proposal was accepted, [chains]; 1
+    where nothing is rejected).
+  """
+
+  init: Callable[[PyTree], Carry]
+  step: Callable[[Carry, Key[Array, " chains"]], tuple[Carry, Float[Array, " chains"]]]
+
+
+def run(
+  kernel: Kernel,
+  x: PyTree,
+  keys: Key[Array, " chains"],
+  steps: int,
+  keep: Callable[[Carry], PyTree] = lambda carry: None,
+) -> tuple[PyTree, Float[Array, " chains"], PyTree]:
+  """So many steps of a kernel, chain i's k-th drawn from fold_in(keys[i], k).
+
+  Args:
+    x: where the chains begin, [chains, ...].
+    keep: what to keep of every step's carry; nothing by default.
+
+  Returns:
+    (x after the last step, the mean probability of acceptance of each chain, what was kept, stacked [steps, ...])
+
+  Raises:
+    UserError: fewer steps than one.
+  """
+  if steps < 1:
+    raise UserError(f"a chain takes 1 or more steps, not {steps}: change it")
+
+  def step(carry: Carry, k: Array):
+    carry, accepted = kernel.step(carry, jax.vmap(jax.random.fold_in, (0, None))(keys, k))
+    return carry, (accepted, keep(carry))
+
+  carry, (accepted, kept) = jax.lax.scan(step, kernel.init(x), jnp.arange(steps))
+  return carry.x, accepted.mean(axis=0), kept
+
+
+def one_per_chain(energy: Energy, x: Array) -> Float[Array, " chains"]:
+  """The energies of chains.
+
+  Raises:
+    UserError: they are not one number per chain.
+  """
+  U = energy(x)
+  if U.shape != x.shape[:1]:
+    raise UserError(
+      f"an energy is one number per example, and {len(x)} examples of shape {x.shape[1:]} have energies of shape "
+      f"{U.shape}: sum over all but the first axis"
+    )
+  return U
