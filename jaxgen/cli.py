@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import Annotated, Any
 
+from jaxgen import files
 from jaxgen.errors import Stopped, UserError
 
 # XLA flags that pay on a CPU (`benchmarks/training.py` measures it), with the jaxlib releases that were tried: from, to
@@ -204,8 +205,6 @@ def sample(words: list[str]) -> None:
       options["n"], seed=options["seed"], first=options["first"], progress=lambda done: bar.update(task, completed=done)
     )
   if jax.process_index() == 0:
-    from jaxgen.pictures import write_file
-
     if options["out"] and out.suffix == ".npz":
       np.savez(out, samples=samples)
       print(out)
@@ -213,7 +212,7 @@ def sample(words: list[str]) -> None:
     for suffix, contents in run.render(samples, options["first"]).items():
       path = options["out"] or out.with_name(out.name + suffix)
       if path.suffix == suffix:
-        write_file(path, contents)
+        files.write(path, contents)
         print(path)
 
 
@@ -237,9 +236,7 @@ def evaluate(words: list[str]) -> None:
   if jax.process_index() == 0:
     say_numbers(numbers)
     if options["out"]:
-      from jaxgen.experiment import write_atomically
-
-      write_atomically(
+      files.write(
         options["out"], json.dumps({"step": run.step, "arguments": run.arguments, **numbers}, indent=2) + "\n"
       )
 
@@ -371,17 +368,14 @@ def show_ledger(words: list[str]) -> None:
     },
     "Papers' numbers and ours.",
   )
-  from jaxgen.experiment import config_folders
+  from jaxgen.experiment import shipped_configs
 
   lines = ledger.read(options["ledger"])
-  folder = next((f for f in config_folders() if any(f.glob("*.py"))), None)
-  waiting = ledger.not_run(lines, folder) if folder else []
+  waiting = ledger.not_run(lines, shipped_configs())
   if options["out"]:
-    from jaxgen.experiment import write_atomically
-
     if not options["out"].parent.is_dir():
       raise UserError(f"--out {options['out']}: there is no folder {options['out'].parent}")
-    write_atomically(options["out"], ledger.page(lines, waiting))
+    files.write(options["out"], ledger.page(lines, waiting))
     print(options["out"])
     return
   from rich.console import Console
@@ -411,15 +405,15 @@ def list_configs(words: list[str]) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  from jaxgen.experiment import config_folders, config_summary
+  from jaxgen.experiment import config_summary, shipped_configs
 
   table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
   for name in ("config", "what", "paper", "expect", "cost"):
     table.add_column(name, overflow="fold", no_wrap=name == "config")
-  folder = next((f for f in config_folders() if any(f.glob("*.py"))), None)
-  if folder is None:
+  configs = shipped_configs()
+  if not configs:
     raise UserError("there are no configs here: run jaxgen in a folder with a configs/ folder")
-  for path in sorted(folder.glob("*.py")):
+  for path in configs:
     summary = config_summary(path)
     table.add_row(path.stem, summary["title"], summary["paper"], summary["expect"], summary["cost"])
   console = Console()

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from jaxgen import files
 from jaxgen.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -198,6 +199,11 @@ def config_folders() -> list[pathlib.Path]:
   return [pathlib.Path("configs"), pathlib.Path(__file__).resolve().parent.parent / "configs"]
 
 
+def shipped_configs() -> list[pathlib.Path]:
+  """The configs in the first of these folders that has any, sorted."""
+  return next((found for folder in config_folders() if (found := sorted(folder.glob("*.py")))), [])
+
+
 def find_config(name: str) -> pathlib.Path:
   """The file of a config given by path or by name.
 
@@ -285,7 +291,7 @@ class Folder:
       raise UserError(f"{self / 'run.json'} cannot be read: {error}") from error
 
   def write_info(self, info: Mapping[str, Any]) -> None:
-    write_atomically(self / "run.json", json.dumps(info, indent=2) + "\n")
+    files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
   def lock(self) -> None:
     """Claims the folder for this process until it ends.
@@ -329,7 +335,7 @@ class Folder:
   def keep_metrics_until(self, step: int) -> None:
     """Drops the lines that a run, resumed at `step`, will write again."""
     lines = [line for line in self.metrics() if line["step"] <= step]
-    write_atomically(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
+    files.write(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
 
   def append_metrics(self, line: Mapping[str, Any]) -> None:
     with open(self / "metrics.jsonl", "a") as file:
@@ -340,16 +346,6 @@ def _json_line(line: Mapping[str, Any]) -> str:
   """A line of metrics.jsonl. JSON has no NaN and no infinity: they become null."""
   finite = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
   return json.dumps({k: finite(v) for k, v in line.items()}, allow_nan=False) + "\n"
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes a file that is either the old or the new one, whatever happens."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    temporary.write_text(text)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -590,10 +586,10 @@ class Run:
 
   def draw(self) -> dict[str, bytes]:
     """The files of all the experiment's figures, by name."""
-    files = {}
+    drawn = {}
     for figure in self.experiment.figures:
-      files |= figure(self)
-    return files
+      drawn |= figure(self)
+    return drawn
 
   def report(self) -> pathlib.Path:
     """Writes the run's report.html and returns its path."""

@@ -61,7 +61,7 @@ def reproduce(
 
   Lines have: paper, table, metric, published, note; mean, std (over seeds; null for one), values, standard_error (of
   the last seed's own, where there is one); config, arguments, config_hash, state_hashes; data; git, versions, devices,
-  seconds (of all seeds' training and evaluation together), date.
+  seconds (of all seeds' training together), date.
 
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
@@ -187,12 +187,12 @@ def cells(line: Line) -> tuple[str, ...]:
   )
 
 
-def not_run(lines: Sequence[Line], folder: pathlib.Path) -> list[tuple[str, str, str, str]]:
+def not_run(lines: Sequence[Line], configs: Iterable[pathlib.Path]) -> list[tuple[str, str, str, str]]:
   """(config, paper's numbers, metric, cost) of the configs that name published numbers and have no line."""
   from jaxgen.experiment import load_config
 
   done, found = {line["config"] for line in lines}, []
-  for path in sorted(folder.glob("*.py")):
+  for path in configs:
     if path.stem in done or "published" not in path.read_text():
       continue
     for published in load_config(path).build().published:

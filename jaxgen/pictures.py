@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import pathlib
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -80,20 +78,3 @@ def png(picture: UInt8[np.ndarray, "height width c"]) -> bytes:
   buffer = io.BytesIO()
   Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, "PNG", optimize=True)
   return buffer.getvalue()
-
-
-def write_png(path: str | os.PathLike, picture: UInt8[np.ndarray, "height width c"]) -> None:
-  """Writes a PNG file that is there whole or not at all; its folder is made if need be."""
-  write_file(path, png(picture))
-
-
-def write_file(path: str | os.PathLike, contents: bytes) -> None:
-  """Writes a file that is there whole or not at all; its folder is made if need be."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    temporary.write_bytes(contents)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import base64
 import html
 import io
 import math
-import os
 import pathlib
 import re
 import shlex
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxgen import files
 from jaxgen.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,15 +45,11 @@ def write(run: "Run") -> pathlib.Path:
     UserError: the folder is not a run, or the report cannot be written.
   """
   path = run.folder / "report.html"
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
   text = page(run)
   try:
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    files.write(path, text)
   except OSError as error:
     raise UserError(f"{path} cannot be written: {error.strerror}") from error
-  finally:
-    temporary.unlink(missing_ok=True)
   return path
 
 

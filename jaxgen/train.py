@@ -14,6 +14,7 @@ else needs restoring. SIGINT and SIGTERM finish the dispatch, save, and raise `S
 import collections
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxgen import files
 from jaxgen.checkpoint import Checkpoints, agreed
 from jaxgen.data import pipeline
 from jaxgen.errors import Stopped, UserError
@@ -239,9 +241,9 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
       numbers = evaluated[step]
     if e.figures and not agreed((folder / "figures" / sample_name(step)).exists()):
       progress.status("drawing")
-      files = run.draw()
+      drawn = run.draw()
       if main:
-        write_figures(folder, files, step)
+        write_figures(folder, drawn, step)
   if main:
     progress.status("writing the report")
     run.report()
@@ -331,25 +333,20 @@ def sample_name(step: int) -> str:
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
   """Writes samples as samples/step_XXXXXXXX.png, or what else shows them, and as samples/final.npz."""
-  from jaxgen.pictures import write_file
-
   for suffix, contents in run.render(samples).items():
-    write_file(run.folder / "samples" / f"{sample_name(step)}{suffix}", contents)
-  final = run.folder / "samples" / "final.npz"
-  temporary = final.with_name(".final.npz")
-  np.savez(temporary, samples=samples)
-  os.replace(temporary, final)
+    files.write(run.folder / "samples" / f"{sample_name(step)}{suffix}", contents)
+  buffer = io.BytesIO()
+  np.savez(buffer, samples=samples)
+  files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
 
 
-def write_figures(folder: Folder, files: dict[str, bytes], step: int) -> None:
+def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
   """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
-  from jaxgen.pictures import write_file
-
   for old in (folder / "figures").glob("*"):
     old.unlink()
-  for name, contents in files.items():
-    write_file(folder / "figures" / name, contents)
-  write_file(folder / "figures" / sample_name(step), b"")
+  for name, contents in drawn.items():
+    files.write(folder / "figures" / name, contents)
+  files.write(folder / "figures" / sample_name(step), b"")
 
 
 def _event_writer(folder, step: int):

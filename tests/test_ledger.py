@@ -105,7 +105,7 @@ def test_what_cannot_be_reproduced(tmp_path):
 
 def test_configs_that_were_not_run_are_listed(folder):
   (folder / "waiting.py").write_text(SOURCE.replace("Cost: seconds", "Cost: a year"))
-  waiting = ledger.not_run(ledger.read(folder / "ledger.jsonl"), folder)
+  waiting = ledger.not_run(ledger.read(folder / "ledger.jsonl"), sorted(folder.glob("*.py")))
   assert waiting == [
     ("waiting", "Nobody 2020, Table 1: 3", "test_bits_per_dim_17_levels", "a year"),
     ("waiting", "Nobody 2020, Table 2: 1e+09", "test_nll_nats_17_levels", "a year"),

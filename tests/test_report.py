@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import pictures, report
+from jaxgen import files, pictures, report
 from jaxgen.data.dataset import digits
 from jaxgen.errors import UserError
 from jaxgen.experiment import Folder, Run, load_config
@@ -99,7 +99,7 @@ def make(tmp_path):
       folder.append_metrics(row)
     for step in grids:
       tiles = np.full((4, 8, 8, 1), step / 1000 - 1, np.float32)
-      pictures.write_png(folder / "samples" / f"step_{step:08d}.png", pictures.grid(tiles))
+      files.write(folder / "samples" / f"step_{step:08d}.png", pictures.png(pictures.grid(tiles)))
     if samples is not None:
       np.savez(folder / "samples" / "final.npz", samples=samples)
     run = Run(folder, load_config(tmp_path / "example.py"), INFO["arguments"], 3)
@@ -201,8 +201,8 @@ def test_sounds_texts_and_what_figures_drew_are_shown(make, tmp_path):
     "figures/a_b.txt": b"x",
   }
   for name, value in contents.items():
-    pictures.write_file(tmp_path / "my_run" / name, value)
-  pictures.write_file(tmp_path / "my_run" / "figures" / "step_00000200", b"")
+    files.write(tmp_path / "my_run" / name, value)
+  files.write(tmp_path / "my_run" / "figures" / "step_00000200", b"")
   _, page = make([*training()])
   assert "To be & not" in page.text
   assert "Whatitlearnedabx" in page.text.replace(" ", "")

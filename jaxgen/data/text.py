@@ -34,6 +34,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from jaxgen import files
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.sources import Examples, Features
 from jaxgen.errors import UserError
@@ -259,10 +260,7 @@ def _trained(text: Sequence[str], size: int, source: Path, *, special: tuple[str
     raise UserError(
       f"{source} makes {made.get_vocab_size()} tokens and not {size}: change the vocabulary to that number"
     )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  made.save(str(temporary))
-  os.replace(temporary, path)
+  files.write(path, made.to_str())
   return made
 
 
