@@ -49,7 +49,8 @@ def autoregressive(
     microbatches, axis: as in `compose`.
 
   `evaluate` gives -log p(x): "nll_nats" of integers; "nll_nats_dequantized", the bound on it by a density of
-  dequantized values; or "nll_nats_density". `sample(state, keys)` gives [N, *shape], value after value in one scan.
+  dequantized values; or "nll_nats_density". `init` is given the batch's values, for networks that start from them, such
+  as PixelCNN++. `sample(state, keys)` gives [N, *shape], value after value in one scan.
 
   Raises:
     UserError: a distribution of other levels than the data's, data of another shape or without labels, or a network
@@ -74,16 +75,16 @@ def autoregressive(
     return {"label": batch["label"]} if conditional else {}
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
-    x = example(batch)[:1]
+    x = example(batch)
     if x.shape[1:] != tuple(shape):
       raise UserError(f"the model is of examples of shape {tuple(shape)} and the data has {x.shape[1:]}: change one")
     if conditional and "label" not in batch:
       raise UserError("a conditional model learns from labels and this data has none: use data with a 'label'")
-    parameters, variables = network.init_with_output(key, x, **jax.tree.map(lambda v: v[:1], options(batch)))
-    if parameters.shape != (1, D // V, distribution.parameters):
+    parameters, variables = network.init_with_output(key, x, **options(batch))
+    if parameters.shape[1:] != (D // V, distribution.parameters):
       raise UserError(
-        f"the network's output for one example is {parameters.shape}, and the distribution takes "
-        f"(1, {D // V}, {distribution.parameters}): change the network's outputs"
+        f"the network's output for one example is {parameters.shape[1:]}, and the distribution takes "
+        f"({D // V}, {distribution.parameters}): change the network's outputs"
       )
     return {"network": variables["params"]}, {}
 

@@ -34,10 +34,10 @@ class At(NamedTuple):
   height: int
   width: int
 
-  def halved(self) -> "At":
-    """Where it lies in a map of half the size."""
-    column = None if self.column is None else self.column // 2
-    return At(self.row // 2, column, self.height // 2, self.width // 2)
+  def halved(self, times: int = 1) -> "At":
+    """Where it lies in a map of half the size, a quarter, ..."""
+    column = None if self.column is None else self.column >> times
+    return At(self.row >> times, column, self.height >> times, self.width >> times)
 
 
 class Window(nn.Module):
@@ -46,8 +46,9 @@ class Window(nn.Module):
   rows, columns: the first and the last that are seen, relative to the position: (-1, 0) and (-1, 1) are the two rows up
     to the own and three columns. Rows end at 0 or above.
   mask: [rows, columns, in, out] or what broadcasts to it, of the weights; None has them all.
-  normalized: weight normalisation (Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868): a length for each
-    output times a direction; it starts as without.
+  normalized: weight normalisation: a length for each output times a direction. Initialised from a batch, on which each
+    output then has mean 0 and this standard deviation: Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868,
+    section 3.
   image: x is the whole input with `at` as well, filled up to there, and nothing is kept.
   """
 
@@ -57,7 +58,7 @@ class Window(nn.Module):
   stride: int = 1
   mask: Any = None
   use_bias: bool = True
-  normalized: bool = False
+  normalized: float | None = None
   image: bool = False
   kernel_init: Any = nn.initializers.lecun_normal()
   dtype: Dtype = None
@@ -69,13 +70,25 @@ class Window(nn.Module):
     (top, bottom), (left, right) = self.rows, self.columns
     size = (bottom - top + 1, right - left + 1)
     kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), self.param_dtype)
-    if self.normalized:
-      length = jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1, 2)))
-      scale = self.param("scale", lambda key: length)
-      kernel = kernel * (scale / length)
     if self.mask is not None:
       kernel = kernel * jnp.asarray(self.mask, kernel.dtype)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
+    bias_init = nn.initializers.zeros
+    if self.normalized is not None:
+      kernel = kernel / jnp.sqrt(jnp.sum(kernel**2, axis=(0, 1, 2)))
+      scale_init = nn.initializers.ones
+      if self.is_initializing():
+        y = self._apply(x, kernel, None, at)
+        variance = jnp.var(y, axis=(0, 1, 2))
+        scale = self.normalized / jnp.sqrt(jnp.where(variance > 1e-6, variance, 1))  # a constant has no scale to go by
+        scale_init = lambda key, shape, dtype: scale.astype(dtype)
+        bias_init = lambda key, shape, dtype: (-scale * jnp.mean(y, axis=(0, 1, 2))).astype(dtype)
+      kernel = kernel * self.param("scale", scale_init, (self.features,), self.param_dtype)
+    bias = self.param("bias", bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+    return self._apply(x, kernel, bias, at)
+
+  def _apply(self, x: Map, kernel: Array, bias: Array | None, at: At | None) -> Map:
+    (top, bottom), (left, right) = self.rows, self.columns
+    size = kernel.shape[:2]
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     if size == (1, 1) and (top, left) == (0, 0) and self.stride == 1 and not self.image:
       return add_bias(matmul(x, kernel[0, 0]), bias)

@@ -4,7 +4,7 @@ Whole pixels are drawn, and the network sees whole pixels: the colours' dependen
 (`jaxgen.methods.distributions.logistic_mixture`). Of two streams one sees the rows above, the other also the own row up
 to the pixel. Both go down and up through images of half the side, with short-cuts between layers of the same side.
 
-In place of the authors' initialisation from the first batch, weights begin with lengths that keep variances.
+Weights are normalised, and begin with lengths that give every layer unit variance on the first batch.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from jaxgen.nn.layers import Dense, Dropout, Dtype
 
 Labels = Int[Array, "batch"] | None
 ROWS_ABOVE, UP_TO_PIXEL = ((-1, 0), (-1, 1)), ((-1, 0), (-1, 0))  # the streams' windows: 2x3 and 2x2
-small = nn.initializers.variance_scaling(0.01, "fan_in", "normal")  # a block starts close to the identity
+SMALL = 0.1  # the standard deviation that a block adds to its input at first
 
 
 def concat_elu(x: Map) -> Map:
@@ -38,9 +38,11 @@ class _Stream(nn.Module):
   dtype: Dtype
   param_dtype: Dtype
 
-  def window(self, name: str, x: Map, at: At | None, seen: tuple, features: int | None = None, **options) -> Map:
+  def window(
+    self, name: str, x: Map, at: At | None, seen: tuple, features: int | None = None, normalized: float = 1.0, **options
+  ) -> Map:
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    return Window(features or self.features, *seen, normalized=True, name=name, **options, **dtypes)(x, at)
+    return Window(features or self.features, *seen, normalized=normalized, name=name, **options, **dtypes)(x, at)
 
   def pointwise(self, name: str, x: Map, at: At | None, features: int | None = None, **options) -> Map:
     return self.window(name, x, at, ((0, 0), (0, 0)), features, **options)
@@ -53,7 +55,7 @@ class _Stream(nn.Module):
     if beside is not None:
       h = h + self.pointwise(f"{name}_beside", concat_elu(beside), at)
     h = Dropout(self.dropout)(concat_elu(h), index)
-    h = self.window(f"{name}_conv_2", h, at, seen, 2 * self.features, kernel_init=small)
+    h = self.window(f"{name}_conv_2", h, at, seen, 2 * self.features, normalized=SMALL)
     if label is not None:
       one_hot = nn.one_hot(label, self.classes, dtype=h.dtype)
       dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -107,9 +109,7 @@ class _Above(_Stream):
         u = block(f"up_{stage}_{i}", u, down.pop())
         maps.append(u)
       if stage:
-        where = at
-        for _ in range(stage - 1):
-          where = where and where.halved()
+        where = at and at.halved(stage - 1)
         u = self.double(f"double_{stage}", u, (0, 1), where)
     return maps
 
@@ -137,9 +137,7 @@ class _Beside(_Stream):
       for i in range(self.blocks + (stage < self.stages - 1)):
         ul = block(f"up_{stage}_{i}", ul, jnp.concatenate([maps.pop(0), down.pop()], axis=-1))
       if stage:
-        where = at
-        for _ in range(stage - 1):
-          where = where and where.halved()
+        where = at and at.halved(stage - 1)
         ul = self.double(f"double_{stage}", ul, (0, 0), where)
     return self.pointwise("parameters", nn.elu(ul), at, self.outputs)
 

@@ -106,7 +106,7 @@ def test_no_model_beats_the_entropy_of_uniform_values(name):
   made = method(case)
   rng = np.random.default_rng(0)
   uniform = lambda n: (rng.integers(0, case.levels, (n, *case.shape)) * (2 / (case.levels - 1)) - 1).astype(np.float32)
-  state = jax.jit(made.init)(jax.random.key(0), batch(case, uniform(1)))
+  state = jax.jit(made.init)(jax.random.key(0), batch(case, uniform(64)))
   step = jax.jit(made.step)
   for _ in range(100):
     state, metrics = step(state, batch(case, uniform(64)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UserError
+from jaxgen.nn import causal
 from jaxgen.nn.autoregressive import rerun
 from jaxgen.nn.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.nn.pixelcnnpp import PixelCNNpp
@@ -18,7 +19,7 @@ NETWORKS = {
   "PixelCNN++": (PixelCNNpp(3, 8, 2, 2, dropout=0.0, **WIDE), (4, 6, 2)),
 }
 slow = lambda name: pytest.param(name, marks=pytest.mark.slow if name == "PixelCNN++" else ())
-every_network = pytest.mark.parametrize("name", map(slow, NETWORKS))
+every_network = pytest.mark.parametrize("name", list(map(slow, NETWORKS)))
 
 
 def example(name, n=2):
@@ -44,7 +45,7 @@ def positions(name):
   return np.stack(np.unravel_index(np.arange(np.prod(NETWORKS[name][1])), NETWORKS[name][1]))
 
 
-@pytest.mark.parametrize("name", map(slow, sorted(NETWORKS.keys() - {"PixelCNN"})))
+@pytest.mark.parametrize("name", list(map(slow, sorted(NETWORKS.keys() - {"PixelCNN"}))))
 def test_a_draw_sees_all_before_it_and_no_other(name, x64):
   found = sees(name)
   before = np.tri(len(found), k=-1, dtype=bool)
@@ -84,3 +85,20 @@ def test_bad_input():
     PixelCNNpp(3, 4, 1).init(jax.random.key(0), jnp.zeros((1, 6, 4, 1)))
   with pytest.raises(UserError, match="give both or neither"):
     PixelCNNpp(3, 4, 1, classes=2).init(jax.random.key(0), x)
+
+
+def test_normalised_weights_start_from_a_batch(x64):
+  """Of a window with stride and mask: mean 0 and the given deviation of every output; and training changes the length
+  without the direction."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(3 + 5 * rng.normal(size=(6, 8, 6, 2)))
+  mask = rng.integers(0, 2, (2, 3, 2, 5))
+  window = causal.Window(5, (-1, 0), (-1, 1), stride=2, mask=mask, normalized=0.1, param_dtype=jnp.float64)
+  y, variables = window.init_with_output(jax.random.key(0), x)
+  np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-12)
+  np.testing.assert_allclose(y.std((0, 1, 2)), 0.1, rtol=1e-8)
+  params = variables["params"]
+  zero_bias = {**params, "bias": jnp.zeros(5)}
+  twice = {**zero_bias, "scale": 2 * params["scale"], "kernel": 7 * params["kernel"]}
+  apply = lambda params: window.apply({"params": params}, x)
+  np.testing.assert_allclose(apply(twice), 2 * apply(zero_bias), rtol=1e-12)
