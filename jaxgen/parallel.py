@@ -187,12 +187,15 @@ class Program:
 
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
     """The initial state of a run. raw: the first batch, this process's rows, for a method that starts from data."""
+    return self._jit_init(jax.random.key(seed), self.put(raw))
+
+  @functools.cached_property
+  def _jit_init(self):
     # Compiling many small random draws well takes longer than running them badly, and they run once.
     options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
-    init = jax.jit(
+    return jax.jit(
       self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options
     )
-    return init(jax.random.key(seed), self.put(raw))
 
   def step_jaxpr(self):
     """The jaxpr of one training step, over the whole batch."""
