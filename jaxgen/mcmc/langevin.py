@@ -1,0 +1,241 @@
+"""Kernels for smooth energies: Langevin dynamics unadjusted, adjusted and underdamped, and Hamiltonian Monte Carlo.
+
+In all of them U is the energy, in nats, one number per chain that depends on that chain alone; h is the step and z is
+standard normal.
+
+    (L1)  x' = x - h/2 grad U(x) + sqrt(h) z                       unadjusted: the density that it keeps is near exp(-U)
+    (L2)  log a = U(x) - U(x') + log q(x | x') - log q(x' | x)     adjusted: a move is kept with probability min(1, a)
+    (L3)  q(x' | x) is the density of (L1)
+
+Of a unit Gaussian (L1) makes one of variance 1 / (1 - h/4), and diverges from h = 4 on.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxgen.errors import UserError
+from jaxgen.mcmc import Energy, Kernel, one_per_chain
+
+Positions = Float[Array, "chains *shape"]
+PerChain = Float[Array, " chains"]
+
+
+class Unadjusted(NamedTuple):
+  """x: positions, [chains, ...]."""
+
+  x: Array
+
+
+class Adjusted(NamedTuple):
+  """x: positions, [chains, ...]; U: their energies, [chains]; gradient: of U, as x."""
+
+  x: Array
+  U: Array
+  gradient: Array
+
+
+class Underdamped(NamedTuple):
+  """x: positions, [chains, ...]; v: momenta, of mass 1, as x; gradient: of the energy at x, as x."""
+
+  x: Array
+  v: Array
+  gradient: Array
+
+
+def value_and_gradient(energy: Energy, x: Positions) -> tuple[PerChain, Positions]:
+  """Energies and their gradients in x.
+
+  Raises:
+    UserError: energies are not one number per chain.
+  """
+
+  def total(x: Array) -> tuple[Array, Array]:
+    U = one_per_chain(energy, x)
+    return U.sum(), U
+
+  (_, U), gradient = jax.value_and_grad(total, has_aux=True)(x)
+  return U, gradient
+
+
+def langevin(
+  energy: Energy,
+  step: float,
+  *,
+  noise: float | None = None,
+  clip: float | None = None,
+  box: tuple[float, float] | None = None,
+) -> Kernel:
+  """Unadjusted Langevin dynamics, (L1). One gradient a step; nothing is rejected.
+
+  Without options the density that it keeps tends to exp(-U) as the step goes to 0. Each option changes that density,
+  and deep energy-based models are often trained and sampled so: their energies are then what this sampler needs, and
+  not minus the logarithm of its density.
+
+  Args:
+    step: h.
+    noise: standard deviation of the noise in place of sqrt(h). What is kept is near exp(-U / T) with T = noise^2 / h:
+      Du and Mordatch 2019, https://arxiv.org/abs/1903.08689, take gradient steps of h/2 = 10 with noise 0.005.
+    clip: entries of the gradient are clipped to [-clip, clip].
+    box: values of x are clipped to it after every step.
+
+  Raises:
+    UserError: step <= 0, noise < 0, clip <= 0, or a box without an inside; energies that are not one number per chain.
+  """
+  check_step(step)
+  noise = math.sqrt(step) if noise is None else noise
+  if noise < 0:
+    raise UserError(f"the noise of a chain has a standard deviation of at least 0, and this is {noise:g}: change it")
+  if clip is not None and not clip > 0:
+    raise UserError(f"gradients are clipped to more than 0, and this is {clip:g}: change it, or leave it out")
+  if box is not None and not box[0] < box[1]:
+    raise UserError(f"a box reaches from a lower to a higher value, not from {box[0]:g} to {box[1]:g}: change it")
+
+  def advance(carry: Unadjusted, keys: Key[Array, " chains"]) -> tuple[Unadjusted, PerChain]:
+    x = carry.x
+    _, gradient = value_and_gradient(energy, x)
+    if clip is not None:
+      gradient = jnp.clip(gradient, -clip, clip)
+    x = x - step / 2 * gradient + noise * _normal(keys, x)
+    if box is not None:
+      x = jnp.clip(x, *box)
+    return Unadjusted(x), _ones(x)
+
+  return Kernel(Unadjusted, advance)
+
+
+def mala(energy: Energy, step: float) -> Kernel:
+  """Metropolis-adjusted Langevin, (L1) to (L3): its density is exp(-U) at every step size. One gradient a step.
+
+  Roberts and Tweedie 1996, Exponential convergence of Langevin distributions and their discrete approximations,
+  Bernoulli 2(4), section 1.4. A proposal whose energy is not a number is rejected.
+
+  Raises:
+    UserError: step <= 0; energies that are not one number per chain.
+  """
+  check_step(step)
+
+  def init(x: Positions) -> Adjusted:
+    return Adjusted(x, *value_and_gradient(energy, x))
+
+  def advance(carry: Adjusted, keys: Key[Array, " chains"]) -> tuple[Adjusted, PerChain]:
+    normal_keys, uniform_keys = _two(keys)
+    x = carry.x
+    y = x - step / 2 * carry.gradient + math.sqrt(step) * _normal(normal_keys, x)
+    proposal = init(y)
+    ratio = carry.U - proposal.U + log_proposal(y, proposal.gradient, x, step)
+    return _accept(ratio - log_proposal(x, carry.gradient, y, step), uniform_keys, proposal, carry)
+
+  return Kernel(init, advance)
+
+
+def log_proposal(x: Positions, gradient: Positions, y: Positions, step: float) -> PerChain:
+  """log q(y | x) of (L3) but for a constant, with the gradient of U at x."""
+  away = (y - x + step / 2 * gradient).reshape(len(x), -1)
+  return -jnp.square(away).sum(axis=1) / (2 * step)
+
+
+def underdamped(energy: Energy, step: float, friction: float = 1.0) -> Kernel:
+  """Underdamped Langevin dynamics of mass 1, unadjusted, by the splitting BAOAB. One gradient a step.
+
+      B  v <- v - h/2 grad U(x)
+      A  x <- x + h/2 v
+      O  v <- c v + sqrt(1 - c^2) z    with c = exp(-friction h)
+      A, B again
+
+  Leimkuhler and Matthews 2013, https://arxiv.org/abs/1203.5428, eq. 8. Of a Gaussian its positions have the right
+  variance at every step size up to 2; momenta have 1 - h^2 / 4 in place of 1. `init` starts at rest.
+
+  Args:
+    step: h, in time; a step of (L1) of size h^2 goes about as far.
+    friction: per unit of time.
+
+  Raises:
+    UserError: step <= 0 or friction <= 0; energies that are not one number per chain.
+  """
+  check_step(step)
+  if not friction > 0:
+    raise UserError(f"friction is more than 0, and this is {friction:g}: change it")
+  c = math.exp(-friction * step)
+
+  def init(x: Positions) -> Underdamped:
+    return Underdamped(x, jnp.zeros_like(x), value_and_gradient(energy, x)[1])
+
+  def advance(carry: Underdamped, keys: Key[Array, " chains"]) -> tuple[Underdamped, PerChain]:
+    x, v, gradient = carry
+    v = v - step / 2 * gradient
+    x = x + step / 2 * v
+    v = c * v + math.sqrt(1 - c**2) * _normal(keys, x)
+    x = x + step / 2 * v
+    _, gradient = value_and_gradient(energy, x)
+    return Underdamped(x, v - step / 2 * gradient, gradient), _ones(x)
+
+  return Kernel(init, advance)
+
+
+def hmc(energy: Energy, step: float, leapfrogs: int) -> Kernel:
+  """Hamiltonian Monte Carlo with mass 1: Neal 2011, https://arxiv.org/abs/1206.1901, section 5.3.2.
+
+  Momenta are drawn, so many leapfrog steps follow, and where they end is accepted by the change of U(x) + |v|^2 / 2.
+  One such step is `mala` with step^2.
+
+  Raises:
+    UserError: step <= 0 or fewer leapfrogs than one; energies that are not one number per chain.
+  """
+  check_step(step)
+  if leapfrogs < 1:
+    raise UserError(f"Hamiltonian Monte Carlo takes 1 or more leapfrog steps, not {leapfrogs}: change it")
+
+  def init(x: Positions) -> Adjusted:
+    return Adjusted(x, *value_and_gradient(energy, x))
+
+  def advance(carry: Adjusted, keys: Key[Array, " chains"]) -> tuple[Adjusted, PerChain]:
+    normal_keys, uniform_keys = _two(keys)
+    v = _normal(normal_keys, carry.x)
+
+    def leapfrog(_, both: tuple[Adjusted, Array]) -> tuple[Adjusted, Array]:
+      at, v = both
+      v = v - step / 2 * at.gradient
+      at = init(at.x + step * v)
+      return at, v - step / 2 * at.gradient
+
+    proposal, last = jax.lax.fori_loop(0, leapfrogs, leapfrog, (carry, v))
+    kinetic = lambda v: jnp.square(v.reshape(len(v), -1)).sum(axis=1) / 2
+    return _accept(carry.U + kinetic(v) - proposal.U - kinetic(last), uniform_keys, proposal, carry)
+
+  return Kernel(init, advance)
+
+
+def check_step(step: float) -> None:
+  """Raises a UserError for a step that is not larger than 0."""
+  if not step > 0:
+    raise UserError(f"a chain's step is larger than 0, and this is {step:g}: change it")
+
+
+def _accept(log_ratio: PerChain, keys: Key[Array, " chains"], new: Adjusted, old: Adjusted):
+  """The new state with probability min(1, exp(log_ratio)) in each chain, else the old; and that probability."""
+  log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
+  u = jax.vmap(lambda key: jax.random.uniform(key, (), log_ratio.dtype))(keys)
+  accepted = jnp.log(u) < log_ratio
+  choose = lambda a, b: jnp.where(accepted.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+  return jax.tree.map(choose, new, old), jnp.exp(jnp.minimum(log_ratio, 0))
+
+
+def _two(keys: Key[Array, " chains"]) -> tuple[Array, Array]:
+  both = jax.vmap(jax.random.split)(keys)
+  return both[:, 0], both[:, 1]
+
+
+def _normal(keys: Key[Array, " chains"], x: Positions) -> Positions:
+  return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def _ones(x: Positions) -> PerChain:
+  return jnp.ones(len(x), x.dtype)
+
+
+Sampler = Callable[[Energy], Kernel]  # such as partial(langevin, step=0.1): a kernel of whatever energy is trained
