@@ -17,6 +17,7 @@ from jaxgen import pictures
 if TYPE_CHECKING:
   from jaxgen.data.dataset import Dataset
   from jaxgen.experiment import Run
+  from jaxgen.metrics.long_run import LongRun
 
 Figure = Callable[["Run"], dict[str, bytes]]
 Render = Callable[[Any, Mapping[str, Any]], dict[str, bytes]]
@@ -218,6 +219,32 @@ def interpolations(
   return draw
 
 
+def latent_interpolations(
+  generate: Callable[[Any, Any, Any], Any], latent: int, rows: int = 8, steps: int = 10, classes: int | None = None
+) -> Figure:
+  """Between pairs of latents, on the great circle through them: {"latent_interpolations.png"}; White 2016.
+
+  https://arxiv.org/abs/1609.04468: on a straight line between two normal latents lie shorter ones, which are never
+  drawn. Row i is of class i % classes.
+
+  generate: (state, z [n, latent], labels [n] or None) -> images.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    first, last = np.random.default_rng(0).normal(size=(2, rows, latent))
+    norms = [np.linalg.norm(v, axis=1) for v in (first, last)]
+    angle = np.arccos(np.clip((first * last).sum(1) / (norms[0] * norms[1]), -1, 1))[:, None, None]
+    way = np.linspace(0, 1, steps)[:, None]
+    z = (np.sin((1 - way) * angle) * first[:, None] + np.sin(way * angle) * last[:, None]) / np.sin(angle)
+    label = None if classes is None else np.repeat(np.arange(rows) % classes, steps)
+    images = jax.jit(generate)(run.state, z.reshape(-1, latent).astype(np.float32), label)
+    return {"latent_interpolations.png": pictures.png(pictures.grid(np.asarray(images), steps))}
+
+  return draw
+
+
 def density(log_density: Callable[[Any, Any], Any], low: float, high: float, side: int = 200) -> Figure:
   """A density of points in the square from low to high, brighter where it is larger: {"density.png"}.
 
@@ -253,3 +280,96 @@ def scatter(low: float, high: float) -> Render:
     return {".png": png_of(panel, size=(5.0, 5.0))}
 
   return render
+
+
+def landscape(
+  energy: Callable[[Any, Any], Any], low: float, high: float, span: float = 10.0, side: int = 200
+) -> Figure:
+  """An energy of points in the square from low to high, darker where it is lower: {"landscape.png"}.
+
+  What is more than `span` nats above the lowest is white.
+
+  energy: (state, x [n, 2]) -> [n] nats.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    line = np.linspace(low, high, side, dtype=np.float32)
+    x = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    U = np.asarray(jax.jit(energy)(run.state, x)).reshape(side, side)
+
+    def panel(figure: Any) -> None:
+      axes = figure.subplots()
+      shown = axes.contourf(line, line, np.minimum(U - U.min(), span), levels=np.linspace(0, span, 21), cmap="magma")
+      axes.set(aspect="equal")
+      figure.colorbar(shown, label="nats above the lowest")
+
+    return {"landscape.png": png_of(panel, size=(6.0, 5.0))}
+
+  return draw
+
+
+def long_run(runs: Callable[["Run"], "LongRun"], times: int = 12) -> Figure:
+  """Where long chains go, from data and from noise: {"long_run_energy.png"}, and of images {"long_run_chains.png"}.
+
+  The first has the energies over steps, median and 10 to 90 %. In the second every row is a chain, from left to right
+  at steps 0, 1 and so on in even ratios up to the last; above those that began with data, below those from noise.
+
+  runs: from `jaxgen.metrics.long_run.long_runs`.
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    found = runs(run)
+
+    def panel(figure: Any) -> None:
+      axes = figure.subplots()
+      for start, energy in found.energy.items():
+        low, middle, high = np.quantile(energy, [0.1, 0.5, 0.9], axis=1)
+        steps = np.arange(len(energy))
+        axes.plot(steps, middle, label=f"from {start}")
+        axes.fill_between(steps, low, high, alpha=0.3)
+      axes.set(xlabel="steps", ylabel="energy, nats", xscale="symlog")
+      axes.legend()
+
+    files = {"long_run_energy.png": png_of(panel)}
+    some = found.x["data"]
+    if some.ndim == 5:
+      steps = len(some) - 1
+      chosen = np.unique(np.concatenate([[0], np.geomspace(1, steps, times - 1)]).round().astype(int))
+      rows = [found.x[start][chosen].swapaxes(0, 1).reshape(-1, *some.shape[2:]) for start in found.x]
+      files["long_run_chains.png"] = pictures.png(pictures.grid(np.concatenate(rows), len(chosen)))
+    return files
+
+  return draw
+
+
+def filters(weights: Callable[[Any], Any], count: int = 100) -> Figure:
+  """What the first hidden units look for, each on its own scale, positive weights bright: {"filters.png"}.
+
+  weights: state -> [hidden, H, W, C].
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    w = np.asarray(weights(run.state), np.float32)[:count]
+    largest = np.abs(w).max(axis=(1, 2, 3), keepdims=True)
+    return {"filters.png": pictures.png(pictures.grid(w / np.where(largest > 0, largest, 1)))}
+
+  return draw
+
+
+def chains(walk: Callable[[Any, Any, Any], Any], count: int = 12, seed: int = 0) -> Figure:
+  """Where Markov chains go that start from test images, each from left to right, the image first: {"chains.png"}.
+
+  walk: (state, images [n, H, W, C], keys [n]) -> images [frames, n, H, W, C].
+  """
+
+  def draw(run: "Run") -> dict[str, bytes]:
+    import jax
+
+    images = examples_of(run.data, count)
+    frames = np.asarray(jax.jit(walk)(run.state, images, jax.random.split(jax.random.key(seed), len(images))))
+    both = np.concatenate([images[None], frames])
+    return {"chains.png": pictures.png(pictures.grid(both.swapaxes(0, 1).reshape(-1, *images.shape[1:]), len(both)))}
+
+  return draw

@@ -1,6 +1,7 @@
 import io
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -163,3 +164,42 @@ def test_points_are_drawn_where_they_are():
   y, x = np.argwhere(picture[..., 2] - picture[..., 0] > 100).mean(0) / picture.shape[:2]
   assert abs(x - 0.77) < 0.05
   assert abs(y - 0.72) < 0.05
+
+
+def test_latent_interpolations_go_along_great_circles():
+  seen = []
+
+  def generate(state, z, label):
+    jax.debug.callback(lambda z, label: seen.append((np.asarray(z).reshape(4, 5, 3), label)), z, label)
+    return state * jnp.ones((len(z), 8, 8, 1))
+
+  picture = read(
+    figures.latent_interpolations(generate, 3, rows=4, steps=5, classes=3)(a_run())["latent_interpolations.png"]
+  )
+  np.testing.assert_array_equal(tiles(picture, 5, 8), grey(np.full((4, 5), 0.5)))
+  z, label = seen[0]
+  np.testing.assert_array_equal(label, np.repeat([0, 1, 2, 0], 5))
+  unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)
+  cosine = (unit(z[:, 0]) * unit(z[:, -1])).sum(-1)
+  # Half way between two ends at an angle a lies their sum over 2 cos(a / 2), as long as they are where they are so.
+  middle = (z[:, 0] + z[:, -1]) / (2 * np.cos(np.arccos(cosine) / 2))[:, None]
+  np.testing.assert_allclose(z[:, 2], middle, rtol=1e-4, atol=1e-5)
+  assert len(np.unique(z[:, [0, -1]])) == 24
+
+
+def test_filters_are_each_on_their_own_scale():
+  weights = np.zeros((3, 8, 8, 1), np.float32)
+  weights[1, 4, 4], weights[1, 0, 0] = -0.5, 2.0
+  weights[2] = -3.0
+  picture = read(figures.filters(lambda state: weights / state)(a_run())["filters.png"])
+  np.testing.assert_array_equal(tiles(picture, 2, 8), [[128, 96], [0, 128]])
+  only = read(figures.filters(lambda state: weights, count=1)(a_run())["filters.png"])
+  assert only.shape == (48, 48)
+
+
+def test_chains_go_from_left_to_right():
+  walk = lambda state, x, keys: jnp.stack([state * x, 0 * x + jax.random.key_data(keys)[0, 0] * 0 + 1])
+  picture = read(figures.chains(walk, count=3)(a_run())["chains.png"])
+  images = figures.examples_of(a_run().data, 3)
+  expected = np.stack([images, 0.5 * images, np.ones_like(images)], axis=1).reshape(-1, 8, 8, 1)
+  np.testing.assert_array_equal(picture, pictures.grid(expected.astype(np.float32), 3)[..., 0])
