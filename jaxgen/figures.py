@@ -287,7 +287,7 @@ def landscape(
 ) -> Figure:
   """An energy of points in the square from low to high, darker where it is lower: {"landscape.png"}.
 
-  What is more than `span` nats above the lowest is white.
+  What is more than `span` nats above the lowest has the brightest colour.
 
   energy: (state, x [n, 2]) -> [n] nats.
   """

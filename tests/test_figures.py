@@ -203,3 +203,27 @@ def test_chains_go_from_left_to_right():
   images = figures.examples_of(a_run().data, 3)
   expected = np.stack([images, 0.5 * images, np.ones_like(images)], axis=1).reshape(-1, 8, 8, 1)
   np.testing.assert_array_equal(picture, pictures.grid(expected.astype(np.float32), 3)[..., 0])
+
+
+def test_an_energy_is_darker_where_it_is_lower():
+  energy = lambda state, x: 4 * jnp.square(x[:, 0] - 1) + 4 * jnp.square(x[:, 1] + 1)
+  picture = read(figures.landscape(energy, -2.0, 2.0, side=50)(a_run())["landscape.png"])[..., :3].sum(-1)
+  rows, columns = picture.shape
+  dark = np.argwhere(picture < 100)  # of the axes' own lines, few
+  row, column = np.median(dark, axis=0)
+  assert column > 0.5 * columns  # x_1 = 1 is on the right, x_2 = -1 below
+  assert row > 0.6 * rows
+
+
+def test_long_runs_are_shown_from_data_above_those_from_noise():
+  from jaxgen.metrics.long_run import LongRun
+
+  steps, chains = 16, 3
+  level = np.linspace(-1, 0, steps + 1)[:, None] + np.array([0.0, 0.5])
+  x = {start: np.stack([flat(row + up) for row in level]) for start, up in (("data", 0.5), ("noise", 0.0))}
+  energy = {start: np.zeros((steps + 1, chains)) for start in x}
+  files = figures.long_run(lambda run: LongRun(energy, x, {}, {}, {}), times=6)(a_run())
+  assert files.keys() == {"long_run_energy.png", "long_run_chains.png"}
+  chosen = [0, 1, 2, 4, 8, 16]
+  expected = np.concatenate([level[chosen].T + 0.5, level[chosen].T])
+  np.testing.assert_array_equal(tiles(read(files["long_run_chains.png"]), 6, 8), grey(expected))

@@ -16,7 +16,7 @@ PerScalar = Float[np.ndarray, "*shape"]
 
 
 def effective_sample_size(x: Draws) -> PerScalar:
-  """So many independent draws would know the mean as well: eq. 10 to 13, with each chain split in halves.
+  """So many independent draws would know the mean as well, with each chain split in halves.
 
   With W the mean variance within half-chains, V = (N - 1)/N W + B/N, and rho_t = 1 - (W - mean autocovariance_t) / V,
   it is M N / tau, tau = -1 + 2 sum_k P_k over the pairs P_k = rho_2k + rho_2k+1: as long as they are positive, and none
@@ -48,7 +48,7 @@ def effective_sample_size(x: Draws) -> PerScalar:
 
 
 def r_hat(x: Draws) -> PerScalar:
-  """The larger of the rank-normalised split R-hats of x and of its distances from its median: section 4.
+  """The larger of the rank-normalised split R-hats of x and of its distances from its median.
 
   1 for chains that agree with each other and with themselves at another time; the paper asks for less than 1.01.
 
@@ -61,7 +61,7 @@ def r_hat(x: Draws) -> PerScalar:
 
 
 def split_r_hat(x: Draws) -> PerScalar:
-  """sqrt(V / W), eq. 4, of chains that are split already; NaN where they never change."""
+  """sqrt(V / W) of chains that are split already; NaN where they never change."""
   n = len(x)
   W = x.var(axis=0, ddof=1).mean(axis=0)
   with np.errstate(divide="ignore", invalid="ignore"):
@@ -86,7 +86,7 @@ def _halves(x: Draws) -> Float[np.ndarray, "half twice *shape"]:
 
 
 def _normal_scores(x: Float[np.ndarray, "draws chains *shape"]) -> Float[np.ndarray, "draws chains *shape"]:
-  """Quantiles of the normal distribution at (rank - 3/8) / (S + 1/4), the ranks among all S draws: eq. 14."""
+  """Quantiles of the normal distribution at (rank - 3/8) / (S + 1/4), the ranks among all S draws."""
   count = x.shape[0] * x.shape[1]
   ranks = stats.rankdata(x.reshape(count, -1), axis=0).reshape(x.shape)
   return special.ndtri((ranks - 0.375) / (count + 0.25))

@@ -112,7 +112,7 @@ def mala(energy: Energy, step: float) -> Kernel:
   """Metropolis-adjusted Langevin, (L1) to (L3): its density is exp(-U) at every step size. One gradient a step.
 
   Roberts and Tweedie 1996, Exponential convergence of Langevin distributions and their discrete approximations,
-  Bernoulli 2(4), section 1.4. A proposal whose energy is not a number is rejected.
+  Bernoulli 2(4). A proposal whose energy is not a number is rejected.
 
   Raises:
     UserError: step <= 0; energies that are not one number per chain.
@@ -147,7 +147,7 @@ def underdamped(energy: Energy, step: float, friction: float = 1.0) -> Kernel:
       O  v <- c v + sqrt(1 - c^2) z    with c = exp(-friction h)
       A, B again
 
-  Leimkuhler and Matthews 2013, https://arxiv.org/abs/1203.5428, eq. 8. Of a Gaussian its positions have the right
+  Leimkuhler and Matthews 2013, https://arxiv.org/abs/1203.5428. Of a Gaussian its positions have the right
   variance at every step size up to 2; momenta have 1 - h^2 / 4 in place of 1. `init` starts at rest.
 
   Args:

@@ -146,16 +146,18 @@ def discretized_logistic(
 
       log(F(b) - F(a)) = log F(b) + log F(-a) + log(1 - exp(a - b)),
 
-  which loses nothing where F(a) and F(b) round to the same number, so it needs no case for that.
+  which loses nothing where F(a) and F(b) round to the same number, so it needs no case for that. The end that two
+  neighbours share is the same number in both, so that all levels sum to 1 whatever that number's rounding.
   """
   half = 1 / (levels - 1)
   k = to_integers(x, levels)
   scale = jnp.exp(-log_scale)
-  above = jax.nn.log_sigmoid((x + half - mean) * scale)  # log F(b)
-  below = jax.nn.log_sigmoid((mean - x + half) * scale)  # log F(-a)
-  # log(1 - exp(-z)) of the width z; z itself may be below the smallest number
+  end = lambda k: (2 * k + 1).astype(mean.dtype) * half - 1  # of k's interval, the upper one
+  above = jax.nn.log_sigmoid((end(k) - mean) * scale)  # log F(b)
+  below = jax.nn.log_sigmoid((mean - end(k - 1)) * scale)  # log F(-a)
+  # log(1 - exp(-z)) of the width z, or log z; z itself may be below the smallest number
   log_z = math.log(2 * half) - log_scale
-  narrow = log_z < -9
+  narrow = log_z < -40
   width = jnp.where(narrow, log_z, jnp.log(-jnp.expm1(-jnp.exp(jnp.where(narrow, 0.0, log_z)))))
   first, last = k == 0, k == levels - 1
   return jnp.where(first, above, jnp.where(last, below, above + below + width))

@@ -8,7 +8,7 @@ and y is where chains are after some steps on the present U, with no gradient th
 difference between papers:
 
     replay=None              noise at every step: short runs. Nijkamp et al. 2019, https://arxiv.org/abs/1904.09770
-    replay=Replay(N, 0.0)    where they ended before: persistent. Tieleman 2008, section 2
+    replay=Replay(N, 0.0)    where they ended before: persistent. Tieleman 2008
     replay=Replay(N, 0.05)   one of N places where some ended before, or noise in 5 % of cases: a replay buffer.
                              Du and Mordatch 2019, https://arxiv.org/abs/1903.08689, Algorithm 1
 
@@ -89,7 +89,7 @@ def ebm(
     replay: places where chains ended, from which they go on; None: they begin with noise.
     start: the noise that chains begin with, of one chain.
     data_noise: standard deviation of Gaussian noise that is added to the data.
-    alpha: of the penalty alpha (mean U(x)^2 + mean U(y)^2), which keeps energies near 0: Du and Mordatch 2019, eq. 6.
+    alpha: of the penalty alpha (mean U(x)^2 + mean U(y)^2), which keeps energies near 0: Du and Mordatch, Algorithm 1.
     sampling_steps: of the chains from noise that are the samples, as many as in training by default.
     denoised: samples end as x - data_noise^2 grad U(x), the mean of the data that noise made x of (Tweedie).
     feature: the examples' name in a batch.

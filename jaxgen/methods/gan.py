@@ -117,7 +117,8 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
 
 def generate(generator: Any, state: State, z: Float[Array, "n latent"], label: Label | None = None) -> Event:
   """The examples of latents: by averaged parameters, where there are any, and running statistics."""
-  return generator.apply({"params": state.averaged("generator"), **state.buffers["generator"]}, z, label)
+  variables = {"params": state.averaged("generator"), **state.buffers["generator"]}
+  return generator.apply(variables, z, label).astype(z.dtype)
 
 
 def gan(

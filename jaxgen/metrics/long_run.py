@@ -2,7 +2,7 @@
 
 An energy that was learned with short chains need not have its data where its density is: chains that begin with data
 then leave them, to images without contrast or with too much, and chains from data and from noise do not meet. What
-Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370, section 4, look at is looked at here: energies over steps, and
+Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370, look at is looked at here: energies over steps, and
 the images that go with them.
 
     runs = long_runs(lambda state, x: ..., partial(langevin, step=0.1), uniform())

@@ -126,17 +126,19 @@ class MLPDiscriminator(nn.Module):
     return dense(h, 1, "out")[:, 0] + projected
 
 
-def halvings(shape: tuple[int, ...]) -> tuple[tuple[int, int], int]:
-  """The smallest map's height and width, and how often an image of this shape is halved to it: no side below 4.
+def halvings(shape: tuple[int, ...], least: int = 4) -> tuple[tuple[int, int], int]:
+  """The smallest map's height and width, and how often an image of this shape is halved to it: no side below `least`.
 
   Raises:
     UserError: it does not halve at all.
   """
   (height, width), times = shape[:2], 0
-  while height % 2 == width % 2 == 0 and min(height, width) >= 8:
+  while height % 2 == width % 2 == 0 and min(height, width) >= 2 * least:
     height, width, times = height // 2, width // 2, times + 1
   if times == 0:
-    raise UserError(f"images of {height}x{width} do not halve to 4 pixels or more: use even sides of 8 or more")
+    raise UserError(
+      f"images of {height}x{width} do not halve to {least} pixels or more: use even sides of {2 * least} or more"
+    )
   return (height, width), times
 
 
@@ -150,12 +152,14 @@ class DCGANGenerator(nn.Module):
   kernel 5 and `units`, 18,885,760.
 
   units: the first batch norm is of each unit of the projection of z, as in the authors' code, not of each channel.
+  least: images begin with no side below this.
   """
 
   shape: tuple[int, int, int]
   width: int = 64
   kernel: int = 4
   units: bool = False
+  least: int = 4
   classes: int | None = None
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -166,7 +170,7 @@ class DCGANGenerator(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     how = dict(use_bias=False, kernel_init=small, **dtypes)
     norm = lambda name, h: nn.relu(BatchNorm(scale_init=near_one, name=name, **dtypes)(h, index is not None))
-    smallest, times = halvings(self.shape)
+    smallest, times = halvings(self.shape, self.least)
     channels = self.width * 2 ** (times - 1)
     h = Dense(math.prod(smallest) * channels, name="project", **how)(with_label(z, label, self.classes))
     h = norm("norm_0", h) if self.units else h
@@ -187,12 +191,14 @@ class DCGANDiscriminator(nn.Module):
   norm: with batch norm.
   spectral: with spectral normalisation, of a projection's V, too.
   classes: the label is projected on the last map, summed over its positions.
+  least: no side is halved to less than this.
   """
 
   width: int = 64
   kernel: int = 4
   norm: bool = True
   spectral: bool = False
+  least: int = 4
   classes: int | None = None
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -204,7 +210,7 @@ class DCGANDiscriminator(nn.Module):
     how = dict(use_bias=False, kernel_init=small, **dtypes)
     r = (self.kernel - 1) // 2  # below; above as much as makes half the size of an even one
     convolution = dict(kernel=self.kernel, stride=2, padding=((r, self.kernel - 2 - r),) * 2, **how)
-    _, times = halvings(x.shape[1:])
+    _, times = halvings(x.shape[1:], self.least)
     h = x
     for i in range(times):
       channels, name = self.width * 2**i, f"down_{i}"

@@ -47,7 +47,7 @@ def test_probabilities_sum_to_one_and_samples_follow_them(name, x64):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("log_scale", [-50.0, -7.0, -3.0, 0.0, 5.0, 30.0, 200.0])
+@pytest.mark.parametrize("log_scale", [-50.0, -7.0, -3.0, 0.0, 4.2, 30.0, 200.0])
 @pytest.mark.parametrize("mean", [-40.0, -1.0, 0.1234, 1.0, 40.0])
 def test_256_levels_sum_to_one_at_extreme_scales(mean, log_scale, dtype, x64):
   d = logistic_mixture(1, 256)
@@ -55,7 +55,7 @@ def test_256_levels_sum_to_one_at_extreme_scales(mean, log_scale, dtype, x64):
   parameters = jnp.broadcast_to(jnp.asarray([0.3, mean, log_scale], dtype), (256, 3))
   log_p = np.asarray(d.log_prob(parameters, jnp.asarray(x)))
   assert log_p.dtype == dtype
-  np.testing.assert_allclose(np.exp(log_p).sum(), 1, atol=1e-5 if dtype == np.float32 else 1e-12)
+  np.testing.assert_allclose(np.exp(log_p).sum(), 1, rtol=0, atol=2e-6 if dtype == np.float32 else 1e-12)
   gradients = jax.grad(lambda p: d.log_prob(p, jnp.asarray(x)).sum())(parameters)
   assert np.isfinite(gradients).all()
 

@@ -276,6 +276,16 @@ def test_samples_come_from_running_statistics():
   np.testing.assert_allclose(method.sample(state, keys)[2:4], method.sample(state, keys[2:4]), rtol=1e-5)
 
 
+def test_samples_of_networks_in_half_precision_are_not():
+  networks = MLPGenerator((2,), (4,), dtype=jnp.bfloat16), MLPDiscriminator((4,), dtype=jnp.bfloat16)
+  method, batch = of_points(*networks, penalty=r1(1.0)), points()
+  batch["x"] = batch["x"].astype(jnp.float32)
+  state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  _, metrics = jax.eval_shape(method.step, state, batch)
+  samples = jax.eval_shape(method.sample, state, jax.random.split(jax.random.key(0), 3))
+  assert metrics["discriminator/loss"].dtype == metrics["generator/loss"].dtype == samples.dtype == jnp.float32
+
+
 # labels and augmentation ----------------------------------------------------------------------------------------------
 
 

@@ -82,14 +82,15 @@ def test_units_of_the_projection_are_normalised_each(x64):
     assert found["params"]["norm_0"]["scale"].shape == (size,)
 
 
-@pytest.mark.parametrize(("side", "smallest"), [(8, 4), (12, 6), (28, 7), (32, 4), (64, 4)])
-def test_sizes(side, smallest):
-  generator = DCGANGenerator((side, side, 1), 2)
+@pytest.mark.parametrize(("side", "least", "smallest"), [(8, 4, 4), (8, 2, 2), (12, 4, 6), (28, 4, 7), (64, 4, 4)])
+def test_sizes(side, least, smallest):
+  generator = DCGANGenerator((side, side, 1), 2, least=least)
   variables = shapes(generator, (1, 5))
   output = jax.eval_shape(generator.apply, variables, jnp.zeros((3, 5)))
   assert output.shape == (3, side, side, 1)
-  kernels = shapes(DCGANDiscriminator(2), (1, side, side, 1))["params"]
-  channels = 2 * 2 ** (len([k for k in kernels if k.startswith("down")]) - 1)
+  channels = 2 * side // smallest // 2
+  assert variables["params"]["project"]["kernel"].shape == (5, smallest**2 * channels)
+  kernels = shapes(DCGANDiscriminator(2, least=least), (1, side, side, 1))["params"]
   assert kernels["out"]["kernel"].shape == (smallest**2 * channels, 1)
 
 
