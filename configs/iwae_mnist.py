@@ -55,7 +55,9 @@ def experiment(
 ) -> Experiment:
   mnist = {
     "fixed": data.images("tfds:binarized_mnist", (28, 28, 1), levels=2, data_dir=tfds_dir),
-    "dynamic": data.binarized(data.images("tfds:mnist", (28, 28, 1), data_dir=tfds_dir), binarize_dynamic()),
+    "dynamic": data.binarized(
+      data.images("tfds:mnist", (28, 28, 1), data_dir=tfds_dir), binarize_dynamic(), "binarized anew at every use"
+    ),
   }[binarization]
   encoder, decoder = MLPEncoder(latent, hidden), MLPDecoder((28, 28, 1), hidden[::-1])
   encode, decode = to_latent(encoder), to_image(decoder, bernoulli())

@@ -14,7 +14,6 @@ Cost: not measured, and not for a CPU
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.data.transforms import flip
 from jaxgen.ledger import Published
 from jaxgen.methods.autoregressive import autoregressive
 from jaxgen.methods.distributions import logistic_mixture
@@ -34,7 +33,7 @@ def experiment(
   microbatches: int = 1,
   tfds_dir: str | None = None,
 ) -> Experiment:
-  cifar10 = data.images("tfds:cifar10", (32, 32, 3), classes=10, augment=(flip(),), data_dir=tfds_dir)
+  cifar10 = data.images("tfds:cifar10", (32, 32, 3), classes=10, data_dir=tfds_dir)
   distribution = logistic_mixture(components, 256, 3)
   rate = optax.exponential_decay(learning_rate, 1, 0.999995)
   method = autoregressive(
@@ -42,7 +41,7 @@ def experiment(
     distribution,
     shape=(32, 32, 3),
     levels=cifar10.levels,
-    optimizer=optax.adam(rate),
+    optimizer=optax.adam(rate, b1=0.95, b2=0.9995),  # as in the authors' code
     ema=ema,
     microbatches=microbatches,
   )

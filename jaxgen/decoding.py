@@ -119,7 +119,7 @@ def truncated(
   if top_k is not None:
     least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
-  if top_p is not None:
+  if top_p is not None and top_p < 1:  # the sums below round, and 1 keeps all
     ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
     p = jax.nn.softmax(ordered)
     needed = jnp.cumsum(p, axis=-1) - p < top_p  # what comes before is not enough; always true of the first

@@ -103,7 +103,7 @@ def reproduce(
       "arguments": dict(arguments),
       "config_hash": config_hash(config, arguments),
       "state_hashes": hashes,
-      "data": experiment.data.name,
+      "data": experiment.data.title,
       "git": here["git"],
       "versions": versions(),
       "devices": here["devices"],

@@ -74,6 +74,8 @@ class Method(NamedTuple):
   mean: every player's loss is a mean over examples (see `Player`).
   axis: the pmap axis over which gradients and metrics are averaged, None under jit.
   facts: what a report should say of the method, by name: what a sample costs, for one.
+  check: (batch of arrays on the host) -> None; raises a UserError where its values are not what the method is of. The
+    training loop asks it of a run's first batch.
   """
 
   init: Callable[[Array, Batch], State]
@@ -83,6 +85,7 @@ class Method(NamedTuple):
   mean: bool = True
   axis: str | None = None
   facts: Mapping[str, str] = MappingProxyType({})
+  check: Callable[[Batch], None] = lambda batch: None
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Key[Array, "batch"]:
@@ -114,6 +117,7 @@ def compose(
   microbatches: int = 1,
   axis: str | None = None,
   facts: Mapping[str, str] = MappingProxyType({}),
+  check: Callable[[Batch], None] = lambda batch: None,
 ) -> Method:
   """Makes a Method out of players. The only place that takes gradients, updates parameters and averages them.
 
@@ -122,7 +126,7 @@ def compose(
     players: (name of the network, player), updated in this order within a step, each seeing the ones before it updated.
       A name that stands n times is updated n times: the batch is cut into as many slices as the most frequent name has
       entries, and the j-th update of every name takes the j-th slice, with a key of its own.
-    evaluate, sample, facts: as in `Method`.
+    evaluate, sample, facts, check: as in `Method`.
     ema: decay by network, a number or a function of the step (its number of batches consumed, from 0): after all
       players, ema <- decay * ema + (1 - decay) * params. It starts from the initial parameters.
     microbatches: accumulate each update's gradient over so many parts of its slice; equal to the whole slice at once.
@@ -205,7 +209,7 @@ def compose(
     skipped = jnp.where(finite, 0, state.skipped + 1)
     return new.replace(step=state.step + 1, skipped=skipped), metrics | {"skipped": skipped}
 
-  return Method(init_state, step, evaluate, sample, mean, axis, facts)
+  return Method(init_state, step, evaluate, sample, mean, axis, facts, check)
 
 
 def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -> Method:

@@ -197,6 +197,10 @@ class Program:
       self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options
     )
 
+  def prepared(self, raw: Mapping[str, np.ndarray]) -> Batch:
+    """This process's rows of a batch as the method sees them, on the host."""
+    return jax.device_get(jax.jit(functools.partial(self._prepare, train=True))(jax.random.key(0), dict(raw)))
+
   def step_jaxpr(self):
     """The jaxpr of one training step, over the whole batch."""
     return self._jit_step.trace(self.abstract, self._spec).jaxpr

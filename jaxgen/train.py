@@ -169,7 +169,9 @@ def _train(run: Run, progress: "Progress", signals: Signals, main: bool) -> dict
         f"resuming {folder.path} at step {step}" if step < e.steps else f"{folder.path} is trained: step {step}"
       )
     else:
-      step, state = 0, program.init(run.seed, _first(stream))
+      first = _first(stream)
+      e.method.check(program.prepared(first))
+      step, state = 0, program.init(run.seed, first)
     run.state = state
     if main:
       folder.keep_metrics_until(step)

@@ -1,9 +1,11 @@
 """The training loop, in this process: what it writes, how it resumes, and when it stops."""
 
 import os
+import pathlib
 import signal
 import threading
 
+import conftest
 import jax
 import numpy as np
 import pytest
@@ -118,6 +120,14 @@ def test_a_longer_run_goes_on_from_the_shorter(finished, tmp_path):
   training.train(longer, quiet())
   assert state_hash(longer.state) == state_hash(run.state)
   assert longer.folder.info()["arguments"]["steps"] == 30
+
+
+def test_data_that_are_not_what_the_method_is_of_are_refused(tmp_path):
+  source = (pathlib.Path(conftest.REPOSITORY) / "configs" / "fvsbn_digits.py").read_text()
+  source = source.replace("data.binarized(data.digits())", "data.digits()").replace("levels=digits.levels", "levels=2")
+  run = make_run(tmp_path, source=source)
+  with pytest.raises(UserError, match="of values of 2 levels, and the data has others, such as .*: binarize them"):
+    training.train(run, quiet())
 
 
 def test_losses_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(tmp_path):

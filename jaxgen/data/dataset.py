@@ -36,6 +36,7 @@ class Dataset:
   train, test: the names of these splits in the data set.
   fit: how images of other sizes are brought to the size of `features` (folders; see `open_source`).
   source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
+  variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
   """
 
   name: str
@@ -50,6 +51,7 @@ class Dataset:
   fit: Fit = "crop"
   last: tuple[Transform, ...] = ()
   source_levels: int | None = None
+  variant: str = ""
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
@@ -74,8 +76,23 @@ class Dataset:
             f"{self.name}, split {split!r}: {key!r} has values {some[key].min()} to {some[key].max()}, but the config "
             f"expects {count} {what}, 0 to {count - 1}: change the config's {what} or the data set"
           )
+      vocabulary = getattr(source, "vocabulary", self.levels)  # a text's, which samples are read with
+      if vocabulary != self.levels:
+        raise UserError(
+          f"{self.name} has {vocabulary} different tokens and the config says {self.levels}: --vocabulary {vocabulary}"
+        )
       self._sources[split] = source
     return self._sources[split]
+
+  @property
+  def title(self) -> str:
+    """What it is called where likelihoods are compared: its name, what was made of it, and its images' size where they
+    are of another than the data set's."""
+    parts = [self.name] + [self.variant] * bool(self.variant)
+    if "image" in self.features:
+      seen = self.batch_spec(1, train=False)["image"].shape[1:]
+      parts += ["x".join(map(str, seen))] * (seen != self.features["image"].shape)
+    return ", ".join(parts)
 
   def raw_spec(self, batch_size: int) -> Specs:
     """Shapes and dtypes of a batch as the pipeline gives it, "index" included."""
@@ -117,10 +134,13 @@ def images(
   return Dataset(name, features, levels, classes, transforms, augment, data_dir, train, test, fit, last)
 
 
-def binarized(data: Dataset, how: Transform | None = None) -> Dataset:
-  """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind."""
-  transforms = (*data.transforms, how or binarize())
-  return dataclasses.replace(data, levels=2, source_levels=data.source_levels or data.levels, transforms=transforms)
+def binarized(data: Dataset, how: Transform | None = None, called: str = "binarized at 1/2") -> Dataset:
+  """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind.
+
+  called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
+  """
+  levels, transforms = data.source_levels or data.levels, (*data.transforms, how or binarize())
+  return dataclasses.replace(data, levels=2, source_levels=levels, transforms=transforms, variant=called)
 
 
 def digits(*, transforms: tuple[Transform, ...] | None = None, augment: tuple[Transform, ...] = ()) -> Dataset:

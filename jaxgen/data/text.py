@@ -53,7 +53,7 @@ def document(file: str | os.PathLike, *, length: int, vocabulary: int, character
   Args:
     length: tokens to be said in a window, which has one more.
     vocabulary: number of tokens.
-    characters: tokens are characters, of which the whole text must have `vocabulary` or fewer; else byte pair encoding.
+    characters: tokens are characters, of which the whole text must have `vocabulary`; else byte pair encoding.
   """
   tokens = jax.ShapeDtypeStruct((length + 1,), np.int32)
   name = f"text:{'chars' if characters else vocabulary}:{file}"
@@ -61,10 +61,12 @@ def document(file: str | os.PathLike, *, length: int, vocabulary: int, character
 
 
 class Codec(NamedTuple):
-  """encode: text -> its tokens; a UserError names what has none. decode: tokens -> text; likewise."""
+  """encode: text -> its tokens; a UserError names what has none. decode: tokens -> text; likewise. size: the number of
+  tokens."""
 
   encode: Callable[[str], Int[np.ndarray, "n"]]
   decode: Callable[[Int[np.ndarray, "n"]], str]
+  size: int
 
 
 def _document(name: str) -> tuple[str, Path, str]:
@@ -110,13 +112,14 @@ def _characters(text: str, path: Path) -> Codec:
       raise UserError(f"{unknown[0]!r} is none of the {len(letters)} characters of {path}: leave it out")
     return np.array([number[letter] for letter in text], np.int32)
 
-  return Codec(encode, lambda tokens: "".join(letters[token] for token in _known(tokens, len(letters), path)))
+  decode = lambda tokens: "".join(letters[token] for token in _known(tokens, len(letters), path))
+  return Codec(encode, decode, len(letters))
 
 
 def _pieces(text: str, size: int, path: Path) -> Codec:
   made = _trained(text.splitlines(keepends=True), size, path, special=(), prefix_space=False)
   encode = lambda text: np.array(made.encode(text).ids, np.int32)
-  return Codec(encode, lambda tokens: made.decode(_known(tokens, size, path)))
+  return Codec(encode, lambda tokens: made.decode(_known(tokens, size, path)), size)
 
 
 class Windows:
@@ -124,8 +127,8 @@ class Windows:
 
   in_memory = True
 
-  def __init__(self, tokens: Int[np.ndarray, "n"], width: int, stride: int):
-    self.tokens, self.width, self.stride = tokens, width, stride
+  def __init__(self, tokens: Int[np.ndarray, "n"], width: int, stride: int, vocabulary: int):
+    self.tokens, self.width, self.stride, self.vocabulary = tokens, width, stride, vocabulary
     self.arrays = {"tokens": tokens}  # all values that examples have
 
   def __len__(self) -> int:
@@ -152,7 +155,7 @@ def open_document(name: str, split: str, features: Features) -> Windows:
       f"{path} has {len(tokens)} tokens in its split {split!r}, and the config's windows take {width}: "
       "use a longer text or a shorter context"
     )
-  return Windows(tokens, width, 1 if split == "train" else width - 1)
+  return Windows(tokens, width, 1 if split == "train" else width - 1, codec(name).size)
 
 
 def encode_prompts(name: str, prompts: Sequence[str]) -> Int[np.ndarray, "n length"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose
-from jaxgen.methods.distributions import Distribution, nll_name
+from jaxgen.methods.distributions import Distribution, check_values, nll_name
 
 
 def autoregressive(
@@ -49,8 +49,9 @@ def autoregressive(
     microbatches, axis: as in `compose`.
 
   `evaluate` gives -log p(x): "nll_nats" of integers; "nll_nats_dequantized", the bound on it by a density of
-  dequantized values; or "nll_nats_density". `init` is given the batch's values, for networks that start from them, such
-  as PixelCNN++. `sample(state, keys)` gives [N, *shape], value after value in one scan.
+  dequantized values; or "nll_nats_density"; with "_given_label" behind it if conditional. `init` is given the batch's
+  values, for networks that start from them, such as PixelCNN++. `sample(state, keys)` gives [N, *shape], value after
+  value in one scan.
 
   Raises:
     UserError: a distribution of other levels than the data's, data of another shape or without labels, or a network
@@ -67,6 +68,7 @@ def autoregressive(
   if D % V:
     raise UserError(f"a draw has {V} values, which do not divide the {D} values of shape {shape}: change one of them")
   name, integers = nll_name(distribution.levels, levels, D)
+  name += "_given_label" * conditional
 
   def example(batch: Batch) -> Float[Array, "batch *shape"]:
     return batch["image"] if "image" in batch else batch["x"]
@@ -126,4 +128,7 @@ def autoregressive(
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(loss, optimizer))]
-  return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+  how = dict(
+    ema=averages, microbatches=microbatches, axis=axis, check=check_values(levels, distribution.levels is None)
+  )
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)

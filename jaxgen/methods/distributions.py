@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxgen.errors import UserError
+from jaxgen.method import Batch
 
 MIN_LOG_SCALE = -7.0  # the authors' of PixelCNN++
 
@@ -64,6 +66,36 @@ def nll_name(distribution: int | None, levels: int | None, values: int) -> tuple
   if distribution is not None:
     return "nll_nats", 0.0
   return ("nll_nats_density", 0.0) if levels is None else ("nll_nats_dequantized", values * math.log(levels / 2))
+
+
+def check_values(levels: int | None, dequantized: bool, feature: str | None = None) -> Callable[[Batch], None]:
+  """For `Method.check`: values are those of so many levels, or were spread over [-1, 1) by `dequantize(levels)`.
+
+  levels: None for real numbers, of which everything is right.
+  feature: the examples' name in a batch; "image" or "x" by default.
+
+  The check raises:
+    UserError: they are others.
+  """
+
+  def check(batch: Batch) -> None:
+    x = np.asarray(batch[feature or ("image" if "image" in batch else "x")], np.float64)
+    k = (x + 1) * ((levels - 1) / 2)
+    off = np.abs(k - np.round(k)) > 0.01
+    if not (np.abs(x) <= 1 + 1e-6).all():
+      raise UserError(f"the model is of values in [-1, 1], and the data has {x.flat[np.abs(x).argmax()]:g}: scale them")
+    if dequantized and not off.any():
+      raise UserError(
+        f"the density is of values spread by dequantization, and the data's are still integers of {levels} levels: put "
+        f"data.transforms.dequantize({levels}) among its transforms"
+      )
+    if not dequantized and off.any():
+      raise UserError(
+        f"the model is of values of {levels} levels, and the data has others, such as {x[off][0]:g}: "
+        + ("binarize them, or change the levels" if levels == 2 else "change the levels, or leave out dequantization")
+      )
+
+  return (lambda batch: None) if levels is None else check
 
 
 def _wide(x: Array) -> Array:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose
-from jaxgen.methods.distributions import nll_name, to_values
+from jaxgen.methods.distributions import check_values, nll_name, to_values
 
 Event = Float[Array, "batch *shape"]
 
@@ -140,4 +140,5 @@ def flow(
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(loss, optimizer))]
-  return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+  how = dict(ema=averages, microbatches=microbatches, axis=axis, check=check_values(levels, True, feature))
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)

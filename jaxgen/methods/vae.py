@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose, example_keys
-from jaxgen.methods.distributions import Distribution, nll_name
+from jaxgen.methods.distributions import Distribution, check_values, nll_name
 
 Image = Float[Array, "batch height width channels"]
 Latent = Float[Array, "batch latent"]
@@ -221,7 +221,8 @@ def vae(
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(loss, optimizer, mean=not free_bits))]
-  return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+  how = dict(ema=averages, microbatches=microbatches, axis=axis, check=check_values(levels, likelihood.levels is None))
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)
 
 
 def to_latent(encoder: Any) -> Callable[[State, Image], Latent]:

@@ -25,7 +25,7 @@ from jaxgen.diffusion.predictions import to_x0_eps
 from jaxgen.diffusion.sampling import Denoise, normal
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Method, Params, Player, State, compose, example_keys
-from jaxgen.methods.distributions import to_integers, to_values
+from jaxgen.methods.distributions import check_values, to_integers, to_values
 
 Image = Float[Array, "batch height width channels"]
 
@@ -152,4 +152,5 @@ def vdm(
 
   averages = {} if ema is None else {"network": ema}
   players = [("network", Player(train, optimizer))]
-  return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+  how = dict(ema=averages, microbatches=microbatches, axis=axis, check=check_values(levels, False))
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)

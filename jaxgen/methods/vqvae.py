@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.decoding import ancestral
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Buffers, Method, Params, Player, State, compose
-from jaxgen.methods.distributions import Distribution, nll_name
+from jaxgen.methods.distributions import Distribution, check_values, nll_name
 from jaxgen.methods.vae import Image, average, check, check_shapes, draw, log_prob
 
 Vectors = Float[Array, "*positions dim"]
@@ -205,7 +205,8 @@ def vqvae(
     return draw(likelihood, x_keys, output) if drawn else average(likelihood, output)
 
   players = [("network", Player(loss, optimizer)), ("prior", Player(prior_loss, prior_optimizer))]
-  return compose(init, players, evaluate=evaluate, sample=sample, microbatches=microbatches, axis=axis)
+  how = dict(microbatches=microbatches, axis=axis, check=check_values(levels, likelihood.levels is None))
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)
 
 
 def reconstruct(encoder: Any, decoder: Any, likelihood: Distribution) -> Callable[[State, Image], Image]:

@@ -155,7 +155,7 @@ class Unit(NamedTuple):
 
 _NAME = re.compile(
   r"(?P<split>\w+?)_(?P<per>nll_nats|nats_per_token|bits_per_dim|bits_per_token)_(?P<scale>\d+_levels|density)"
-  r"(?P<how>(?:_\w+)?)"
+  r"(?P<how>(?:_\w+)?(?<!_se))"
 )
 
 

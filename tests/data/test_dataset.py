@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.data import Dataset, digits, images
+from jaxgen.data import Dataset, binarized, digits, images
 from jaxgen.data.pipeline import batch_at
-from jaxgen.data.transforms import flip, pad, resize
+from jaxgen.data.transforms import binarize_dynamic, flip, pad, resize, scale
 from jaxgen.errors import UserError
 
 
@@ -110,3 +110,12 @@ def test_negative_labels_are_refused(tmp_path):
   np.savez(tmp_path / "a.npz", image=np.zeros((2, 2, 2, 1), np.uint8), label=np.array([0, -1]))
   with pytest.raises(UserError, match="'label' has values -1 to 0"):
     images(f"npz:{tmp_path / 'a.npz'}", (2, 2, 1), classes=2).source("train")
+
+
+def test_what_does_not_compare_has_another_title():
+  thresholded = binarized(digits())
+  anew = binarized(digits(), binarize_dynamic(), "binarized anew")
+  assert digits().title == "digits"
+  assert thresholded.title == "digits, binarized at 1/2"
+  assert anew.title == "digits, binarized anew"
+  assert digits(transforms=(scale(17), pad(16))).title == "digits, 16x16x1"

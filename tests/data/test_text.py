@@ -173,6 +173,11 @@ def test_prompts_and_samples(poem):
   [
     (dict(length=180, vocabulary=29), "test", r"poem\.txt has 180 tokens in its split 'test'.* take 181: use a longer"),
     (dict(length=8, vocabulary=27), "train", "'tokens' has values 0 to 28.*27 levels"),
+    (
+      dict(length=8, vocabulary=65),
+      "train",
+      "poem.txt has 29 different tokens and the config says 65: --vocabulary 29",
+    ),
     (dict(length=8, vocabulary=2000, characters=False), "train", "makes .* tokens and not 2000"),
     (dict(length=8, vocabulary=29), "val", "no split 'val'"),
   ],

@@ -10,7 +10,14 @@ from scipy import integrate, special, stats
 
 from jaxgen.errors import UserError
 from jaxgen.methods import distributions
-from jaxgen.methods.distributions import bernoulli, categorical, gaussian_mixture, logistic, logistic_mixture
+from jaxgen.methods.distributions import (
+  bernoulli,
+  categorical,
+  check_values,
+  gaussian_mixture,
+  logistic,
+  logistic_mixture,
+)
 
 SMALL = {
   "Bernoulli": bernoulli(),
@@ -102,3 +109,24 @@ def test_bad_input():
     logistic_mixture(0)
   with pytest.raises(UserError, match="components=0"):
     gaussian_mixture(0)
+
+
+def test_values_that_are_not_what_the_model_is_of():
+  """Asked of a run's first batch; numbers as digits' pixels have them."""
+  rng = np.random.default_rng(0)
+  integers = rng.integers(0, 17, (5, 4, 4, 1))
+  scaled, spread = 2 * integers / 16 - 1, 2 * (integers + rng.uniform(size=integers.shape)) / 17 - 1
+  batch = lambda x: {"image": np.asarray(x, np.float32)}
+  check_values(17, False)(batch(scaled))
+  check_values(17, True)(batch(spread))
+  check_values(None, True)(batch(100 * spread))
+  check_values(2, False, "v")({"v": np.where(scaled > 0, 1.0, -1.0)})
+  for check, x, sentence in (
+    (check_values(2, False), scaled, "of 2 levels, and the data has others, such as .*: binarize them"),
+    (check_values(17, False), spread, "change the levels, or leave out dequantization"),
+    (check_values(17, True), scaled, "integers of 17 levels: put data.transforms.dequantize"),
+    (check_values(17, False), integers, r"values in \[-1, 1\], and the data has 16: scale them"),
+    (check_values(17, False), scaled * np.nan, "scale them"),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      check(batch(x))

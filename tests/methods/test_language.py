@@ -121,6 +121,8 @@ def test_truncation_against_counting(x64):
 
 def test_equally_likely_tokens_stay_together():
   logits = jnp.log(jnp.array([0.2, 0.4, 0.2, 0.2]))
+  many = jax.random.normal(jax.random.key(0), (1000,)) * 5
+  np.testing.assert_array_equal(decoding.truncated(many, top_p=1.0), many)  # though sums of 1,000 numbers round
   np.testing.assert_allclose(jax.nn.softmax(decoding.truncated(logits, top_k=2)), [0.2, 0.4, 0.2, 0.2], atol=1e-6)
   np.testing.assert_allclose(jax.nn.softmax(decoding.truncated(logits, top_p=0.5)), [0.2, 0.4, 0.2, 0.2], atol=1e-6)
   np.testing.assert_allclose(jax.nn.softmax(decoding.truncated(logits, top_k=1)), [0, 1, 0, 0], atol=1e-6)

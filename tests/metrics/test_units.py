@@ -75,6 +75,12 @@ def test_what_the_method_does_not_compute():
     m.likelihood()(run_of(correct=[1.0]))
 
 
+def test_a_standard_error_is_no_likelihood():
+  assert m.unit("test_nll_nats_2_levels_se") is None
+  assert m.unit("test_nll_nats_2_levels_ais_5_se") is None
+  assert m.unit("test_bits_per_dim_17_levels_given_label")[1] == "given_label"
+
+
 def test_density_of_dequantized_values():
   """NICE's 1,980.5 nats on [0, 1] are the 4.36 bits per dimension that later papers quote of it."""
   nats = m.integers_from_density(-1980.5, values=784, levels=256)
