@@ -68,7 +68,8 @@ def experiment(
         "README, CPU",
         "test_nats_per_token_65_levels",
         1.88,
-        note="there on some windows of the last tenth of the text, here on all; here with biases",
+        note="there on some windows of the last tenth of the text, here on all; here with biases, residual layers as "
+        "large as others at first, and embeddings that do not decay",
       ),
     ),
     conditions=lambda i: {"prompt": text.encode_prompts(data.name, [prompt] * len(i))},

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen import Experiment, data, diffusion
+from jaxgen.ledger import Published
 from jaxgen.methods.vdm import vdm
 from jaxgen.metrics.likelihood import likelihood
 from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
@@ -64,6 +65,7 @@ def experiment(
     steps=steps,
     batch_size=batch_size,
     evaluators=(likelihood(),),
+    published=(Published("Kingma et al. 2021 (VDM)", "Table 1", "test_bits_per_dim_256_levels", 2.65),),
     log_every=100,
     sample_every=20_000,
     checkpoint_every=5_000,

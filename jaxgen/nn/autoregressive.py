@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.nn.conv import written_out
 from jaxgen.nn.layers import Dtype, add_bias, matmul
 
 Carry = Any
@@ -105,7 +106,11 @@ def recurrence(
 
   The gradient runs the recurrence backwards, a_d = a_{d+1} - W_d v_d, as the paper's Algorithm 1 does: nothing of size
   B D H is kept, and a step's arrays stay in a processor's cache (a third of the time that JAX's own gradient takes).
+  The sums have at least 32 bits. Forward mode needs `nn.conv.jax_derivatives`.
   """
+  a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+  if not written_out():
+    return _scan(activation, a, v, W, V, b, scale)[1].swapaxes(0, 1)
 
   @jax.custom_vjp
   def run(a, v, W, V, b, scale):
@@ -130,7 +135,7 @@ def recurrence(
     (_, da), (dv, dW, *d_own) = jax.lax.scan(
       body, (last, jnp.zeros_like(last)), (v.T, W, d_outputs, V, b, scale), reverse=True
     )
-    return da, dv.T, dW, *d_own
+    return jax.tree.map(lambda d, x: d.astype(x.dtype), (da, dv.T, dW, *d_own), saved)
 
   run.defvjp(forward, backward)
   return run(a, v, W, V, b, scale).swapaxes(0, 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.nn.autoregressive import FVSBN, MADE, NADE, RNADE, recurrence, rerun
+from jaxgen.nn.conv import jax_derivatives
 
 D, N = 7, 3
 NETWORKS = {
@@ -139,3 +140,19 @@ def test_rerun_gives_the_whole_networks_parameters(x64):
   params = random(network, x)
   step, carry = rerun(network, params, jnp.zeros_like(x))
   np.testing.assert_array_equal(step(carry, x, jnp.asarray(4))[0], network.apply({"params": params}, x)[:, 4])
+
+
+def test_nade_sums_in_32_bits_and_knows_forward_mode():
+  x = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], (8, 300)))
+  half, full = NADE(40, dtype=jnp.bfloat16), NADE(40)
+  params = jax.tree.map(lambda p: p + 0.05, full.init(jax.random.key(0), x))
+  # Weights are rounded, so they are compared with the same rounded weights; what is left is that of the outputs.
+  rounded = jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(jnp.float32), params)
+  np.testing.assert_allclose(half.apply(params, x), full.apply(rounded, x), atol=1e-4)
+  gradient = jax.grad(lambda p: half.apply(p, x).sum())(params)
+  assert jax.tree.map(lambda g: g.dtype, gradient) == jax.tree.map(lambda p: p.dtype, params)
+  few, small = x[:2, :6], NADE(5).init(jax.random.key(0), x[:2, :6])
+  outputs = lambda x: NADE(5).apply(small, x)[0, :, 0]
+  with jax_derivatives():
+    forward = jax.jacfwd(outputs)(few)
+  np.testing.assert_allclose(forward, jax.jacrev(outputs)(few), atol=1e-7)
