@@ -1,0 +1,32 @@
+"""Gibbs sampling of two blocks of variables: x given y and y given x are drawn in turn; Geman and Geman 1984."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxgen.mcmc import Kernel
+
+Draw = Callable[[Key[Array, " chains"], Array], Array]  # (keys, the other block [chains, ...]) -> [chains, ...]
+
+
+class Positions(NamedTuple):
+  """x: [chains, ...]."""
+
+  x: Array
+
+
+def gibbs(draw_y: Draw, draw_x: Draw) -> Kernel:
+  """x -> y -> x', y ~ p(y | x) and x' ~ p(x' | y). Such a step satisfies detailed balance with p(x).
+
+  draw_y, draw_x: draw from the two conditionals, chain i from keys[i].
+  """
+
+  def step(carry: Positions, keys: Key[Array, " chains"]) -> tuple[Positions, Float[Array, " chains"]]:
+    both = jax.vmap(jax.random.split)(keys)
+    x = draw_x(both[:, 1], draw_y(both[:, 0], carry.x))
+    return Positions(x), jnp.ones(len(x), x.dtype)
+
+  return Kernel(Positions, step)

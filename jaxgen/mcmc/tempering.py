@@ -1,0 +1,87 @@
+"""Parallel tempering: copies of a chain at several inverse temperatures, which exchange their positions.
+
+With energies U_beta, such as beta U, the copies' joint density is the product of exp(-U_beta_t(x_t)). Two neighbours
+exchange what they have with probability min(1, a),
+
+    (T1)  log a = U_s(x_s) + U_t(x_t) - U_s(x_t) - U_t(x_s)
+
+and this leaves the product as it is, by detailed balance: Geyer 1991, Markov chain Monte Carlo maximum likelihood;
+Desjardins et al. 2010, Tempered Markov chain Monte Carlo for training of restricted Boltzmann machines.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxgen.errors import UserError
+from jaxgen.mcmc import Kernel
+
+Family = Callable[[Array, Float[Array, " rows"]], Float[Array, " rows"]]  # (x [rows, ...], beta [rows]) -> U_beta(x)
+
+
+class Tempered(NamedTuple):
+  """x: positions, [chains, temperatures, ...]."""
+
+  x: Array
+
+
+def check_betas(betas: Sequence[float] | np.ndarray) -> None:
+  """Raises a UserError for inverse temperatures that are fewer than two or do not rise to 1 from 0 or more."""
+  if len(betas) < 2 or betas[0] < 0 or betas[-1] != 1 or any(s >= t for s, t in zip(betas, betas[1:], strict=False)):
+    some = ", ".join(f"{beta:g}" for beta in betas[:3])
+    raise UserError(
+      f"inverse temperatures are two or more that rise from at least 0 to exactly 1, not {len(betas)} that begin with "
+      f"{some}: change them"
+    )
+
+
+def tempering(
+  inner: Callable[[Float[Array, " rows"]], Kernel], energy: Family, betas: Sequence[float] | np.ndarray
+) -> Kernel:
+  """A step of `inner` in every copy, and exchanges of neighbours.
+
+  Whether it is the first and second, third and fourth, ... that may exchange or the second and third, ... is drawn for
+  each chain and step. The step's probability of acceptance is the mean over the pairs that might exchange.
+
+  Args:
+    inner: inverse temperatures [rows] -> a kernel of so many chains, row i's at the i-th.
+    energy: U_beta.
+    betas: inverse temperatures, rising to 1; x[:, -1] has the density exp(-U_1).
+
+  Raises:
+    UserError: inverse temperatures that do not rise to 1 from 0 or more.
+  """
+  check_betas(betas)
+  copies = len(betas)
+
+  def step(carry: Tempered, keys: Key[Array, " chains"]) -> tuple[Tempered, Float[Array, " chains"]]:
+    chains = len(carry.x)
+    flat = carry.x.reshape(chains * copies, *carry.x.shape[2:])
+    beta = jnp.tile(jnp.asarray(betas, carry.x.dtype), chains)
+    inner_keys, parity_keys, swap_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3))
+    kernel = inner(beta)
+    moved, _ = kernel.step(kernel.init(flat), jax.vmap(lambda key: jax.random.split(key, copies))(inner_keys).ravel())
+    x = moved.x.reshape(carry.x.shape)
+
+    odd = jax.vmap(jax.random.bernoulli)(parity_keys).astype(int)[:, None]
+    t = jnp.arange(copies)[None]
+    other = jnp.where((t - odd) % 2 == 0, t + 1, t - 1)
+    paired = (other >= 0) & (other < copies)
+    other = jnp.where(paired, other, t)
+    u = jax.vmap(lambda key: jax.random.uniform(key, (copies,), beta.dtype))(swap_keys)
+    theirs = jnp.take_along_axis(x, other.reshape(*other.shape, *[1] * (x.ndim - 2)), axis=1)
+    U_mine = energy(moved.x, beta).reshape(chains, copies)
+    U_theirs = energy(theirs.reshape(flat.shape), beta).reshape(chains, copies)
+    gain = U_mine - U_theirs
+    log_a = gain + jnp.take_along_axis(gain, other, axis=1)
+    # Both of a pair look at the same number.
+    u = jnp.take_along_axis(u, jnp.minimum(t, other), axis=1)
+    swap = (paired & (jnp.log(u) < log_a)).reshape(*other.shape, *[1] * (x.ndim - 2))
+    accepted = jnp.mean(jnp.exp(jnp.minimum(log_a, 0)), axis=1, where=paired)
+    return Tempered(jnp.where(swap, theirs, x)), jnp.where(paired.any(axis=1), accepted, 1)
+
+  return Kernel(Tempered, step)
