@@ -6,7 +6,9 @@ exp(-U(x)). Every kernel draws for chain i from keys[i] alone, so a chain is the
     kernel = langevin(energy, step=0.1)
     x, accepted, _ = run(kernel, x, keys, 1_000)
 
-`langevin.py` has kernels for smooth energies, `diagnostics.py` says what a chain is worth.
+`langevin.py` has kernels for smooth energies, `gibbs.py` one for two conditionals, and `tempering.py` lets chains at
+several temperatures exchange positions; `ais.py` estimates a partition function, and `diagnostics.py` says what a chain
+is worth.
 """
 
 from collections.abc import Callable

@@ -108,7 +108,7 @@ def test_persistent_chains_reach_the_models_distribution_and_stay(negative, x64)
   x = x[:, :, -1] if x.ndim == 4 else x
   counts = np.bincount(machine.index(x).ravel(), minlength=8)
   assert stats.chisquare(counts, machine.p * counts.sum()).pvalue > 1e-3
-  assert stats.chisquare(counts, q * counts.sum()).pvalue < 1e-6
+  assert np.abs(counts / counts.sum() - q).max() > 0.05
 
 
 def test_chains_go_on_from_where_they_were(x64):
