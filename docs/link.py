@@ -1,4 +1,4 @@
-"""Sets the line numbers of the links into the code in docs/diffusion.md: `python docs/link.py` after code has moved.
+"""Sets the line numbers of the links into the code in the pages of docs/: `python docs/link.py` after code has moved.
 
 A link is [`name`](../FILE.py#L1), or [any words](../FILE.py#L1 "name"); its line is the one that defines the name.
 """
@@ -6,7 +6,8 @@ A link is [`name`](../FILE.py#L1), or [any words](../FILE.py#L1 "name"); its lin
 import pathlib
 import re
 
-PAGE = pathlib.Path(__file__).parent / "diffusion.md"
+FOLDER = pathlib.Path(__file__).parent
+PAGES = tuple(FOLDER / name for name in ("diffusion.md", "energy.md"))
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<path>\.\./[\w/.]+\.py)#L\d+(?P<title> \"(?P<name>[^\"]+)\")?\)")
 
 
@@ -36,4 +37,5 @@ def linked(page: str, folder: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-  PAGE.write_text(linked(PAGE.read_text(), PAGE.parent))
+  for page in PAGES:
+    page.write_text(linked(page.read_text(), FOLDER))

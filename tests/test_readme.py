@@ -39,8 +39,18 @@ def test_the_pages_links_lead_to_what_they_name():
   spec = importlib.util.spec_from_file_location("link", conftest.REPOSITORY / "docs/link.py")
   link = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(link)
-  page = link.PAGE.read_text()
-  assert len(link.LINK.findall(page)) > 60
-  assert link.linked(page, link.PAGE.parent) == page, "code has moved: run `python docs/link.py`"
-  for path in re.findall(r"\]\((?!http)([^)#]+)", page):
-    assert (link.PAGE.parent / path).exists(), path
+  pages = {path.name: path.read_text() for path in link.PAGES}
+  assert len(link.LINK.findall(pages["diffusion.md"])) > 60
+  for page in pages.values():
+    assert link.linked(page, link.FOLDER) == page, "code has moved: run `python docs/link.py`"
+    for path in re.findall(r"\]\((?!http)([^)#]+)", page):
+      assert (link.FOLDER / path).exists(), path
+
+
+def test_the_example_chain_runs():
+  example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "mala" in block)
+  found = {}
+  exec(example, found)
+  assert found["kept"].shape == (1_000, 64, 2)
+  assert abs(float(found["kept"][100:].var()) - 1) < 0.05
+  assert 0.7 < float(found["accepted"].mean()) < 1

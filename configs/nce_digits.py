@@ -1,0 +1,68 @@
+"""Noise-contrastive estimation of an energy of scikit-learn's 8x8 digits, dequantized; a flow is the noise.
+
+Paper: Gutmann and Hyvärinen 2012, Noise-contrastive estimation of unnormalized statistical models,
+https://www.jmlr.org/papers/v13/gutmann12a.html. The noise, affine coupling layers of the logits of all pixels (Dinh et
+al. 2016, https://arxiv.org/abs/1605.08803), learns beside the energy by maximum likelihood.
+
+    jaxgen train configs/nce_digits.py
+
+Expect: frechet_1437 2.28, 1.9 times its floor, of samples chosen among 100 of the flow's. 97.9 nats (standard error
+1.0) with log Z by importance sampling, whose logarithm tends to be too low where few draws weigh much; the flow 106.5
+(1.4). The learned normaliser is not to be believed here: with it 79.6 nats, log Z being 9.2 (0.9) and c 18 nats less.
+One seed
+Cost: 3 minutes on 2 CPU cores that others used as well
+"""
+
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.data.transforms import dequantize
+from jaxgen.methods.flow import flow
+from jaxgen.methods.nce import energies, nce
+from jaxgen.methods.noise import Chains, importance, of_method
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.metrics.likelihood import likelihood
+from jaxgen.nn.bijections import Chain, Flattened, Logit
+from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.nn.realnvp import realnvp_vectors
+
+
+def experiment(
+  steps: int = 3_000,
+  batch_size: int = 128,
+  learning_rate: float = 1e-3,
+  nu: int = 2,
+  width: int = 512,
+  couplings: int = 6,
+  hidden: int = 128,
+  ema: float = 0.99,
+  microbatches: int = 1,
+) -> Experiment:
+  digits = data.digits(transforms=(dequantize(17),))
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  bijection = Flattened(Chain((Logit(), realnvp_vectors(couplings, (hidden,)))))
+  noise = of_method(flow(bijection, shape=(8, 8, 1), optimizer=optimizer))
+  energy = EnergyMLP((width, width))
+  method = nce(
+    energy,
+    noise,
+    nu=nu,
+    optimizer=optimizer,
+    noise_optimizer=optimizer,
+    levels=digits.levels,
+    chains=Chains(100),
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=digits,
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(
+      likelihood(partition=importance(energies(energy), noise, levels=digits.levels)),
+      frechet(data=data.digits()),
+    ),
+    sample_every=1_000,
+  )

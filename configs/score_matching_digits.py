@@ -1,0 +1,54 @@
+"""Denoising score matching at one noise level on scikit-learn's 8x8 digits, sampled by Langevin dynamics.
+
+Paper: Vincent 2011, A connection between score matching and denoising autoencoders,
+https://doi.org/10.1162/NECO_a_00142. With many noise levels it is NCSN: configs/ncsn_digits.py
+
+    jaxgen train configs/score_matching_digits.py
+
+Expect: frechet_1437 4.73, 4.0 times its floor; one noise level is too few, for some chains stray to where no data
+were: with 50 levels NCSN has 1.31. One seed
+Cost: 2 minutes on 2 CPU cores that others used as well
+"""
+
+from functools import partial
+
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.mcmc.langevin import langevin
+from jaxgen.methods.noise import Chains
+from jaxgen.methods.score_matching import denoising, score_matching
+from jaxgen.metrics.evaluators import frechet
+from jaxgen.nn.ebm import EnergyMLP
+
+
+def experiment(
+  steps: int = 3_000,
+  batch_size: int = 128,
+  learning_rate: float = 1e-3,
+  sigma: float = 0.5,
+  width: int = 512,
+  langevin_steps: int = 200,
+  step_size: float = 0.2,
+  ema: float = 0.995,
+  microbatches: int = 1,
+) -> Experiment:
+  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  method = score_matching(
+    EnergyMLP((width, width), reference=1.0),
+    denoising(sigma),
+    energy=True,
+    optimizer=optax.chain(optax.clip_by_global_norm(100.0), optax.adam(rate)),
+    chains=Chains(1, partial(langevin, step=step_size * sigma**2), langevin_steps),
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=data.digits(),
+    steps=steps,
+    batch_size=batch_size,
+    evaluators=(frechet(),),
+    sample_every=1_000,
+    sample_chunk=256,
+  )
