@@ -1,0 +1,83 @@
+"""Generative adversarial networks of points in the plane: which losses and penalties find all of the clouds.
+
+Paper: Goodfellow et al. 2014, Generative adversarial nets, https://arxiv.org/abs/1406.2661, with R1, Mescheder et al.
+2018, https://arxiv.org/abs/1801.04406; the clouds are PacGAN's, Lin et al. 2018, https://arxiv.org/abs/1712.04086, 4.1.
+
+    jaxgen train configs/gan_rings.py
+    jaxgen train configs/gan_rings.py --points grid25 --steps 20000 --width 128
+    jaxgen train configs/gan_rings.py --loss wasserstein --penalty gradient_penalty --k 4 --steps 4000
+    jaxgen train configs/gan_rings.py --loss minimax --penalty none          (loses clouds)
+
+`benchmarks/gan_modes.py` runs them all over several seeds; docs/adversarial.md has its results.
+
+Expect: EXPECT
+Cost: COST
+"""
+
+from typing import Literal
+
+import jax
+import numpy as np
+import optax
+
+from jaxgen import Experiment, data, figures
+from jaxgen.data.sources import modes
+from jaxgen.methods.gan import LOSSES, LossName, clip_weights, gan, gradient_penalty, r1
+from jaxgen.metrics.modes import modes_covered
+from jaxgen.nn.gan import MLPDiscriminator, MLPGenerator
+
+
+def experiment(
+  steps: int = 8_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  discriminator_rate: float | None = None,
+  points: Literal["ring8", "grid25"] = "ring8",
+  std: float | None = None,
+  loss: LossName = "non_saturating",
+  penalty: Literal["none", "r1", "gradient_penalty", "clip"] = "r1",
+  weight: float | None = None,
+  k: int = 1,
+  width: int = 64,
+  depth: int = 3,
+  latent: int = 2,
+  ema: float = 0.99,
+  microbatches: int = 1,
+) -> Experiment:
+  centres = modes(points)
+  size = float(np.abs(centres).max())
+  std = std or {"ring8": 0.01, "grid25": 0.05}[points]
+  # R1's gamma is of data of size 1; the gradient at a larger one is as much smaller.
+  weight = weight or {"none": 0.0, "r1": 0.01 * size**2, "gradient_penalty": 0.1 * size, "clip": 0.1}[penalty]
+  schedule = lambda rate: optax.cosine_decay_schedule(rate, steps)
+  adam = lambda rate: optax.adam(schedule(rate), b1=0.0, b2=0.99)
+  rate = discriminator_rate or learning_rate
+  # Momentum is said to make the clipped critic unstable: Arjovsky et al. 2017, section 4.3.
+  clipped = optax.chain(optax.rmsprop(schedule(rate)), clip_weights(weight)) if penalty == "clip" else None
+  method = gan(
+    MLPGenerator((2,), (width,) * depth),
+    MLPDiscriminator((width,) * depth, activation=jax.nn.relu),
+    shape=(2,),
+    latent=latent,
+    feature="x",
+    loss=LOSSES[loss],
+    penalty={"r1": r1(weight), "gradient_penalty": gradient_penalty(weight)}.get(penalty),
+    k=k,
+    generator_optimizer=adam(learning_rate),
+    discriminator_optimizer=clipped or adam(rate),
+    ema=ema,
+    microbatches=microbatches,
+  )
+  return Experiment(
+    method=method,
+    data=data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)}),
+    steps=steps,
+    batch_size=k * batch_size,
+    evaluators=(modes_covered(),),
+    render=figures.scatter(-1.5 * size, 1.5 * size),
+    updates_per_dispatch=50,
+    evaluate_every=2_500,
+    samples=1024,
+    sample_chunk=512,
+    sample_every=2_500,
+  )
