@@ -9,8 +9,8 @@ https://arxiv.org/abs/1802.05637; differentiable augmentation, Zhao et al. 2020,
     jaxgen train configs/dcgan_digits.py --loss hinge --spectral True --conditional True --learning-rate 1e-3
     jaxgen train configs/dcgan_digits.py --augment True
 
-Expect: frechet_1437 1.44, 1.21 times its floor; with the second line's options 1.60, with the third's, which so few
-steps of so small images do not need, 3.20. One seed each
+Expect: frechet_1437 1.44, 1.21 times its floor; with the second line's options 1.60, with the third's 3.20. One seed
+each
 Cost: 1.5 minutes on 2 CPU cores that were busy with other work as well, 45 s of CPU time
 """
 

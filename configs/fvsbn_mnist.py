@@ -45,6 +45,7 @@ def experiment(
     table="test log-likelihood of binarized MNIST",
     metric="test_nll_nats_2_levels",
     number=97.45,
+    note="" if steps >= 30_000 else f"{steps:,} steps are too few",
   )
   return Experiment(
     method=method,
