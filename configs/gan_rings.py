@@ -11,7 +11,7 @@ Paper: Goodfellow et al. 2014, Generative adversarial nets, https://arxiv.org/ab
 `benchmarks/gan_modes.py` runs them all over several seeds; docs/adversarial.md has its results.
 
 Expect: of 2,500 samples 95.6 to 96.5 % within 3 sigma, and all 8 modes; on the grid 94.3 to 96.0 % and all 25. Three
-seeds each; without R1 one to fifteen modes are lost
+seeds each; without R1 up to 1 and 15 modes are lost
 Cost: a minute on 2 CPU cores that were busy with other work as well, the grid two
 """
 

@@ -7,7 +7,7 @@ import pathlib
 import re
 
 FOLDER = pathlib.Path(__file__).parent
-PAGES = tuple(FOLDER / name for name in ("diffusion.md", "energy.md"))
+PAGES = tuple(FOLDER / name for name in ("adversarial.md", "diffusion.md", "energy.md"))
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<path>\.\./[\w/.]+\.py)#L\d+(?P<title> \"(?P<name>[^\"]+)\")?\)")
 
 

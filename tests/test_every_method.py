@@ -25,19 +25,19 @@ from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
 from jaxgen.mcmc.langevin import langevin, mala
-from jaxgen.method import Method
+from jaxgen.method import Method, rollback
 from jaxgen.methods.autoregressive import autoregressive
 from jaxgen.methods.classifier import classifier
 from jaxgen.methods.diffusion import Guide, gaussian_diffusion
 from jaxgen.methods.distributions import bernoulli, categorical, logistic, logistic_mixture
-from jaxgen.methods.ebm import Replay, ebm
+from jaxgen.methods.ebm import Replay, diverged, ebm
 from jaxgen.methods.flow import flow
 from jaxgen.methods.gan import LOSSES, gan, r1, uniform
 from jaxgen.methods.language import language, pixels
 from jaxgen.methods.multigrid import multigrid
 from jaxgen.methods.nce import flow_contrastive, nce
 from jaxgen.methods.noise import Chains, of_method
-from jaxgen.methods.rbm import cd, persistent, rbm
+from jaxgen.methods.rbm import cd, persistent, rbm, tempered
 from jaxgen.methods.score_matching import score_matching, sliced
 from jaxgen.methods.seq2seq import seq2seq
 from jaxgen.methods.vae import vae
@@ -326,7 +326,7 @@ def small_ebm(dtype, **options):
   # Adjusted chains: a rejection is a choice that rounding does not change. SGD, which makes nothing of rounding.
   network = EnergyMLP((16,), 1.0, dtype=dtype, param_dtype=dtype)
   how = dict(replay=Replay(48), alpha=0.1, data_noise=0.03, optimizer=optax.sgd(0.01, 0.9), ema=0.9)
-  return ebm(network, partial(mala, step=0.02), 3, shape=(8, 8, 1), **how, **options)
+  return rollback(ebm(network, partial(mala, step=0.02), 3, shape=(8, 8, 1), **how, **options), diverged(50.0), every=3)
 
 
 def short_run_ebm(dtype, **options):
@@ -463,6 +463,7 @@ METHODS = {
   # The difference of two free energies says nothing of progress.
   "RBM, CD-2": Case(partial(small_rbm, negative=cd(2)), BITS, falls="reconstruction"),
   "RBM, persistent": Case(partial(small_rbm, negative=persistent(2, 16)), BITS, falls="reconstruction"),
+  "RBM, tempered": Case(partial(small_rbm, negative=tempered(1, 16, (0.0, 0.5, 1.0))), BITS, falls="reconstruction"),
   "classifier with batch statistics": Case(normed_classifier, data.digits(), whole="buffers"),
 }
 KEY = jax.eval_shape(jax.random.key, 0)

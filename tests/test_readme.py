@@ -1,6 +1,7 @@
 """README and pages say what is true: the example trains, files exist, commands and links are the real ones."""
 
 import importlib.util
+import json
 import re
 
 import conftest
@@ -54,3 +55,19 @@ def test_the_example_chain_runs():
   assert found["kept"].shape == (1_000, 64, 2)
   assert abs(float(found["kept"][100:].var()) - 1) < 0.05
   assert 0.7 < float(found["accepted"].mean()) < 1
+
+
+def test_the_table_of_modes_is_the_benchmarks_and_r1_finds_them_all():
+  rows = json.loads((conftest.REPOSITORY / "benchmarks" / "gan_modes.json").read_text())["rows"]
+  page, found = (conftest.REPOSITORY / "docs" / "adversarial.md").read_text(), {}
+  for row in rows:
+    found.setdefault((row["points"], row["method"]), []).append(row)
+  words = {"ring8": "ring, 8", "grid25": "grid, 25"}
+  for (points, method), seeds in found.items():
+    hits = ", ".join(f"{row['modes_hit_2500']:.0f}" for row in seeds)
+    shares = ", ".join(f"{100 * row['share_within_3_sigma_2500']:.1f}" for row in seeds)
+    assert f"| {words[points]} | {method} | {hits} | {shares} |" in page
+  for points in words:
+    best = found[points, "non-saturating, R1"]
+    assert len(best) == 3
+    assert all(row["modes_hit_2500"] == row["modes"] and row["share_within_3_sigma_2500"] >= 0.9 for row in best)

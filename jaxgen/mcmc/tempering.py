@@ -45,7 +45,8 @@ def tempering(
   """A step of `inner` in every copy, and exchanges of neighbours.
 
   Whether it is the first and second, third and fourth, ... that may exchange or the second and third, ... is drawn for
-  each chain and step. The step's probability of acceptance is the mean over the pairs that might exchange.
+  each chain and step; two copies always may. The step's probability of acceptance is the mean over the pairs that might
+  exchange.
 
   Args:
     inner: inverse temperatures [rows] -> a kernel of so many chains, row i's at the i-th.
@@ -67,7 +68,7 @@ def tempering(
     moved, _ = kernel.step(kernel.init(flat), jax.vmap(lambda key: jax.random.split(key, copies))(inner_keys).ravel())
     x = moved.x.reshape(carry.x.shape)
 
-    odd = jax.vmap(jax.random.bernoulli)(parity_keys).astype(int)[:, None]
+    odd = jax.vmap(jax.random.bernoulli)(parity_keys).astype(int)[:, None] * (copies > 2)
     t = jnp.arange(copies)[None]
     other = jnp.where((t - odd) % 2 == 0, t + 1, t - 1)
     paired = (other >= 0) & (other < copies)
@@ -82,6 +83,6 @@ def tempering(
     u = jnp.take_along_axis(u, jnp.minimum(t, other), axis=1)
     swap = (paired & (jnp.log(u) < log_a)).reshape(*other.shape, *[1] * (x.ndim - 2))
     accepted = jnp.mean(jnp.exp(jnp.minimum(log_a, 0)), axis=1, where=paired)
-    return Tempered(jnp.where(swap, theirs, x)), jnp.where(paired.any(axis=1), accepted, 1)
+    return Tempered(jnp.where(swap, theirs, x)), accepted
 
   return Kernel(Tempered, step)

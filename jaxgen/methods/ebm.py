@@ -203,8 +203,8 @@ def check_shape(batch: Batch, feature: str, shape: tuple[int, ...]) -> None:
 
 
 def diverged(limit: float) -> Callable[[Metrics], Array]:
-  """For `method.rollback`: the energies of data and of samples are further apart than that, in nats."""
-  return lambda metrics: jnp.abs(metrics["energy_difference"]) > limit
+  """For `method.rollback`: the energies of data and of samples are further apart than that, in nats, or no numbers."""
+  return lambda metrics: ~(jnp.abs(metrics["energy_difference"]) <= limit)
 
 
 def quadrature(energy: Callable[[Any, Array], Array], low: float, high: float, side: int = 1_000) -> Partition:

@@ -105,7 +105,11 @@ def clip_weights(c: float) -> optax.GradientTransformation:
     raise UserError(f"weights are clipped to [-c, c] with c > 0, and this is {c:g}: change it")
 
   def update(updates: PyTree, state: optax.EmptyState, params: PyTree):
-    return jax.tree.map(lambda u, p: jnp.clip(p + u, -c, c) - p, updates, params), state
+    def clipped(u: Array, p: Array) -> Array:
+      inside = c * (1 - 2 * float(jnp.finfo(p.dtype).eps))  # adding the update to p rounds once more
+      return jnp.clip(p + u, -inside, inside) - p
+
+    return jax.tree.map(clipped, updates, params), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -116,7 +120,8 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
 
 
 def generate(generator: Any, state: State, z: Float[Array, "n latent"], label: Label | None = None) -> Event:
-  """The examples of latents: by averaged parameters, where there are any, and running statistics."""
+  """The examples of latents: by averaged parameters, where there are any, and the running statistics of the generator
+  that is trained."""
   variables = {"params": state.averaged("generator"), **state.buffers["generator"]}
   return generator.apply(variables, z, label).astype(z.dtype)
 
@@ -164,9 +169,10 @@ def gan(
     penalty: added to the discriminator's loss: `r1(gamma)`, `gradient_penalty(weight)`. Weights are clipped by the
       optimizer: `clip_weights`.
     penalty_every: in only every so many steps, and as many times as much: Karras et al. 2020,
-      https://arxiv.org/abs/1912.04958, appendix B.
+      https://arxiv.org/abs/1912.04958, appendix B, who also change Adam's rate and betas; that is left to you.
     augment: of all that the discriminator sees, such as `nn.diffaugment.diff_augment(...)`. The i-th example of the
-      data and the i-th generated one are augmented alike.
+      data and the i-th generated one are augmented alike, where Zhao et al. draw for each; and a penalty is on the
+      gradient in the augmented example.
     draw: (key, shape) -> z, standard normal by default.
     classes: condition both networks on batch["label"], an int in 0 .. classes - 1; generated examples are asked for the
       labels that the data has. None: unconditional.

@@ -128,17 +128,18 @@ def multigrid(
     data = {side: shrink(batch["image"], side) for side in [1, *sides]}
     frozen, keys = jax.lax.stop_gradient(params), example_keys(key, batch["index"])
     samples, accepted = jax.lax.stop_gradient(upwards(kernels(frozen), data[1], keys, steps))
-    total, metrics, furthest = 0.0, {}, jnp.zeros((), data[1].dtype)
+    total, metrics, differences = 0.0, {}, []
     for side in sides:
       of_data, of_samples = (jnp.mean(energy(side, params)(v[side])) for v in (data, samples))
       difference = of_data - of_samples
       total += difference
-      furthest = jnp.where(jnp.abs(difference) > jnp.abs(furthest), difference, furthest)
+      differences.append(difference)
       own = {"energy_data": of_data, "energy_samples": of_samples, "energy_difference": difference}
       own["acceptance"] = jnp.mean(accepted[side])
       metrics |= {f"{name}_{side}": value for name, value in own.items()}
     kept = jnp.concatenate([state.buffers["means"], data[1]])[-means:]
-    metrics["energy_difference"] = furthest
+    differences = jnp.stack(differences)
+    metrics["energy_difference"] = differences[jnp.argmax(jnp.abs(differences))]  # one that is no number before others
     return total, (jax.lax.stop_gradient(metrics), {**state.buffers, "means": kept})
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:

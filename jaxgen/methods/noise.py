@@ -92,8 +92,9 @@ def of_method(method: Method, feature: str = "image") -> Noise:
     found = jax.eval_shape(method.evaluate, state, batch_of(x), key)
     if "nll_nats_density" not in found or method.sample is None:
       raise UserError(
-        f"noise has samples and a density that is known exactly, and this method gives {', '.join(found)}: take a "
-        "flow, an autoregressive model of real numbers with levels=None, or fitted_gaussian"
+        "noise has samples and a density that is known exactly, and this method gives "
+        f"{', '.join(found) or 'no density'}: take a flow, an autoregressive model of real numbers with levels=None, "
+        "or fitted_gaussian"
       )
     if state.buffers or set(state.params) != {"network"}:
       raise UserError("noise is a method of one network without batch statistics or other buffers: take ActNorm there")

@@ -227,6 +227,8 @@ def rbm(
   _, integers = nll_name(network.units.levels, levels, math.prod(shape))
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], Buffers]:
+    if feature not in batch:
+      raise UserError(f"the machine is of {feature!r} and this data has {', '.join(sorted(batch))}: change its feature")
     x = batch[feature]
     if x.shape[1:] != shape:
       raise UserError(f"the model is of examples of shape {shape} and the data has {x.shape[1:]}: change one of them")

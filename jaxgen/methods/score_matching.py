@@ -32,6 +32,7 @@ from jaxgen.diffusion.likelihood import Trace, exact, hutchinson
 from jaxgen.diffusion.sampling import normal
 from jaxgen.errors import UserError
 from jaxgen.mcmc import one_per_chain
+from jaxgen.mcmc.langevin import Adjusted
 from jaxgen.method import Batch, Method, Params, Player, State, compose, example_keys
 from jaxgen.methods import noise as noises
 from jaxgen.methods.distributions import nll_name
@@ -180,6 +181,10 @@ def score_matching(
           "network's outputs, or say energy=True"
         )
     params = {"network": variables["params"]}
+    if chains is not None and chains.kernel is not None and not energy:
+      carry = jax.eval_shape(chains.kernel(lambda x: _flat(x).sum(axis=1)).init, x)
+      if isinstance(carry, Adjusted):
+        raise UserError("a score has no energy to reject by: take langevin or underdamped, or an energy network")
     return params | ({} if chains is None else {"noise": start.init(start_key, x)}), {}
 
   def score_of(params: Params) -> ScoreOf:

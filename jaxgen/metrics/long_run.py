@@ -67,9 +67,9 @@ def long_runs(
   known = {}
 
   @jax.jit
-  def go(state: Any, x: Array) -> tuple[Array, ...]:
+  def go(state: Any, x: Array, key: Array) -> tuple[Array, ...]:
     U = lambda x: energy(state, x)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(chains))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(chains))
     keep = lambda carry: (U(carry.x), carry.x[:shown])
     last, accepted, (energies, kept) = run(sampler(U), x, keys, steps, keep)
     return jnp.concatenate([U(x)[None], energies]), jnp.concatenate([x[None, :shown], kept]), x, last, accepted
@@ -80,9 +80,9 @@ def long_runs(
     total = len(run.data.source("test"))
     chosen = np.linspace(0, total - 1, chains).round().astype(int)
     data = np.concatenate([batch[feature] for batch in real.batches(run.data, "test", chosen)])
-    keys = jax.random.split(jax.random.key(1), chains)
-    noise = jax.vmap(lambda key: start(key, data.shape[1:]))(keys).astype(data.dtype)
-    found = [[np.asarray(part) for part in go(run.state, x)] for x in (data, noise)]
+    start_key, *both = jax.random.split(jax.random.key(0), 3)  # with the same noise the two kinds would become one
+    noise = jax.vmap(lambda key: start(key, data.shape[1:]))(jax.random.split(start_key, chains)).astype(data.dtype)
+    found = [[np.asarray(part) for part in go(run.state, x, key)] for x, key in zip((data, noise), both, strict=True)]
     parts = [dict(zip(STARTS, part, strict=True)) for part in zip(*found, strict=True)]
     known.update(state=run.state, found=LongRun(*parts))
     return known["found"]

@@ -30,12 +30,12 @@ def test_exchanges_alone_have_detailed_balance(x64):
   start = np.array([(i, j) for i in range(3) for j in range(3)], float)
   x = jnp.asarray(np.repeat(start, n, axis=0))[..., None]
   kernel = tempering(still, U, betas)
-  after, _ = jax.jit(lambda: kernel.step(kernel.init(x), jax.random.split(jax.random.key(0), len(x))))()
+  after, accepted = jax.jit(lambda: kernel.step(kernel.init(x), jax.random.split(jax.random.key(0), len(x))))()
   swapped = (np.asarray(after.x)[..., 0] != np.asarray(x)[..., 0]).any(axis=1).reshape(9, n).mean(axis=1)
   density = np.exp(-betas[0] * energies[:, None] - betas[1] * energies).ravel()
   ratio = density.reshape(3, 3).T.ravel() / density
-  # The pair is tried in half of the steps: the only neighbours are the first and second.
-  expected = np.where(start[:, 0] == start[:, 1], 0, np.minimum(1, ratio) / 2)
+  np.testing.assert_allclose(accepted.reshape(9, n), np.broadcast_to(np.minimum(1, ratio)[:, None], (9, n)))
+  expected = np.where(start[:, 0] == start[:, 1], 0, np.minimum(1, ratio))
   assert (np.abs(swapped - expected) < 4 * np.sqrt(expected * (1 - expected) / n) + 1e-12).all()
 
 

@@ -188,6 +188,16 @@ def test_weights_are_clipped_after_the_update(x64):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params["discriminator"], expected)
 
 
+def test_clipped_weights_are_inside_in_float32():
+  rng = np.random.default_rng(0)
+  for c in (0.01, 0.03, 0.1):
+    p, u = (jnp.asarray(c * rng.normal(size=100_000), jnp.float32) for _ in range(2))
+    updates, _ = clip_weights(c).update(u, optax.EmptyState(), p)
+    after = np.asarray(optax.apply_updates(p, updates))
+    assert np.abs(after).max() <= np.float32(c)
+    np.testing.assert_allclose(after, np.clip(p + u, -c, c), atol=1e-6 * c)
+
+
 # players --------------------------------------------------------------------------------------------------------------
 
 

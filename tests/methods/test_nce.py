@@ -356,6 +356,8 @@ def test_bad_input():
   bits = autoregressive(NADE(4), bernoulli(), shape=(2,), levels=2, optimizer=optax.sgd(0.1))
   with pytest.raises(UserError, match="a density that is known exactly, and this method gives nll_nats:"):
     init(make(noise=of_method(bits, "x")))
+  with pytest.raises(UserError, match="this method gives no density:"):
+    init(make(noise=of_method(bits._replace(evaluate=lambda state, batch, key: {}), "x")))
   normed = flow(Chain((BatchNorm(),)), shape=(2,), feature="x", optimizer=optax.sgd(0.1))
   with pytest.raises(UserError, match="without batch statistics"):
     init(make(noise=of_method(normed, "x")))

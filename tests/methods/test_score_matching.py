@@ -259,6 +259,8 @@ def test_bad_input():
     denoising(0.0)
   with pytest.raises(UserError, match="has no energy to choose among candidates"):
     make(Linear(False), implicit(), energy=False, chains=Chains(10))
+  with pytest.raises(UserError, match="has no energy to reject by: take langevin or underdamped"):
+    init(make(Linear(False), implicit(), energy=False, chains=Chains(1, partial(mala, step=0.1), 5)))
   with pytest.raises(UserError, match="one number per example"):
     init(make(nn.Dense(1), implicit(), energy=True))
   with pytest.raises(UserError, match="a score is like its example"):
