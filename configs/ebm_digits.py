@@ -11,7 +11,7 @@ noise at every step: Nijkamp et al. 2019, https://arxiv.org/abs/1904.09770.
     jaxgen train configs/ebm_digits.py --kernel mala        (or underdamped)
 
 Expect: frechet_1437 4.28, 3.6 times its floor. Chains of 2,000 steps from test digits and from noise stay in one
-distribution of energies (R-hat 1.07) and move from digit to digit; one seed
+distribution of energies (R-hat 1.07, when both kinds still had the same noise) and move from digit to digit; one seed
 Cost: 5 minutes on 2 CPU cores that were busy with much other work, 2 of them of one core's time
 """
 

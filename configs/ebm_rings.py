@@ -9,7 +9,7 @@ the normaliser is a sum over a fine grid, so that the likelihood is exact.
     jaxgen train configs/ebm_rings.py --kernel langevin     (or underdamped)
 
 Expect: 0.371 nats (standard error 0.009) per point; the clouds' entropy is ln 8 + ln(2 pi e 0.01) = 0.31. Chains of
-1,000 steps from test points and from noise agree nearly (R-hat 1.09 of their energies: few change cloud). One seed
+1,000 steps from test points and from noise agree nearly (R-hat 1.08 of their energies: few change cloud). One seed
 Cost: 3 minutes on 2 CPU cores that were busy with much other work, 40 seconds of one core's time
 """
 
