@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import bernoulli, categorical, logistic_mixture
-from jaxgen.nn.autoregressive import MADE, NADE, rerun
-from jaxgen.nn.pixelcnn import GatedPixelCNN, PixelCNN
-from jaxgen.nn.pixelcnnpp import PixelCNNpp
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.made import MADE, NADE, rerun
+from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN, PixelCNN
+from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.probability.distributions import bernoulli, categorical, logistic_mixture
 
 
 class Naive:

@@ -18,11 +18,12 @@ def prepare(job: dict):
   import numpy as np
   import optax
 
-  from jaxgen import parallel
+  from jaxgen.engine.mesh import make_mesh
+  from jaxgen.engine.program import Program
   from jaxgen.inspection import flops as flops_of
-  from jaxgen.methods.classifier import classifier
-  from jaxgen.nn import resnet, vit
-  from jaxgen.nn.conv import jax_derivatives
+  from jaxgen.methods.supervised.classifier import classifier
+  from jaxgen.nn.blocks.conv import jax_derivatives
+  from jaxgen.nn.vision import resnet, vit
 
   dtype, batch, image, updates = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["updates"]
   network = {
@@ -37,7 +38,7 @@ def prepare(job: dict):
     "index": np.tile(np.arange(batch, dtype=np.int32), (updates, 1)),
   }
   spec = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in raws.items()}
-  program = parallel.compile(method, spec, parallel.make_mesh(), updates=updates)
+  program = Program(method, spec, make_mesh(), updates=updates)
   start = time.perf_counter()
   state = jax.block_until_ready(program.init(0, {k: v[0] for k, v in raws.items()}))
   init_seconds = time.perf_counter() - start

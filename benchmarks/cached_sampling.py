@@ -24,8 +24,8 @@ import numpy as np
 
 from jaxgen import decoding
 from jaxgen.inspection import flops
-from jaxgen.nn.transformer import LanguageModel, gpt
-from jaxgen.nn.wavenet import WaveNet, stacks
+from jaxgen.nn.sequence.transformer import LanguageModel, gpt
+from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 
 HERE = pathlib.Path(__file__).parent
 VOCABULARY, SAID = 64, 8  # tokens there are; tokens said in a measurement

@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """A network of jaxgen.nn.unet (and diffusers' UNet2DModel of the same shape), images, and how much to time."""
+  """A network of jaxgen.nn.unets.unet (and diffusers' UNet2DModel of the same shape), images, and how much to time."""
 
   channels: int
   multipliers: tuple[int, ...]

@@ -10,7 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxgen.nn.transformer import SIZES, EncoderDecoder, LanguageModel
+from jaxgen.nn.sequence.transformer import SIZES, EncoderDecoder, LanguageModel
 
 
 def compile_seconds(network, inputs: int) -> float:

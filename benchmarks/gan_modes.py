@@ -4,7 +4,7 @@
 
 Trains configs/gan_rings.py with each of METHODS on each of POINTS; a run that is there is not trained again. Writes,
 after each run, benchmarks/gan_modes.json, with the modes that every run hits, the share of its samples within 3 sigma
-of one and the least mode's share (`jaxgen.metrics.modes`), and docs/gan_modes.png, samples of the first seed.
+of one and the least mode's share (`jaxgen.evaluation.modes`), and docs/gan_modes.png, samples of the first seed.
 """
 
 import argparse
@@ -15,9 +15,11 @@ import jax
 import numpy as np
 
 from jaxgen.data.sources import modes
-from jaxgen.experiment import Folder, Run, load_config
-from jaxgen.metrics.modes import modes_covered
-from jaxgen.train import train
+from jaxgen.engine.config import load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.loop import train
+from jaxgen.engine.run import Run
+from jaxgen.evaluation.modes import modes_covered
 
 HERE = pathlib.Path(__file__).parent
 SEEDS = (0, 1, 2)

@@ -17,9 +17,11 @@ import numpy as np
 from sklearn.svm import SVC
 
 import jaxgen
-from jaxgen import cli, diffusion, pictures
-from jaxgen.metrics import judge, real
-from jaxgen.metrics.frechet import frechet_distance
+from jaxgen import cli, diffusion
+from jaxgen.core import pictures
+from jaxgen.data import real
+from jaxgen.evaluation import judge
+from jaxgen.evaluation.frechet import frechet_distance
 
 HERE = pathlib.Path(__file__).parent
 SEEDS = (0, 1)

@@ -23,12 +23,14 @@ import jax
 import numpy as np
 
 import jaxgen
-from jaxgen import cli, diffusion, pictures
+from jaxgen import cli, diffusion
+from jaxgen.core import pictures
+from jaxgen.core.errors import UserError
+from jaxgen.data import real
 from jaxgen.diffusion.closed_form import Mixture
 from jaxgen.diffusion.sampling import network_calls
-from jaxgen.errors import UserError
-from jaxgen.metrics import judge, real
-from jaxgen.metrics.frechet import frechet_distance
+from jaxgen.evaluation import judge
+from jaxgen.evaluation.frechet import frechet_distance
 
 HERE = pathlib.Path(__file__).parent
 # The grids that go with the solvers in their papers; the others take DDIM's.

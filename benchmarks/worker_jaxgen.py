@@ -18,10 +18,12 @@ def prepare(job: dict):
   import numpy as np
   import optax
 
-  from jaxgen import diffusion, parallel
-  from jaxgen.methods.diffusion import gaussian_diffusion
+  from jaxgen import diffusion
+  from jaxgen.engine.mesh import make_mesh
+  from jaxgen.engine.program import Program
+  from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
   from jaxgen.nn import UNet
-  from jaxgen.nn.conv import jax_derivatives
+  from jaxgen.nn.blocks.conv import jax_derivatives
 
   dtype, batch, image, steps = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["sampling_steps"]
   network = UNet(
@@ -48,7 +50,7 @@ def prepare(job: dict):
     "index": np.tile(np.arange(batch, dtype=np.int32), (updates, 1)),
   }
   spec = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in raws.items()}
-  program = parallel.compile(method, spec, parallel.make_mesh(), updates=updates)
+  program = Program(method, spec, make_mesh(), updates=updates)
   start = time.perf_counter()
   state = jax.block_until_ready(program.init(0, {k: v[0] for k, v in raws.items()}))
   init_seconds = time.perf_counter() - start

@@ -15,12 +15,13 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, figures
+from jaxgen import Experiment
 from jaxgen.data import text
-from jaxgen.methods.seq2seq import seq2seq
-from jaxgen.metrics.evaluators import bleu
-from jaxgen.nn.seq2seq import Additive, Multiplicative, Seq2Seq
+from jaxgen.evaluation.evaluators import bleu
+from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.sequence.seq2seq import Additive, Multiplicative, Seq2Seq
 from jaxgen.optimizers import kernels
+from jaxgen.show import figures
 
 
 def experiment(

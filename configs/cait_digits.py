@@ -12,10 +12,10 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import cait as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.cait import CaiT
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.cait import CaiT
 from jaxgen.optimizers import kernels
 
 

@@ -11,8 +11,8 @@ Cost: 8 seconds on 2 CPU cores
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
+from jaxgen.evaluation.evaluators import accuracy
+from jaxgen.methods.supervised.classifier import classifier
 from jaxgen.nn import ConvNet
 
 

@@ -13,12 +13,13 @@ Cost: 2.5 minutes on 2 CPU cores, which others used as well
 
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.methods.distributions import logistic
-from jaxgen.methods.vae import to_image, to_latent, vae
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.vae import ConvDecoder, ConvEncoder
+from jaxgen import Experiment, data
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.vae import to_image, to_latent, vae
+from jaxgen.nn.autoencoders.vae import ConvDecoder, ConvEncoder
+from jaxgen.probability.distributions import logistic
+from jaxgen.show import figures
 
 
 def experiment(

@@ -20,9 +20,10 @@ from functools import partial
 import jax.numpy as jnp
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.methods.gan import LOSSES, LossName, gan, generate, uniform
-from jaxgen.nn.gan import DCGANDiscriminator, DCGANGenerator
+from jaxgen import Experiment, data
+from jaxgen.methods.adversarial.gan import LOSSES, LossName, gan, generate, uniform
+from jaxgen.nn.adversarial.gan import DCGANDiscriminator, DCGANGenerator
+from jaxgen.show import figures
 
 
 def experiment(

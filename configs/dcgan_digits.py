@@ -19,11 +19,12 @@ from functools import partial
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.methods.gan import LOSSES, LossName, gan, generate, r1
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.diffaugment import cutout, diff_augment, translation
-from jaxgen.nn.gan import DCGANDiscriminator, DCGANGenerator
+from jaxgen import Experiment, data
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.methods.adversarial.gan import LOSSES, LossName, gan, generate, r1
+from jaxgen.nn.adversarial.diffaugment import cutout, diff_augment, translation
+from jaxgen.nn.adversarial.gan import DCGANDiscriminator, DCGANGenerator
+from jaxgen.show import figures
 
 
 def experiment(

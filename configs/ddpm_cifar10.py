@@ -18,8 +18,8 @@ import optax
 from jaxgen import Experiment, data, diffusion
 from jaxgen.data.transforms import flip
 from jaxgen.diffusion.losses import bound_nll
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.nn import UNet
 
 # The paper samples with the larger variance.

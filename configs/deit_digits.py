@@ -16,12 +16,12 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import runs
 from jaxgen.interop import vit as weights
-from jaxgen.methods.classifier import Teacher, classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.resnet import ResNet
-from jaxgen.nn.vit import ViT
+from jaxgen.methods.supervised.classifier import Teacher, classifier
+from jaxgen.nn.vision.resnet import ResNet
+from jaxgen.nn.vision.vit import ViT
 from jaxgen.optimizers import kernels
 
 

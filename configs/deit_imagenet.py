@@ -20,12 +20,12 @@ import optax
 from jaxgen import Experiment, data
 from jaxgen.data.augment import cutmix, either, mixup, rand_augment
 from jaxgen.data.transforms import flip, scale, standardize
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import runs
 from jaxgen.interop import vit as weights
-from jaxgen.methods.classifier import Teacher, classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn import resnet
-from jaxgen.nn.vit import DEIT, ViT
+from jaxgen.methods.supervised.classifier import Teacher, classifier
+from jaxgen.nn.vision import resnet
+from jaxgen.nn.vision.vit import DEIT, ViT
 from jaxgen.optimizers import kernels
 
 Dtype = Literal["float32", "bfloat16"]

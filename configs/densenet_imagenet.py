@@ -18,10 +18,10 @@ import optax
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
 from jaxgen.data.transforms import flip, scale, standardize
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import densenet as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.densenet import SIZES, DenseNet
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.densenet import SIZES, DenseNet
 from jaxgen.optimizers import kernels
 
 Dtype = Literal["float32", "bfloat16"]

@@ -20,13 +20,14 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
+from jaxgen.core.method import rollback
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.mcmc.langevin import langevin, mala, underdamped
-from jaxgen.method import rollback
-from jaxgen.methods.ebm import Replay, diverged, ebm, energies, uniform
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.long_run import long_run, long_runs
-from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.methods.energy.ebm import Replay, diverged, ebm, energies, uniform
+from jaxgen.nn.energy.ebm import EnergyMLP
+from jaxgen.show import figures
 
 
 def experiment(

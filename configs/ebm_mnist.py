@@ -16,13 +16,14 @@ from functools import partial
 
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
+from jaxgen.core.method import rollback
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.mcmc.langevin import langevin
-from jaxgen.method import rollback
-from jaxgen.methods.ebm import Replay, diverged, ebm, energies, uniform
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.long_run import long_run, long_runs
-from jaxgen.nn.ebm import EnergyConvNet, leaky_relu
+from jaxgen.methods.energy.ebm import Replay, diverged, ebm, energies, uniform
+from jaxgen.nn.energy.ebm import EnergyConvNet, leaky_relu
+from jaxgen.show import figures
 
 
 def experiment(

@@ -20,14 +20,16 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
+from jaxgen.core.method import rollback
 from jaxgen.data.sources import modes
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.long_run import long_run, long_runs
+from jaxgen.evaluation.partition import quadrature
 from jaxgen.mcmc.langevin import langevin, mala, underdamped
-from jaxgen.method import rollback
-from jaxgen.methods.ebm import Replay, diverged, ebm, energies, quadrature, uniform
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.metrics.long_run import long_run, long_runs
-from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.methods.energy.ebm import Replay, diverged, ebm, energies, uniform
+from jaxgen.nn.energy.ebm import EnergyMLP
+from jaxgen.show import figures
 
 
 def experiment(

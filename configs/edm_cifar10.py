@@ -24,8 +24,8 @@ from jaxgen.data.transforms import flip
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound
 from jaxgen.diffusion.times import c_noise, log_normal
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.nn import SongUNet
 
 

@@ -14,11 +14,11 @@ Cost: 3 minutes on 2 CPU cores
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.ledger import Published
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.autoregressive import FVSBN
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.made import FVSBN
+from jaxgen.probability.distributions import bernoulli
 
 
 def experiment(

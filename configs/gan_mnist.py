@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.methods.gan import LOSSES, LossName, gan, generate, uniform
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.gan import MLPDiscriminator, MLPGenerator
+from jaxgen import Experiment, data
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.methods.adversarial.gan import LOSSES, LossName, gan, generate, uniform
+from jaxgen.nn.adversarial.gan import MLPDiscriminator, MLPGenerator
+from jaxgen.show import figures
 
 
 def experiment(

@@ -21,11 +21,12 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.sources import modes
-from jaxgen.methods.gan import LOSSES, LossName, clip_weights, gan, gradient_penalty, r1
-from jaxgen.metrics.modes import modes_covered
-from jaxgen.nn.gan import MLPDiscriminator, MLPGenerator
+from jaxgen.evaluation.modes import modes_covered
+from jaxgen.methods.adversarial.gan import LOSSES, LossName, clip_weights, gan, gradient_penalty, r1
+from jaxgen.nn.adversarial.gan import MLPDiscriminator, MLPGenerator
+from jaxgen.show import figures
 
 
 def experiment(

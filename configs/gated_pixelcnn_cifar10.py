@@ -13,11 +13,11 @@ Cost: not measured, and not for a CPU
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.ledger import Published
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import categorical
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.pixelcnn import GatedPixelCNN
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.probability.distributions import categorical
 
 
 def experiment(

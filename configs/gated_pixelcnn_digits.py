@@ -12,11 +12,11 @@ Cost: two minutes on 2 CPU cores, an estimate from 105 s of processor time
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import categorical
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.pixelcnn import GatedPixelCNN
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.probability.distributions import categorical
 
 
 def experiment(

@@ -17,11 +17,13 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize
-from jaxgen.methods.rbm import cd, exact, filters, persistent, rbm, tempered, walk, weights_only
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.rbm import RBM, gaussian
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.partition import exact
+from jaxgen.methods.energy.rbm import cd, filters, persistent, rbm, tempered, walk, weights_only
+from jaxgen.nn.energy.rbm import RBM, gaussian
+from jaxgen.show import figures
 
 
 def experiment(

@@ -12,10 +12,10 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import googlenet as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.googlenet import GoogLeNet
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.googlenet import GoogLeNet
 from jaxgen.optimizers import kernels
 
 

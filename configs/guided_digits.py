@@ -18,9 +18,9 @@ import optax
 
 from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.nn import UNet
 
 

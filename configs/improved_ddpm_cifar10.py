@@ -21,8 +21,8 @@ import optax
 from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, uniform
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.nn import ADM
 
 # The paper samples with the learned variance.

@@ -17,13 +17,14 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import binarize_dynamic
-from jaxgen.ledger import Published
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.methods.vae import to_image, to_latent, vae
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.vae import MLPDecoder, MLPEncoder
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.vae import to_image, to_latent, vae
+from jaxgen.nn.autoencoders.vae import MLPDecoder, MLPEncoder
+from jaxgen.probability.distributions import bernoulli
+from jaxgen.show import figures
 
 # (binarization, importance-weighted, k) -> (table, nats)
 PUBLISHED = {

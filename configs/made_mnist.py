@@ -14,11 +14,11 @@ Cost: an estimate from single steps: 41 minutes of a CPU core's time, and the ev
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.ledger import Published
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.autoregressive import MADE
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.made import MADE
+from jaxgen.probability.distributions import bernoulli
 
 PUBLISHED = {1: 88.40, 32: 88.04}  # by the number of masks, of one hidden layer of 8,000 units
 

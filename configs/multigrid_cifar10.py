@@ -17,13 +17,13 @@ from functools import partial
 import optax
 
 from jaxgen import Experiment, data
+from jaxgen.core.method import rollback
 from jaxgen.data.transforms import resize, scale
+from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin
-from jaxgen.method import rollback
-from jaxgen.methods.ebm import diverged
-from jaxgen.methods.multigrid import multigrid
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.ebm import EnergyConvNet, leaky_relu
+from jaxgen.methods.energy.ebm import diverged
+from jaxgen.methods.energy.multigrid import multigrid
+from jaxgen.nn.energy.ebm import EnergyConvNet, leaky_relu
 
 LAYERS = {
   4: ((96, 5, 2), (128, 3, 1), (256, 3, 1)),

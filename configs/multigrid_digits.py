@@ -15,13 +15,13 @@ from functools import partial
 import optax
 
 from jaxgen import Experiment, data
+from jaxgen.core.method import rollback
 from jaxgen.data.transforms import dequantize
+from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin
-from jaxgen.method import rollback
-from jaxgen.methods.ebm import diverged
-from jaxgen.methods.multigrid import multigrid
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.methods.energy.ebm import diverged
+from jaxgen.methods.energy.multigrid import multigrid
+from jaxgen.nn.energy.ebm import EnergyMLP
 
 
 def experiment(

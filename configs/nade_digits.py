@@ -12,11 +12,11 @@ Cost: half a minute on 2 CPU cores, an estimate from 10 s of processor time
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.autoregressive import NADE
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.made import NADE
+from jaxgen.probability.distributions import bernoulli
 
 
 def experiment(

@@ -17,14 +17,16 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize
-from jaxgen.methods.flow import flow
-from jaxgen.methods.nce import energies, nce
-from jaxgen.methods.noise import Chains, importance, of_method
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.bijections import Chain, Flattened, Logit
-from jaxgen.nn.ebm import EnergyMLP
-from jaxgen.nn.realnvp import realnvp_vectors
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.partition import importance
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.energy.nce import energies, nce
+from jaxgen.methods.likelihood.flow import flow
+from jaxgen.nn.energy.ebm import EnergyMLP
+from jaxgen.nn.flows.bijections import Chain, Flattened, Logit
+from jaxgen.nn.flows.realnvp import realnvp_vectors
+from jaxgen.probability.noise import of_method
 
 
 def experiment(

@@ -22,17 +22,19 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.sources import modes
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.modes import modes_covered
+from jaxgen.evaluation.partition import quadrature
 from jaxgen.mcmc.langevin import mala
-from jaxgen.methods.ebm import quadrature
-from jaxgen.methods.flow import flow
-from jaxgen.methods.nce import conditional_nce, energies, nce, ranking
-from jaxgen.methods.noise import Chains, fitted_gaussian, of_method
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.metrics.modes import modes_covered
-from jaxgen.nn.ebm import EnergyMLP
-from jaxgen.nn.realnvp import realnvp_vectors
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.energy.nce import conditional_nce, energies, nce, ranking
+from jaxgen.methods.likelihood.flow import flow
+from jaxgen.nn.energy.ebm import EnergyMLP
+from jaxgen.nn.flows.realnvp import realnvp_vectors
+from jaxgen.probability.noise import fitted_gaussian, of_method
+from jaxgen.show import figures
 
 
 def experiment(

@@ -17,12 +17,13 @@ from typing import Literal
 import optax
 from flax import linen as nn
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize
-from jaxgen.methods.flow import BASES, decode, encode, flow
-from jaxgen.metrics.evaluators import frechet, round_trip
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.nice import nice
+from jaxgen.evaluation.evaluators import frechet, round_trip
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.flow import BASES, decode, encode, flow
+from jaxgen.nn.flows.nice import nice
+from jaxgen.show import figures
 
 
 def experiment(

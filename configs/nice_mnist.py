@@ -17,13 +17,14 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize
-from jaxgen.ledger import Published
-from jaxgen.methods.flow import BASES, decode, encode, flow
-from jaxgen.metrics.evaluators import round_trip
-from jaxgen.metrics.likelihood import bits_per_value, integers_from_density, likelihood
-from jaxgen.nn.nice import nice
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.evaluators import round_trip
+from jaxgen.evaluation.likelihood import bits_per_value, integers_from_density, likelihood
+from jaxgen.methods.likelihood.flow import BASES, decode, encode, flow
+from jaxgen.nn.flows.nice import nice
+from jaxgen.show import figures
 
 
 def experiment(

@@ -12,11 +12,11 @@ Cost: a minute on 2 CPU cores
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import categorical
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.pixelcnn import PixelCNN
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.pixelcnn import PixelCNN
+from jaxgen.probability.distributions import categorical
 
 
 def experiment(

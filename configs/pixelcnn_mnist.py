@@ -13,11 +13,11 @@ Cost: an estimate from single steps: 3.6 hours of a CPU core's time
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.ledger import Published
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.pixelcnn import PixelCNN
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.pixelcnn import PixelCNN
+from jaxgen.probability.distributions import bernoulli
 
 
 def experiment(

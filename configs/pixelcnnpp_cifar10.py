@@ -14,11 +14,11 @@ Cost: not measured, and not for a CPU
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.ledger import Published
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import logistic_mixture
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.pixelcnnpp import PixelCNNpp
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.probability.distributions import logistic_mixture
 
 
 def experiment(

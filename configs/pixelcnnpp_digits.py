@@ -12,11 +12,11 @@ Cost: not measured
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import logistic_mixture
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.pixelcnnpp import PixelCNNpp
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.probability.distributions import logistic_mixture
 
 
 def experiment(

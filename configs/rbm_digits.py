@@ -19,10 +19,12 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.methods.rbm import cd, exact, filters, mean_field, persistent, rbm, tempered, walk, weights_only
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.rbm import RBM
+from jaxgen import Experiment, data
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.partition import exact
+from jaxgen.methods.energy.rbm import cd, filters, mean_field, persistent, rbm, tempered, walk, weights_only
+from jaxgen.nn.energy.rbm import RBM
+from jaxgen.show import figures
 
 
 def experiment(

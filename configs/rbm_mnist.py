@@ -23,11 +23,13 @@ from typing import Literal
 
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.ledger import Published
-from jaxgen.methods.rbm import ais, cd, exact, filters, mean_field, persistent, rbm, tempered, walk, weights_only
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.rbm import MOST, RBM
+from jaxgen import Experiment, data
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.partition import ais, exact
+from jaxgen.methods.energy.rbm import cd, filters, mean_field, persistent, rbm, tempered, walk, weights_only
+from jaxgen.nn.energy.rbm import MOST, RBM
+from jaxgen.show import figures
 
 RAISE = "Burda et al. 2015, Accurate and conservative estimates of MRF log-likelihood"
 # (hidden units, negative phase, k) -> (paper, nats, note)

@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize, flip
-from jaxgen.ledger import Published
-from jaxgen.methods.flow import decode, encode, flow
-from jaxgen.metrics.evaluators import round_trip
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.realnvp import realnvp
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.evaluators import round_trip
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.flow import decode, encode, flow
+from jaxgen.nn.flows.realnvp import realnvp
+from jaxgen.show import figures
 
 
 def gains(params):

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.sources import modes
-from jaxgen.methods.flow import flow, log_density
-from jaxgen.metrics.evaluators import round_trip
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.realnvp import realnvp_vectors
+from jaxgen.evaluation.evaluators import round_trip
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.flow import flow, log_density
+from jaxgen.nn.flows.realnvp import realnvp_vectors
+from jaxgen.show import figures
 
 
 def experiment(

@@ -12,10 +12,10 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import resnet as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.resnet import ResNet
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.resnet import ResNet
 from jaxgen.optimizers import kernels
 
 

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, figures
+from jaxgen import Experiment
 from jaxgen.data import Dataset
-from jaxgen.methods.seq2seq import seq2seq
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.seq2seq import Additive, Multiplicative, Seq2Seq
+from jaxgen.evaluation.evaluators import accuracy
+from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.sequence.seq2seq import Additive, Multiplicative, Seq2Seq
+from jaxgen.show import figures
 
 DECODERS = {"additive": Additive, "multiplicative": Multiplicative}
 

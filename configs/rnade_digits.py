@@ -14,11 +14,11 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import gaussian_mixture
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.autoregressive import RNADE
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.made import RNADE
+from jaxgen.probability.distributions import gaussian_mixture
 
 
 def experiment(

@@ -15,11 +15,11 @@ from functools import partial
 import optax
 
 from jaxgen import Experiment, data
+from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin
-from jaxgen.methods.noise import Chains
-from jaxgen.methods.score_matching import denoising, score_matching
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.energy.score_matching import denoising, score_matching
+from jaxgen.nn.energy.ebm import EnergyMLP
 
 
 def experiment(

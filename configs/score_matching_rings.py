@@ -22,15 +22,16 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.sources import modes
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.modes import modes_covered
+from jaxgen.evaluation.partition import quadrature
 from jaxgen.mcmc.langevin import mala
-from jaxgen.methods.ebm import quadrature
-from jaxgen.methods.noise import Chains
-from jaxgen.methods.score_matching import denoising, energies, implicit, score_matching, sliced
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.metrics.modes import modes_covered
-from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.energy.score_matching import denoising, energies, implicit, score_matching, sliced
+from jaxgen.nn.energy.ebm import EnergyMLP
+from jaxgen.show import figures
 
 
 def experiment(

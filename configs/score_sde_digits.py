@@ -24,9 +24,9 @@ from jaxgen import Experiment, data, diffusion
 from jaxgen.data.transforms import dequantize
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll
 from jaxgen.diffusion.times import uniform
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.nn import UNet
 
 # The largest sigma is the largest distance between two digits.

@@ -20,8 +20,8 @@ from jaxgen import Experiment, data, diffusion
 from jaxgen.data.transforms import flip
 from jaxgen.diffusion.likelihood import ode_nll
 from jaxgen.diffusion.times import uniform
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.nn import SongUNet
 
 

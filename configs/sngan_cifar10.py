@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize, flip
-from jaxgen.methods.gan import LOSSES, LossName, gan, generate
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.gan import ResNetDiscriminator, ResNetGenerator
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.methods.adversarial.gan import LOSSES, LossName, gan, generate
+from jaxgen.nn.adversarial.gan import ResNetDiscriminator, ResNetGenerator
+from jaxgen.show import figures
 
 
 def experiment(

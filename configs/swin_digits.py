@@ -13,10 +13,10 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import swin as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.swin import Swin
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.swin import Swin
 from jaxgen.optimizers import kernels
 
 

@@ -15,10 +15,10 @@ import optax
 
 from jaxgen import Experiment, data
 from jaxgen.data.augment import crop
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import t2t as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.t2t import DIGITS, T2TViT
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.t2t import DIGITS, T2TViT
 from jaxgen.optimizers import kernels
 
 

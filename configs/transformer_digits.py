@@ -12,10 +12,10 @@ Cost: not measured
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.methods.language import language, pixels
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.transformer import LanguageModel, gpt
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.sequence.language import language, pixels
+from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.optimizers import kernels
 
 

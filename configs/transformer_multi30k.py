@@ -13,12 +13,13 @@ Cost: 40 minutes on 2 CPU cores
 
 import optax
 
-from jaxgen import Experiment, figures
+from jaxgen import Experiment
 from jaxgen.data import text
-from jaxgen.methods.seq2seq import seq2seq
-from jaxgen.metrics.evaluators import bleu
-from jaxgen.nn.transformer import EncoderDecoder, Options
+from jaxgen.evaluation.evaluators import bleu
+from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.sequence.transformer import EncoderDecoder, Options
 from jaxgen.optimizers import kernels
+from jaxgen.show import figures
 
 
 def experiment(

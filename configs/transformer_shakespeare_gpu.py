@@ -19,10 +19,10 @@ import optax
 
 from jaxgen import Experiment
 from jaxgen.data import text
-from jaxgen.ledger import Published
-from jaxgen.methods.language import language
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.transformer import LanguageModel, gpt
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.sequence.language import language
+from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.optimizers import kernels
 
 

@@ -15,11 +15,12 @@ Cost: 1 minute on 2 CPU cores, which others used as well
 
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.methods.vae import to_image, to_latent, vae
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.vae import MLPDecoder, MLPEncoder
+from jaxgen import Experiment, data
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.vae import to_image, to_latent, vae
+from jaxgen.nn.autoencoders.vae import MLPDecoder, MLPEncoder
+from jaxgen.probability.distributions import bernoulli
+from jaxgen.show import figures
 
 
 def experiment(

@@ -14,12 +14,13 @@ Cost: 4 minutes of training and 10 minutes of evaluation on 1 CPU core
 
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.ledger import Published
-from jaxgen.methods.distributions import bernoulli
-from jaxgen.methods.vae import to_image, to_latent, vae
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.vae import MLPDecoder, MLPEncoder
+from jaxgen import Experiment, data
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.vae import to_image, to_latent, vae
+from jaxgen.nn.autoencoders.vae import MLPDecoder, MLPEncoder
+from jaxgen.probability.distributions import bernoulli
+from jaxgen.show import figures
 
 
 def experiment(

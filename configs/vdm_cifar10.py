@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen import Experiment, data, diffusion
-from jaxgen.ledger import Published
-from jaxgen.methods.vdm import vdm
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.nn.unets.vdm import LinearGamma, ScoreNetwork
 
 
 def not_biases(params):

@@ -13,10 +13,10 @@ Cost: 10 minutes on 2 CPU cores
 import optax
 
 from jaxgen import Experiment, data, diffusion
-from jaxgen.methods.vdm import vdm
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.nn.unets.vdm import LinearGamma, ScoreNetwork
 
 
 def experiment(

@@ -19,10 +19,10 @@ import optax
 from jaxgen import Experiment, data
 from jaxgen.data.augment import cutmix, either, mixup, rand_augment
 from jaxgen.data.transforms import flip, scale
+from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.interop import vit as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.vit import SIZES, ViT
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn.vision.vit import SIZES, ViT
 from jaxgen.optimizers import kernels
 
 Dtype = Literal["float32", "bfloat16"]

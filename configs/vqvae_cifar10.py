@@ -14,13 +14,14 @@ Cost: not measured; for an accelerator
 
 import optax
 
-from jaxgen import Experiment, data, figures
-from jaxgen.ledger import Published
-from jaxgen.methods.distributions import logistic
-from jaxgen.methods.vqvae import reconstruct, vqvae
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.transformer import LanguageModel, gpt
-from jaxgen.nn.vqvae import Decoder, Encoder
+from jaxgen import Experiment, data
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.likelihood.vqvae import reconstruct, vqvae
+from jaxgen.nn.autoencoders.vqvae import Decoder, Encoder
+from jaxgen.nn.sequence.transformer import LanguageModel, gpt
+from jaxgen.probability.distributions import logistic
+from jaxgen.show import figures
 
 
 def experiment(

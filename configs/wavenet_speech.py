@@ -19,9 +19,9 @@ import optax
 
 from jaxgen import Experiment
 from jaxgen.data import audio
-from jaxgen.methods.language import language, waves
-from jaxgen.metrics.likelihood import likelihood
-from jaxgen.nn.wavenet import WaveNet, stacks
+from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.methods.sequence.language import language, waves
+from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 
 
 def experiment(

@@ -16,11 +16,12 @@ from functools import partial
 import jax.numpy as jnp
 import optax
 
-from jaxgen import Experiment, data, figures
+from jaxgen import Experiment, data
 from jaxgen.data.transforms import dequantize
-from jaxgen.methods.gan import LOSSES, gan, generate, gradient_penalty
-from jaxgen.metrics.evaluators import frechet
-from jaxgen.nn.gan import ResNetDiscriminator, ResNetGenerator
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.methods.adversarial.gan import LOSSES, gan, generate, gradient_penalty
+from jaxgen.nn.adversarial.gan import ResNetDiscriminator, ResNetGenerator
+from jaxgen.show import figures
 
 
 def experiment(

@@ -7,8 +7,8 @@ import pathlib
 import sys
 from typing import Annotated, Any
 
-from jaxgen import files
-from jaxgen.errors import Stopped, UserError
+from jaxgen.core import files
+from jaxgen.core.errors import Stopped, UserError
 
 # XLA flags that pay on a CPU (`benchmarks/training.py` measures it), with the jaxlib releases that were tried: from, to
 # before. A flag that jaxlib does not know ends the process.
@@ -103,7 +103,7 @@ def set_up_jax() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 
-  from jaxgen.experiment import cache_folder
+  from jaxgen.core.cache import cache_folder
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -111,15 +111,17 @@ def set_up_jax() -> None:
 
 
 def _join(options: dict[str, Any]) -> None:
-  from jaxgen import parallel
+  from jaxgen.engine.cluster import join_cluster
 
-  parallel.join_cluster(options["coordinator"], options["processes"], options["process"])
+  join_cluster(options["coordinator"], options["processes"], options["process"])
 
 
 def train(words: list[str]) -> None:
   subject, words = _subject("train", words, "CONFIG")
   set_up_jax()
-  from jaxgen.experiment import Folder, Run, load_config
+  from jaxgen.engine.config import load_config
+  from jaxgen.engine.folder import Folder
+  from jaxgen.engine.run import Run
 
   config = load_config(subject)
   options, changed = _parse(
@@ -138,9 +140,10 @@ def train(words: list[str]) -> None:
   run = Run(
     Folder(options["runs"] / (options["name"] or config.name)), config, changed, options["seed"], fsdp=options["fsdp"]
   )
-  from jaxgen import train as training
+  from jaxgen.engine import loop
+  from jaxgen.show import report
 
-  numbers = training.train(run)
+  numbers = loop.train(run, report=report.write)
   import jax
 
   if jax.process_index() == 0:
@@ -160,14 +163,14 @@ def say_numbers(numbers: dict[str, float]) -> None:
 
 def _load_run(command: str, subject: str, words: list[str], own: dict[str, tuple[Any, Any]], description: str):
   """A run with some of its config's arguments changed by flags, and the command's own options."""
-  from jaxgen import experiment
+  from jaxgen.engine.run import load
 
-  run = experiment.load(subject)
+  run = load(subject)
   options, changed = _parse(
     f"{command} {subject}", words, {**own, **_cluster_options()}, description, run.config, run.arguments
   )
   _join(options)
-  return experiment.load(subject, fsdp=options["fsdp"], **changed), options
+  return load(subject, fsdp=options["fsdp"], **changed), options
 
 
 def sample(words: list[str]) -> None:
@@ -248,24 +251,27 @@ def report(words: list[str]) -> None:
   import jax
 
   if jax.process_index() == 0:
-    print(run.report())
+    print(report.write(run))
 
 
 def inspect(words: list[str]) -> None:
   subject, words = _subject("inspect", words, "RUN|CONFIG")
   set_up_jax()
-  from jaxgen import experiment, inspection
+  from jaxgen import inspection
+  from jaxgen.engine.config import load_config
+  from jaxgen.engine.folder import Folder
+  from jaxgen.engine.run import Run
 
-  if experiment.Folder(subject).exists():
+  if Folder(subject).exists():
     run, _ = _load_run("inspect", subject, words, {}, "What a run is made of.")
     restored = True
   else:
     if pathlib.Path(subject).is_dir():
-      experiment.Folder(subject).info()  # says why it is not a run
-    config = experiment.load_config(subject)
+      Folder(subject).info()  # says why it is not a run
+    config = load_config(subject)
     options, changed = _parse(f"inspect {subject}", words, _cluster_options(), config.doc, config)
     _join(options)
-    run = experiment.Run(experiment.Folder(""), config, changed, 0, fsdp=options["fsdp"])
+    run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"])
     restored = False
   inspection.show(run, restored)
 
@@ -278,7 +284,9 @@ def import_weights(words: list[str]) -> None:
     sys.exit(0 if words in (["-h"], ["--help"]) else 2)
   file, subject, *words = words
   set_up_jax()
-  from jaxgen.experiment import Folder, Run, load_config
+  from jaxgen.engine.config import load_config
+  from jaxgen.engine.folder import Folder
+  from jaxgen.engine.run import Run
 
   config = load_config(subject)
   options, changed = _parse(
@@ -330,7 +338,7 @@ def reproduce(words: list[str]) -> None:
   subject, words = _subject("reproduce", words, "CONFIG")
   set_up_jax()
   from jaxgen import ledger
-  from jaxgen.experiment import load_config
+  from jaxgen.engine.config import load_config
 
   config = load_config(subject)
   options, changed = _parse(
@@ -368,7 +376,7 @@ def show_ledger(words: list[str]) -> None:
     },
     "Papers' numbers and ours.",
   )
-  from jaxgen.experiment import shipped_configs
+  from jaxgen.engine.config import shipped_configs
 
   lines = ledger.read(options["ledger"])
   waiting = ledger.not_run(lines, shipped_configs())
@@ -405,7 +413,7 @@ def list_configs(words: list[str]) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  from jaxgen.experiment import config_summary, shipped_configs
+  from jaxgen.engine.config import config_summary, shipped_configs
 
   table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
   for name in ("config", "what", "paper", "expect", "cost"):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 Carry = PyTree
 Step = Callable[[Carry, Array], tuple[Array, Carry]]

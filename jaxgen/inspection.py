@@ -5,9 +5,9 @@ import math
 import jax
 from jax.extend import core
 
-from jaxgen.checkpoint import state_hash
-from jaxgen.experiment import Run
-from jaxgen.method import network_sizes
+from jaxgen.core.method import network_sizes
+from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.run import Run
 
 
 def nbytes(tree) -> int:

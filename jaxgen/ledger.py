@@ -5,7 +5,6 @@ evaluates it and appends a line to the ledger for each of them; `jaxgen ledger` 
 set and unit, and the configs that have not been run, with what they would cost.
 """
 
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -15,32 +14,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxgen.errors import UserError
-from jaxgen.experiment import Config, Folder, Run, code_of, config_summary, versions, where
-from jaxgen.metrics import likelihood
+from jaxgen.core.errors import UserError
+from jaxgen.engine.config import Config, code_of, config_summary
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.provenance import versions, where
+from jaxgen.engine.run import Run
+from jaxgen.evaluation import likelihood
 
 if TYPE_CHECKING:
-  from jaxgen.train import Progress
+  from jaxgen.engine.progress import Progress
 
 FILE = pathlib.Path("benchmarks/ledger.jsonl")
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-  """A number that a paper reports.
-
-  paper: authors and year.
-  table: where the paper has it.
-  metric: the name of the number that our evaluators give; it says the unit.
-  number: in that unit; convert what the paper says by `metrics.likelihood`'s functions.
-  note: how the two experiments differ, and why ours falls short where it does.
-  """
-
-  paper: str
-  table: str
-  metric: str
-  number: float
-  note: str = ""
 
 
 Line = dict[str, Any]  # a line of the ledger: see `reproduce`
@@ -66,8 +50,9 @@ def reproduce(
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
-  from jaxgen import train
-  from jaxgen.checkpoint import state_hash
+  from jaxgen.engine.checkpoint import state_hash
+  from jaxgen.engine.loop import train
+  from jaxgen.show import report
 
   experiment = config.build(**arguments)
   if not experiment.published:
@@ -77,7 +62,7 @@ def reproduce(
   numbers, hashes, seconds = [], [], 0.0
   for seed in range(seeds):
     run = Run(Folder(runs / f"{config.name}_seed{seed}"), config, arguments, seed, fsdp=fsdp)
-    found = train.train(run, progress)
+    found = train(run, progress, report.write)
     for published in experiment.published:
       if published.metric not in found:
         raise UserError(
@@ -189,7 +174,7 @@ def cells(line: Line) -> tuple[str, ...]:
 
 def not_run(lines: Sequence[Line], configs: Iterable[pathlib.Path]) -> list[tuple[str, str, str, str]]:
   """(config, paper's numbers, metric, cost) of the configs that name published numbers and have no line."""
-  from jaxgen.experiment import load_config
+  from jaxgen.engine.config import load_config
 
   done, found = {line["config"] for line in lines}, []
   for path in configs:

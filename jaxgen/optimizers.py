@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 def layer_decay(

@@ -40,7 +40,7 @@ def random(visible, hidden, seed=0, scale=1.0):
 
 
 def params(machine, **more):
-  """As `jaxgen.nn.rbm.RBM` has them."""
+  """As `jaxgen.nn.energy.rbm.RBM` has them."""
   import jax.numpy as jnp
 
   return {name: jnp.asarray(x) for name, x in dict(W=machine.W, b=machine.b, c=machine.c, **more).items()}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxgen.decoding import beam_search, greedy
-from jaxgen.nn.seq2seq import Multiplicative, Seq2Seq
-from jaxgen.nn.transformer import EncoderDecoder, Options
+from jaxgen.nn.sequence.seq2seq import Multiplicative, Seq2Seq
+from jaxgen.nn.sequence.transformer import EncoderDecoder, Options
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 

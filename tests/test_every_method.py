@@ -16,52 +16,57 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen import data, diffusion, parallel
-from jaxgen.checkpoint import Checkpoints, state_hash
+from jaxgen import data, diffusion
+from jaxgen.core.method import Method, rollback
 from jaxgen.data import pipeline
 from jaxgen.data.transforms import dequantize
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
+from jaxgen.engine.checkpoint import Checkpoints, state_hash
+from jaxgen.engine.mesh import make_mesh
+from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
+from jaxgen.engine.program import PREPARE_STREAM, Program
 from jaxgen.mcmc.langevin import langevin, mala
-from jaxgen.method import Method, rollback
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.classifier import classifier
-from jaxgen.methods.diffusion import Guide, gaussian_diffusion
-from jaxgen.methods.distributions import bernoulli, categorical, logistic, logistic_mixture
-from jaxgen.methods.ebm import Replay, diverged, ebm
-from jaxgen.methods.flow import flow
-from jaxgen.methods.gan import LOSSES, gan, r1, uniform
-from jaxgen.methods.language import language, pixels
-from jaxgen.methods.multigrid import multigrid
-from jaxgen.methods.nce import flow_contrastive, nce
-from jaxgen.methods.noise import Chains, of_method
-from jaxgen.methods.rbm import cd, persistent, rbm, tempered
-from jaxgen.methods.score_matching import score_matching, sliced
-from jaxgen.methods.seq2seq import seq2seq
-from jaxgen.methods.vae import vae
-from jaxgen.methods.vdm import vdm
-from jaxgen.methods.vqvae import vqvae
-from jaxgen.nn import ConvNet, UNet, bijections
-from jaxgen.nn.autoregressive import MADE, NADE
-from jaxgen.nn.bijections import Chain, CheckerboardCoupling, Logit
-from jaxgen.nn.ebm import EnergyConvNet, EnergyMLP
-from jaxgen.nn.gan import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
-from jaxgen.nn.glow import glow
-from jaxgen.nn.layers import BatchNorm, Dropout
-from jaxgen.nn.nice import nice
-from jaxgen.nn.pixelcnn import GatedPixelCNN
-from jaxgen.nn.pixelcnnpp import PixelCNNpp
-from jaxgen.nn.rbm import RBM
-from jaxgen.nn.realnvp import ResNet
-from jaxgen.nn.seq2seq import Seq2Seq
-from jaxgen.nn.transformer import EncoderDecoder, LanguageModel, Options, gpt
-from jaxgen.nn.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from jaxgen.nn.vdm import LinearGamma, ScoreNetwork
-from jaxgen.nn.vqvae import Decoder as VQDecoder
-from jaxgen.nn.vqvae import Encoder as VQEncoder
-from jaxgen.nn.wavenet import WaveNet
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.adversarial.gan import LOSSES, gan, r1, uniform
+from jaxgen.methods.diffusion.gaussian import Guide, gaussian_diffusion
+from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.methods.energy.ebm import Replay, diverged, ebm
+from jaxgen.methods.energy.multigrid import multigrid
+from jaxgen.methods.energy.nce import flow_contrastive, nce
+from jaxgen.methods.energy.rbm import cd, persistent, rbm, tempered
+from jaxgen.methods.energy.score_matching import score_matching, sliced
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.methods.likelihood.flow import flow
+from jaxgen.methods.likelihood.vae import vae
+from jaxgen.methods.likelihood.vqvae import vqvae
+from jaxgen.methods.sequence.language import language, pixels
+from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.nn import ConvNet, UNet
+from jaxgen.nn.adversarial.gan import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from jaxgen.nn.autoencoders.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from jaxgen.nn.autoencoders.vqvae import Decoder as VQDecoder
+from jaxgen.nn.autoencoders.vqvae import Encoder as VQEncoder
+from jaxgen.nn.autoregressive.made import MADE, NADE
+from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.nn.blocks.layers import BatchNorm, Dropout
+from jaxgen.nn.energy.ebm import EnergyConvNet, EnergyMLP
+from jaxgen.nn.energy.rbm import RBM
+from jaxgen.nn.flows import bijections
+from jaxgen.nn.flows.bijections import Chain, CheckerboardCoupling, Logit
+from jaxgen.nn.flows.glow import glow
+from jaxgen.nn.flows.nice import nice
+from jaxgen.nn.flows.realnvp import ResNet
+from jaxgen.nn.sequence.seq2seq import Seq2Seq
+from jaxgen.nn.sequence.transformer import EncoderDecoder, LanguageModel, Options, gpt
+from jaxgen.nn.sequence.wavenet import WaveNet
+from jaxgen.nn.unets.vdm import LinearGamma, ScoreNetwork
+from jaxgen.probability.distributions import bernoulli, categorical, logistic, logistic_mixture
+from jaxgen.probability.noise import of_method
 
 BATCH = 16
 
@@ -480,17 +485,17 @@ def name(request):
 def build(name, mesh, dtype=jnp.float32, **options):
   case = METHODS[name]
   method = case.build(dtype, **options)
-  return parallel.compile(method, case.data.raw_spec(BATCH), mesh, prepare=case.data.transform, updates=10)
+  return Program(method, case.data.raw_spec(BATCH), mesh, prepare=case.data.transform, updates=10)
 
 
 def one_device():
-  return parallel.make_mesh(devices=jax.devices()[:1])
+  return make_mesh(devices=jax.devices()[:1])
 
 
 @functools.lru_cache(maxsize=4)
 def compiled(name, fsdp, dtype=jnp.float32):
   """The program of a method for eight devices, or where `fsdp` is None for one."""
-  return build(name, one_device() if fsdp is None else parallel.make_mesh(fsdp), dtype)
+  return build(name, one_device() if fsdp is None else make_mesh(fsdp), dtype)
 
 
 def train(name, program, steps):
@@ -572,30 +577,30 @@ def test_pmap_equals_jit_or_is_refused(name):
   case = METHODS[name]
   if not case.build(jnp.float32).mean:
     with pytest.raises(ValueError, match="use jit"):
-      parallel.pmap_step(case.build(jnp.float32, axis="devices"))
+      pmap_step(case.build(jnp.float32, axis="devices"))
     return
   if case.whole:
-    step = parallel.pmap_step(case.build(jnp.float32, axis="devices"))
+    step = pmap_step(case.build(jnp.float32, axis="devices"))
     raw = pipeline.batch_at(case.data.source("train"), 0, 0, BATCH)
-    state = parallel.stack_state(compiled(name, None).init(0, raw))
+    state = stack_state(compiled(name, None).init(0, raw))
     with pytest.raises(ValueError, match=case.whole):
-      step(state, parallel.shard_batch(case.data.transform(jax.random.key(0), raw, False), 8))
+      step(state, shard_batch(case.data.transform(jax.random.key(0), raw, False), 8))
     return
   with conftest.enable_x64():
     program = compiled(name, None, jnp.float64)
     state, losses = train(name, program, 2)
     # The program's own initial state and batches: pmap is given what jit has prepared.
     method, source = case.build(jnp.float64, axis="devices"), case.data.source("train")
-    step = parallel.pmap_step(method)
+    step = pmap_step(method)
     raws = [pipeline.batch_at(source, 0, k, BATCH) for k in range(2)]
     first = program.init(0, raws[0])
-    mapped, key = parallel.stack_state(first), jax.random.fold_in(first.key, parallel.PREPARE_STREAM)
+    mapped, key = stack_state(first), jax.random.fold_in(first.key, PREPARE_STREAM)
     for k, raw in enumerate(raws):
       batch = jax.device_get(case.data.transform(jax.random.fold_in(key, k), raw, True))
-      mapped, metrics = step(mapped, parallel.shard_batch(batch, 8))
+      mapped, metrics = step(mapped, shard_batch(batch, 8))
       loss = next(x for name, x in metrics.items() if name.endswith(case.falls or "loss"))
       np.testing.assert_allclose(loss, losses[k], rtol=0, atol=1e-9)
-    assert_close(state, parallel.unstack_state(mapped), 1e-9)
+    assert_close(state, unstack_state(mapped), 1e-9)
 
 
 def test_checkpoints_go_from_mesh_to_mesh(name, tmp_path):
@@ -671,7 +676,8 @@ CONFIGS = sorted(path.stem for path in (pathlib.Path(conftest.REPOSITORY) / "con
 BUILD = """
 import sys, traceback
 import jax
-from jaxgen.experiment import load_config, state_shapes
+from jaxgen.engine.config import load_config
+from jaxgen.engine.run import state_shapes
 
 def step(experiment):
   assert state_shapes(experiment)
@@ -705,7 +711,7 @@ def test_every_config_builds_without_computing_and_has_a_step_at_full_size(part)
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_says_its_paper_number_and_cost(config):
-  from jaxgen.experiment import config_summary
+  from jaxgen.engine.config import config_summary
 
   path = pathlib.Path(conftest.REPOSITORY) / "configs" / f"{config}.py"
   summary = config_summary(path)

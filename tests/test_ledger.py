@@ -7,10 +7,11 @@ import pytest
 import tiny
 
 from jaxgen import cli, ledger
-from jaxgen.checkpoint import state_hash
-from jaxgen.errors import UserError
-from jaxgen.experiment import load, load_config
-from jaxgen.train import Progress
+from jaxgen.core.errors import UserError
+from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.config import load_config
+from jaxgen.engine.progress import Progress
+from jaxgen.engine.run import load
 
 PUBLISHED = """
     published=(

@@ -4,9 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.errors import UserError
-from jaxgen.nn.cait import CaiT
-from jaxgen.nn.vit import ViT
+from jaxgen.core.errors import UserError
+from jaxgen.nn.vision.cait import CaiT
+from jaxgen.nn.vision.vit import ViT
 from jaxgen.optimizers import kernels, layer_decay
 
 STACKED = {

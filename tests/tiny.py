@@ -16,8 +16,8 @@ import optax
 
 from jaxgen import Experiment, data, diffusion
 from jaxgen.diffusion.losses import bound_nll
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.metrics.likelihood import likelihood
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.evaluation.likelihood import likelihood
 
 
 class Net(nn.Module):

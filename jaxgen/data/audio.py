@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Batch
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.sources import Examples, Features
 from jaxgen.data.transforms import Transform
-from jaxgen.errors import UserError
-from jaxgen.method import Batch
 
 RATE = 8_000  # samples a second
 SPEAKERS, DIGITS, TESTS = 6, 10, 5

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Batch, example_keys
 from jaxgen.data.transforms import Transform, scaled
-from jaxgen.errors import UserError
-from jaxgen.method import Batch, example_keys
 
 Image = Float[Array, "height width channels"]
 

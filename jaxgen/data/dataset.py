@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Batch
 from jaxgen.data.sources import Features, Fit, Source, open_source
 from jaxgen.data.transforms import Transform, binarize, scale
-from jaxgen.errors import UserError
-from jaxgen.method import Batch
 
 Specs = dict[str, jax.ShapeDtypeStruct]
 

@@ -4,7 +4,7 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 def prepare(name: str, data_dir: str | Path | None = None, manual_dir: str | Path | None = None) -> dict[str, int]:

@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 Features = Mapping[str, jax.ShapeDtypeStruct]
 Example = dict[str, np.ndarray | np.generic]

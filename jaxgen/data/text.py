@@ -34,10 +34,10 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen import files
+from jaxgen.core import files
+from jaxgen.core.errors import UserError
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.sources import Examples, Features
-from jaxgen.errors import UserError
 
 PAD, START, END = 0, 1, 2
 SPECIAL = ("<pad>", "<start>", "<end>")
@@ -245,7 +245,7 @@ def _trained(text: Sequence[str], size: int, source: Path, *, special: tuple[str
   """Byte pair encoding, trained on `text`, or from the cache. source: where it is from, for what is said of it."""
   from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-  from jaxgen.experiment import cache_folder
+  from jaxgen.core.cache import cache_folder
 
   digest = hashlib.sha256("\n".join([str((size, special, prefix_space)), *text]).encode()).hexdigest()
   path = cache_folder() / "tokenizers" / f"{digest}.json"

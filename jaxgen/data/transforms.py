@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxgen.method import Batch, example_keys
+from jaxgen.core.method import Batch, example_keys
 
 Transform = Callable[[Array, Batch], Batch]
 

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Array
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.closed_form import Mixture
 from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
@@ -33,7 +34,6 @@ from jaxgen.diffusion.solvers.lms import lms
 from jaxgen.diffusion.solvers.pndm import plms, pndm
 from jaxgen.diffusion.solvers.probability_flow import probability_flow
 from jaxgen.diffusion.solvers.unipc import unipc
-from jaxgen.errors import UserError
 
 HIGH, LOW = 150.0, 0.04
 CALLS = (48, 96, 192, 384)

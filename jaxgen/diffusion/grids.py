@@ -24,8 +24,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 Times = Float[np.ndarray | jax.Array, " times"]
 Grid = Callable[[Schedule, int], Times]

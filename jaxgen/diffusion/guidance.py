@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 Weight = float | Float[Array, ""] | Float[Array, " n"]
 

@@ -1,7 +1,7 @@
 """Likelihoods: the exact one by the probability-flow ODE, that of quantised data, and the bound in continuous time.
 
 Numbers without an L stand in `jaxgen.diffusion`. All is in nats per example; bits per dimension, nats / (D ln 2), are
-made where people read them (`jaxgen.metrics.likelihood`).
+made where people read them (`jaxgen.evaluation.likelihood`).
 
 **The ODE.** Divided by n_t, any schedule's x_t moves as a variance-preserving one's, and the ODE (17), or (18), has no
 poles at either end of t:
@@ -74,11 +74,11 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.losses import decoder_nll, diffuse
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.solvers.adaptive import one_by_one
-from jaxgen.errors import UserError
 
 Probes = Float[Array, "batch probes ..."]
 Flow = tuple[Float[Array, "batch ..."], Float[Array, " batch"]]  # z, and the integral of the trace so far

@@ -13,9 +13,9 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Key, Num
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Denoise, normal
 from jaxgen.diffusion.schedules import Schedule, Variance, lookup, posterior
-from jaxgen.errors import UserError
 
 
 def simple(output: Float[Array, "batch ..."], target: Float[Array, "batch ..."]) -> Float[Array, " batch"]:

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.schedules import Point
-from jaxgen.errors import UserError
 
 PredictionName = Literal["eps", "x_0", "v", "score", "velocity", "F"]
 

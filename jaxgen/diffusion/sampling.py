@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 Denoise = Callable[[Float[Array, "n ..."], Float[Array, ""]], tuple]
 Step = Callable[..., tuple[Float[Array, "n ..."], Any]]

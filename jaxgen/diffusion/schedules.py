@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 Times = Num[jax.Array | np.ndarray, "..."]
 Variance = Literal["posterior", "beta", "learned"]
@@ -421,7 +421,7 @@ def learned(gamma: Callable[[Array], Array]) -> Schedule:
   """VDM's schedule with log-SNR = -gamma(t), t in [0, 1], gamma an increasing function that closes over parameters.
 
   Kingma et al. 2021, https://arxiv.org/abs/2107.00630, eq. 2: sigma^2 = sigmoid(gamma). sigma(0) is not 0: x at t = 0
-  is decoded, see `jaxgen.methods.vdm`. `time` is a bisection.
+  is decoded, see `jaxgen.methods.diffusion.vdm`. `time` is a bisection.
   """
 
   def time(log_snr: Array) -> Array:

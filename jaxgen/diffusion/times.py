@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.schedules import Point, Schedule
-from jaxgen.errors import UserError
 
 TimesName = Literal["uniform", "log_normal", "logit_normal"]
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.predictions import Prediction
 from jaxgen.diffusion.schedules import Point
-from jaxgen.errors import UserError
 
 Weighting = Callable[[Prediction, Point], Array]
 WeightingName = Literal["simple", "eps", "bound", "p2", "min_snr", "edm", "sigmoid"]

@@ -2,7 +2,7 @@
 
 from jaxgen.interop.layout import Entry, same, stacked
 from jaxgen.interop.vit import affine, norm, patches, row, separate, table, timm_block
-from jaxgen.nn.cait import CaiT
+from jaxgen.nn.vision.cait import CaiT
 
 
 def _gains(theirs: str, ours: str) -> list[Entry]:

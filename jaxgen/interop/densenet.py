@@ -3,7 +3,7 @@
 from jaxgen.interop.layout import Entry
 from jaxgen.interop.resnet import batch_norm, kernel
 from jaxgen.interop.vit import affine
-from jaxgen.nn.densenet import DenseNet
+from jaxgen.nn.vision.densenet import DenseNet
 
 
 def timm(network: DenseNet) -> list[Entry]:

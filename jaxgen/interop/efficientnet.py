@@ -7,7 +7,7 @@ and of torchvision (symmetric padding), and `EfficientNetForImageClassification`
 from jaxgen.interop.layout import Entry, conv, same
 from jaxgen.interop.resnet import batch_norm, kernel
 from jaxgen.interop.vit import affine
-from jaxgen.nn.efficientnet import EfficientNet
+from jaxgen.nn.vision.efficientnet import EfficientNet
 
 
 def biased(theirs: str, ours: str) -> list[Entry]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:

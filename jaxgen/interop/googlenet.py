@@ -4,7 +4,7 @@ from jaxgen.interop.efficientnet import biased
 from jaxgen.interop.layout import Entry, same
 from jaxgen.interop.resnet import batch_norm, kernel
 from jaxgen.interop.vit import affine
-from jaxgen.nn.googlenet import AUXILIARY, INCEPTIONS, GoogLeNet
+from jaxgen.nn.vision.googlenet import AUXILIARY, INCEPTIONS, GoogLeNet
 
 
 def torchvision(network: GoogLeNet) -> list[Entry]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax
 import numpy as np
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 
 class Entry(NamedTuple):

@@ -1,7 +1,7 @@
 """The layout of torch.nn's RNN, LSTM and GRU."""
 
 from jaxgen.interop.layout import Entry, dense, same
-from jaxgen.nn.recurrent import Recurrent
+from jaxgen.nn.sequence.recurrent import Recurrent
 
 
 def torch(network: Recurrent) -> list[Entry]:

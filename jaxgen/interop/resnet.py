@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from jaxgen.interop.layout import Entry, beside, conv, same
 from jaxgen.interop.vit import affine
-from jaxgen.nn.resnet import ResNet
+from jaxgen.nn.vision.resnet import ResNet
 
 
 def batch_norm(theirs: str, ours: str) -> list[Entry]:

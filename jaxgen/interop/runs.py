@@ -10,12 +10,13 @@ import flax
 import jax
 import numpy as np
 
-from jaxgen.checkpoint import Checkpoints
-from jaxgen.errors import UserError
-from jaxgen.experiment import Run, describe, load
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import State
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.provenance import describe
+from jaxgen.engine.run import Run, load
 from jaxgen.interop import files
 from jaxgen.interop.layout import Entry, read, write
-from jaxgen.method import State
 
 NETWORK = "network"  # the entry of a state's params that layouts are of
 

@@ -6,7 +6,7 @@ The authors' own files are timm's but for the names of merging, which they count
 
 from jaxgen.interop.layout import Entry, beside, dense, same, stacked
 from jaxgen.interop.vit import affine, norm, patches, timm_block, transformers_block
-from jaxgen.nn.swin import Swin
+from jaxgen.nn.vision.swin import Swin
 
 
 def _stages(network: Swin, block) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from jaxgen.interop.layout import Entry, dense, same, stacked
 from jaxgen.interop.vit import affine, norm, row, table, timm_block
-from jaxgen.nn.t2t import T2TViT
+from jaxgen.nn.vision.t2t import T2TViT
 
 
 def _transformer(theirs: str, ours: str) -> list[Entry]:

@@ -4,8 +4,8 @@ Tensors of `BertModel.state_dict()` and `MarianMTModel.state_dict()`.
 """
 
 from jaxgen.interop.layout import Entry, beside, dense, joined, same, shaped, stacked
-from jaxgen.nn.positions import Learned
-from jaxgen.nn.transformer import Encoder, EncoderDecoder
+from jaxgen.nn.blocks.positions import Learned
+from jaxgen.nn.sequence.transformer import Encoder, EncoderDecoder
 
 
 def _norm(theirs: str, ours: str) -> list[Entry]:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from jaxgen.interop.layout import Entry, conv, dense, joined, same, shaped, stacked
-from jaxgen.nn.vit import ViT, resize_positions
+from jaxgen.nn.vision.vit import ViT, resize_positions
 
 
 def affine(theirs: str, ours: str) -> list[Entry]:

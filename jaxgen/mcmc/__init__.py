@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 Energy = Callable[[Array], Float[Array, " chains"]]
 Carry = Any  # a NamedTuple with the chains' positions as its `x`, and what a kernel need not compute again

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from scipy import special, stats
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 
 Draws = Num[np.ndarray, "draws chains *shape"]
 PerScalar = Float[np.ndarray, "*shape"]

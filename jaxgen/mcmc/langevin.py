@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc import Energy, Kernel, one_per_chain
 
 Positions = Float[Array, "chains *shape"]

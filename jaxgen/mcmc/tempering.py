@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc import Kernel
 
 Family = Callable[[Array, Float[Array, " rows"]], Float[Array, " rows"]]  # (x [rows, ...], beta [rows]) -> U_beta(x)

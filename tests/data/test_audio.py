@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import audio
-from jaxgen.errors import UserError
 
 # --- mu-law -----------------------------------------------------------------------------------------------------------
 

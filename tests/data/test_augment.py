@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from jaxgen.core.errors import UserError
 from jaxgen.data.augment import OPERATIONS, crop, cutmix, either, mixup, rand_augment
-from jaxgen.errors import UserError
 
 
 def picture(shape=(12, 9, 3), seed=0):

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset, binarized, digits, images
 from jaxgen.data.pipeline import batch_at
 from jaxgen.data.transforms import binarize_dynamic, flip, pad, resize, scale
-from jaxgen.errors import UserError
 
 
 def specs_of(batch):

@@ -8,9 +8,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import images
 from jaxgen.data.prepare import prepare
-from jaxgen.errors import UserError
 
 
 class TinyPictures(tfds.core.GeneratorBasedBuilder):

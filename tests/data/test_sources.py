@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import sources
-from jaxgen.errors import UserError
 
 
 def features(shape, label=True):

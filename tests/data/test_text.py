@@ -3,9 +3,9 @@ import gzip
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import text
-from jaxgen.errors import UserError
-from jaxgen.metrics.evaluators import bleu
+from jaxgen.evaluation.evaluators import bleu
 
 ENGLISH = ["a man walks his dog .", "two women are talking .", "the dog runs over the green grass .", "a red car ."] * 3
 GERMAN = ["ein mann führt seinen hund aus .", "zwei frauen reden .", "der hund läuft über das gras .", "ein auto ."] * 3

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from processes import EVERY
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import adaptive, karras, log_snr, rectified_flow, sample, vp
 from jaxgen.diffusion.convergence import MIXTURE
-from jaxgen.errors import UserError
 
 N = 12
 KEYS = jax.random.split(jax.random.key(0), N)

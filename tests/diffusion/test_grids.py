@@ -8,9 +8,9 @@ import scipy.stats
 from processes import EVERY
 
 from jaxgen import diffusion
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import GRIDS, edm, learned, linear, rectified_flow, vp, zero_terminal_snr
 from jaxgen.diffusion.grids import HIGHEST
-from jaxgen.errors import UserError
 
 UNIFORM = ["leading", "trailing", "linspace"]
 

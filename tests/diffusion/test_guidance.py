@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from processes import EVERY
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import ddim, log_snr, rectified_flow, sample, vp
 from jaxgen.diffusion.closed_form import Mixture
 from jaxgen.diffusion.guidance import autoguidance, classifier, classifier_free, clipped
-from jaxgen.errors import UserError
 
 rng = np.random.default_rng(0)
 SHARE = np.array([0.3, 0.7])  # of the classes

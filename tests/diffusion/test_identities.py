@@ -9,6 +9,7 @@ import pytest
 import scipy.integrate
 from processes import EVERY
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import (
   SOLVERS,
   cosine,
@@ -40,7 +41,6 @@ from jaxgen.diffusion import (
 from jaxgen.diffusion.convergence import MIXTURE, errors
 from jaxgen.diffusion.multistep import Past, correction, weights
 from jaxgen.diffusion.solvers.unipc import Carry
-from jaxgen.errors import UserError
 
 SOME = ["sub_vp", "ve", "rectified_flow", "linear"]
 KEYS = jax.random.split(jax.random.key(0), 3)

@@ -8,13 +8,13 @@ from scipy import integrate as quadrature
 from scipy import stats
 
 import jaxgen.diffusion as d
+from jaxgen.core.errors import UserError
 from jaxgen.data import transforms
 from jaxgen.diffusion import likelihood, losses
 from jaxgen.diffusion.closed_form import Mixture, gaussian
 from jaxgen.diffusion.likelihood import continuous_bound, dopri5, encode, exact, heun, hutchinson, log_likelihood, rk4
 from jaxgen.diffusion.predictions import to_x0_eps
-from jaxgen.errors import UserError
-from jaxgen.nn.unet import UNet
+from jaxgen.nn.unets.unet import UNet
 
 SCHEDULES = {
   "vp": d.vp(),

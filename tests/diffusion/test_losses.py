@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import cosine, linear
 from jaxgen.diffusion.losses import bound, decoder_nll, simple
-from jaxgen.errors import UserError
 
 
 def kl(q, p):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from processes import EVERY
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import PREDICTIONS, Point
 from jaxgen.diffusion.predictions import convert, edm, to_x0_eps
-from jaxgen.errors import UserError
 
 # Numbers of no schedule in particular: alpha, sigma, alpha', sigma'.
 POINTS = [(0.8, 0.6, -0.3, 0.4), (1.0, 20.0, 0.0, 1.0), (0.1, 0.9, -2.0, 0.2), (0.999, 0.01, -0.1, 3.0)]

@@ -6,8 +6,8 @@ from processes import DISCRETE, EVERY, spread
 from scipy import integrate
 
 from jaxgen import diffusion
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import SCHEDULES, constant, cosine, linear, posterior, scaled_linear, shift, zero_terminal_snr
-from jaxgen.errors import UserError
 
 
 def times(T):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from processes import EVERY
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import (
   PREDICTIONS,
   SOLVERS,
@@ -32,7 +33,6 @@ from jaxgen.diffusion import (
 from jaxgen.diffusion.closed_form import Mixture
 from jaxgen.diffusion.guidance import clipped
 from jaxgen.diffusion.predictions import to_x0_eps
-from jaxgen.errors import UserError
 
 SHORT = linear(100, 1e-3, 0.2)
 FEW = ["linear", "sub_vp", "ve", "rectified_flow"]

@@ -10,6 +10,7 @@ import pytest
 from processes import EVERY
 
 from jaxgen import diffusion
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import (
   ancestral,
   annealed_langevin,
@@ -24,7 +25,6 @@ from jaxgen.diffusion import (
   sample,
 )
 from jaxgen.diffusion.closed_form import Mixture, gaussian
-from jaxgen.errors import UserError
 
 NOISY = ["ancestral", "annealed_langevin", "churn", "ddim", "dpmpp_sde_2m", "euler_ancestral", "euler_maruyama"]
 MODULES = [importlib.import_module(f"jaxgen.diffusion.solvers.{name}") for name in [*NOISY, "reverse_diffusion"]]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import example_keys
 from jaxgen.diffusion import edm, linear, rectified_flow, ve, vp
 from jaxgen.diffusion.times import (
   by_loss,
@@ -15,8 +17,6 @@ from jaxgen.diffusion.times import (
   thousandths,
   uniform,
 )
-from jaxgen.errors import UserError
-from jaxgen.method import example_keys
 
 
 def draw(times, n, seed=0, buffers=None):

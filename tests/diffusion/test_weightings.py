@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import PREDICTIONS, WEIGHTINGS, linear, rectified_flow, ve, vp, zero_terminal_snr
 from jaxgen.diffusion.losses import simple as squared
 from jaxgen.diffusion.predictions import edm as edm_prediction
 from jaxgen.diffusion.weightings import bound, edm, eps, min_snr, p2, sigmoid, simple
-from jaxgen.errors import UserError
 
 T = jnp.asarray([0.05, 0.3, 0.7, 0.95])
 EPS, X_0, V = PREDICTIONS["eps"], PREDICTIONS["x_0"], PREDICTIONS["v"]

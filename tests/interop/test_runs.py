@@ -12,9 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxgen
-from jaxgen.checkpoint import state_hash
-from jaxgen.errors import UserError
-from jaxgen.experiment import Folder, Run, load_config
+from jaxgen.core.errors import UserError
+from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.config import load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import Run
 from jaxgen.interop import files
 from jaxgen.interop.runs import export_weights, import_weights
 
@@ -23,9 +25,9 @@ CONFIG = '''"""A tiny Vision Transformer for tests."""
 import optax
 from jaxgen import Experiment, data
 from jaxgen.interop import vit as weights
-from jaxgen.methods.classifier import classifier
-from jaxgen.metrics.evaluators import accuracy
-from jaxgen.nn.vit import ViT
+from jaxgen.methods.supervised.classifier import classifier
+from jaxgen.evaluation.evaluators import accuracy
+from jaxgen.nn.vision.vit import ViT
 
 
 def experiment(steps: int = 2, patch: int = 4, width: int = 8, classes: int = 10, ema: float | None = None):

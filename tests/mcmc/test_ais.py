@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc import Kernel
 from jaxgen.mcmc.ais import ais, estimate, schedule
 from jaxgen.mcmc.gibbs import Positions
 from jaxgen.mcmc.langevin import mala
-from jaxgen.methods.rbm import kernel
-from jaxgen.nn.rbm import RBM
+from jaxgen.mcmc.rbm import kernel
+from jaxgen.nn.energy.rbm import RBM
 
 
 def annealed(machine, base, betas, runs, key, dtype):

@@ -2,7 +2,7 @@ import conftest
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc.diagnostics import effective_sample_size, r_hat, summary
 
 

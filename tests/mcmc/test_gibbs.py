@@ -5,8 +5,8 @@ import numpy as np
 from scipy import stats
 
 from jaxgen import mcmc
-from jaxgen.methods.rbm import kernel
-from jaxgen.nn.rbm import RBM
+from jaxgen.mcmc.rbm import kernel
+from jaxgen.nn.energy.rbm import RBM
 
 
 def test_a_step_has_detailed_balance_with_the_enumerated_machine(x64):

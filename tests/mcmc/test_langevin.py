@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc import run
 from jaxgen.mcmc.diagnostics import effective_sample_size
 from jaxgen.mcmc.langevin import hmc, langevin, log_proposal, mala, underdamped, value_and_gradient

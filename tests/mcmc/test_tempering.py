@@ -6,12 +6,12 @@ import pytest
 from scipy import stats
 
 from jaxgen import mcmc
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc.gibbs import Positions
 from jaxgen.mcmc.langevin import mala
+from jaxgen.mcmc.rbm import kernel
 from jaxgen.mcmc.tempering import tempering
-from jaxgen.methods.rbm import kernel
-from jaxgen.nn.rbm import RBM
+from jaxgen.nn.energy.rbm import RBM
 
 still = lambda beta: mcmc.Kernel(Positions, lambda carry, keys: (carry, jnp.ones(len(keys))))
 

@@ -11,12 +11,12 @@ import pytest
 from scipy import integrate, stats
 
 from jaxgen import data
-from jaxgen.errors import UserError
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import Distribution, bernoulli, categorical, gaussian_mixture, logistic_mixture
-from jaxgen.nn.autoregressive import FVSBN, MADE, NADE, RNADE
-from jaxgen.nn.pixelcnn import GatedPixelCNN, PixelCNN
-from jaxgen.nn.pixelcnnpp import PixelCNNpp
+from jaxgen.core.errors import UserError
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.nn.autoregressive.made import FVSBN, MADE, NADE, RNADE
+from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN, PixelCNN
+from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.probability.distributions import Distribution, bernoulli, categorical, gaussian_mixture, logistic_mixture
 
 WIDE = dict(dtype=jnp.float64, param_dtype=jnp.float64)
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
-from jaxgen.errors import UserError
-from jaxgen.methods.classifier import Teacher, classifier
-from jaxgen.nn.layers import BatchNorm
+from jaxgen.core.errors import UserError
+from jaxgen.methods.supervised.classifier import Teacher, classifier
+from jaxgen.nn.blocks.layers import BatchNorm
 
 
 class Dense(nn.Module):

@@ -10,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import example_keys
 from jaxgen.diffusion import (
   PREDICTIONS,
   ancestral,
@@ -24,10 +26,8 @@ from jaxgen.diffusion import (
   zero_terminal_snr,
 )
 from jaxgen.diffusion.losses import bound_nll
-from jaxgen.errors import UserError
-from jaxgen.method import example_keys
-from jaxgen.methods.diffusion import Guide, gaussian_diffusion
-from jaxgen.nn.unet import UNet
+from jaxgen.methods.diffusion.gaussian import Guide, gaussian_diffusion
+from jaxgen.nn.unets.unet import UNet
 
 T = 8
 S = 0.6  # the data is N(0, S^2 I)
@@ -438,7 +438,7 @@ def test_building_touches_no_device():
   program = """
 import optax
 from jaxgen import diffusion as d
-from jaxgen.methods.diffusion import gaussian_diffusion
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 continuous = (d.vp(), d.sub_vp(), d.ve(), d.edm(), d.rectified_flow(), d.continuous_cosine())
 discrete = [make(1000) for make in d.SCHEDULES.values()]
 for schedule in (*discrete, *continuous, d.geometric(100), d.shift(d.rectified_flow(), 2.0)):

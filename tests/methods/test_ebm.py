@@ -9,13 +9,15 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen import data, figures
-from jaxgen.errors import UserError
+from jaxgen import data
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import rollback
+from jaxgen.evaluation.long_run import long_run, long_runs
+from jaxgen.evaluation.partition import quadrature
 from jaxgen.mcmc.langevin import langevin, mala, underdamped
-from jaxgen.method import rollback
-from jaxgen.methods.ebm import Replay, diverged, ebm, energies, quadrature, uniform
-from jaxgen.metrics.long_run import long_run, long_runs
-from jaxgen.nn.ebm import EnergyMLP
+from jaxgen.methods.energy.ebm import Replay, diverged, ebm, energies, uniform
+from jaxgen.nn.energy.ebm import EnergyMLP
+from jaxgen.show import figures
 
 
 class Gaussian(nn.Module):

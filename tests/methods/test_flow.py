@@ -7,12 +7,12 @@ import optax
 import pytest
 from scipy import stats
 
-from jaxgen.errors import UserError
-from jaxgen.methods.flow import BASES, decode, encode, flow, gaussian, log_density, logistic
-from jaxgen.metrics.likelihood import bits_per_value, integers_from_density
-from jaxgen.nn.bijections import ActNorm, Chain, Logit, Rescale
-from jaxgen.nn.glow import glow
-from jaxgen.nn.realnvp import realnvp_vectors
+from jaxgen.core.errors import UserError
+from jaxgen.evaluation.likelihood import bits_per_value, integers_from_density
+from jaxgen.methods.likelihood.flow import BASES, decode, encode, flow, gaussian, log_density, logistic
+from jaxgen.nn.flows.bijections import ActNorm, Chain, Logit, Rescale
+from jaxgen.nn.flows.glow import glow
+from jaxgen.nn.flows.realnvp import realnvp_vectors
 
 
 def points(n, shape=(2,), seed=0):

@@ -8,10 +8,10 @@ import pytest
 from flax import linen as nn
 from scipy import integrate, optimize, stats
 
-from jaxgen.errors import UserError
-from jaxgen.methods.gan import LOSSES, clip_weights, gan, generate, gradient_penalty, r1, uniform
-from jaxgen.nn.gan import MLPDiscriminator, MLPGenerator
-from jaxgen.nn.layers import BatchNorm
+from jaxgen.core.errors import UserError
+from jaxgen.methods.adversarial.gan import LOSSES, clip_weights, gan, generate, gradient_penalty, r1, uniform
+from jaxgen.nn.adversarial.gan import MLPDiscriminator, MLPGenerator
+from jaxgen.nn.blocks.layers import BatchNorm
 
 
 class Constant(nn.Module):

@@ -11,11 +11,11 @@ import optax
 import pytest
 
 from jaxgen import decoding
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.inspection import flops
-from jaxgen.methods.language import language, pixels, waves
-from jaxgen.nn.transformer import LanguageModel, gpt
-from jaxgen.nn.wavenet import WaveNet
+from jaxgen.methods.sequence.language import language, pixels, waves
+from jaxgen.nn.sequence.transformer import LanguageModel, gpt
+from jaxgen.nn.sequence.wavenet import WaveNet
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 

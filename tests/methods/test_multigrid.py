@@ -8,10 +8,10 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.mcmc.langevin import langevin, mala
-from jaxgen.methods.multigrid import expand, multigrid, shrink, upwards
-from jaxgen.nn.ebm import EnergyConvNet, EnergyMLP
+from jaxgen.methods.energy.multigrid import expand, multigrid, shrink, upwards
+from jaxgen.nn.energy.ebm import EnergyConvNet, EnergyMLP
 
 
 class Bowl(nn.Module):

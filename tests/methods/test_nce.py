@@ -9,15 +9,17 @@ import pytest
 from flax import linen as nn
 from scipy import optimize, stats
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
+from jaxgen.evaluation.partition import importance
 from jaxgen.mcmc.langevin import mala
-from jaxgen.methods.autoregressive import autoregressive
-from jaxgen.methods.distributions import bernoulli, gaussian_mixture
-from jaxgen.methods.flow import flow
-from jaxgen.methods.nce import binary, conditional_nce, energies, flow_contrastive, log_density, nce, ranking
-from jaxgen.methods.noise import Chains, Noise, fitted_gaussian, importance, of_method
-from jaxgen.nn.autoregressive import NADE, RNADE
-from jaxgen.nn.bijections import ActNorm, BatchNorm, Chain, Rescale
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.energy.nce import binary, conditional_nce, energies, flow_contrastive, log_density, nce, ranking
+from jaxgen.methods.likelihood.autoregressive import autoregressive
+from jaxgen.methods.likelihood.flow import flow
+from jaxgen.nn.autoregressive.made import NADE, RNADE
+from jaxgen.nn.flows.bijections import ActNorm, BatchNorm, Chain, Rescale
+from jaxgen.probability.distributions import bernoulli, gaussian_mixture
+from jaxgen.probability.noise import Noise, fitted_gaussian, of_method
 
 
 class Quadratic(nn.Module):

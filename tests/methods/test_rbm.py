@@ -9,10 +9,10 @@ import pytest
 from scipy import special, stats
 
 from jaxgen import data, mcmc
-from jaxgen.errors import UserError
-from jaxgen.methods import rbm as methods
-from jaxgen.methods.rbm import cd, mean_field, persistent, rbm, tempered
-from jaxgen.nn.rbm import RBM, gaussian
+from jaxgen.core.errors import UserError
+from jaxgen.methods.energy import rbm as methods
+from jaxgen.methods.energy.rbm import cd, mean_field, persistent, rbm, tempered
+from jaxgen.nn.energy.rbm import RBM, gaussian
 
 D, H, DRAWS = 3, 2, 400
 

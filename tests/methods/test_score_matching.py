@@ -10,18 +10,18 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 from jaxgen import diffusion
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import example_keys
 from jaxgen.diffusion import losses
 from jaxgen.diffusion.closed_form import gaussian
 from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin
-from jaxgen.errors import UserError
 from jaxgen.mcmc.langevin import langevin, mala
-from jaxgen.method import example_keys
-from jaxgen.methods.diffusion import gaussian_diffusion
-from jaxgen.methods.noise import Chains
-from jaxgen.methods.score_matching import denoising, energies, implicit, score_matching, sliced
-from jaxgen.nn.conv import jax_derivatives
-from jaxgen.nn.ebm import EnergyConvNet
-from jaxgen.nn.score import Score
+from jaxgen.mcmc.resampling import Chains
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.energy.score_matching import denoising, energies, implicit, score_matching, sliced
+from jaxgen.nn.blocks.conv import jax_derivatives
+from jaxgen.nn.energy.ebm import EnergyConvNet
+from jaxgen.nn.energy.score import Score
 
 MEAN, COVARIANCE = np.array([1.0, -0.5, 0.3]), np.array([[1.0, 0.6, 0.0], [0.6, 0.8, 0.2], [0.0, 0.2, 0.5]])
 

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset
-from jaxgen.errors import UserError
-from jaxgen.methods.seq2seq import seq2seq
-from jaxgen.nn.seq2seq import Multiplicative, Seq2Seq
+from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.sequence.seq2seq import Multiplicative, Seq2Seq
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 TOKENS = jax.ShapeDtypeStruct((6,), np.int32)

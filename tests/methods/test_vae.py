@@ -6,10 +6,10 @@ import pytest
 from flax import linen as nn
 from scipy import stats
 
-from jaxgen.errors import UserError
-from jaxgen.methods.distributions import bernoulli, gaussian, logistic, logistic_mixture
-from jaxgen.methods.vae import check_shapes, kl, log_prob, to_image, to_latent, vae
-from jaxgen.nn.vae import MLPDecoder, MLPEncoder
+from jaxgen.core.errors import UserError
+from jaxgen.methods.likelihood.vae import check_shapes, kl, log_prob, to_image, to_latent, vae
+from jaxgen.nn.autoencoders.vae import MLPDecoder, MLPEncoder
+from jaxgen.probability.distributions import bernoulli, gaussian, logistic, logistic_mixture
 
 SHAPE, D, LATENT, N = (2, 3, 1), 6, 2, 400
 

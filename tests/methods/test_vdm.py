@@ -6,10 +6,10 @@ import optax
 import pytest
 from scipy import integrate, stats
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion import dpmpp_2m, heun, linspace
-from jaxgen.errors import UserError
-from jaxgen.methods.vdm import vdm
-from jaxgen.nn.vdm import LinearGamma, MonotoneGamma
+from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.nn.unets.vdm import LinearGamma, MonotoneGamma
 
 FIRST, LAST = -3.0, 4.0  # gamma's ends
 P = 0.3  # of a white pixel

@@ -5,10 +5,10 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.errors import UserError
-from jaxgen.methods.distributions import bernoulli, gaussian
-from jaxgen.methods.vqvae import codebook, moved, nearest, perplexity, reconstruct, vqvae
-from jaxgen.nn.transformer import LanguageModel, gpt
+from jaxgen.core.errors import UserError
+from jaxgen.methods.likelihood.vqvae import codebook, moved, nearest, perplexity, reconstruct, vqvae
+from jaxgen.nn.sequence.transformer import LanguageModel, gpt
+from jaxgen.probability.distributions import bernoulli, gaussian
 
 SHAPE, CODES, DIM = (4, 4, 1), 5, 3
 

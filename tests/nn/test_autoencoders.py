@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
-from jaxgen.nn.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from jaxgen.nn.vqvae import Decoder, Encoder
+from jaxgen.core.errors import UserError
+from jaxgen.nn.autoencoders.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from jaxgen.nn.autoencoders.vqvae import Decoder, Encoder
 
 
 def size(network, x):

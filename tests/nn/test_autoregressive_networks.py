@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn.autoregressive import FVSBN, MADE, NADE, RNADE, recurrence, rerun
-from jaxgen.nn.conv import jax_derivatives
+from jaxgen.nn.autoregressive.made import FVSBN, MADE, NADE, RNADE, recurrence, rerun
+from jaxgen.nn.blocks.conv import jax_derivatives
 
 D, N = 7, 3
 NETWORKS = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.errors import UserError
-from jaxgen.nn.bijections import (
+from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.layers import Conv
+from jaxgen.nn.flows.bijections import (
   ActNorm,
   BatchNorm,
   Chain,
@@ -30,10 +31,9 @@ from jaxgen.nn.bijections import (
   squeeze,
   unsqueeze,
 )
-from jaxgen.nn.glow import Network, Prior, glow
-from jaxgen.nn.layers import Conv
-from jaxgen.nn.nice import Shift, nice
-from jaxgen.nn.realnvp import ResNet, realnvp, realnvp_vectors
+from jaxgen.nn.flows.glow import Network, Prior, glow
+from jaxgen.nn.flows.nice import Shift, nice
+from jaxgen.nn.flows.realnvp import ResNet, realnvp, realnvp_vectors
 
 F64 = jnp.float64
 f64 = dict(dtype=F64, param_dtype=F64)

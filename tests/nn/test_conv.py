@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jaxgen.nn.conv import conv, conv_of_doubled, jax_derivatives
+from jaxgen.nn.blocks.conv import conv, conv_of_doubled, jax_derivatives
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CASES = {  # (height, width), kernel, strides, padding

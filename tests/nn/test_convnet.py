@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.nn.convnet import ConvNet, halve
+from jaxgen.nn.vision.convnet import ConvNet, halve
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 7, 3)])

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.interop import densenet as densenet_layout
 from jaxgen.interop import efficientnet as efficientnet_layout
 from jaxgen.interop import googlenet as googlenet_layout
 from jaxgen.interop import layout
 from jaxgen.interop import resnet as resnet_layout
-from jaxgen.nn import densenet, efficientnet, googlenet, resnet
-from jaxgen.nn.densenet import DenseNet
-from jaxgen.nn.efficientnet import EfficientNet, Stage
-from jaxgen.nn.googlenet import GoogLeNet
-from jaxgen.nn.layers import BatchNorm, Conv, max_pool
-from jaxgen.nn.resnet import VERSIONS, ResNet
+from jaxgen.nn.blocks.layers import BatchNorm, Conv, max_pool
+from jaxgen.nn.vision import densenet, efficientnet, googlenet, resnet
+from jaxgen.nn.vision.densenet import DenseNet
+from jaxgen.nn.vision.efficientnet import EfficientNet, Stage
+from jaxgen.nn.vision.googlenet import GoogLeNet
+from jaxgen.nn.vision.resnet import VERSIONS, ResNet
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 

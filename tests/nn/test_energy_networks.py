@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
-from jaxgen.nn.ebm import EnergyConvNet, EnergyMLP, leaky_relu
+from jaxgen.core.errors import UserError
+from jaxgen.nn.energy.ebm import EnergyConvNet, EnergyMLP, leaky_relu
 
 NETWORKS = {
   "points": (lambda **o: EnergyMLP((16, 8), **o), (2,)),

@@ -10,10 +10,9 @@ from flax import linen as nn
 from jax import lax
 from scipy import stats
 
-from jaxgen.errors import UserError
-from jaxgen.nn.conv import jax_derivatives
-from jaxgen.nn.diffaugment import color, cutout, diff_augment, translation
-from jaxgen.nn.gan import (
+from jaxgen.core.errors import UserError
+from jaxgen.nn.adversarial.diffaugment import color, cutout, diff_augment, translation
+from jaxgen.nn.adversarial.gan import (
   DCGANDiscriminator,
   DCGANGenerator,
   MLPDiscriminator,
@@ -21,8 +20,9 @@ from jaxgen.nn.gan import (
   ResNetDiscriminator,
   ResNetGenerator,
 )
-from jaxgen.nn.spectral import SpectralConv, SpectralDense
-from jaxgen.nn.transposed import conv_transposed
+from jaxgen.nn.blocks.conv import jax_derivatives
+from jaxgen.nn.blocks.spectral import SpectralConv, SpectralDense
+from jaxgen.nn.blocks.transposed import conv_transposed
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 

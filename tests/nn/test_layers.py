@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.errors import UserError
-from jaxgen.nn.attention import DropPath
-from jaxgen.nn.conv import jax_derivatives
-from jaxgen.nn.layers import (
+from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.attention import DropPath
+from jaxgen.nn.blocks.conv import jax_derivatives
+from jaxgen.nn.blocks.layers import (
   BatchNorm,
   Conv,
   Dense,

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn import adm, layers, refinenet, song_unet, unet, vdm
-from jaxgen.nn.adm import ADM
-from jaxgen.nn.refinenet import RefineNet
-from jaxgen.nn.song_unet import SongUNet
-from jaxgen.nn.vdm import LinearGamma, MonotoneGamma, ScoreNetwork
+from jaxgen.nn.blocks import layers
+from jaxgen.nn.unets import adm, refinenet, song_unet, unet, vdm
+from jaxgen.nn.unets.adm import ADM
+from jaxgen.nn.unets.refinenet import RefineNet
+from jaxgen.nn.unets.song_unet import SongUNet
+from jaxgen.nn.unets.vdm import LinearGamma, MonotoneGamma, ScoreNetwork
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
-from jaxgen.nn import causal
-from jaxgen.nn.autoregressive import rerun
-from jaxgen.nn.pixelcnn import GatedPixelCNN, PixelCNN
-from jaxgen.nn.pixelcnnpp import PixelCNNpp
+from jaxgen.core.errors import UserError
+from jaxgen.nn.autoregressive.made import rerun
+from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN, PixelCNN
+from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.nn.blocks import causal
 
 WIDE = dict(dtype=jnp.float64, param_dtype=jnp.float64)
 NETWORKS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxgen.errors import UserError
-from jaxgen.nn.rbm import RBM, bernoulli, gaussian, log_partition
+from jaxgen.core.errors import UserError
+from jaxgen.nn.energy.rbm import RBM, bernoulli, gaussian, log_partition
 
 
 def apply(network, params, method, *arguments):

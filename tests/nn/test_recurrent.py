@@ -10,9 +10,9 @@ from packed import expected_of, load
 
 from jaxgen.interop import layout
 from jaxgen.interop.recurrent import torch
-from jaxgen.nn import recurrent
-from jaxgen.nn.recurrent import Recurrent
-from jaxgen.nn.seq2seq import Additive, Multiplicative, Seq2Seq
+from jaxgen.nn.sequence import recurrent
+from jaxgen.nn.sequence.recurrent import Recurrent
+from jaxgen.nn.sequence.seq2seq import Additive, Multiplicative, Seq2Seq
 
 SHAPES = {"stacked": dict(layers=3), "both": dict(layers=2, bidirectional=True)}
 CASES = [f"{kind}, {shape}" for kind in ("rnn", "lstm", "gru") for shape in SHAPES] + ["rnn_relu, both"]

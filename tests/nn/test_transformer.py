@@ -10,13 +10,13 @@ import pytest
 from flax import linen as nn
 from packed import FIXTURES, expected_of, load
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.interop import layout
 from jaxgen.interop.transformer import bert, encoder_decoder
-from jaxgen.nn import transformer
-from jaxgen.nn.attention import attend
-from jaxgen.nn.positions import Learned, Relative, Sinusoidal, relative_bucket, rotary, sinusoids
-from jaxgen.nn.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
+from jaxgen.nn.blocks.attention import attend
+from jaxgen.nn.blocks.positions import Learned, Relative, Sinusoidal, relative_bucket, rotary, sinusoids
+from jaxgen.nn.sequence import transformer
+from jaxgen.nn.sequence.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn import layers, unet
-from jaxgen.nn.unet import UNet
+from jaxgen.nn.blocks import layers
+from jaxgen.nn.unets import unet
+from jaxgen.nn.unets.unet import UNet
 
 FIXTURE = pathlib.Path(__file__).parent.parent / "fixtures" / "unet.npz"
 SHAPE = dict(channels=8, multipliers=(1, 2, 2, 2), attention=(8,), classes=3)

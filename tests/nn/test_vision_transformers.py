@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.errors import UserError
+from jaxgen.core.errors import UserError
 from jaxgen.interop import cait as cait_layout
 from jaxgen.interop import layout
 from jaxgen.interop import swin as swin_layout
 from jaxgen.interop import t2t as t2t_layout
 from jaxgen.interop import vit as vit_layout
-from jaxgen.nn import attention, cait, swin, t2t, vit
-from jaxgen.nn.cait import CaiT
-from jaxgen.nn.swin import Swin
-from jaxgen.nn.t2t import T2TViT
-from jaxgen.nn.vit import DEIT, SIZES, ViT, resize_positions
+from jaxgen.nn.blocks import attention
+from jaxgen.nn.vision import cait, swin, t2t, vit
+from jaxgen.nn.vision.cait import CaiT
+from jaxgen.nn.vision.swin import Swin
+from jaxgen.nn.vision.t2t import T2TViT
+from jaxgen.nn.vision.vit import DEIT, SIZES, ViT, resize_positions
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 

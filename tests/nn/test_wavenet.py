@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.errors import UserError
-from jaxgen.nn.wavenet import WaveNet, stacks
+from jaxgen.core.errors import UserError
+from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, apart, first_order
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, normal
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def annealed_langevin(schedule: Schedule, corrections: int = 100, step_size: float = 0.2) -> Solver:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import normal
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 MOST = 2**0.5 - 1  # of gamma
 

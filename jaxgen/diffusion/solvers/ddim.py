@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, first_order, normal
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:

@@ -4,10 +4,10 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.multistep import correction, nothing, remember, weights
 from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def deis(schedule: Schedule, order: int = 3, variable: Literal["log_rho", "t"] = "log_rho") -> Solver:

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, first_order
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def dpm_solver(schedule: Schedule, order: int = 3, r1: float | None = None, r2: float = 2 / 3) -> Solver:

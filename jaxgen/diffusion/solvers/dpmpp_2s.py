@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def dpmpp_2s(schedule: Schedule, r: float = 0.5) -> Solver:

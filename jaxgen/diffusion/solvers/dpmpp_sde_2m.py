@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, normal
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.solvers.dpmpp_2m import Past
-from jaxgen.errors import UserError
 
 
 def dpmpp_sde_2m(schedule: Schedule, eta: float = 1.0) -> Solver:

@@ -5,9 +5,9 @@ No paper has it under this name; it is `sample_euler_ancestral` there, and Euler
 
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, normal
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def euler_ancestral(schedule: Schedule, eta: float = 1.0) -> Solver:

@@ -1,10 +1,10 @@
 """Linear multistep (Adams-Bashforth with steps of any size), as k-diffusion's `sample_lms`:
 https://github.com/crowsonkb/k-diffusion; Katherine Crowson, after Karras et al. 2022, https://arxiv.org/abs/2206.00364."""
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.multistep import correction, nothing, remember, weights
 from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 def lms(schedule: Schedule, order: int = 4) -> Solver:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, normal
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.solvers.reverse_diffusion import reverse_diffusion
-from jaxgen.errors import UserError
 
 
 def predictor_corrector(

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import UserError
 from jaxgen.diffusion.multistep import Past, correction, nothing, remember, weights
 from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
-from jaxgen.errors import UserError
 
 
 class Carry(NamedTuple):

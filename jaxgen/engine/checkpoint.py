@@ -1,0 +1,539 @@
+"""Checkpoints: the state of a run, saved and restored on any mesh and by any number of processes.
+
+A checkpoint is a folder named after its step. Orbax writes it in the background under a temporary name and renames it
+when everything is there, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder.
+The arrays are stored under their names (`leaf_names`), and `jaxgen.json` beside them lists every leaf with its dtype,
+shape and SHA-256, the SHA-256 of the whole state (`state_hash`), the metrics and what the caller wants to keep with it.
+
+Orbax and the file system hand over a flipped bit without a word; therefore `restore` computes the hash of what it read
+and goes back to the checkpoint before if it is not the one that was saved.
+
+Typed PRNG keys are stored as their key data (uint32).
+"""
+
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, SupportsFloat
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxgen.core.errors import UserError
+
+MANIFEST = "jaxgen.json"
+FORMAT = 1  # of the manifest and of the hash
+UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
+SMALL = 2**20  # bytes; up to here a file's content is checked before Orbax reads it
+TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax appends it to the name of a folder that it is still writing
+DELETING = ".deleting"  # appended before a folder is deleted, so that half of a checkpoint never bears a step's name
+
+
+class Leaf(NamedTuple):
+  """What the hash sees of an array. The PRNG key type's name stands for its dtype and key data for its bytes."""
+
+  dtype: str
+  shape: tuple[int, ...]
+  sha256: str
+
+
+def _named(state: PyTree) -> dict[str, Any]:
+  """The state's leaves by name, sorted by name. A name is the path from the root, its parts joined by slashes."""
+  flat = jax.tree_util.tree_flatten_with_path(state)[0]
+  named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+  # Orbax joins the parts of a path by dots, so both ways of joining must tell any two leaves apart.
+  if len({name.replace("/", ".") for name in named}) != len(flat):
+    raise ValueError("two leaves of the state have the same name: keys must not contain slashes or dots that clash")
+  return dict(sorted(named.items()))
+
+
+def leaf_names(state: PyTree) -> list[str]:
+  """Names of the state's leaves, "params/unet/conv_in/kernel", in the order of the hash: sorted by code point."""
+  return list(_named(state))
+
+
+def _is_key(leaf) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf):
+  """The array that is stored for a leaf: itself, or a PRNG key's data."""
+  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _undata(data, like):
+  """The leaf that was stored as this array."""
+  if not _is_key(like):
+    return data
+  impl = []  # only an array, or a tracer, tells the name of its key's implementation
+  jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+  return jax.random.wrap_key_data(data, impl=impl[0])
+
+
+def _host(x) -> np.ndarray:
+  """The whole of an array in this process's memory. Collective (all processes call it) where it is spread over them."""
+  if not isinstance(x, jax.Array):
+    return np.asarray(x)
+  if x.is_fully_replicated:
+    return np.asarray(x.addressable_shards[0].data)
+  if not x.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+  # Not np.asarray(x), which would keep the copy for as long as x lives.
+  whole = np.empty(x.shape, x.dtype)
+  for shard in x.addressable_shards:
+    if shard.replica_id == 0:
+      whole[shard.index] = shard.data
+  return whole
+
+
+def _sha256(x: np.ndarray) -> str:
+  """SHA-256 of an array's bytes in C order, little-endian."""
+  if x.dtype.byteorder == ">":
+    x = x.astype(x.dtype.newbyteorder("<"))
+  return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def _combine(leaves: Mapping[str, Leaf]) -> str:
+  lines = (f"{name} {leaf.dtype} {list(leaf.shape)} {leaf.sha256}\n" for name, leaf in sorted(leaves.items()))
+  return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def leaf_hashes(state: PyTree) -> dict[str, Leaf]:
+  """Dtype, shape and SHA-256 of every leaf by name, in the order of the names.
+
+  The bytes are those of the whole array in C order, little-endian, and of a PRNG key's data. They do not depend on the
+  mesh. Called by all processes, where arrays are spread over several.
+  """
+  return {name: Leaf(str(x.dtype), tuple(x.shape), _sha256(_host(_data(x)))) for name, x in _named(state).items()}
+
+
+def state_hash(state: PyTree) -> str:
+  """SHA-256 of a state: of the lines "name dtype [shape] sha256\\n" of its leaves (`leaf_hashes`) in their order."""
+  return _combine(leaf_hashes(state))
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a/b": x} -> {"a": {"b": x}}: what Orbax stores, readable without this project."""
+  tree: dict[str, Any] = {}
+  for name, x in flat.items():
+    *parents, last = name.split("/")
+    node = tree
+    for part in parents:
+      node = node.setdefault(part, {})
+    node[last] = x
+  return tree
+
+
+def _files(folder: Path) -> dict[str, list]:
+  """Size of every file, and SHA-256 of the small ones: {path: [bytes, sha256 or None]}.
+
+  Orbax must not be given a file that is missing, cut short or, where it describes the arrays, changed: it reports such
+  errors from threads that nobody waits for. The large files hold arrays, which have hashes of their own.
+  """
+  files = {}
+  for path in sorted(folder.rglob("*")):
+    if path.is_file() and path.name not in UNCHECKED:
+      size = path.stat().st_size
+      digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= SMALL else None
+      files[path.relative_to(folder).as_posix()] = [size, digest]
+  return files
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_manifest(folder: Path, leaves: Mapping[str, Leaf], **content: Any) -> None:
+  content |= {"format": FORMAT, "sha256": _combine(leaves), "leaves": leaves, "files": _files(folder)}
+  content = json.loads(json.dumps(content))  # tuples become lists here, as they will when the file is read
+  text = json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1)
+  (folder / MANIFEST).write_text(text)
+
+
+def _read_manifest(folder: Path, step: int) -> dict[str, Any]:
+  """The manifest of a checkpoint.
+
+  Raises:
+    ValueError: it is missing or damaged, in words.
+  """
+  try:
+    content = json.loads((folder / MANIFEST).read_bytes())
+    if content.pop("manifest_sha256") != _canonical(content) or content["step"] != step:
+      raise ValueError
+  except OSError as e:
+    raise ValueError(f"{MANIFEST} cannot be read ({e.strerror})") from e
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    raise ValueError(f"{MANIFEST} is damaged") from e
+  content["leaves"] = {name: Leaf(d, tuple(s), h) for name, (d, s, h) in content["leaves"].items()}
+  return content
+
+
+def _difference(saved: Mapping[str, Leaf], like: Mapping[str, Any]) -> str | None:
+  """What tells the state that was saved from the one that is asked for, in words, or None."""
+  differences = []
+  for name in sorted(saved.keys() | like.keys()):
+    if name not in like:
+      differences.append(f"{name} is in the checkpoint only")
+    elif name not in saved:
+      differences.append(f"{name} is missing in the checkpoint")
+    else:
+      there, here = [
+        f"{dtype}{list(shape)}" for dtype, shape in (saved[name][:2], (like[name].dtype, like[name].shape))
+      ]
+      if there != here:
+        differences.append(f"{name} is {there} in the checkpoint and {here} here")
+  more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
+  return differences[0] + more if differences else None
+
+
+def _sharding(x) -> jax.sharding.Sharding:
+  return getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+  """TensorStore and Orbax wrap the operating system's error, so the chain of causes is searched."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if any(text in str(error) for text in ("ENOSPC", "No space left", "EDQUOT", "Disk quota exceeded")):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+class _Damaged(Exception):
+  """A checkpoint cannot be used; the message says why, without the checkpoint's name."""
+
+
+def agreed(value: int) -> int:
+  """Process 0's value, in every process, so that all take the same way whatever each sees of the file system."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _check(problem: str | None) -> None:
+  """Raises _Damaged in every process where any of them has met a problem."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    somewhere = np.any(multihost_utils.process_allgather(np.bool_(problem is not None)))
+    problem = problem or ("another process cannot read it" if somewhere else None)
+  if problem is not None:
+    raise _Damaged(problem)
+
+
+@functools.cache
+def _orbax():
+  """(orbax.checkpoint, our handler's class, its arguments to save, to restore), imported when first needed."""
+  import orbax.checkpoint as ocp
+
+  # What Orbax logs of an error is raised as well; its threads' tracebacks say nothing to a user. (After the import,
+  # because absl brings a logger that knows who called.)
+  logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+  logging.getLogger("asyncio").addFilter(lambda record: TEMPORARY not in record.getMessage())
+  # And TensorStore's threads, after one of several writes has failed, report the others to an event loop that is gone.
+  before = sys.unraisablehook
+
+  def report(unraisable) -> None:
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = report
+
+  class Handler(ocp.PyTreeCheckpointHandler):
+    """Arrays as Orbax stores them, and a manifest that is written when they are on the disk, before the renaming."""
+
+    def __init__(self):
+      # A replica is written whole by one device: cutting arrays between replicas compiles a slice for every shape.
+      arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
+      registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+      super().__init__(type_handler_registry=registry, use_compression=False)
+      self.write_manifest = None  # folder -> None, set before each save
+
+    def finalize(self, directory) -> None:
+      super().finalize(directory)
+      self.write_manifest(Path(directory))
+
+  # Orbax finds the handler by the class of the arguments, so ours has classes of its own.
+  Save, Restore = (type(c.__name__, (c,), {}) for c in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore))
+  ocp.args.register_with_handler(Handler, for_save=True)(Save)
+  ocp.args.register_with_handler(Handler, for_restore=True)(Restore)
+  return ocp, Handler, Save, Restore
+
+
+class Checkpoints:
+  """The checkpoints in one folder. Every method is called by all processes.
+
+  Reading (`steps`, `manifest`, `restore`) never changes the folder, so that samples can be drawn from a run that is
+  training. The first `save` removes what an interrupted one has left.
+
+  Args:
+    folder: made by the first save.
+    keep: number of newest checkpoints that stay, at least 1; an older one is deleted when a newer one is on the disk.
+    best: (name of a metric, "min" or "max"): the checkpoint with the best value of it stays as well.
+    meta: what to keep in every checkpoint's manifest, as JSON.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    keep: int = 2,
+    best: tuple[str, Literal["min", "max"]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+  ):
+    if keep < 1:
+      raise ValueError(f"keep must be at least 1, not {keep}")
+    self.folder = Path(folder).absolute()
+    self._keep, self._best, self._meta = keep, best, dict(meta or {})
+    self._good: set[int] = set()  # steps that this object has saved or verified
+    self._damaged: set[int] = set()
+    self._saving: int | None = None  # the step that is being written in the background
+    self._writer = None  # Orbax's AsyncCheckpointer, from the first save on
+
+  def _path(self, step: int) -> Path:
+    return self.folder / f"{step:08d}"
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints in the folder, ascending, damaged ones included."""
+    if not self.folder.is_dir():
+      return []
+    names = (path.name for path in self.folder.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+  def manifest(self, step: int) -> dict[str, Any]:
+    """What a checkpoint says of itself: step, sha256 (`state_hash`), metrics, meta, leaves ({name: `Leaf`}).
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    try:
+      return _read_manifest(self._path(step), step)
+    except ValueError as e:
+      raise UserError(f"checkpoint {self._path(step)} cannot be used: {e}") from e
+
+  # Saving
+
+  def save(self, step: int, state: PyTree, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
+    """Starts to save a state and returns when the state may be changed or donated; the rest is done in the background.
+
+    A step that is saved already and good is not saved again.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written; also for the save before this one.
+    """
+    self.wait()
+    step = int(step)
+    if agreed(step in self.steps()):
+      if step not in self._good:
+        self._look(step, state)
+      if step in self._good:
+        return
+    named = _named(state)
+    data = {name: _data(x) for name, x in named.items()}
+    # For the hash, which is computed in the background: on a CPU these are views, which keep the memory from being
+    # written to by whoever the state is donated to.
+    is_first = jax.process_index() == 0
+    local = {name: _host(x) for name, x in data.items() if is_first or not x.is_fully_replicated}
+    described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
+    metrics = {name: float(value) for name, value in (metrics or {}).items()}
+
+    def write_manifest(folder: Path) -> None:
+      leaves = {name: Leaf(*described[name], _sha256(x)) for name, x in local.items()}
+      _write_manifest(folder, leaves, step=step, metrics=metrics, meta=self._meta)
+
+    ocp, Handler, Save, _ = _orbax()
+    self._saving = step
+    with self._errors():
+      if self._writer is None:
+        # Directories are made before save returns, so that a folder that cannot be written is an error there and then.
+        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        self._writer = ocp.AsyncCheckpointer(Handler(), async_options=options)
+        if is_first:
+          self.folder.mkdir(parents=True, exist_ok=True)
+          self._remove_leftovers()
+      if is_first and step in self._damaged:
+        self._delete(step)
+      self._writer.handler.write_manifest = write_manifest
+      self._writer.save(self._path(step), args=Save(_nested(data)))
+
+  def wait(self) -> None:
+    """Returns when the last save is on the disk.
+
+    Raises:
+      UserError: it could not be written, because the disk is full or for another reason that the system gives.
+    """
+    if self._saving is None:
+      return
+    with self._errors():
+      self._writer.wait_until_finished()
+    self._good.add(self._saving)
+    self._damaged.discard(self._saving)
+    if jax.process_index() == 0:
+      self._delete_old(self._saving)
+    self._saving = None
+
+  def close(self) -> None:
+    """Waits for the last save, with its errors. To be called before the program ends."""
+    self.wait()
+
+  @contextmanager
+  def _errors(self) -> Iterator[None]:
+    """Errors of a save, in words; what it has written so far is removed, and the next save may begin."""
+    try:
+      yield
+    except Exception as e:
+      step, self._saving = self._saving, None
+      self._writer = None  # it would raise what is left of this error at its next save
+      if jax.process_index() == 0:
+        self._remove_leftovers()
+      what = f"checkpoint of step {step} could not be written to {self.folder}"
+      if _is_disk_full(e):
+        raise UserError(
+          f"{what}: the disk is full; the earlier ones are intact, free some space and start again"
+        ) from e
+      if isinstance(e, OSError):
+        raise UserError(f"{what}: {e.strerror or e}; the earlier ones are intact") from e
+      raise
+
+  def _remove_leftovers(self) -> None:
+    with suppress(OSError):
+      for path in self.folder.iterdir():
+        if TEMPORARY in path.name or path.name.endswith(DELETING):
+          shutil.rmtree(path, ignore_errors=True)
+
+  def _delete(self, step: int) -> None:
+    path = self._path(step)
+    with suppress(OSError):
+      shutil.rmtree(path.rename(path.with_name(path.name + DELETING)))
+
+  def _delete_old(self, newest: int) -> None:
+    steps = self.steps()
+    kept = {newest, *[s for s in steps if s not in self._damaged][-self._keep :]}
+    if self._best:
+      kept |= self._best_step(steps)
+    for step in steps:
+      if step not in kept:
+        self._delete(step)
+
+  def _best_step(self, steps: list[int]) -> set[int]:
+    """The step with the best metric, the later of two that are equal; none where no checkpoint has a number for it."""
+    name, mode = self._best
+    values = {}
+    for step in steps:
+      with suppress(ValueError):
+        value = _read_manifest(self._path(step), step)["metrics"].get(name, float("nan"))
+        if step not in self._damaged and value == value:
+          values[step] = -value if mode == "min" else value
+    return {max(values, key=lambda s: (values[s], s))} if values else set()
+
+  # Restoring
+
+  def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree] | None:
+    """The newest checkpoint that is good, or that of a given step.
+
+    Args:
+      like: the state's structure with shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`); without a
+        sharding an array goes to the first local device. The mesh need not be the one that saved.
+
+    Returns:
+      (its step, the state), None if there are no checkpoints. A damaged one is reported by a warning and the one before
+      it is used.
+
+    Raises:
+      UserError: there are checkpoints and none is good; it is of another configuration; there is none of `step`.
+    """
+    self.wait()
+    problems: dict[int, str] = {}
+    while True:
+      open_steps = [s for s in self.steps() if s not in problems and step in (None, s)]
+      newest = agreed(max(open_steps, default=-1))
+      if newest < 0:
+        break
+      state, problem = self._look(newest, like)
+      if problem is None:
+        return newest, state
+      if not agreed(self._path(newest).exists()):
+        continue  # not damaged: a run that is training has deleted it meanwhile
+      problems[newest] = problem
+      if step is None:
+        warnings.warn(f"checkpoint {self._path(newest)} is damaged ({problem}): using the one before", stacklevel=2)
+    if problems:
+      found = "; ".join(f"{self._path(s).name}: {problem}" for s, problem in problems.items())
+      raise UserError(f"no checkpoint in {self.folder} can be used ({found}): put back a copy, or delete the folder")
+    if step is not None:
+      raise UserError(f"no checkpoint of step {step} in {self.folder}: there are {self.steps() or 'none'}")
+    return None
+
+  def _look(self, step: int, like: PyTree) -> tuple[PyTree, str | None]:
+    """(the state of a step, None) or (None, what is wrong with it), remembered for later saves.
+
+    Raises:
+      UserError: the checkpoint is of another configuration.
+    """
+    try:
+      state = self._load(step, like)
+    except _Damaged as e:
+      self._good.discard(step)
+      self._damaged.add(step)
+      return None, str(e)
+    self._good.add(step)
+    self._damaged.discard(step)
+    return state, None
+
+  def _load(self, step: int, like: PyTree) -> PyTree:
+    path, problem, manifest, data, names = self._path(step), None, None, None, _named(like)
+    try:
+      manifest = _read_manifest(path, step)
+      files = _files(path)
+      changed = [name for name, there in manifest["files"].items() if files.get(name) != there]
+      problem = f"{changed[0]} is missing or not what was written" if changed else None
+    except (ValueError, OSError) as e:
+      problem = str(e)
+    _check(problem)
+    difference = _difference(manifest["leaves"], names)
+    if difference:
+      raise UserError(
+        f"checkpoint {path} is of another configuration: {difference}; use the configuration it was saved with, or "
+        "another folder"
+      )
+
+    ocp, Handler, _, Restore = _orbax()
+    from etils import epath  # Orbax's paths
+
+    stored = {name: jax.eval_shape(_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for name, x in names.items()}
+    targets = {name: _sharding(x) for name, x in names.items()}
+    restore_args = {
+      name: ocp.ArrayRestoreArgs(sharding=targets[name], global_shape=x.shape, dtype=x.dtype)
+      for name, x in stored.items()
+    }
+    try:
+      # Not the checkpointer's restore: it ends with a barrier that a process with an error never reaches.
+      restored = Handler().restore(epath.Path(path), args=Restore(_nested(stored), _nested(restore_args)))
+      data = _named(restored)
+    except Exception as e:  # whatever a damaged file makes TensorStore, Orbax or the json module raise
+      problem = f"it cannot be read: {type(e).__name__}"
+    _check(problem)
+
+    state = {name: _undata(data[name], x) for name, x in names.items()}
+    for name, leaf in manifest["leaves"].items():
+      if _sha256(_host(data[name])) != leaf.sha256 and problem is None:
+        problem = f"{name} is not what was saved"
+    _check(problem)
+    flat, tree = jax.tree_util.tree_flatten_with_path(like)
+    return tree.unflatten(state[jax.tree_util.keystr(p, simple=True, separator="/")] for p, _ in flat)

@@ -1,0 +1,52 @@
+"""A method's step for those who use `jax.pmap`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.core.method import Batch, Method, Metrics, State
+
+
+def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  """The method's step for `jax.pmap`: state and batch with a leading device axis, see `stack_state` and `shard_batch`.
+
+  Equal to the jit step on the same global batch, noise included, up to the order of summation. The state is donated.
+
+  Raises:
+    ValueError: the method was composed without `axis`, its loss is not a mean over examples, or it has buffers, which
+      would differ by device.
+  """
+  if method.axis is None:
+    raise ValueError("pmap needs gradients averaged over its axis: compose the method with axis='devices'")
+  if not method.mean:
+    raise ValueError(
+      "this method's loss is not a mean over examples, so devices cannot average it: use jit over a mesh"
+    )
+
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    if jax.tree.leaves(state.buffers):
+      raise ValueError("this method's buffers would differ by device under pmap: use jit over a mesh")
+    return method.step(state, batch)
+
+  return jax.pmap(step, axis_name=method.axis, devices=devices, donate_argnums=0)
+
+
+def stack_state(state: State, devices: list | None = None) -> State:
+  """A copy of the state on each device, leaves [D, ...], as `pmap_step` takes it."""
+  devices = devices or jax.local_devices()
+  sharding = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec("devices"))
+  return jax.tree.map(lambda x: jax.device_put(jnp.stack([x] * len(devices)), sharding), state)
+
+
+def unstack_state(state: State) -> State:
+  """The first device's copy of a stacked state."""
+  return jax.tree.map(lambda x: x[0], state)
+
+
+def shard_batch(batch: Mapping[str, Any], devices: int) -> dict[str, Any]:
+  """Cuts a global batch for pmap: leaves [B, ...] -> [D, B / D, ...], device d getting the d-th run of rows."""
+  return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)

@@ -1,0 +1,182 @@
+"""One program for one device or many, one process or many.
+
+Every step is written for the global batch. `Program` asks `jax.eval_shape` what the state looks like, gives every array
+a sharding by one rule, and compiles the initialisation and the training loop with them; the compiler inserts the
+communication. `pmap.pmap_step` is the same step for those who use `jax.pmap`.
+
+The mesh has two axes, `data` and `fsdp`. A batch is spread over both; the state is replicated over `data` and, where
+`fsdp` is larger than 1, each of its large arrays is cut along one dimension over `fsdp`. The rule can be exchanged:
+(shape and dtype of an array, mesh) -> its sharding. Chains that live across steps are spread as a batch is.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.core.method import Batch, Method, Metrics, State
+from jaxgen.engine.mesh import BATCH_AXES, Rule, check_divides, fsdp, shard_state
+
+Specs = Mapping[str, jax.ShapeDtypeStruct]
+PREPARE_STREAM = 0xFFFFFFFF  # fold_in data of the keys for data transforms, a step number no run reaches
+
+
+class Program:
+  """A method compiled for a mesh: `init`, `dispatch`, `evaluate` and `sample`, each compiled on first use.
+
+  Args:
+    method: the method, composed without a pmap axis.
+    spec: shapes and dtypes of a raw global batch, as the data source gives it.
+    mesh: from `make_mesh`.
+    prepare: (key, raw batch, train: bool) -> the method's batch, on the device; identity by default.
+    updates: the most updates of one dispatch.
+    rule: `fsdp`, which on a mesh without that axis is `replicate`, or another.
+
+  Raises:
+    UserError: the batch does not divide over the devices.
+    ValueError: the method was composed for pmap.
+
+  Attributes:
+    mesh: the mesh.
+    abstract: the state's shapes, dtypes and shardings.
+    updates: the most updates that one dispatch makes.
+    traces: how often Python has traced the training loop; it stays at 1.
+  """
+
+  def __init__(
+    self,
+    method: Method,
+    spec: Specs,
+    mesh: Mesh,
+    *,
+    prepare: Callable[..., Batch] | None = None,
+    updates: int = 1,
+    rule: Rule = fsdp,
+  ):
+    if method.axis is not None:
+      raise ValueError(f"this method averages over the pmap axis {method.axis!r}: compile it with pmap_step")
+    self.method, self.mesh, self.updates, self.traces = method, mesh, updates, 0
+    self.replicated = NamedSharding(mesh, PartitionSpec())
+    self.batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    self.batches_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    self._prepare = prepare or (lambda key, batch, train: batch)
+    self._spec = spec
+    self._jit_step = jax.jit(self._step)  # traced once: for its shapes, and for the loop's body
+    batch_size = jax.tree.leaves(spec)[0].shape[0]
+    check_divides(batch_size, mesh)
+    shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+    self.abstract = shard_state(shapes, mesh, rule)
+    self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
+    jax.eval_shape(self._jit_step, shapes, spec)  # a step that cannot be traced is said here, before anything is made
+    self._counts = {}
+    self._evaluate = jax.jit(
+      self._evaluate_batch, in_shardings=(self.shardings, self.batch_sharding, None), out_shardings=self.replicated
+    )
+    self._sample = {}
+
+  def _init(self, key: Any, raw: Mapping[str, Any]) -> State:
+    return self.method.init(key, self._prepare(jax.random.fold_in(key, PREPARE_STREAM), raw, True))
+
+  def _step(self, state: State, raw: Mapping[str, Any]) -> tuple[State, Metrics]:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE_STREAM), state.step)
+    return self.method.step(state, self._prepare(key, raw, True))
+
+  def _loop(self, state: State, raws: Batch, count: Any) -> tuple[State, Metrics]:
+    self.traces += 1
+    step = self._jit_step
+    first = jax.tree.map(lambda x: x[0], raws)
+    metrics = jax.tree.map(
+      lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), jax.eval_shape(step, state, first)[1]
+    )
+
+    def body(i, carry):
+      state, metrics = carry
+      raw = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), raws)
+      state, now = step(state, jax.lax.with_sharding_constraint(raw, self.batch_sharding))
+      return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, now)
+
+    return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+  def _evaluate_batch(self, state: State, raw: Mapping[str, Any], key: Any) -> dict[str, Any]:
+    prepare_key, key = jax.random.split(key)
+    return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
+
+  def init(self, seed: int, raw: Mapping[str, Any]) -> State:
+    """The initial state of a run. raw: the first batch, this process's rows, for a method that starts from data."""
+    return self._jit_init(jax.random.key(seed), self.put(raw))
+
+  @functools.cached_property
+  def _jit_init(self):
+    # Compiling many small random draws well takes longer than running them badly, and they run once.
+    options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
+    return jax.jit(
+      self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options
+    )
+
+  def prepared(self, raw: Mapping[str, np.ndarray]) -> Batch:
+    """This process's rows of a batch as the method sees them, on the host."""
+    return jax.device_get(jax.jit(functools.partial(self._prepare, train=True))(jax.random.key(0), dict(raw)))
+
+  def step_jaxpr(self):
+    """The jaxpr of one training step, over the whole batch."""
+    return self._jit_step.trace(self.abstract, self._spec).jaxpr
+
+  @functools.cached_property
+  def lowered(self) -> jax.stages.Lowered:
+    """The training loop for the abstract state, traced but not compiled; nothing is allocated."""
+    raws = {
+      k: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding)
+      for k, s in self._spec.items()
+    }
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
+    loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, self.replicated))
+    return loop.lower(self.abstract, raws, count)
+
+  @functools.cached_property
+  def loop(self) -> jax.stages.Compiled:
+    """The training loop compiled. An executable is called, not a jitted function, so it cannot compile again: arguments
+    of another shape, dtype or sharding are an error."""
+    return self.lowered.compile()
+
+  def dispatch(self, state: State, raws: Mapping[str, Any], count: int) -> tuple[State, Metrics]:
+    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], 0 past count.
+
+    The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut.
+    """
+    if count not in self._counts:  # made on each process's own devices: a device_put would compare it with the others'
+      self._counts[count] = jax.make_array_from_callback((), self.replicated, lambda _: np.int32(count))
+    with jax.transfer_guard("disallow"):
+      return self.loop(state, raws, self._counts[count])
+
+  def evaluate(self, state: State, raw: Mapping[str, Any], key: Any) -> dict[str, Any]:
+    """`Method.evaluate` on a batch of raw examples (this process's rows); results on every device."""
+    return self._evaluate(state, self.put(raw), key)
+
+  def sample(self, state: State, keys: Any, conditions: Mapping[str, Any]) -> Any:
+    """`Method.sample` for a chunk of keys [N]; results on every device."""
+    sharding = self.batch_sharding if keys.shape[0] % self.mesh.size == 0 else self.replicated
+    if sharding not in self._sample:
+      draw = lambda state, keys, conditions: self.method.sample(state, keys, **conditions)
+      self._sample[sharding] = jax.jit(
+        draw, in_shardings=(self.shardings, sharding, sharding), out_shardings=self.replicated
+      )
+    return self._sample[sharding](state, keys, dict(conditions))
+
+  def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
+    """Makes a global batch on the devices out of this process's rows: leaves [B / processes, ...] -> [B, ...]."""
+    return _put(raw, self.batch_sharding)
+
+  def put_many(self, raws: Mapping[str, np.ndarray]) -> Batch:
+    """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], zero-padded."""
+    pad = lambda x: np.concatenate([x, np.zeros((self.updates - len(x), *x.shape[1:]), x.dtype)])
+    return _put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding)
+
+
+def _put(raw: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
+  if jax.process_count() == 1:
+    return jax.device_put(dict(raw), sharding)
+  return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in raw.items()}

@@ -1,0 +1,116 @@
+"""Where an energy's chains go when they run long: from data, and from noise.
+
+An energy that was learned with short chains need not have its data where its density is: chains that begin with data
+then leave them, to images without contrast or with too much, and chains from data and from noise do not meet. What
+Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370, look at is looked at here: energies over steps, and
+the images that go with them.
+
+    runs = long_runs(lambda state, x: ..., partial(langevin, step=0.1), uniform())
+    Experiment(..., evaluators=(long_run(runs),), figures=(figures.long_run(runs),))
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgen.data import real
+from jaxgen.engine.experiment import Evaluator
+from jaxgen.engine.run import Run
+from jaxgen.mcmc import Kernel, diagnostics, run
+
+Energy = Callable[[Array], Array]
+STARTS = ("data", "noise")
+
+
+class LongRun(NamedTuple):
+  """Chains by where they began, "data" or "noise".
+
+  energy: [1 + steps, chains], nats, the first before any step.
+  x: [1 + steps, shown, ...], of the first chains.
+  first, last: [chains, ...], before any step and after all.
+  accepted: [chains], mean probability.
+  """
+
+  energy: dict[str, Float[np.ndarray, "times chains"]]
+  x: dict[str, Float[np.ndarray, "times shown *shape"]]
+  first: dict[str, Float[np.ndarray, "chains *shape"]]
+  last: dict[str, Float[np.ndarray, "chains *shape"]]
+  accepted: dict[str, Float[np.ndarray, " chains"]]
+
+
+def long_runs(
+  energy: Callable[[Any, Array], Array],
+  sampler: Callable[[Energy], Kernel],
+  start: Callable[[Array, tuple[int, ...]], Array],
+  *,
+  steps: int = 1_000,
+  chains: int = 64,
+  shown: int = 8,
+  feature: str = "image",
+) -> Callable[[Run], LongRun]:
+  """Chains of so many steps from test data and from noise, run once for each state that is asked about.
+
+  Args:
+    energy: (state, x [n, ...]) -> [n] nats.
+    sampler: energy -> kernel.
+    start: (key, shape) -> noise.
+    chains: of each kind; the data are spread evenly over the test split.
+    shown: chains whose positions are kept at every step.
+    feature: the examples' name in a batch.
+  """
+  known = {}
+
+  @jax.jit
+  def go(state: Any, x: Array, key: Array) -> tuple[Array, ...]:
+    U = lambda x: energy(state, x)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(chains))
+    keep = lambda carry: (U(carry.x), carry.x[:shown])
+    last, accepted, (energies, kept) = run(sampler(U), x, keys, steps, keep)
+    return jnp.concatenate([U(x)[None], energies]), jnp.concatenate([x[None, :shown], kept]), x, last, accepted
+
+  def runs(run: Run) -> LongRun:
+    if known.get("state") is run.state:
+      return known["found"]
+    total = len(run.data.source("test"))
+    chosen = np.linspace(0, total - 1, chains).round().astype(int)
+    data = np.concatenate([batch[feature] for batch in real.batches(run.data, "test", chosen)])
+    start_key, *both = jax.random.split(jax.random.key(0), 3)  # with the same noise the two kinds would become one
+    noise = jax.vmap(lambda key: start(key, data.shape[1:]))(jax.random.split(start_key, chains)).astype(data.dtype)
+    found = [[np.asarray(part) for part in go(run.state, x, key)] for x, key in zip((data, noise), both, strict=True)]
+    parts = [dict(zip(STARTS, part, strict=True)) for part in zip(*found, strict=True)]
+    known.update(state=run.state, found=LongRun(*parts))
+    return known["found"]
+
+  return runs
+
+
+def long_run(runs: Callable[[Run], LongRun]) -> Evaluator:
+  """What `long_runs` found, by the energies in the last half of the chains, N steps each.
+
+  Numbers: `long_run_N_energy_data`, of test data; `..._energy_from_data` and `..._energy_from_noise`, means over
+  chains; `..._r_hat`, rank-normalised, of all chains' energies, near 1 where those from data and those from noise are
+  in one distribution; `..._ess`, the effective number of samples among them; `..._acceptance`; `..._contrast`, the
+  standard deviation of values where chains from data end over that of the data, 1 for chains that stay.
+  """
+
+  def evaluate(run: Run) -> dict[str, float]:
+    found = runs(run)
+    steps = len(found.energy["data"]) - 1
+    late = {start: energy[1 + steps // 2 :] for start, energy in found.energy.items()}
+    together = np.concatenate([late[start] for start in STARTS], axis=1)
+    numbers = {
+      "energy_data": found.energy["data"][0].mean(),
+      "energy_from_data": late["data"].mean(),
+      "energy_from_noise": late["noise"].mean(),
+      "r_hat": diagnostics.r_hat(together),
+      "ess": diagnostics.effective_sample_size(together),
+      "acceptance": np.mean([found.accepted[start] for start in STARTS]),
+      "contrast": found.last["data"].std() / found.first["data"].std(),
+    }
+    return {f"long_run_{steps}_{name}": float(value) for name, value in numbers.items()}
+
+  return evaluate

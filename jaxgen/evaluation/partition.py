@@ -1,0 +1,146 @@
+"""Estimators of an unnormalised model's log Z, for `likelihood(partition=...)`.
+
+quadrature   in the plane, by the midpoint rule
+importance   by importance sampling from a distribution that is known
+exact        of a restricted Boltzmann machine, by summing over all states of a side
+ais          of a restricted Boltzmann machine, by annealed importance sampling
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Params, State
+from jaxgen.data import real
+from jaxgen.data.dataset import Dataset
+from jaxgen.evaluation.likelihood import Partition
+from jaxgen.mcmc.ais import ais as anneal
+from jaxgen.mcmc.ais import schedule
+from jaxgen.mcmc.rbm import kernel, to_visible
+from jaxgen.nn.energy.rbm import RBM, Side, log_partition, summed_side
+from jaxgen.probability.distributions import nll_name
+from jaxgen.probability.noise import Event, Noise, PerExample, check
+
+
+def quadrature(energy: Callable[[Any, Array], Array], low: float, high: float, side: int = 1_000) -> Partition:
+  """For `likelihood(partition=...)`: log Z of an energy of points in the plane, by the midpoint rule on side x side
+  cells of the square from low to high. What lies outside is not counted.
+
+  energy: (state, x [n, 2]) -> [n] nats.
+  """
+  width = (high - low) / side
+  line = (low + width * (np.arange(side) + 0.5)).astype(np.float32)
+
+  @jax.jit
+  def log_z(state: Any) -> Array:
+    row = lambda y: jax.nn.logsumexp(-energy(state, jnp.stack([jnp.asarray(line), jnp.full(side, y)], axis=1)))
+    return jax.nn.logsumexp(jax.lax.map(row, jnp.asarray(line))) + 2 * np.log(width)
+
+  return lambda state, key: (log_z(state), 0.0, "_density_quadrature")
+
+
+def importance(
+  energy: Callable[[State, Event], PerExample],
+  noise: Noise,
+  *,
+  levels: int | None = None,
+  number: int = 100_000,
+  chunk: int = 1_000,
+) -> Partition:
+  """log Z of exp(-energy(x)) by importance sampling, for `likelihood(partition=...)`.
+
+  It is log mean_i exp(-E(y_i)) / p_n(y_i), y_i drawn from the noise, whose parameters are those of the state. The
+  standard error is to first order; it can be trusted only where the noise covers what the energy does.
+
+  Args:
+    levels: of dequantized data, None for real numbers.
+    number: of draws, a multiple of `chunk`; so many as that are computed at once.
+
+  Raises:
+    UserError: a number of draws that is not a multiple of the chunk.
+  """
+  check(noise)
+  if chunk < 1 or number < 1 or number % chunk:
+    raise UserError(f"{number} draws of noise do not come in chunks of {chunk}: take a multiple")
+  how = ("_density" if levels is None else "_dequantized") + f"_importance_{number}"
+
+  @jax.jit
+  def estimate(state: State, key: Array) -> tuple[Array, Array]:
+    params = state.averaged("noise")
+
+    def some(key: Array) -> Array:
+      y = noise.draw(params, jax.random.split(key, chunk))
+      return -energy(state, y) - noise.log_density(params, y)
+
+    log_weight = jax.lax.map(some, jax.random.split(key, number // chunk)).reshape(-1)
+    log_z = jax.nn.logsumexp(log_weight) - math.log(number)
+    return log_z, jnp.std(jnp.exp(log_weight - log_z)) / math.sqrt(number)
+
+  return lambda state, key: (*estimate(state, key), how)
+
+
+def _suffix(network: RBM, levels: int | None) -> str:
+  return nll_name(network.units.levels, levels, 1)[0].removeprefix("nll_nats")
+
+
+def exact(network: RBM, levels: int | None, side: Side | None = None) -> Partition:
+  """log Z by summing over all states of a side, for `evaluation.likelihood`; see `nn.rbm.log_partition`.
+
+  levels: of the data, as in `rbm`.
+
+  Raises:
+    UserError: the side has too many states.
+  """
+  side = summed_side(network, side)
+  log_z = jax.jit(partial(log_partition, network, side=side))
+  return lambda state, key: (log_z(state.averaged()), 0.0, _suffix(network, levels))
+
+
+def ais(
+  network: RBM, data: Dataset, runs: int = 100, steps: int = 14_500, feature: str = "image", examples: int = 10_000
+) -> Partition:
+  """log Z by annealed importance sampling along (R7), for `evaluation.likelihood`.
+
+  The base is independent units that have the means of the training data: Salakhutdinov and Murray 2008, section 4.1,
+  from where also the default runs and steps are.
+
+  Args:
+    data: what the machine was trained on.
+    runs: of annealing.
+    steps: of each, between temperatures that `mcmc.ais.schedule` gives.
+    examples: of the training split whose mean is taken.
+  """
+  betas = schedule(steps)
+
+  @jax.jit
+  def estimated(params: Params, base: Float[Array, " D"], key: Array):
+    apply = partial(network.apply, {"params": params})
+    start, keys = jax.random.split(key, (2, runs))
+    x = apply(start, base, method="draw_base")
+    energy = lambda v, beta: apply(v, beta, base, method="free_energy")
+    found = anneal(
+      lambda beta: kernel(network, params, beta, base),
+      energy,
+      x,
+      apply(base, method="log_partition_at_base"),
+      betas,
+      keys,
+    )
+    return found.log_z, found.error
+
+  def partition(state: State, key: Array) -> tuple[Array, Array, str]:
+    total = len(data.source("train"))
+    chosen = np.unique(np.linspace(0, total - 1, min(examples, total)).round().astype(int))
+    means = [to_visible(network, batch[feature]).sum(axis=0) for batch in real.batches(data, "train", chosen)]
+    params = state.averaged()
+    base = network.units.bias(jnp.asarray(np.sum(means, axis=0) / len(chosen), params["b"].dtype))
+    return *estimated(params, base, key), f"{_suffix(network, data.levels)}_ais_{runs}x{steps}"
+
+  return partition

@@ -1,0 +1,52 @@
+"""Samples of an energy from draws of a known distribution: importance resampling, then a Markov chain."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Params
+from jaxgen.mcmc import run
+from jaxgen.mcmc.langevin import Sampler
+from jaxgen.probability.noise import Energy, Event, Noise, draws, split
+
+
+class Chains(NamedTuple):
+  """How samples of an energy are made: one of so many draws of the noise, and from there a Markov chain.
+
+  candidates: draws of the noise for each sample, of which one is chosen with a probability in proportion to
+    exp(-E) / p_n: importance resampling (Rubin 1987), right for many candidates; 1 leaves the noise as it is.
+  kernel: of the chains that begin there, such as partial(mala, step=0.01); None for none.
+  steps: that each chain takes.
+  """
+
+  candidates: int = 1
+  kernel: Sampler | None = None
+  steps: int = 0
+
+
+OF_THE_NOISE, RESAMPLED = Chains(), Chains(candidates=100)
+
+
+def check_chains(chains: Chains) -> None:
+  """Raises a UserError for fewer candidates than one, or a kernel without steps, or steps without a kernel."""
+  if chains.candidates < 1:
+    raise UserError(f"a sample is chosen among 1 or more candidates, not {chains.candidates}: change it")
+  if (chains.kernel is None) != (chains.steps == 0) or chains.steps < 0:
+    raise UserError(f"chains take a kernel and 1 or more steps, and these take {chains.steps}: set both or neither")
+
+
+def sample(energy: Energy, noise: Noise, params: Params, keys: Key[Array, " n"], chains: Chains) -> Event:
+  """Samples of p(x) in proportion to exp(-energy(x)), nearly; see `Chains`. params: the noise's."""
+  start_keys, choice_keys, chain_keys = split(keys, 3).T
+  y = draws(noise, params, start_keys, chains.candidates)
+  if chains.candidates > 1:
+    flat = y.reshape(-1, *y.shape[2:])
+    log_weight = (-energy(flat) - noise.log_density(params, flat)).reshape(y.shape[:2])
+    chosen = jax.vmap(jax.random.categorical)(choice_keys, log_weight)
+    x = y[jnp.arange(len(keys)), chosen]
+  else:
+    x = y[:, 0]
+  return x if chains.kernel is None else run(chains.kernel(energy), x, chain_keys, chains.steps)[0]

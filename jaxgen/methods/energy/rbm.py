@@ -1,0 +1,276 @@
+"""Restricted Boltzmann machines, `jaxgen.nn.energy.rbm`, trained by contrastive divergence and its relatives.
+
+The gradient of the likelihood is that of the free energy F over the data q, less that over the model:
+
+    (C1)  grad -log p = g(q) - g(p),   g(r) = E_{v ~ r} grad F(v)
+
+and a negative phase puts something that can be drawn in the place of p. What is minimised is
+
+    (C2)  E_q F(v) - E F(v'),   no gradient through v'
+
+where v' is, with T the step v -> h -> v of Gibbs sampling,
+
+    cd          drawn by T^k from the example: Hinton 2002, Training products of experts by minimizing contrastive
+                divergence
+    persistent  drawn by T^k from where the chains were: Younes 1989; Tieleman 2008, Training restricted Boltzmann
+                machines using approximations to the likelihood gradient
+    mean_field  the k-th term of the deterministic recursion m_h = sigmoid(c + m_v W), m_v = sigmoid(b + W m_h), from
+                the example: Welling and Hinton 2002, A new learning algorithm for mean field Boltzmann machines
+    tempered    as in persistent, of chains with copies at several temperatures: Desjardins et al. 2010, Tempered Markov
+                chain Monte Carlo for training of restricted Boltzmann machines
+
+F itself is no likelihood: `exact` and `ais` give its log Z to the evaluator `likelihood`. The value of (C2) says
+nothing of progress; the error of reconstruction falls early on, and then the likelihood is what is left to look at.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from jaxgen import mcmc
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Batch, Buffers, Method, Metrics, Params, Player, State, compose, example_keys
+from jaxgen.mcmc.rbm import from_visible, kernel, to_visible
+from jaxgen.mcmc.tempering import check_betas, tempering
+from jaxgen.nn.energy.rbm import RBM
+from jaxgen.probability.distributions import check_values, nll_name
+
+LEAST = 1e-4  # variance that a unit starts with at least
+Visible = Float[Array, "batch D"]
+Event = Float[Array, "batch *shape"]
+
+
+class Negative(NamedTuple):
+  """A negative phase.
+
+  draw: (network, params, v [B, D], buffers, key, index [B]) -> (v' [n, D], buffers, metrics).
+  init: (network, params, key) -> buffers; {} where nothing lives across steps.
+  mean: each example has a v' of its own.
+  """
+
+  draw: Callable[[RBM, Params, Array, Buffers, Array, Array], tuple[Array, Buffers, Metrics]]
+  init: Callable[[RBM, Params, Array], Buffers] = lambda network, params, key: {}
+  mean: bool = True
+
+
+def check_k(k: int) -> None:
+  """Raises a UserError for fewer steps than one."""
+  if k < 1:
+    raise UserError(f"the negative phase of contrastive divergence takes k >= 1 steps, and k is {k}: change it")
+
+
+def check_chains(chains: int) -> None:
+  """Raises a UserError for fewer chains than one."""
+  if chains < 1:
+    raise UserError(f"the negative phase needs 1 or more chains, not {chains}: change it")
+
+
+def cd(k: int = 1) -> Negative:
+  """Contrastive divergence, CD-k."""
+  check_k(k)
+
+  def draw(network: RBM, params: Params, v: Array, buffers: Buffers, key: Array, index: Array):
+    return mcmc.run(kernel(network, params), v, example_keys(key, index), k)[0], buffers, {}
+
+  return Negative(draw)
+
+
+def persistent(k: int = 1, chains: int = 100) -> Negative:
+  """Persistent contrastive divergence, also called stochastic maximum likelihood. The chains, `buffers["chains"]`
+  [chains, D], start from independent units of biases b."""
+  check_k(k)
+  check_chains(chains)
+
+  def init(network: RBM, params: Params, key: Array) -> Buffers:
+    keys = example_keys(key, jnp.arange(chains))
+    return {"chains": network.apply({"params": params}, keys, method="draw_base")}
+
+  def draw(network: RBM, params: Params, v: Array, buffers: Buffers, key: Array, index: Array):
+    v, *_ = mcmc.run(kernel(network, params), buffers["chains"], example_keys(key, jnp.arange(chains)), k)
+    return v, {**buffers, "chains": v}, {}
+
+  return Negative(draw, init, mean=False)
+
+
+def mean_field(k: int = 1) -> Negative:
+  """Mean-field contrastive divergence. Nothing is drawn."""
+  check_k(k)
+
+  def draw(network: RBM, params: Params, v: Array, buffers: Buffers, key: Array, index: Array):
+    step = lambda _, m: network.apply({"params": params}, m, method="reconstruct")
+    return jax.lax.fori_loop(0, k, step, v), buffers, {}
+
+  return Negative(draw)
+
+
+def tempered(k: int = 1, chains: int = 100, betas: Sequence[float] = tuple(np.linspace(0, 1, 10).tolist())) -> Negative:
+  """Parallel tempering along (R7). `buffers["chains"]` is [chains, temperatures, D].
+
+  The base is what b starts from, the first batch's means, `buffers["base"]`. The metric "swaps" is the probability that
+  neighbours exchange.
+
+  betas: inverse temperatures, rising to 1.
+  """
+  check_k(k)
+  check_chains(chains)
+  check_betas(betas)
+
+  def init(network: RBM, params: Params, key: Array) -> Buffers:
+    keys = example_keys(key, jnp.arange(chains))
+    copies = lambda keys: network.apply({"params": params}, keys, method="draw_base")
+    chained = jax.vmap(copies)(jax.vmap(lambda key: jax.random.split(key, len(betas)))(keys))
+    return {"chains": chained, "base": jnp.copy(params["b"])}
+
+  def draw(network: RBM, params: Params, v: Array, buffers: Buffers, key: Array, index: Array):
+    base = buffers["base"]
+    energy = lambda v, beta: network.apply({"params": params}, v, beta, base, method="free_energy")
+    exchange = tempering(lambda beta: kernel(network, params, beta, base), energy, betas)
+    x, swaps, _ = mcmc.run(exchange, buffers["chains"], example_keys(key, jnp.arange(chains)), k)
+    return x[:, -1], {**buffers, "chains": x}, {"swaps": swaps.mean()}
+
+  return Negative(draw, init, mean=False)
+
+
+def check(network: RBM, levels: int | None, shape: tuple[int, ...]) -> None:
+  """Raises a UserError where a machine's visible units are not of the data's kind or number."""
+  if network.units.levels == 2 and levels != 2:
+    found = "real numbers" if levels is None else f"integers of {levels} levels"
+    raise UserError(f"Bernoulli visible units are of binary data, and these are {found}: binarize them")
+  if network.units.levels is None and levels == 2:
+    raise UserError("Gaussian visible units are of real numbers, and these are binary: use Bernoulli ones")
+  if network.visible != math.prod(shape):
+    raise UserError(f"the machine has {network.visible} visible units, and an example {math.prod(shape)} values")
+
+
+def rbm(
+  network: RBM,
+  *,
+  shape: tuple[int, ...],
+  levels: int | None,
+  optimizer: optax.GradientTransformation,
+  negative: Negative,
+  sparsity: float = 0.0,
+  target: float = 0.02,
+  sampling_steps: int = 1_000,
+  drawn: bool = True,
+  feature: str = "image",
+  ema: float | Callable[[Array], Array] | None = None,
+  microbatches: int = 1,
+  axis: str | None = None,
+) -> Method:
+  """A machine trained by (C2). Batch {feature: [B, *shape], "index": [B]}. Weight decay and momentum are optax's.
+
+  Args:
+    network: its visible units are an example's values, in order.
+    shape: of one example.
+    levels: of the data's integers, 2 for Bernoulli units. Gaussian ones take real numbers, None, or integers of so many
+      levels that `data.transforms.dequantize(levels)` spread over [-1, 1).
+    negative: `cd(k)`, `persistent(k, chains)`, `mean_field(k)` or `tempered(k, chains, betas)`.
+    sparsity: lambda of lambda sum_j (target - mean over the batch of p(h_j = 1 | v))^2, added to (C2): Lee et al. 2008,
+      Sparse deep belief net model for visual area V2, eq. 4. Such a loss is no mean over examples.
+    target: of it.
+    sampling_steps: of the Gibbs chain that makes a sample.
+    drawn: samples are visible units; else their means given the hidden ones, as papers often show.
+    feature: the examples' name in a batch.
+    ema, microbatches, axis: as in `compose`; persistent chains take no microbatches.
+
+  `init` uses the values of its batch: b starts at what gives the batch's means, Hinton's guide, section 8.1, and the
+  variances that Gaussian units learn from the batch's.
+
+  `evaluate` gives "unnormalised_nll_nats", F(v), with D log(levels / 2) of dequantized data; see `exact` and `ais`.
+
+  `sample(state, keys)` gives [N, *shape]: each from a chain of its own, which starts from independent units of biases
+  b. It forgets where it started only if it mixes in so many steps.
+
+  Raises:
+    UserError: data of another kind or shape than the visible units, or negative sparsity; fewer than one sampling step.
+  """
+  check(network, levels, shape)
+  if sparsity < 0:
+    raise UserError(f"sparsity is the weight of a penalty, at least 0, and this is {sparsity:g}: change it")
+  if sampling_steps < 1:
+    raise UserError(f"a sample takes 1 or more steps of its chain, not {sampling_steps}: change sampling_steps")
+  _, integers = nll_name(network.units.levels, levels, math.prod(shape))
+
+  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], Buffers]:
+    if feature not in batch:
+      raise UserError(f"the machine is of {feature!r} and this data has {', '.join(sorted(batch))}: change its feature")
+    x = batch[feature]
+    if x.shape[1:] != shape:
+      raise UserError(f"the model is of examples of shape {shape} and the data has {x.shape[1:]}: change one of them")
+    v = to_visible(network, x)
+    params_key, chains_key = jax.random.split(key)
+    params = network.init(params_key, v[:1])["params"]
+    start = {"b": network.units.bias(v.mean(axis=0))}
+    if network.units.learned:
+      start["z"] = jnp.log(jnp.maximum(v.var(axis=0), LEAST))
+    params = {name: start.get(name, x).astype(x.dtype) for name, x in params.items()}
+    return {"network": params}, negative.init(network, params, chains_key)
+
+  def loss(params: Params, state: State, batch: Batch, key: Array):
+    apply = partial(network.apply, {"params": params})
+    v = to_visible(network, batch[feature]).astype(params["W"].dtype)
+    fixed = jax.lax.stop_gradient(params)
+    drawn, buffers, metrics = negative.draw(network, fixed, v, state.buffers, key, batch["index"])
+    F = jnp.mean(apply(v))
+    value = F - jnp.mean(apply(jax.lax.stop_gradient(drawn)))
+    active = jnp.mean(jax.nn.sigmoid(apply(v, method="hidden_logits")), axis=0)
+    if sparsity:
+      value += sparsity * jnp.sum(jnp.square(target - active))
+    error = jnp.mean(jnp.square(v - apply(v, method="reconstruct")))
+    metrics = {"free_energy": F, "reconstruction": error, "active": jnp.mean(active), **metrics}
+    return value, (metrics, buffers)
+
+  def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
+    v = to_visible(network, batch[feature])
+    return {"unnormalised_nll_nats": network.apply({"params": state.averaged()}, v) + integers}
+
+  def sample(state: State, keys: Key[Array, " n"]) -> Float[Array, "n *shape"]:
+    params = state.averaged()
+    apply = partial(network.apply, {"params": params})
+    start, chain, end = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3))
+    v, *_ = mcmc.run(kernel(network, params), apply(start, method="draw_base"), chain, sampling_steps)
+    if not drawn:
+      v = network.units.mean(apply(apply(end, v, method="draw_hidden"), method="location"))
+    return from_visible(network, v, shape)
+
+  averages = {} if ema is None else {"network": ema}
+  players = [("network", Player(loss, optimizer, mean=negative.mean and not sparsity))]
+  check_batch = check_values(levels, network.units.levels is None, feature)
+  how = dict(ema=averages, microbatches=microbatches, axis=axis, check=check_batch)
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)
+
+
+def weights_only(params: Params) -> dict[str, bool]:
+  """The mask for optax's weight decay that leaves biases alone, Hinton's guide, section 10."""
+  return {name: name == "W" for name in params}
+
+
+def filters(network: RBM, shape: tuple[int, int, int]) -> Callable[[State], Float[Array, "H h w c"]]:
+  """state -> the weights of each hidden unit, as images, for figures."""
+  return lambda state: state.averaged()["W"].T.reshape(network.hidden, *shape)
+
+
+def walk(network: RBM, frames: int = 12, every: int = 20) -> Callable[[State, Event, Key[Array, " n"]], Array]:
+  """(state, examples [n, *shape], keys [n]) -> where Gibbs chains from there are at every 20th step, as means of the
+  visible given the hidden units, [frames, n, *shape]; for figures."""
+
+  def trajectory(state: State, x: Event, keys: Key[Array, " n"]) -> Array:
+    apply = partial(network.apply, {"params": state.averaged()})
+    step = kernel(network, state.averaged())
+
+    def frame(v: Array, number: Array) -> tuple[Array, Array]:
+      now = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+      v, *_ = mcmc.run(step, v, now, every)
+      return v, from_visible(network, apply(v, method="reconstruct"), x.shape[1:])
+
+    return jax.lax.scan(frame, to_visible(network, x), jnp.arange(frames))[1]
+
+  return trajectory

@@ -1,0 +1,235 @@
+"""Variational autoencoders: Kingma and Welling 2013, https://arxiv.org/abs/1312.6114, and importance-weighted ones,
+Burda et al. 2016, https://arxiv.org/abs/1509.00519.
+
+With z ~ N(0, I) and q(z | x) = N(mu, diag(sigma^2)) the bounds on log p(x) that are trained are, in nats per example,
+
+    (A1)  E_q [log p(x | z)] - KL(q(z | x) || N(0, I))          Kingma and Welling's eq. 3, the KL as in Appendix B
+    (A2)  E log 1/k sum_i w_i,  w_i = p(x, z_i) / q(z_i | x)    Burda et al.'s eq. 8, z_i ~ q(z | x) independent
+
+with z = mu + sigma eps, so that gradients reach the encoder. (A2) with k = 1 is (A1), the KL estimated from its sample;
+it rises with k to log p(x).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.probability.distributions import Distribution, check_values, nll_name
+
+Image = Float[Array, "batch height width channels"]
+Latent = Float[Array, "batch latent"]
+Outputs = Float[Array, "*rest height width outputs"]  # of a decoder, see `jaxgen.nn.autoencoders.vae`
+Values = Float[Array, "*rest height width channels"]
+
+
+def parameters(likelihood: Distribution, output: Outputs) -> Float[Array, "*rest height width channels p"]:
+  """What a decoder says of each value: [..., H, W, P C] -> [..., H, W, C, P]."""
+  each = output.reshape(*output.shape[:-1], likelihood.parameters, -1)
+  return jnp.moveaxis(each, -2, -1)
+
+
+def log_prob(likelihood: Distribution, output: Outputs, x: Values) -> Float[Array, "*rest"]:
+  """log p(x | z), nats: the sum over all values."""
+  each = likelihood.log_prob(parameters(likelihood, output), x[..., None])
+  return jnp.sum(each, axis=(-3, -2, -1))
+
+
+def draw(likelihood: Distribution, keys: Key[Array, " n"], output: Outputs) -> Image:
+  """Each value from its distribution."""
+  of = parameters(likelihood, output)
+
+  def one(key: Key[Array, ""], of: Array) -> Array:
+    flat = of.reshape(-1, likelihood.parameters)
+    return jax.vmap(likelihood.sample)(jax.random.split(key, len(flat)), flat).reshape(of.shape[:-1])
+
+  return jax.vmap(one)(keys, of)
+
+
+def average(likelihood: Distribution, output: Outputs) -> Values:
+  """Each value's mean, in [-1, 1] where the values are."""
+  return likelihood.mean(parameters(likelihood, output))[..., 0]
+
+
+def check(likelihood: Distribution, levels: int | None) -> None:
+  """Raises a UserError where data of so many levels, None for real numbers, do not have this likelihood."""
+  if likelihood.values != 1 or likelihood.mean is None:
+    raise UserError("a decoder's values are independent given z: take the likelihood bernoulli, logistic or gaussian")
+  if likelihood.levels not in (None, levels):
+    has = "real numbers" if levels is None else f"integers of {levels} levels"
+    wants = "binary data" if likelihood.levels == 2 else f"data of {likelihood.levels} levels"
+    raise UserError(f"the likelihood is of {wants}, and these are {has}: change it, or transform the data")
+
+
+def check_shapes(likelihood: Distribution, shape: tuple[int, int, int], image: Array, output: Array) -> None:
+  """Raises a UserError where images, or a decoder's output for one of them, do not have the shape they should have."""
+  if image.shape[1:] != shape:
+    raise UserError(f"the model makes images of shape {shape} and the data has {image.shape[1:]}: change one of them")
+  expected = (1, *shape[:2], likelihood.parameters * shape[2])
+  if output.shape != expected:
+    raise UserError(f"the decoder's output for one z is {output.shape}, not {expected}: set its shape and outputs")
+
+
+def kl(mean: Latent, log_std: Latent) -> Latent:
+  """KL(N(mean, std^2) || N(0, 1)) of each latent dimension, nats; Kingma and Welling's Appendix B."""
+  return 0.5 * (mean**2 + jnp.exp(2 * log_std) - 1) - log_std
+
+
+def vae(
+  encoder: Any,
+  decoder: Any,
+  likelihood: Distribution,
+  *,
+  shape: tuple[int, int, int],
+  levels: int | None,
+  latent: int,
+  optimizer: optax.GradientTransformation,
+  k: int = 1,
+  importance_weighted: bool = False,
+  beta: float = 1.0,
+  free_bits: float = 0.0,
+  importance_samples: int = 5_000,
+  chunk: int = 50,
+  drawn: bool = True,
+  ema: float | Callable[[Array], Array] | None = None,
+  microbatches: int = 1,
+  axis: str | None = None,
+) -> Method:
+  """Maximum likelihood by (A1) or (A2). Batch {"image": [B, H, W, C], "index": [B]}.
+
+  Args:
+    encoder: `encoder.apply({"params": p}, x)` -> (mu, log sigma), each [B, latent]; see `jaxgen.nn.autoencoders.vae`.
+    decoder: `decoder.apply({"params": p}, z)` -> [B, H, W, likelihood.parameters * C].
+    likelihood: p(x | z) of each value: `bernoulli`, `logistic` or `gaussian` of `jaxgen.probability.distributions`.
+    shape: (H, W, C) of one image.
+    levels: of the integers that a value is. With a Gaussian likelihood these are dequantized, by
+      `data.transforms.dequantize(levels)`; or None for real data, whose density is wanted.
+    latent: number of z's dimensions.
+    k: samples of z for each example of a training batch.
+    importance_weighted: train by (A2), else by (A1) with its first term averaged over the k samples.
+    beta: factor of the KL; Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl, eq. 4.
+    free_bits: lambda in nats: a latent dimension whose KL, averaged over the batch, is below it counts as lambda;
+      Kingma et al. 2016, https://arxiv.org/abs/1606.04934, Appendix C.8. Such a loss is no mean over examples, so it
+      takes no microbatches.
+    importance_samples: N, samples of z for each evaluated example.
+    chunk: how many of them are computed at once; another number draws other ones.
+    drawn: samples are drawn from p(x | z); else they are its means, as papers often show.
+    ema, microbatches, axis: as in `compose`.
+
+  `evaluate` gives "nll_nats_elbo", minus (A1), and "nll_nats_importance_N", minus (A2) with k = N, Burda et al.'s test
+  likelihood, both from the same N samples and without beta and free bits; both are upper bounds on -log p(x) in
+  expectation. With a Gaussian likelihood the names begin with "nll_nats_dequantized" or "nll_nats_density".
+
+  `sample(state, keys)` gives [N, H, W, C]: z of the prior, then x.
+
+  Raises:
+    UserError: a likelihood of other data, such as Bernoulli's of data that are not binary; beta or free bits below 0,
+      or either changed for (A2); fewer than one sample; images or networks of another shape.
+  """
+  check(likelihood, levels)
+  for name, count in dict(k=k, importance_samples=importance_samples, chunk=chunk).items():
+    if count < 1:
+      raise UserError(f"{name} counts samples of z for an example, at least 1, and this is {count}: change it")
+  for name, weight in dict(beta=beta, free_bits=free_bits).items():
+    if weight < 0:
+      raise UserError(f"{name} is 0 or more, and this is {weight:g}: change it")
+  if importance_weighted and (beta != 1 or free_bits):
+    raise UserError("the importance-weighted bound has no KL: leave beta at 1 and free_bits at 0, or train by the ELBO")
+  name, integers = nll_name(likelihood.levels, levels, math.prod(shape))
+
+  def decode(params: Params, z: Float[Array, "batch k latent"]) -> Outputs:
+    output = decoder.apply({"params": params["decoder"]}, z.reshape(-1, latent))
+    return output.reshape(*z.shape[:2], *output.shape[1:])
+
+  def noise(keys: Key[Array, " batch"], count: int, like: Array) -> Float[Array, "batch k latent"]:
+    return jax.vmap(lambda key: jax.random.normal(key, (count, latent), like.dtype))(keys)
+
+  def reconstruct(
+    params: Params, x: Image, mu: Latent, log_sigma: Latent, eps: Float[Array, "batch k latent"]
+  ) -> tuple[Float[Array, "batch k"], Float[Array, "batch k latent"]]:
+    """(log p(x | z), z) of each z = mu + sigma eps."""
+    z = mu[:, None] + jnp.exp(log_sigma)[:, None] * eps
+    every = jnp.broadcast_to(x[:, None], (*z.shape[:2], *shape))
+    return log_prob(likelihood, decode(params, z), every) - integers, z
+
+  def log_weights(
+    params: Params, x: Image, mu: Latent, log_sigma: Latent, eps: Float[Array, "batch k latent"]
+  ) -> Float[Array, "batch k"]:
+    """log w of (A2)."""
+    log_p_x, z = reconstruct(params, x, mu, log_sigma, eps)
+    return log_p_x + jnp.sum(0.5 * (eps**2 - z**2) + log_sigma[:, None], axis=2)
+
+  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
+    image = batch["image"][:1]
+    encoder_key, decoder_key = jax.random.split(key)
+    (mu, _), of_encoder = encoder.init_with_output(encoder_key, image)
+    if mu.shape != (1, latent):
+      raise UserError(f"the encoder's mean for one image is {mu.shape}, not (1, {latent}): set its latent dimensions")
+    output, of_decoder = decoder.init_with_output(decoder_key, mu)
+    check_shapes(likelihood, shape, image, output)
+    return {"network": {"encoder": of_encoder["params"], "decoder": of_decoder["params"]}}, {}
+
+  def loss(params: Params, state: State, batch: Batch, key: Array):
+    x = batch["image"]
+    mu, log_sigma = encoder.apply({"params": params["encoder"]}, x)
+    eps = noise(example_keys(key, batch["index"]), k, mu)
+    if importance_weighted:
+      log_w = log_weights(params, x, mu, log_sigma, eps)
+      bound = jax.nn.logsumexp(log_w, axis=1) - math.log(k)
+      return -jnp.mean(bound), ({"elbo_nats": -jnp.mean(log_w)}, state.buffers)
+    reconstruction = -jnp.mean(reconstruct(params, x, mu, log_sigma, eps)[0])
+    each = jnp.mean(kl(mu, log_sigma), axis=0)
+    divergence = jnp.sum(jnp.maximum(each, free_bits) if free_bits else each)
+    metrics = {"reconstruction_nats": reconstruction, "kl_nats": jnp.sum(each)}
+    return reconstruction + beta * divergence, (metrics, state.buffers)
+
+  def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
+    params, x = state.averaged(), batch["image"]
+    mu, log_sigma = encoder.apply({"params": params["encoder"]}, x)
+    keys = example_keys(key, batch["index"])
+
+    def add(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+      """Sums of log w and of w over one chunk more; the latter as its logarithm."""
+      total, log_total = carry
+      eps = noise(jax.vmap(jax.random.fold_in, (0, None))(keys, i), chunk, mu)
+      log_w = log_weights(params, x, mu, log_sigma, eps)
+      counts = i * chunk + jnp.arange(chunk) < importance_samples
+      total += jnp.sum(jnp.where(counts, log_w, 0), axis=1)
+      return (total, jnp.logaddexp(log_total, jax.nn.logsumexp(log_w, axis=1, where=counts))), None
+
+    nothing = jnp.zeros_like(mu[:, 0])
+    chunks = jnp.arange(-(-importance_samples // chunk))
+    (total, log_total), _ = jax.lax.scan(add, (nothing, nothing - jnp.inf), chunks)
+    return {
+      f"{name}_elbo": -total / importance_samples,
+      f"{name}_importance_{importance_samples}": math.log(importance_samples) - log_total,
+    }
+
+  def sample(state: State, keys: Key[Array, " n"]) -> Image:
+    z_keys, x_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    params = state.averaged()
+    dtype = jax.tree.leaves(params)[0].dtype
+    z = jax.vmap(lambda key: jax.random.normal(key, (latent,), dtype))(z_keys)
+    output = decoder.apply({"params": params["decoder"]}, z)
+    return draw(likelihood, x_keys, output) if drawn else average(likelihood, output)
+
+  averages = {} if ema is None else {"network": ema}
+  players = [("network", Player(loss, optimizer, mean=not free_bits))]
+  how = dict(ema=averages, microbatches=microbatches, axis=axis, check=check_values(levels, likelihood.levels is None))
+  return compose(init, players, evaluate=evaluate, sample=sample, **how)
+
+
+def to_latent(encoder: Any) -> Callable[[State, Image], Latent]:
+  """(state, images) -> the mean of q(z | x), for figures."""
+  return lambda state, x: encoder.apply({"params": state.averaged()["encoder"]}, x)[0]
+
+
+def to_image(decoder: Any, likelihood: Distribution) -> Callable[[State, Latent], Image]:
+  """(state, z) -> the mean of p(x | z), for figures."""
+  return lambda state, z: average(likelihood, decoder.apply({"params": state.averaged()["decoder"]}, z))

@@ -1,0 +1,353 @@
+"""What Transformers are made of: attention, the block around it, and blocks in a row as one scan."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.layers import Dense, Dropout, check_rate
+
+Dtype = Any
+Tokens = Float[Array, "batch tokens features"]
+Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
+xavier = nn.initializers.xavier_uniform()
+
+
+def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+  """x Phi(x), exactly: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415, eq. 1."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+def attend(
+  q: Float[Array, "batch queries heads d"],
+  k: Float[Array, "batch keys heads d"],
+  v: Float[Array, "batch keys heads d"],
+  *,
+  mask: Bool[Array, "#batch #heads #queries #keys"] | None = None,
+  bias: Float[Array, "#batch #heads #queries #keys"] | None = None,
+  causal: bool = False,
+  scale: float | None = None,
+) -> Float[Array, "batch queries heads d"]:
+  """softmax(scale q k^T + bias) v: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1.
+
+  By `jax.nn.dot_product_attention`; in half precision on a GPU that is cuDNN's kernel, where it takes the head's width.
+
+  Args:
+    mask: where False, a key is not seen. A query that sees no key gets the mean of all values.
+    causal: query i sees the keys up to i.
+    scale: default 1 / sqrt(d).
+  """
+  half, gpu = q.dtype in (jnp.bfloat16, jnp.float16), jax.default_backend() == "gpu"
+  # The softmax of jax.nn.dot_product_attention is float32 always, and a CPU has none of its products in float16.
+  if q.dtype == jnp.float64 or (q.dtype == jnp.float16 and not gpu):
+    weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+  even = q.shape[1] % 2 == k.shape[1] % 2 == 0  # else cuDNN's has no gradient with a bias, which a mask is to it
+  fused = half and gpu and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+  fused = fused and (even or (bias is None and mask is None))
+  return jax.nn.dot_product_attention(
+    q, k, v, bias, mask, scale=scale, is_causal=causal, implementation="cudnn" if fused else "xla"
+  )
+
+
+def attention_weights(
+  q: Float[Array, "batch queries heads d"],
+  k: Float[Array, "batch keys heads d"],
+  *,
+  mask: Bool[Array, "#batch #heads #queries #keys"] | None = None,
+  bias: Float[Array, "#batch #heads #queries #keys"] | None = None,
+  causal: bool = False,
+  scale: float | None = None,
+) -> Float[Array, "batch heads queries keys"]:
+  """softmax(scale q k^T + bias), in at least float32: `attend` before it meets the values."""
+  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+  logits = logits * (q.shape[-1] ** -0.5 if scale is None else scale)
+  logits = logits if bias is None else logits + bias
+  seen = jnp.tril(jnp.ones(logits.shape[-2:], bool)) if causal else None
+  seen = mask if seen is None else seen if mask is None else seen & mask
+  return jax.nn.softmax(logits if seen is None else jnp.where(seen, logits, jnp.finfo(logits.dtype).min))
+
+
+def separately(init: Callable[..., Array], parts: int) -> Callable[..., Array]:
+  """Initialises a kernel [inputs, parts x outputs] as `parts` kernels side by side, each with its own fan-out."""
+
+  def kernels(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+    part = (*shape[:-1], shape[-1] // parts)
+    return jnp.concatenate([init(k, part, dtype) for k in jax.random.split(key, parts)], axis=-1)
+
+  return kernels
+
+
+def head_width(features: int, heads: int) -> int:
+  """Features of a head.
+
+  Raises:
+    UserError: the heads do not divide the features.
+  """
+  if features % heads:
+    raise UserError(f"{features} features do not divide into {heads} heads: change the width or the number of heads")
+  return features // heads
+
+
+class Cache(NamedTuple):
+  """Attention over a few tokens at a time, which come after those that earlier calls have seen.
+
+  Keys and values of all `Blocks` are in their collection "cache", [B, depth, features, length] each, and those of a
+  context in "memory": the first call makes them, and both must be mutable in it; later ones need "cache" to be. The
+  scan over the blocks carries the first and changes a token's entries alone: to read a token, nothing is copied that
+  grows with the length.
+
+  length: most tokens of a sequence.
+  position: where x's first token stands, 0 for the first.
+  kept: keys and values by name, in which a block puts its own; `layer` says which of them are its.
+  """
+
+  length: int
+  position: Int[Array, "batch"]
+  kept: dict[str, Float[Array, "batch depth features length"]] = {}
+  layer: Int[Array, ""] | None = None
+
+
+class Attention(nn.Module):
+  """Multi-head attention: Vaswani et al. 2017, section 3.2.2.
+
+  heads: number of heads; each is of width features / heads.
+  qkv_bias, out_bias: whether the projections have biases.
+  dropout: rate, on the attention's weights.
+  scale: of the logits; default 1 / sqrt(features / heads).
+  """
+
+  heads: int
+  qkv_bias: bool = True
+  out_bias: bool = True
+  dropout: float = 0.0
+  scale: float | None = None
+  kernel_init: Any = xavier
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Tokens,
+    context: Float[Array, "batch keys c"] | None = None,
+    *,
+    mask: Bool[Array, "#batch #heads #tokens #keys"] | None = None,
+    bias: Float[Array, "#batch #heads #tokens #keys"] | None = None,
+    causal: bool = False,
+    rotate: Callable[[Array], Array] | None = None,
+    index: Index = None,
+    cache: Cache | None = None,
+  ) -> Tokens:
+    """Of x with itself, or with `context`.
+
+    rotate: applied to queries and keys [B, T, H, d] (rotary positions).
+    cache: x attends to itself up to each token, and to all that came before. Keys of mask and bias are cache.length.
+    """
+    features = x.shape[-1]
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+    def dense(name: str, parts: int = 1) -> Dense:
+      bias = self.out_bias if name == "out" else self.qkv_bias
+      return Dense(parts * features, bias, separately(self.kernel_init, parts), name=name, **dtypes)
+
+    def heads(y: Array, parts: int) -> list[Array]:
+      width = head_width(features, self.heads)
+      return [part.reshape(*part.shape[:-1], self.heads, width) for part in jnp.split(y, parts, axis=-1)]
+
+    if context is None:
+      q, k, v = heads(dense("qkv", 3)(x), 3)
+    else:
+      (q,) = heads(dense("q")(x), 1)
+      keys_and_values = lambda: heads(dense("kv", 2)(context), 2)
+      k, v = keys_and_values() if cache is None else self.variable("memory", "keys_and_values", keys_and_values).value
+    if rotate is not None:
+      q, k = rotate(q), rotate(k)
+    if cache is not None and context is None:
+      k, v = self._with_earlier("k", k, cache), self._with_earlier("v", v, cache)
+      seen = jnp.arange(cache.length) <= cache.position[:, None, None, None] + jnp.arange(x.shape[1])[:, None]
+      mask, causal = seen if mask is None else seen & mask, False
+    options = dict(mask=mask, bias=bias, causal=causal, scale=self.scale)
+    if self.dropout and index is not None:
+      weights = Dropout(self.dropout)(attention_weights(q, k, **options).astype(v.dtype), index)
+      y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    else:
+      y = attend(q, k, v, **options)
+    return dense("out")(y.reshape(x.shape))
+
+  def _with_earlier(self, name: str, new: Array, cache: Cache) -> Array:
+    """[B, length, heads, d]: puts new ones to those in the cache."""
+    batch, count, *heads = new.shape
+    columns = jnp.moveaxis(new.reshape(batch, count, math.prod(heads)), 1, 2).astype(cache.kept[name].dtype)
+    zero = jnp.zeros_like(cache.layer)
+    put = lambda kept, columns, position: jax.lax.dynamic_update_slice(
+      kept, columns[None], (cache.layer, zero, position)
+    )
+    cache.kept[name] = jax.vmap(put)(cache.kept[name], columns, cache.position)
+    own = jax.lax.dynamic_index_in_dim(cache.kept[name], cache.layer, axis=1, keepdims=False)
+    return jnp.moveaxis(own.reshape(batch, *heads, cache.length), -1, 1).astype(new.dtype)
+
+
+class MLP(nn.Module):
+  """Two dense layers, dropout after each: features -> hidden -> features.
+
+  hidden_dropout: rate after the first, where it is another.
+  """
+
+  hidden: int
+  activation: Callable[[Array], Array] = gelu
+  dropout: float = 0.0
+  hidden_dropout: float | None = None
+  kernel_init: Any = xavier
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch *rest features"], index: Index = None):
+    options = dict(kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype)
+    inner = self.dropout if self.hidden_dropout is None else self.hidden_dropout
+    h = Dropout(inner)(self.activation(Dense(self.hidden, name="in", **options)(x)), index)
+    return Dropout(self.dropout)(Dense(x.shape[-1], name="out", **options)(h), index)
+
+
+class DropPath(nn.Module):
+  """Stochastic depth: Huang et al. 2016, https://arxiv.org/abs/1603.09382. A branch is left out, per example.
+
+  What is kept is divided by 1 - rate. The rate is an argument of the call, so that it may differ from block to block
+  of a scan. An example's draw is a function of its position in the global batch.
+  """
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch *rest"], rate: float | Float[Array, ""], index: Index = None):
+    if isinstance(rate, float | int):
+      check_rate("drop_path", rate)
+    if index is None or (isinstance(rate, float | int) and rate == 0):
+      return x
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+class LayerScale(nn.Module):
+  """A learned gain per channel, on a branch: Touvron et al. 2021, https://arxiv.org/abs/2103.17239, eq. 4."""
+
+  initial: float
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:], self.param_dtype)
+    return x * scale.astype(x.dtype)
+
+
+class Block(nn.Module):
+  """A block of a Transformer: attention, attention to a context where there is one, and MLP, on residual branches.
+
+  norm: "pre" normalises a branch's input (the residual stream is never normalised), "post" the sum after each branch.
+  hidden: width of the MLP's hidden layer.
+  dropout: rate, on the MLP's hidden layer and on each branch's output.
+  attention_dropout: rate, on the attention's weights.
+  hidden_dropout: rate on the MLP's hidden layer, where it is another than `dropout`.
+  layer_scale: initial gain of `LayerScale` on each branch; None for none.
+  attention: the module that attends, made and called as `Attention` is.
+  """
+
+  heads: int
+  hidden: int
+  norm: Literal["pre", "post"] = "pre"
+  activation: Callable[[Array], Array] = gelu
+  qkv_bias: bool = True
+  dropout: float = 0.0
+  attention_dropout: float = 0.0
+  hidden_dropout: float | None = None
+  layer_scale: float | None = None
+  eps: float = 1e-6
+  attention: Callable[..., nn.Module] = Attention
+  kernel_init: Any = xavier
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Tokens,
+    index: Index = None,
+    drop_path: float | Float[Array, ""] = 0.0,
+    *,
+    context: Float[Array, "batch keys c"] | None = None,
+    context_mask: Bool[Array, "#batch #heads #tokens #keys"] | None = None,
+    cache: Cache | None = None,
+    **attention: Any,
+  ) -> Tokens:
+    """drop_path: rate of each branch. attention: `Attention`'s mask, bias, causal and rotate, for x with itself."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    options = dict(kernel_init=self.kernel_init, **dtypes)
+
+    def branch(x: Tokens, name: str, of: Callable[[Tokens], Tokens]) -> Tokens:
+      norm = nn.LayerNorm(self.eps, name=f"norm_{name}", **dtypes)
+      y = of(norm(x) if self.norm == "pre" else x)
+      if self.layer_scale is not None:
+        y = LayerScale(self.layer_scale, self.param_dtype, name=f"scale_{name}")(y)
+      x = x + DropPath()(y, drop_path, index)
+      return x if self.norm == "pre" else norm(x)
+
+    if cache is not None:
+      attention["cache"] = cache
+    attend = partial(self.attention, self.heads, self.qkv_bias, dropout=self.attention_dropout, **options)
+    mlp = MLP(self.hidden, self.activation, self.dropout, self.hidden_dropout, name="mlp", **options)
+    drop = Dropout(self.dropout)
+    x = branch(x, "attention", lambda x: drop(attend(name="attention")(x, index=index, **attention), index))
+    if context is not None:
+      seen = dict(mask=context_mask, cache=cache)
+      x = branch(x, "context", lambda x: drop(attend(name="context")(x, context, index=index, **seen), index))
+    return branch(x, "mlp", lambda x: mlp(x, index))
+
+
+class Blocks(nn.Module):
+  """`depth` blocks in a row as one scan: compile time does not grow with depth; parameters are stacked, [depth, ...].
+
+  block: (name) -> a module, called as `Block` is.
+  drop_path: rate of the last block; rates grow in equal steps from 0 at the first. Or a tuple of what each block gets.
+  remat: keep only each block's input for the backward pass, and compute the rest again.
+  """
+
+  block: Callable[..., nn.Module]
+  depth: int
+  drop_path: float | tuple = 0.0
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, x: Tokens, index: Index = None, **attention: Any) -> Tokens:
+    rates = self.drop_path if isinstance(self.drop_path, tuple) else np.linspace(0, self.drop_path, self.depth)
+    check_rate("drop_path", float(np.max(rates, initial=0.0)))
+    rates = jnp.asarray(rates, jnp.float32) if np.any(rates) else None
+
+    cache, kept = attention.pop("cache", None), {}
+    if cache is not None:
+      shape = (len(x), self.depth, x.shape[-1], cache.length)
+      kept = {name: self.variable("cache", name, jnp.zeros, shape, x.dtype) for name in ("k", "v")}
+
+    def apply(module, carry, inputs):
+      (x, kept), (rate, layer) = carry, inputs
+      kept = dict(kept)
+      seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
+      return (module(x, index, 0.0 if rate is None else rate, **attention, **seen), kept), None
+
+    apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
+    # What is kept of a context has the batch first, as all that decoding carries.
+    axes = {"params": 0, "memory": 1}
+    scan = nn.scan(apply, variable_axes=axes, split_rngs={"params": True, "dropout": True}, length=self.depth)
+    layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
+    carry = x, {name: variable.value for name, variable in kept.items()}
+    (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))
+    for name, variable in kept.items():
+      variable.value = new[name]
+    return x

@@ -1,0 +1,135 @@
+"""Where a token stands: added to it, turned into it, or as a bias between it and the others.
+
+    Sinusoidal, Learned   modules, (x [B, T, F], positions [#B, T], length) -> x plus a vector for each position, which
+                          are all below `length`
+    rotary                (x [B, T, H, d], positions [#B, T]) -> queries or keys, turned
+    Relative              a module, (queries [#B, T], keys [K]) -> bias of the attention's logits [#B, H, T, K]
+
+Positions count from 0, and are 1 x T where they are the same in every example.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxgen.core.errors import UserError
+
+Dtype = Any
+Positions = Int[Array, "#batch tokens"]
+Tokens = Float[Array, "batch tokens features"]
+
+
+def sinusoids(
+  positions: Int[Array, "*shape"], features: int, *, interleaved: bool = True, dtype: Dtype = jnp.float32
+) -> Float[Array, "*shape {features}"]:
+  """Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
+
+  Features 2 i and 2 i + 1 are sin and cos of position / 10000^(2 i / features). interleaved: False has all sines before
+  all cosines instead, as in Marian.
+  """
+  j = np.arange(features)
+  angle = positions[..., None].astype(dtype) / jnp.asarray(10_000.0 ** (2 * (j // 2) / features), dtype)
+  sin, cos = jnp.sin(angle[..., 0::2]), jnp.cos(angle[..., 1::2])
+  both = jnp.concatenate([sin, cos], axis=-1)
+  return both if not interleaved else both[..., np.argsort(np.concatenate([j[0::2], j[1::2]]))]
+
+
+class Sinusoidal(nn.Module):
+  """x + `sinusoids`."""
+
+  interleaved: bool = True
+
+  @nn.compact
+  def __call__(self, x: Tokens, positions: Positions, length: int) -> Tokens:
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return x + sinusoids(positions, x.shape[-1], interleaved=self.interleaved, dtype=wide).astype(x.dtype)
+
+
+class Learned(nn.Module):
+  """x + a learned vector for each position, of which there are `length`.
+
+  offset: rows before the table's first position that nothing reads; BART has 2.
+  """
+
+  length: int
+  offset: int = 0
+  table_init: Any = nn.initializers.normal(0.02)
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Tokens, positions: Positions, length: int) -> Tokens:
+    """Raises a UserError where there are more tokens than positions."""
+    if length > self.length:
+      raise UserError(f"a sequence of {length} tokens, and the network has {self.length} positions: cut it shorter")
+    table = self.param("table", self.table_init, (self.offset + self.length, x.shape[-1]), self.param_dtype)
+    return x + table[positions + self.offset].astype(x.dtype)
+
+
+def rotary(
+  x: Float[Array, "batch tokens heads d"],
+  positions: Positions,
+  *,
+  period: float = 10_000.0,
+  interleaved: bool = True,
+) -> Float[Array, "batch tokens heads d"]:
+  """Queries or keys whose pairs of features are turned by position times period^(-2 i / d), i the pair.
+
+  Their products then depend on the difference of positions alone. Su et al. 2021, https://arxiv.org/abs/2104.09864,
+  section 3.2.2.
+
+  interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
+  """
+  d, wide = x.shape[-1], jnp.promote_types(x.dtype, jnp.float32)
+  if d % 2:
+    raise UserError(f"rotary positions turn pairs of features, and a head has {d}: choose heads of even width")
+  angle = positions[..., None].astype(wide) * jnp.asarray(period ** (-np.arange(0, d, 2) / d), wide)
+  sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
+  pairs = x.reshape(*x.shape[:-1], d // 2, 2) if interleaved else jnp.stack(jnp.split(x, 2, axis=-1), axis=-1)
+  a, b = pairs[..., 0].astype(wide), pairs[..., 1].astype(wide)
+  turned = (a * cos - b * sin, b * cos + a * sin)
+  turned = jnp.stack(turned, axis=-1).reshape(x.shape) if interleaved else jnp.concatenate(turned, axis=-1)
+  return turned.astype(x.dtype)
+
+
+def relative_bucket(
+  distance: Int[Array, "*shape"], *, buckets: int = 32, most: int = 128, bidirectional: bool = True
+) -> Int[Array, "*shape"]:
+  """The bucket, 0 .. buckets - 1, of a distance: key's position minus query's.
+
+  Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.1, as in their code: a half of the buckets for keys
+  behind the query where attention is bidirectional (else those keys share bucket 0 with the query's own position); in
+  each direction a half of the buckets for one distance each, the rest on a logarithmic scale up to `most`, the last
+  for everything beyond.
+  """
+  first = jnp.zeros_like(distance)
+  if bidirectional:
+    buckets //= 2
+    first, distance = jnp.where(distance > 0, buckets, 0), jnp.abs(distance)
+  else:
+    distance = jnp.maximum(-distance, 0)
+  single = buckets // 2
+  # The first distance of each further bucket; where that is a whole number, rounding must not move it.
+  edges = single * (most / single) ** (np.arange(1, buckets - single) / (buckets - single))
+  edges = np.concatenate([np.arange(1, single + 1), np.ceil(edges - 1e-4)]).astype(np.int32)
+  return first + jnp.sum(distance[..., None] >= edges, axis=-1)
+
+
+class Relative(nn.Module):
+  """A learned bias of each head for each bucket of distances; one table serves all layers."""
+
+  heads: int
+  bidirectional: bool = True
+  buckets: int = 32
+  most: int = 128
+  table_init: Any = nn.initializers.normal(0.02)
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, queries: Positions, keys: Int[Array, "keys"]) -> Float[Array, "#batch {self.heads} tokens keys"]:
+    table = self.param("table", self.table_init, (self.buckets, self.heads), self.param_dtype)
+    distance = keys - queries[..., None]
+    bucket = relative_bucket(distance, buckets=self.buckets, most=self.most, bidirectional=self.bidirectional)
+    return jnp.moveaxis(table[bucket], -1, 1)

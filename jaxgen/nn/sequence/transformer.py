@@ -1,0 +1,332 @@
+"""Transformers over tokens: encoder, decoder, and both.
+
+Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, and what was made of it: BERT's
+encoder, the encoder-decoders BART and Marian, and a decoder alone, a language model. Blocks are `nn.attention.Block`,
+in one scan.
+
+    network = EncoderDecoder(37_000, SIZES["Transformer base"])
+    logits = network.apply({"params": params}, source, target, mask)
+    step, carry = network.stepper(params, source, mask, length)    # for `jaxgen.decoding`
+
+Tokens are integers [B, T]; a mask [B, S] is True where a token is one, not padding.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, xavier
+from jaxgen.nn.blocks.layers import Dense, Dropout
+from jaxgen.nn.blocks.positions import Learned, Sinusoidal
+
+Dtype = Any
+Ids = Int[Array, "batch tokens"]
+Mask = Bool[Array, "batch source"] | None
+Features = Float[Array, "batch tokens features"]
+
+
+class Options(NamedTuple):
+  """What a Transformer is made of.
+
+  features: width of the model.
+  heads: number of attention's heads, each of width features / heads.
+  hidden: width of the MLPs' hidden layer.
+  depth: number of blocks, in the encoder and in the decoder.
+  norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
+  dropout: rate, on the embeddings and on each branch's output (section 5.4).
+  attention_dropout, hidden_dropout: rates on the attention's weights and on the MLPs' hidden layer.
+  scaled: whether embeddings are multiplied by sqrt(features) (section 3.4).
+  embedding_norm: whether embeddings are normalised, positions included.
+  absolute: (name) -> a module that adds positions; None adds none. See `nn.positions`.
+  rotate: (queries or keys, positions) -> the same turned, `rotary` for one; None turns none.
+  relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, `Relative` for one.
+  remat: keep only each block's input for the backward pass, and compute the rest again.
+  embedding_init, kernel_init: of the tables of embeddings, and of dense layers.
+  """
+
+  features: int = 512
+  heads: int = 8
+  hidden: int = 2048
+  depth: int = 6
+  norm: Literal["pre", "post"] = "post"
+  activation: Callable[[Array], Array] = jax.nn.relu
+  dropout: float = 0.1
+  attention_dropout: float = 0.0
+  hidden_dropout: float = 0.0
+  eps: float = 1e-6
+  scaled: bool = True
+  embedding_norm: bool = False
+  absolute: Callable[..., nn.Module] | None = Sinusoidal
+  rotate: Callable[[Array, Array], Array] | None = None
+  relative: Callable[..., nn.Module] | None = None
+  remat: bool = False
+  embedding_init: Any = nn.initializers.variance_scaling(1.0, "fan_out", "normal")  # of variance 1 / features
+  kernel_init: Any = xavier
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+
+_normal = nn.initializers.normal(0.02)
+_bert = Options(
+  activation=gelu,
+  attention_dropout=0.1,
+  eps=1e-12,
+  scaled=False,
+  embedding_norm=True,
+  absolute=partial(Learned, 512),
+  embedding_init=_normal,
+  kernel_init=_normal,
+)
+_bart = _bert._replace(eps=1e-5, attention_dropout=0.0, absolute=partial(Learned, 1024, 2))
+
+SIZES = {
+  # Vaswani et al. 2017, Table 3; 63 and 214 million parameters with the paper's 37,000 tokens (there "65" and "213")
+  "Transformer base": Options(),
+  "Transformer big": Options(1024, 16, 4096, dropout=0.3),
+  # Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 3; 109,482,240 and 335,141,888 with 30,522 tokens
+  "BERT base": _bert._replace(features=768, heads=12, hidden=3072, depth=12),
+  "BERT large": _bert._replace(features=1024, heads=16, hidden=4096, depth=24),
+  # Lewis et al. 2019, https://arxiv.org/abs/1910.13461, section 2; 139,420,416 and 406,291,456 with 50,265 tokens
+  "BART base": _bart._replace(features=768, heads=12, hidden=3072, depth=6),
+  "BART large": _bart._replace(features=1024, heads=16, hidden=4096, depth=12),
+  # Tiedemann and Thottingal 2020, https://aclanthology.org/2020.eamt-1.61; 73,886,208 with 58,101 tokens (en-de)
+  "OPUS-MT": Options(activation=jax.nn.silu, eps=1e-5, absolute=partial(Sinusoidal, interleaved=False)),
+}
+
+
+def gpt(
+  features: int, heads: int, depth: int, context: int, dropout: float = 0.0, dtype: Dtype = jnp.float32
+) -> Options:
+  """GPT-2's: Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3.
+
+  context: most tokens that it reads.
+  """
+  return Options(
+    features,
+    heads,
+    4 * features,
+    depth,
+    norm="pre",
+    activation=gelu,
+    dropout=dropout,
+    attention_dropout=dropout,
+    eps=1e-5,
+    scaled=False,
+    absolute=partial(Learned, context, param_dtype=dtype),
+    embedding_init=_normal,
+    kernel_init=_normal,
+    dtype=dtype,
+    param_dtype=dtype,
+  )
+
+
+class Embedding(nn.Module):
+  """A vector for each token; and, the other way round, logits of tokens (Press and Wolf 2016,
+  https://arxiv.org/abs/1608.05859)."""
+
+  vocabulary: int
+  options: Options
+
+  def setup(self):
+    o = self.options
+    self.table = self.param("table", o.embedding_init, (self.vocabulary, o.features), o.param_dtype)
+
+  def __call__(self, tokens: Ids) -> Features:
+    """Raises a UserError where a token is out of range. In a compiled program the vector is NaN there."""
+    if not isinstance(tokens, jax.core.Tracer) and tokens.size > 0:
+      least, most = np.asarray(tokens).min(), np.asarray(tokens).max()
+      if least < 0 or most >= self.vocabulary:
+        raise UserError(
+          f"tokens from {least} to {most}, and the network's are 0 to {self.vocabulary - 1}: "
+          "change its vocabulary or the data"
+        )
+    # Negative ones count from the end otherwise.
+    tokens = jnp.where(tokens < 0, self.vocabulary, tokens)
+    x = jnp.take(self.table, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(self.options.dtype)
+    return x * math.sqrt(self.options.features) if self.options.scaled else x
+
+  def logits(self, x: Features) -> Float[Array, "batch tokens {self.vocabulary}"]:
+    return x @ self.table.T.astype(x.dtype)
+
+
+class Stack(nn.Module):
+  """Blocks over embedded tokens: an encoder's; where `causal`, a decoder's."""
+
+  options: Options
+  causal: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Features,
+    index: Index = None,
+    *,
+    mask: Bool[Array, "batch tokens"] | None = None,
+    context: Float[Array, "batch source features"] | None = None,
+    context_mask: Mask = None,
+    length: int | None = None,
+  ) -> Features:
+    """mask: tokens that are seen. context, context_mask: what the decoder attends to, and where.
+
+    length: x are the next few tokens of sequences of at most so many; those before are in the collection "cache".
+    """
+    o = self.options
+    batch, count, _ = x.shape
+    dtypes = dict(dtype=o.dtype, param_dtype=o.param_dtype)
+    attention, positions, keys = {}, jnp.arange(count)[None], count
+    if length is not None:
+      first = self.variable("cache", "position", jnp.zeros, (batch,), jnp.int32)
+      attention["cache"], keys = Cache(length, first.value), length
+      positions = first.value[:, None] + positions
+      first.value = first.value + count
+    if o.absolute is not None:
+      x = o.absolute(name="positions")(x, positions, keys)
+    if o.embedding_norm:
+      x = nn.LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
+    x = Dropout(o.dropout)(x, index)
+
+    across = lambda mask: None if mask is None else mask[:, None, None, :]
+    attention |= dict(mask=across(mask), causal=self.causal)
+    if o.rotate is not None:
+      attention["rotate"] = lambda y: o.rotate(y, positions)
+    if o.relative is not None:
+      attention["bias"] = o.relative(o.heads, not self.causal, name="relative")(positions, jnp.arange(keys))
+    if context is not None:
+      attention |= dict(context=context, context_mask=across(context_mask))
+    block = partial(
+      Block, o.heads, o.hidden, o.norm, o.activation,
+      dropout=o.dropout, attention_dropout=o.attention_dropout, hidden_dropout=o.hidden_dropout,
+      eps=o.eps, kernel_init=o.kernel_init, **dtypes,
+    )  # fmt: skip
+    x = Blocks(block, o.depth, remat=o.remat, name="stack")(x, index, **attention)
+    return nn.LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
+
+
+class Encoder(nn.Module):
+  """BERT's encoder: Devlin et al. 2018, section 3.
+
+  types: kinds of segments, each with a vector of its own; 0 for none.
+  """
+
+  vocabulary: int
+  options: Options = SIZES["BERT base"]
+  types: int = 2
+
+  @nn.compact
+  def __call__(
+    self, tokens: Ids, mask: Bool[Array, "batch tokens"] | None = None, types: Ids | None = None, index: Index = None
+  ) -> tuple[Features, Float[Array, "batch features"]]:
+    """(features of every token, of the whole: the first token's through a dense layer and tanh).
+
+    types: each token's segment, 0 by default.
+    """
+    o = self.options
+    x = Embedding(self.vocabulary, o, name="embedding")(tokens)
+    if self.types:
+      x = x + Embedding(self.types, o, name="types")(jnp.zeros_like(tokens) if types is None else types)
+    x = Stack(o, name="encoder")(x, index, mask=mask)
+    options = dict(kernel_init=o.kernel_init, dtype=o.dtype, param_dtype=o.param_dtype)
+    return x, jnp.tanh(Dense(o.features, name="pooler", **options)(x[:, 0]))
+
+
+class EncoderDecoder(nn.Module):
+  """Vaswani et al. 2017, Figure 1: the decoder attends to the encoded source and to what it has written so far.
+
+  The output layer shares its weights with the embeddings (section 3.4).
+
+  vocabulary: number of tokens, in source and target.
+  sources: number of the source's, where it has tokens of its own.
+  output_bias: a bias on the logits, as Marian and BART have.
+  """
+
+  vocabulary: int
+  options: Options = SIZES["Transformer base"]
+  sources: int | None = None
+  output_bias: bool = False
+
+  def setup(self):
+    o = self.options
+    self.embedding = Embedding(self.vocabulary, o)
+    self.source_embedding = self.embedding if self.sources is None else Embedding(self.sources, o)
+    self.encoder, self.decoder = Stack(o), Stack(o, causal=True)
+    if self.output_bias:
+      self.bias = self.param("output_bias", nn.initializers.zeros, (self.vocabulary,), o.param_dtype)
+
+  def __call__(
+    self, source: Int[Array, "batch source"], target: Ids, mask: Mask = None, index: Index = None
+  ) -> Float[Array, "batch tokens {self.vocabulary}"]:
+    """Logits of what follows each target token. target: begins with a token that starts sequences.
+
+    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    """
+    return self.decode(target, self.encode(source, mask, index), mask, index)
+
+  def encode(
+    self, source: Int[Array, "batch source"], mask: Mask = None, index: Index = None
+  ) -> Float[Array, "batch source features"]:
+    return self.encoder(self.source_embedding(source), index, mask=mask)
+
+  def decode(
+    self,
+    target: Ids,
+    memory: Float[Array, "batch source features"],
+    mask: Mask = None,
+    index: Index = None,
+    length: int | None = None,
+  ) -> Float[Array, "batch tokens {self.vocabulary}"]:
+    """memory: the encoded source. length: see `Stack`."""
+    x = self.decoder(self.embedding(target), index, context=memory, context_mask=mask, length=length)
+    logits = self.embedding.logits(x)
+    return logits + self.bias.astype(logits.dtype) if self.output_bias else logits
+
+  @nn.nowrap
+  def stepper(self, params: Any, source: Int[Array, "batch source"], mask: Mask, length: int):
+    """(step, carry) of `jaxgen.decoding`, for sequences of at most `length` tokens. The carry is the cache."""
+    memory = self.apply({"params": params}, source, mask, method="encode")
+    nothing = jnp.zeros((len(source), 0), source.dtype)
+    decode = partial(self.apply, method="decode", length=length)
+    _, kept = decode({"params": params}, nothing, memory, mask, mutable=["cache", "memory"])
+
+    def step(carry, tokens: Int[Array, "batch"]):
+      variables = {"params": params, "memory": kept["memory"], "cache": carry}
+      logits, new = decode(variables, tokens[:, None], memory, mask, mutable=["cache"])
+      return logits[:, 0], new["cache"]
+
+    return step, kept["cache"]
+
+
+class LanguageModel(nn.Module):
+  """A decoder alone: the next token from those before it."""
+
+  vocabulary: int
+  options: Options = SIZES["Transformer base"]
+
+  def setup(self):
+    self.embedding = Embedding(self.vocabulary, self.options)
+    self.decoder = Stack(self.options, causal=True)
+
+  def __call__(
+    self, tokens: Ids, index: Index = None, length: int | None = None
+  ) -> Float[Array, "batch tokens {self.vocabulary}"]:
+    """Logits of what follows each token. length: see `Stack`."""
+    return self.embedding.logits(self.decoder(self.embedding(tokens), index, length=length))
+
+  @nn.nowrap
+  def stepper(self, params: Any, prompt: Ids, length: int):
+    """(step, carry) of `jaxgen.decoding`, for sequences of at most `length` tokens, these included."""
+    call = partial(self.apply, length=length, mutable=["cache"])
+    _, kept = call({"params": params}, prompt)
+
+    def step(carry, tokens: Int[Array, "batch"]):
+      logits, new = call({"params": params, "cache": carry}, tokens[:, None])
+      return logits[:, 0], new["cache"]
+
+    return step, kept["cache"]

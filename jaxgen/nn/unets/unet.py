@@ -1,0 +1,229 @@
+"""The U-Net of denoising diffusion probabilistic models.
+
+Ho et al. 2020, https://arxiv.org/abs/2006.11239, Appendix B, as in the authors' code: residual blocks with group
+normalisation and SiLU, each given the sinusoidal time embedding; single-head self-attention at chosen resolutions;
+strided convolutions down, nearest-neighbour and convolution up. With the defaults and attention at 16, the paper's
+CIFAR-10 network: 35,746,307 parameters.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift, timestep_embedding
+
+Dtype = Any
+Map = Float[Array, "batch height width channels"]
+
+
+def initializer(scale: float = 1.0):
+  """The original's: uniform, variance scaled by the average of fan-in and fan-out."""
+  return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
+
+
+class ResidualBlock(nn.Module):
+  """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input (through a dense layer where the width changes).
+
+  What follows the dtypes are choices of later networks:
+
+  scale_shift: time scales and shifts what the second norm gives, (1 + scale) h + shift, instead of being added before.
+  resample: doubles or halves the image before the first conv, and the input too.
+  project: an input that is resampled goes through the dense layer even if its width stays.
+  gain: of the sum of both branches.
+  kernel_init: scale -> initialiser; the last conv's has scale 1e-10, almost zero.
+  """
+
+  features: int
+  groups: int | None  # None: as many as fit each norm's width
+  dropout: float
+  dtype: Dtype
+  param_dtype: Dtype
+  scale_shift: bool = False
+  resample: Callable[[Array], Array] | None = None
+  project: bool = False
+  gain: float = 1.0
+  eps: float = 1e-6
+  kernel_init: Callable = initializer
+
+  @nn.compact
+  def __call__(
+    self, x: Map, embedding: Float[Array, "batch e"], index: Int[Array, "batch"] | None
+  ) -> Float[Array, "batch h w {self.features}"]:
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
+    init = self.kernel_init
+    h = nn.silu(norm("norm_1", x)(x))
+    project = x.shape[-1] != self.features
+    if self.resample is not None:
+      h, x, project = self.resample(h), self.resample(x), project or self.project
+    h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h)
+    time = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)(nn.silu(embedding))
+    if self.scale_shift:
+      scale, shift = jnp.split(time.astype(jnp.promote_types(time.dtype, jnp.float32)), 2, axis=-1)
+      h = scale_shift(norm("norm_2", h)(h), jnp.zeros_like(scale), 1 + scale, shift)
+    else:
+      h = norm("norm_2", h)(h, time)
+    h = Dropout(self.dropout)(nn.silu(h), index)
+    h = Conv(self.features, kernel_init=init(1e-10), name="conv_2", **dtypes)(h)
+    if project:
+      x = Conv(self.features, 1, kernel_init=init(), name="shortcut", **dtypes)(x)
+    return (x + h) * self.gain
+
+
+class Attention(nn.Module):
+  """Self-attention over all positions of a feature map, with a residual connection.
+
+  gain: of the sum of both branches.
+  kernel_init: scale -> initialiser; the last layer's has scale 1e-10, almost zero.
+  """
+
+  groups: int | None  # None: as many as fit
+  heads: int
+  dtype: Dtype
+  param_dtype: Dtype
+  gain: float = 1.0
+  eps: float = 1e-6
+  kernel_init: Callable = initializer
+
+  @nn.compact
+  def __call__(self, x: Map) -> Map:
+    batch, height, width, channels = x.shape
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    h = GroupNorm(self.groups or groups_for(channels), self.eps, name="norm", **dtypes)(x)
+    h = h.reshape(batch, height * width, channels)
+    dense = partial(Dense, channels, **dtypes)
+    split = lambda z: z.reshape(batch, height * width, self.heads, channels // self.heads)
+    q, k, v = (split(dense(kernel_init=self.kernel_init(), name=name)(h)) for name in ("query", "key", "value"))
+    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * (channels // self.heads) ** -0.5
+    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1).astype(v.dtype)
+    h = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(batch, height, width, channels)
+    return (x + dense(kernel_init=self.kernel_init(1e-10), name="out")(h)) * self.gain
+
+
+def u_shape(
+  h: Map,
+  levels: int,
+  blocks: int,
+  residual: Callable[[Array, int, str], Array],
+  attend: Callable[[Array, str], Array],
+  sample: Callable[[Array, int, str], Array] | None = None,
+  attention: Sequence[int] = (),
+  attention_up: Literal["every", "last"] = "every",
+) -> Float[Array, "batch height width features"]:
+  """Down through the levels, a middle, and up again, where every block is also given what was left on the way down.
+
+  residual(h, level, name), attend(h, name) and sample(h, level, way), with way "down" or "up", make the layers.
+  blocks: per level on the way down, one more on the way up.
+  attention: heights of the feature maps that are attended to after a block; on the way up after "every" block of a
+    level, or its "last".
+  """
+  skips = [h]
+
+  def block(h: Array, level: int, name: str, attends: bool = True) -> Array:
+    h = residual(h, level, name)
+    return attend(h, f"{name}_attention") if attends and h.shape[1] in attention else h
+
+  for level in range(levels):
+    for number in range(blocks):
+      h = block(h, level, f"down_{level}_{number}")
+      skips.append(h)
+    if level < levels - 1:
+      h = sample(h, level, "down")
+      skips.append(h)
+
+  h = residual(h, levels - 1, "middle_0")
+  h = attend(h, "middle_attention")
+  h = residual(h, levels - 1, "middle_1")
+
+  for level in reversed(range(levels)):
+    for number in range(blocks + 1):
+      h = jnp.concatenate([h, skips.pop()], axis=-1)
+      h = block(h, level, f"up_{level}_{number}", attention_up == "every" or number == blocks)
+    if level:
+      h = sample(h, level, "up")
+  return h
+
+
+def check(x: Array, levels: int, label: Array | None, classes: int | None):
+  """Raises ValueError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse."""
+  factor = 2 ** (levels - 1)
+  if x.shape[1] % factor or x.shape[2] % factor:
+    raise ValueError(f"a U-Net of {levels} levels takes images whose sides divide by {factor}, not {x.shape[1:3]}")
+  if (label is None) != (classes is None):
+    raise ValueError(f"a label is given where, and only where, the network has classes (classes={classes})")
+
+
+class UNet(nn.Module):
+  """DDPM's U-Net.
+
+  channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
+  multipliers: one entry per level.
+  blocks: residual blocks per level on the way down, one more on the way up.
+  attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention; one
+    more is always in the middle, between two residual blocks.
+  dropout: rate, inside each residual block.
+  classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
+  out_channels: of the output.
+  heads: of the attention.
+  dtype: of the computation; normalisation statistics and softmax are at least float32.
+  param_dtype: of the parameters.
+  """
+
+  channels: int = 128
+  multipliers: Sequence[int] = (1, 2, 2, 2)
+  blocks: int = 2
+  attention: Sequence[int] = (16,)
+  dropout: float = 0.0
+  classes: int | None = None
+  out_channels: int = 3
+  heads: int = 1
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "batch height width channels"],
+    t: Float[Array, "batch"],
+    label: Int[Array, "batch"] | None = None,
+    index: Int[Array, "batch"] | None = None,
+  ) -> Float[Array, "batch height width {self.out_channels}"]:
+    """The network's output at x [B, H, W, C] and times t [B] (DDPM's 0..T-1), in x's dtype.
+
+    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+
+    Raises:
+      ValueError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse.
+    """
+    levels = len(self.multipliers)
+    check(x, levels, label, self.classes)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    groups = groups_for(self.channels)
+    dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)
+
+    embedding = dense(name="time_1")(timestep_embedding(t, self.channels))
+    embedding = dense(name="time_2")(nn.silu(embedding))
+    if self.classes is not None:
+      normal = nn.initializers.normal(1.0)
+      embedding += nn.Embed(self.classes, 4 * self.channels, embedding_init=normal, name="class", **dtypes)(label)
+
+    def residual(h: Array, level: int, name: str) -> Array:
+      width = self.channels * self.multipliers[level]
+      return ResidualBlock(width, groups, self.dropout, name=name, **dtypes)(h, embedding, index)
+
+    def attend(h: Array, name: str) -> Array:
+      return Attention(groups, self.heads, name=name, **dtypes)(h)
+
+    def sample(h: Array, level: int, way: str) -> Array:
+      change = {"down": dict(stride=2), "up": dict(double=True)}[way]
+      return Conv(h.shape[-1], kernel_init=initializer(), name=f"{way}_{level}_sample", **change, **dtypes)(h)
+
+    h = Conv(self.channels, kernel_init=initializer(), name="in", **dtypes)(x)
+    h = u_shape(h, levels, self.blocks, residual, attend, sample, self.attention)
+    h = nn.silu(GroupNorm(groups, name="out_norm", **dtypes)(h))
+    return Conv(self.out_channels, kernel_init=initializer(1e-10), name="out", **dtypes)(h).astype(x.dtype)

@@ -1,0 +1,56 @@
+"""A small convolutional classifier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jaxgen.nn.blocks.layers import Conv, Dropout
+
+
+class ConvNet(nn.Module):
+  """3x3 convolutions with ReLU, each followed by 2x2 averaging, then one hidden layer. No batch statistics.
+
+  classes: number of classes.
+  channels: width of each convolution.
+  hidden: width of the hidden layer, whose activations are what the method `features` returns.
+  dropout: rate, on the hidden layer's input and output.
+  """
+
+  classes: int
+  channels: Sequence[int] = (32, 64)
+  hidden: int = 64
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def setup(self):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    he = nn.initializers.he_normal()
+    self.convs = [Conv(width, kernel_init=he, **dtypes) for width in self.channels]
+    self.dense = nn.Dense(self.hidden, kernel_init=he, **dtypes)
+    self.drop = Dropout(self.dropout), Dropout(self.dropout)
+    self.out = nn.Dense(self.classes, **dtypes)
+
+  def __call__(
+    self, x: Float[Array, "batch height width channels"], index: Int[Array, "batch"] | None = None
+  ) -> Float[Array, "batch {self.classes}"]:
+    """Logits of images x [B, H, W, C]. Dropout is on where `index`, the positions in the global batch, is given."""
+    return self.out(self.drop[1](self.features(x, index), index))
+
+  def features(
+    self, x: Float[Array, "batch height width channels"], index: Int[Array, "batch"] | None = None
+  ) -> Float[Array, "batch {self.hidden}"]:
+    """The hidden layer's activations."""
+    for conv in self.convs:
+      x = halve(nn.relu(conv(x)))
+    return nn.relu(self.dense(self.drop[0](x.reshape(x.shape[0], -1), index)))
+
+
+def halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
+  """Averages 2x2 pixels; an odd last row or column is dropped. By reshaping: windowed sums are slow on a CPU."""
+  batch, height, width, channels = x.shape
+  x = x[:, : height // 2 * 2, : width // 2 * 2]
+  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))

@@ -1,0 +1,205 @@
+"""Vision Transformers: ViT and DeiT.
+
+ViT: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929, section 3.1 and Table 1; the sizes Ti and S are from
+Steiner et al. 2021, https://arxiv.org/abs/2106.10270, Table 2. DeiT: Touvron et al. 2020,
+https://arxiv.org/abs/2012.12877, section 4 (the distillation token) and Table 1.
+
+    ViT(**SIZES["B/16"])                      86,567,656 parameters on pictures of 224 x 224 and for 1000 classes
+    ViT(**DEIT["Ti"])                         5,910,800
+    ViT(2, 64, 4, 4, classes=10)              8x8 digits in patches of 2x2
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, xavier
+from jaxgen.nn.blocks.layers import Dense, Dropout, add_bias, matmul
+
+Dtype = Any
+Pictures = Float[Array, "batch height width channels"]
+
+# timm's and the authors' "trunc_normal_(std=0.02)" cuts at -2 and 2, a hundred standard deviations away.
+normal = nn.initializers.normal(0.02)
+# PyTorch's own initialisation of a convolution, which DeiT and its successors leave as it is.
+uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+# "Size/patch". Parameters are for 224 x 224 pictures, 1000 classes and a class token.
+SIZES = {
+  "Ti/16": dict(patch=16, width=192, depth=12, heads=3),  # 5,717,416
+  "S/32": dict(patch=32, width=384, depth=12, heads=6),  # 22,878,952
+  "S/16": dict(patch=16, width=384, depth=12, heads=6),  # 22,050,664
+  "S/8": dict(patch=8, width=384, depth=12, heads=6),  # 22,055,272
+  "B/32": dict(patch=32, width=768, depth=12, heads=12),  # 88,224,232
+  "B/16": dict(patch=16, width=768, depth=12, heads=12),  # 86,567,656
+  "B/8": dict(patch=8, width=768, depth=12, heads=12),  # 86,576,872
+  "L/32": dict(patch=32, width=1024, depth=24, heads=16),  # 306,535,400
+  "L/16": dict(patch=16, width=1024, depth=24, heads=16),  # 304,326,632
+  "L/14": dict(patch=14, width=1024, depth=24, heads=16),  # 304,203,752
+  "H/14": dict(patch=14, width=1280, depth=32, heads=16),  # 632,045,800
+}
+# DeiT with its distillation token; without, it is a ViT that is initialised otherwise.
+_DEIT = dict(distilled=True, patch_init=uniform, kernel_init=normal, head_init=normal)
+DEIT = {
+  "Ti": SIZES["Ti/16"] | _DEIT,  # 5,910,800
+  "S": SIZES["S/16"] | _DEIT,  # 22,436,432
+  "B": SIZES["B/16"] | _DEIT,  # 87,338,192
+}
+
+
+def resize_positions(
+  table: Float[Array | np.ndarray, "old_tokens features"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "new_tokens features"]:
+  """A table of positions for another resolution: section 3.2 of ViT; interpolation as in timm.
+
+  Bicubic (Keys' kernel with a = -1/2), and with a wider kernel where the new grid is coarser. The first rows, of class
+  and distillation tokens, stay as they are.
+
+  Args:
+    old, new: rows and columns of patches.
+  """
+  first = table.shape[0] - old[0] * old[1]
+  if not 0 <= first <= 2:
+    raise UserError(f"a table of {table.shape[0]} positions is not of {old[0]} x {old[1]} patches and up to two tokens")
+  table = jnp.asarray(table)
+  grid = table[first:].reshape(*old, -1)
+  grid = jax.image.resize(grid, (*new, grid.shape[-1]), "cubic", antialias=True)
+  return jnp.concatenate([table[:first], grid.reshape(-1, grid.shape[-1])])
+
+
+class PatchEmbedding(nn.Module):
+  """A linear map of each patch x patch square of pixels; it is a convolution with that stride, and its kernel's shape.
+
+  Raises:
+    UserError: pictures whose sides the patch does not divide.
+  """
+
+  features: int
+  patch: int
+  kernel_init: Any = nn.initializers.lecun_normal()
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Pictures) -> Float[Array, "batch rows columns {self.features}"]:
+    batch, height, width, channels = x.shape
+    p = self.patch
+    if height % p or width % p:
+      raise UserError(
+        f"pictures of {height} x {width} do not divide into patches of {p} x {p}: choose another patch, or resize them"
+      )
+    kernel = self.param("kernel", self.kernel_init, (p, p, channels, self.features), self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    x = x.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
+    return add_bias(matmul(x.reshape(*x.shape[:3], -1), kernel.reshape(-1, self.features)), bias)
+
+
+def positions(
+  module: nn.Module, count: int, features: int, dtype: Dtype, init: Any = normal
+) -> Float[Array, "{count} {features}"]:
+  """The module's table "positions".
+
+  Raises:
+    UserError: the table that is there is of another number of tokens.
+  """
+  if module.has_variable("params", "positions"):
+    table = module.get_variable("params", "positions")
+    if table.shape[0] != count:
+      raise UserError(
+        f"the network has {table.shape[0]} positions and these pictures need {count}: "
+        "give pictures of the size it was made for, or resize its table with nn.vit.resize_positions"
+      )
+  return module.param("positions", init, (count, features), dtype)
+
+
+class ViT(nn.Module):
+  """Vision Transformer; with `distilled`, DeiT.
+
+  patch: side of a patch, in pixels.
+  width: number of features of a token.
+  heads: number of attention's heads.
+  hidden: width of the MLPs' hidden layers; default 4 x width.
+  pool: what the head sees: the class token, or the mean over all tokens (there is no class token then).
+  distilled: a second token, and a head of its own on it, that learn from a teacher.
+  dropout: rate, after the positions are added, on each branch's output and on the MLPs' hidden layers.
+  attention_dropout: rate, on attention's weights.
+  drop_path: stochastic depth's rate at the last block.
+  head_init: initialiser of heads and of class and distillation tokens. ViT's is zero.
+  """
+
+  patch: int
+  width: int
+  depth: int
+  heads: int
+  hidden: int | None = None
+  classes: int = 1000
+  pool: Literal["class", "mean"] = "class"
+  distilled: bool = False
+  dropout: float = 0.0
+  attention_dropout: float = 0.0
+  drop_path: float = 0.0
+  eps: float = 1e-6
+  remat: bool = False
+  patch_init: Any = nn.initializers.lecun_normal()
+  kernel_init: Any = xavier
+  head_init: Any = nn.initializers.zeros
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  def setup(self):
+    options = dict(kernel_init=self.head_init, dtype=self.dtype, param_dtype=self.param_dtype)
+    self.head = Dense(self.classes, **options)
+    if self.distilled:
+      self.distillation_head = Dense(self.classes, **options)
+
+  @nn.compact
+  def tokens(self, x: Pictures, index: Index = None) -> Tokens:
+    """[B, T, D], normalised; the class token first, then the distillation token, then the patches, row by row."""
+    if self.distilled and self.pool == "mean":
+      raise ValueError("a distilled network has two tokens to read out: pool must be 'class'")
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    x = PatchEmbedding(self.width, self.patch, self.patch_init, name="patches", **dtypes)(x)
+    x = x.reshape(x.shape[0], -1, self.width)
+    names = (["class"] if self.pool == "class" else []) + (["distillation"] if self.distilled else [])
+    first = [self.param(f"{name}_token", self.head_init, (1, self.width), self.param_dtype) for name in names]
+    x = jnp.concatenate([*(jnp.broadcast_to(t.astype(x.dtype), (len(x), *t.shape)) for t in first), x], axis=1)
+    x = x + positions(self, x.shape[1], self.width, self.param_dtype).astype(x.dtype)
+    x = Dropout(self.dropout)(x, index)
+
+    def block(name: str) -> nn.Module:
+      return Block(
+        self.heads,
+        self.hidden or 4 * self.width,
+        dropout=self.dropout,
+        attention_dropout=self.attention_dropout,
+        eps=self.eps,
+        kernel_init=self.kernel_init,
+        name=name,
+        **dtypes,
+      )
+
+    x = Blocks(block, self.depth, self.drop_path, self.remat, name="encoder")(x, index)
+    return nn.LayerNorm(self.eps, name="norm", **dtypes)(x)
+
+  def _read(self, tokens: Tokens) -> Float[Array, "batch {self.width}"]:
+    if self.distilled:
+      return (tokens[:, 0] + tokens[:, 1]) / 2
+    return tokens[:, 0] if self.pool == "class" else tokens.mean(1)
+
+  def features(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.width}"]:
+    """What the head sees; in a distilled network, the mean of what the two heads see."""
+    return self._read(self.tokens(x, index))
+
+  def __call__(self, x: Pictures, index: Index = None):
+    """Logits [B, classes]. A distilled network's are the mean of both heads, and in training (class, distillation)."""
+    tokens = self.tokens(x, index)
+    if not self.distilled:
+      return self.head(self._read(tokens))
+    logits = self.head(tokens[:, 0]), self.distillation_head(tokens[:, 1])
+    return sum(logits) / 2 if index is None else logits

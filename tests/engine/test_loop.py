@@ -1,0 +1,238 @@
+"""The training loop, in this process: what it writes, how it resumes, and when it stops."""
+
+import os
+import pathlib
+import signal
+import threading
+
+import conftest
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import jaxgen
+from jaxgen.core.errors import Stopped, UserError
+from jaxgen.engine import loop as training
+from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.config import load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import Run
+
+
+def make_run(folder, name="run", seed=0, source=tiny.SOURCE, **arguments):
+  return Run(Folder(folder / name), load_config(tiny.write(folder, source=source)), arguments, seed)
+
+
+def quiet():
+  return training.Progress(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run of 30 steps, straight through."""
+  run = make_run(tmp_path_factory.mktemp("runs"))
+  numbers = training.train(run, quiet())
+  return run, numbers
+
+
+def test_what_a_run_writes(finished):
+  run, numbers = finished
+  folder = run.folder
+  names = {path.name for path in folder.path.iterdir()}
+  assert {"run.json", "config.py", "metrics.jsonl", "samples", "checkpoints", "tensorboard"} <= names
+  assert sorted(p.name for p in (folder / "samples").glob("*.png")) == ["step_00000020.png", "step_00000030.png"]
+  lines = folder.metrics()
+  assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20, 25, 30]
+  assert lines[-1] == {"step": 30, "kind": "evaluate", **numbers}
+  assert np.isfinite(numbers["test_bits_per_dim_17_levels"])
+  info = folder.info()
+  assert info["config"] == "tiny"
+  assert info["arguments"]["steps"] == 30
+  assert info["sessions"][0]["to"] == 30
+  assert info["parameters"]["network"] == sum(x.size for x in jax.tree.leaves(run.state.params["network"]))
+  assert run.program.traces == 1
+
+
+def test_figures_and_what_shows_samples(tmp_path):
+  source = tiny.SOURCE.replace(
+    "    log_every=5,\n",
+    "    log_every=5,\n"
+    '    figures=(lambda run: {"step.txt": str(run.step).encode()},),\n'
+    '    render=lambda samples, conditions: {".txt": str(samples.shape).encode()},\n',
+  )
+  run = make_run(tmp_path, source=source, steps=4)
+  training.train(run, quiet())
+  assert (run.folder / "figures" / "step.txt").read_text() == "4"
+  assert (run.folder / "samples" / "step_00000004.txt").read_text() == "(4, 8, 8, 1)"
+  assert run.suffixes() == [".txt"]
+  longer = make_run(tmp_path, source=source, steps=6)
+  training.train(longer, quiet())
+  assert (run.folder / "figures" / "step.txt").read_text() == "6"
+  assert sorted(p.name for p in (run.folder / "figures").iterdir()) == ["step.txt", "step_00000006"]
+
+
+def test_a_finished_run_only_says_so(finished):
+  run, numbers = finished
+  again = Run(run.folder, run.config, {}, 0)
+  assert training.train(again, quiet()) == numbers
+  assert len(run.folder.info()["sessions"]) == 1
+  assert state_hash(again.state) == state_hash(run.state)
+
+
+def test_two_runs_are_bit_equal_and_another_seed_is_not(finished, tmp_path):
+  run, _ = finished
+  same, other = make_run(tmp_path), make_run(tmp_path, "other", seed=1)
+  for each in (same, other):
+    training.train(each, quiet())
+  assert state_hash(same.state) == state_hash(run.state)
+  assert state_hash(other.state) != state_hash(run.state)
+
+
+def test_a_signal_stops_and_the_same_command_goes_on(finished, tmp_path):
+  run, numbers = finished
+  stopped = make_run(tmp_path, steps=30)
+  progress = quiet()
+  update = progress.update
+
+  def press_control_c(step, loss):
+    update(step, loss)
+    if step == 14:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  progress.update = press_control_c
+  with pytest.raises(Stopped, match=r"SIGINT: saved .* at step (14|18|20) of 30") as caught:
+    training.train(stopped, progress)
+  assert caught.value.code == 130
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  resumed = make_run(tmp_path)
+  assert training.train(resumed, quiet()) == numbers
+  assert state_hash(resumed.state) == state_hash(run.state)
+  whole = lambda r: [{k: v for k, v in line.items() if k != "steps_per_second"} for line in r.folder.metrics()]
+  steps = [line["step"] for line in whole(resumed)]
+  assert steps == sorted(steps)
+  assert [line["step"] for line in whole(resumed)] == [line["step"] for line in whole(run)]
+
+
+def test_a_longer_run_goes_on_from_the_shorter(finished, tmp_path):
+  run, _ = finished
+  short = make_run(tmp_path, steps=13)
+  training.train(short, quiet())
+  longer = make_run(tmp_path, steps=30)
+  training.train(longer, quiet())
+  assert state_hash(longer.state) == state_hash(run.state)
+  assert longer.folder.info()["arguments"]["steps"] == 30
+
+
+def test_data_that_are_not_what_the_method_is_of_are_refused(tmp_path):
+  source = (pathlib.Path(conftest.REPOSITORY) / "configs" / "fvsbn_digits.py").read_text()
+  source = source.replace("data.binarized(data.digits())", "data.digits()").replace("levels=digits.levels", "levels=2")
+  run = make_run(tmp_path, source=source)
+  with pytest.raises(UserError, match="of values of 2 levels, and the data has others, such as .*: binarize them"):
+    training.train(run, quiet())
+
+
+def test_losses_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(tmp_path):
+  source = tiny.SOURCE.replace("optax.adam(learning_rate)", "optax.sgd(lambda count: 1e30 * (count >= 12))")
+  run = make_run(tmp_path, source=source)
+  with pytest.raises(UserError, match=r"not been finite since step 14 \(. updates skipped\)"):
+    training.train(run, quiet())
+  # The update of step 13 was finite and ruined the parameters; the checkpoint of step 10 is from before.
+  state = jaxgen.load(run.folder.path).state
+  assert int(state.step) == 10
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_another_process_writes_the_run(finished):
+  run, _ = finished
+  run.folder.lock()
+  try:
+    with pytest.raises(UserError, match="is being written by process"):
+      training.train(Run(Folder(run.folder.path), run.config, {}, 0), quiet())
+  finally:
+    run.folder.unlock()
+
+
+@pytest.mark.parametrize(
+  ("change", "match"),
+  [
+    ({"learning_rate": 5e-3}, "--learning-rate 0.001, not 0.005"),
+    ({"seed": 4}, "--seed 0, not 4"),
+  ],
+)
+def test_a_run_of_other_arguments_is_refused(finished, change, match):
+  run, _ = finished
+  seed = change.pop("seed", 0)
+  with pytest.raises(UserError, match=match):
+    training.train(Run(Folder(run.folder.path), run.config, change, seed), quiet())
+
+
+def test_a_run_of_a_changed_config_is_refused_but_comments_may_change(finished, tmp_path):
+  run, _ = finished
+  changed = load_config(tiny.write(tmp_path, source=tiny.SOURCE.replace("ema=0.9", "ema=0.8")))
+  with pytest.raises(UserError, match="has changed since"):
+    training.train(Run(Folder(run.folder.path), changed, {}, 0), quiet())
+  commented = load_config(
+    tiny.write(tmp_path, source="# a remark\n" + tiny.SOURCE.replace("for tests", "for the tests"))
+  )
+  training.train(Run(Folder(run.folder.path), commented, {}, 0), quiet())
+
+
+def test_loading_sampling_and_evaluating(finished):
+  run, numbers = finished
+  loaded = jaxgen.load(run.folder.path)
+  assert loaded.step == 30
+  samples = loaded.sample(20, seed=3)
+  assert samples.shape == (20, 8, 8, 1)
+  assert samples.dtype == np.float32
+  np.testing.assert_array_equal(loaded.sample(5, seed=3, first=9), samples[9:14])
+  for start in range(0, 20, 4):
+    np.testing.assert_array_equal(loaded.sample(4, seed=3, first=start), samples[start : start + 4])
+  assert not np.array_equal(loaded.sample(4, seed=4), samples[:4])
+  assert loaded.evaluate() == numbers
+  more = jaxgen.load(run.folder.path, sampling_steps=10, solver="ancestral")
+  assert not np.array_equal(more.sample(4, seed=3), samples[:4])
+  with pytest.raises(UserError, match="n must be at least 1"):
+    loaded.sample(0)
+  with pytest.raises(UserError, match=r"layers=\(32, 32\) changes the state of .*float32\[64\] there"):
+    jaxgen.load(run.folder.path, layers=(32, 32))
+  with pytest.raises(UserError, match="perhaps you meant 'sampling_steps'"):
+    jaxgen.load(run.folder.path, sampling_step=10)
+
+
+def test_samples_on_eight_devices_agree_with_one(finished):
+  run, _ = finished
+  one = jaxgen.load(run.folder.path)
+  from jaxgen.engine.mesh import make_mesh
+  from jaxgen.engine.program import Program
+
+  e = one.experiment
+  spec, prepare = e.data.raw_spec(e.batch_size), e.data.transform
+  one._program = Program(e.method, spec, make_mesh(devices=jax.devices()[:1]), prepare=prepare)
+  eight = jaxgen.load(run.folder.path, fsdp=2)
+  assert eight.program.mesh.size == 8
+  a, b = one.sample(64), eight.sample(64)
+  assert np.abs(a - b).max() <= 1e-5 * (a.max() - a.min())
+
+
+def test_hooks_cut_dispatches():
+  hook = lambda every: training.Hook(every, False, lambda step: None)
+  assert list(training.cuts(0, 20, 8, [hook(5), hook(None), hook(12)])) == [(0, 5), (5, 5), (10, 2), (12, 3), (15, 5)]
+  assert list(training.cuts(13, 20, 8, [])) == [(13, 7)]
+  assert list(training.cuts(20, 20, 8, [])) == []
+
+
+def test_training_outside_the_main_thread(tmp_path):
+  run, error = make_run(tmp_path, steps=4), []
+
+  def work():
+    try:
+      training.train(run, quiet())
+    except BaseException as e:  # noqa: BLE001 - handed to the main thread
+      error.append(e)
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert not error
+  assert run.step == 4
