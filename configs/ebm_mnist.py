@@ -17,7 +17,7 @@ from functools import partial
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.core.method import rollback
+from jaxgen.core.wrappers import rollback
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.mcmc.langevin import langevin

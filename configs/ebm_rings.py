@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.core.method import rollback
+from jaxgen.core.wrappers import rollback
 from jaxgen.data.sources import modes
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.evaluation.long_run import long_run, long_runs

@@ -15,7 +15,7 @@ from functools import partial
 import optax
 
 from jaxgen import Experiment, data
-from jaxgen.core.method import rollback
+from jaxgen.core.wrappers import rollback
 from jaxgen.data.transforms import dequantize
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin

@@ -17,7 +17,8 @@ import pytest
 from flax import linen as nn
 
 from jaxgen import data, diffusion
-from jaxgen.core.method import Method, rollback
+from jaxgen.core.method import Method
+from jaxgen.core.wrappers import rollback
 from jaxgen.data import pipeline
 from jaxgen.data.transforms import dequantize
 from jaxgen.diffusion import predictions, weightings

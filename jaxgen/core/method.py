@@ -4,12 +4,15 @@ The model, the losses and the optimizers are closed over by the functions; the s
 `Method` is everything that the training loop, the checkpoints, the sharding and the command line know of a method, and
 `compose` makes one out of players: networks that are trained, each against its loss.
 
+A step is: the stages, which make what several updates use; then each player's updates, in the players' order. What
+averages, rolls back or encodes is a wrapper around a method (`jaxgen.core.wrappers`); whoever compiles a step says how
+many microbatches it takes and over which pmap axis it averages.
+
 Randomness: step k of a run draws from `fold_in(state.key, k)`, the i-th update inside the step from `fold_in(that, i)`,
-and a loss draws its noise per example, from `example_keys(key, batch["index"])`. Microbatches, meshes and pmap
+and a loss draws its noise per example, from `keys.example_keys(key, batch["index"])`. Microbatches, meshes and pmap
 therefore see the same noise.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,14 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
-Batch = dict[
-  str, Array | np.ndarray
-]  # every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch
+# Every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch.
+Batch = dict[str, Array | np.ndarray]
 Metrics = dict[str, Array]  # scalars, each a mean over the batch
 Params = PyTree
 Buffers = PyTree
+STAGE_STREAM = 0x80000000  # fold_in data of the stages' keys, numbers that no update reaches
 Leaf = Any  # an array; its shape, sharding or hash where a state stands for its structure
 
 
@@ -39,12 +42,18 @@ class State:
   key: Leaf  # () PRNG key of the run, constant
   params: dict[str, Params]  # one entry per network, trained or frozen
   opt: dict[str, PyTree]  # optax's states, one entry per trained network
-  ema: dict[str, Params]  # averaged copies of networks' parameters, {} where the method keeps none
-  buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `parallel.shard_state`
+  ema: dict[str, Params]  # averages of networks' parameters by "network" or "network/label"; see `wrappers.averaged`
+  buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `mesh.shard_state`
 
   def averaged(self, name: str = "network") -> Params:
-    """A network's averaged parameters, or its own where the method keeps none: what evaluates and samples."""
-    return self.ema.get(name, self.params[name])
+    """A network's averaged parameters, or its own where the run keeps none: what evaluates and samples.
+
+    Averages are kept in float32 or wider; what is returned has the dtypes of the parameters.
+    """
+    own = self.params[name.partition("/")[0]]
+    if name not in self.ema:
+      return own
+    return jax.tree.map(lambda a, p: a.astype(p.dtype), self.ema[name], own)
 
 
 class Player(NamedTuple):
@@ -53,44 +62,63 @@ class Player(NamedTuple):
   loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
     to its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers
     returns `state.buffers`.
-  optimizer: clipping, schedules and weight decay are optax's.
+  optimizer: clipping, schedules and weight decay are optax's. It counts every update.
   mean: the loss is a mean over the batch's examples, each with its own noise. One that is not (batch statistics,
     contrast within the batch, chains) takes neither microbatches nor pmap.
+  updates: how many the network gets in one step, each from its own slice of the batch and with its own key.
+  slices: the number of slices that the batch is cut into for this player, of which it takes the first ones; None: the
+    most updates that any player makes. 1 gives the whole batch to a player's only update.
   """
 
   loss: Callable[[Params, State, Batch, Array], tuple[Array, tuple[Metrics, Buffers]]]
   optimizer: optax.GradientTransformation
   mean: bool = True
+  updates: int = 1
+  slices: int | None = None
+
+
+Stage = Callable[[State, Batch, Array], tuple[Batch, Buffers]]
+
+
+class Frozen(NamedTuple):
+  """A network that is used and not trained: an entry of `params` without a player.
+
+  `init` makes it like any other network, which says its shapes; its values come from here when a run's state is made.
+  They are then saved once with the run, which needs the source no more.
+
+  source: what the values are of, for people: a run's folder, a file.
+  load: () -> the values, a tree of arrays like the entry of `params`.
+  """
+
+  source: str
+  load: Callable[[], Params]
 
 
 class Method(NamedTuple):
   """What the rest of the project knows of a method.
 
   init: (key, batch) -> State; only the batch's shapes and dtypes matter, unless the method documents otherwise.
-  step: (state, batch) -> (state, metrics), one update.
+  step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). With microbatches every gradient is
+    accumulated over so many parts of its slice, equal to the whole slice at once; axis is the pmap axis over which
+    gradients and metrics are averaged.
   evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
   sample: (state, keys [N], **conditions [N, ...]) -> [N, ...], sample i a function of keys[i] and conditions[i] alone;
     None where the method generates nothing.
   mean: every player's loss is a mean over examples (see `Player`).
-  axis: the pmap axis over which gradients and metrics are averaged, None under jit.
+  frozen: networks whose values are read when a run's state is made.
   facts: what a report should say of the method, by name: what a sample costs, for one.
   check: (batch of arrays on the host) -> None; raises a UserError where its values are not what the method is of. The
     training loop asks it of a run's first batch.
   """
 
   init: Callable[[Array, Batch], State]
-  step: Callable[[State, Batch], tuple[State, Metrics]]
+  step: Callable[..., tuple[State, Metrics]]
   evaluate: Callable[[State, Batch, Array], dict[str, Array]]
   sample: Callable[..., PyTree] | None = None
   mean: bool = True
-  axis: str | None = None
+  frozen: Mapping[str, Frozen] = MappingProxyType({})
   facts: Mapping[str, str] = MappingProxyType({})
   check: Callable[[Batch], None] = lambda batch: None
-
-
-def example_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Key[Array, "batch"]:
-  """One key per example, a function of the key and of the example's position in the global batch alone."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
@@ -101,6 +129,8 @@ def split_batch(batch: Batch, parts: int) -> Batch:
   Raises:
     ValueError: the batch does not divide.
   """
+  if parts == 1:
+    return jax.tree.map(lambda x: x[None], batch)
   size = jax.tree.leaves(batch)[0].shape[0]
   if size % parts:
     raise ValueError(f"a batch of {size} examples does not divide into {parts} equal parts")
@@ -111,41 +141,39 @@ def compose(
   init: Callable[[Array, Batch], tuple[dict[str, Params], Buffers]],
   players: Sequence[tuple[str, Player]],
   *,
+  stages: Sequence[Stage] = (),
+  frozen: Mapping[str, Frozen] = MappingProxyType({}),
   evaluate: Callable[[State, Batch, Array], dict[str, Array]] = lambda state, batch, key: {},
   sample: Callable[..., PyTree] | None = None,
-  ema: Mapping[str, float | Callable[[Array], Array]] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
   facts: Mapping[str, str] = MappingProxyType({}),
   check: Callable[[Batch], None] = lambda batch: None,
 ) -> Method:
-  """Makes a Method out of players. The only place that takes gradients, updates parameters and averages them.
+  """Makes a Method out of players. The only place that takes gradients, updates parameters and counts steps.
 
   Args:
     init: (key, batch) -> (params by network, buffers). Networks without a player stay frozen.
     players: (name of the network, player), updated in this order within a step, each seeing the ones before it updated.
-      A name that stands n times is updated n times: the batch is cut into as many slices as the most frequent name has
-      entries, and the j-th update of every name takes the j-th slice, with a key of its own.
+    stages: made once a step, before the players, in this order: (state, batch, key) -> (batch, buffers). What a stage
+      adds to the batch, [B, ...], is cut into slices with it: rollouts that several updates learn from, a teacher's
+      targets, long chains.
+    frozen: where the values of networks without a player come from.
     evaluate, sample, facts, check: as in `Method`.
-    ema: decay by network, a number or a function of the step (its number of batches consumed, from 0): after all
-      players, ema <- decay * ema + (1 - decay) * params. It starts from the initial parameters.
-    microbatches: accumulate each update's gradient over so many parts of its slice; equal to the whole slice at once.
-    axis: a pmap axis to average gradients and metrics over, between gradient and update.
 
-  A step with a loss or a gradient's norm that is not finite advances `step` and `skipped` and leaves everything else as
-  it was.
+  A step with a loss, a gradient or an update that is not finite advances `step` and `skipped` and leaves everything
+  else as it was.
 
   Raises:
-    ValueError: microbatches for a loss that is not a mean over examples.
+    ValueError: a network with two players, or a player with more updates than slices. The step raises it for
+      microbatches of a loss that is not a mean over examples or that changes buffers.
   """
-  mean = all(player.mean for _, player in players)
-  if microbatches < 1:
-    raise ValueError(f"microbatches must be at least 1, not {microbatches}")
-  if microbatches > 1 and not mean:
-    raise ValueError("this method's loss is not a mean over examples, so it takes no microbatches: use microbatches=1")
-  ema = dict(ema or {})
-  counts = Counter(name for name, _ in players)
-  optimizers = {name: player.optimizer for name, player in players}
+  names = [name for name, _ in players]
+  if len(set(names)) < len(names):
+    raise ValueError(f"a network has one player, and these are of {', '.join(names)}: give it more updates instead")
+  most = max((player.updates for _, player in players), default=1)
+  slices = {name: player.slices or most for name, player in players}
+  for name, player in players:
+    if not 1 <= player.updates <= slices[name]:
+      raise ValueError(f"{name} is updated {player.updates} times from {slices[name]} slices of the batch")
 
   def init_state(key: Array, batch: Batch) -> State:
     init_key, run_key = jax.random.split(key)
@@ -155,103 +183,88 @@ def compose(
       skipped=jnp.zeros((), jnp.int32),
       key=run_key,
       params=params,
-      opt={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
-      ema={name: jax.tree.map(jnp.copy, params[name]) for name in ema},
+      opt={name: player.optimizer.init(params[name]) for name, player in players},
+      ema={},
       buffers=buffers,
     )
 
-  def gradient(player: Player, params: Params, state: State, batch: Batch, key: Array):
-    """((loss, (metrics, buffers)), gradient) over the batch, by parts where microbatches are asked for."""
-    value_and_grad = jax.value_and_grad(player.loss, has_aux=True)
-    if microbatches == 1:
-      return value_and_grad(params, state, batch, key)
-    if jax.tree.leaves(state.buffers):
-      raise ValueError("a method with buffers takes no microbatches: use microbatches=1")
-    parts = split_batch(batch, microbatches)
-    shapes = jax.eval_shape(value_and_grad, params, state, jax.tree.map(lambda x: x[0], parts), key)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    add = lambda total, part: (jax.tree.map(jnp.add, total, value_and_grad(params, state, part, key)), None)
-    total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda x: x / microbatches, total)
-
-  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+  def step(state: State, batch: Batch, *, microbatches: int = 1, axis: str | None = None) -> tuple[State, Metrics]:
     step_key = jax.random.fold_in(state.key, state.step)
-    slices = max(counts.values())
-    parts = split_batch(batch, slices) if slices > 1 else None
-    updates_done = Counter()
-    new, finite, metrics = state, jnp.array(True), {}
-    for number, (name, player) in enumerate(players):
-      part = batch if parts is None else jax.tree.map(lambda x, j=updates_done[name]: x[j], parts)
-      updates_done[name] += 1
-      (loss, (more, buffers)), grads = gradient(
-        player, new.params[name], new, part, jax.random.fold_in(step_key, number)
-      )
-      if axis is not None:
-        loss, more, grads = jax.lax.pmean((loss, more, grads), axis)
-      # By the norm rather than leaf by leaf: the compiler copies what `finite` is made of into every `where` below, and
-      # with one term a leaf that doubles the time to compile.
-      norm = optax.tree.norm(grads)
-      finite &= jnp.isfinite(loss) & jnp.isfinite(norm)
-      updates, opt = player.optimizer.update(grads, new.opt[name], new.params[name])
-      params = optax.apply_updates(new.params[name], updates)
-      new = new.replace(params={**new.params, name: params}, opt={**new.opt, name: opt}, buffers=buffers)
-      prefix = f"{name}/" if len(counts) > 1 else ""
-      own = {"loss": loss, "gradient_norm": norm, **more}
-      metrics |= {prefix + k: v for k, v in own.items()}
-    averages = {}
-    for name, decay in ema.items():
-      d = decay(state.step) if callable(decay) else decay
-      averages[name] = jax.tree.map(
-        lambda a, p, d=d: (d * a + (1 - d) * p).astype(a.dtype), state.ema[name], new.params[name]
-      )
-    new = new.replace(ema=averages)
+    new, finite, metrics, number = state, jnp.array(True), {}, 0
+    for i, stage in enumerate(stages):
+      batch, buffers = stage(new, batch, jax.random.fold_in(step_key, STAGE_STREAM + i))
+      new = new.replace(buffers=buffers)
+    for name, player in players:
+      parts = split_batch(batch, slices[name])
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, number + jnp.arange(player.updates))
+      new, good, found = _updates(name, player, new, parts, keys, microbatches, axis)
+      prefix = f"{name}/" if len(players) > 1 else ""
+      metrics |= {prefix + k: v for k, v in found.items()}
+      finite, number = finite & good, number + player.updates
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
     skipped = jnp.where(finite, 0, state.skipped + 1)
     return new.replace(step=state.step + 1, skipped=skipped), metrics | {"skipped": skipped}
 
-  return Method(init_state, step, evaluate, sample, mean, axis, facts, check)
+  mean = all(player.mean for _, player in players)
+  return Method(init_state, step, evaluate, sample, mean, frozen, facts, check)
 
 
-def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -> Method:
-  """A method that goes back to what it was when a step's metrics say that it diverged.
+def _updates(
+  name: str, player: Player, state: State, parts: Batch, keys: Key[Array, "n"], microbatches: int, axis: str | None
+) -> tuple[State, Array, Metrics]:
+  """All of a player's updates of one step; (state, whether all was finite, metrics of the last one)."""
+  put = lambda params, opt, buffers: state.replace(
+    params={**state.params, name: params}, opt={**state.opt, name: opt}, buffers=buffers
+  )
 
-  Two snapshots of params, opt, ema and buffers are carried in `buffers["snapshots"]`: the newer is taken every so many
-  steps, and becomes the older then. Going back is to the older, so at least `every` steps unless they are the first,
-  for what has just diverged was often wrong for a while. The step's number goes on, and with it data and noise are
-  others. The metric "rolled_back" is 1 where that happened.
+  def update(carry, part_and_key):
+    params, opt, buffers, finite = carry
+    (loss, (more, buffers)), grads = _gradient(player, params, put(params, opt, buffers), *part_and_key, microbatches)
+    if axis is not None:
+      loss, more, grads = jax.lax.pmean((loss, more, grads), axis)
+    updates, opt = player.optimizer.update(grads, opt, params)
+    # By norms rather than leaf by leaf: the compiler copies what `finite` is made of into every `where` of the step,
+    # and with one term a leaf that doubles the time to compile.
+    norm = optax.tree.norm(grads)
+    finite &= jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+    metrics = {"loss": loss, "gradient_norm": norm, **more}
+    return (optax.apply_updates(params, updates), opt, buffers, finite), metrics
 
-  Args:
-    method: its buffers are a dict.
-    diverged: metrics of a step -> () bool.
-    every: steps between snapshots.
-  """
-  if every < 1:
-    raise ValueError(f"snapshots are taken every 1 or more steps, not {every}")
+  carry = state.params[name], state.opt[name], state.buffers, jnp.array(True)
+  if player.updates == 1:
+    carry, metrics = update(carry, (jax.tree.map(lambda x: x[0], parts), keys[0]))
+  else:
+    seen = jax.tree.map(lambda x: x[: player.updates], parts)
+    carry, metrics = jax.lax.scan(update, carry, (seen, keys))
+    metrics = jax.tree.map(lambda x: x[-1], metrics)
+  params, opt, buffers, finite = carry
+  return put(params, opt, buffers), finite, metrics
 
-  def keep(state: State) -> dict[str, Any]:
-    return {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
 
-  def either(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+def _gradient(player: Player, params: Params, state: State, batch: Batch, key: Array, microbatches: int):
+  """((loss, (metrics, buffers)), gradient) over the batch, by parts where microbatches are asked for."""
+  if microbatches == 1:
+    return jax.value_and_grad(player.loss, has_aux=True)(params, state, batch, key)
+  if microbatches < 1:
+    raise ValueError(f"microbatches must be at least 1, not {microbatches}")
+  if not player.mean:
+    raise ValueError("this method's loss is not a mean over examples, so it takes no microbatches: use microbatches=1")
 
-  def init(key: Array, batch: Batch) -> State:
-    state = method.init(key, batch)
-    snapshots = {age: jax.tree.map(jnp.copy, keep(state)) for age in ("older", "newer")}
-    return state.replace(buffers={**state.buffers, "snapshots": snapshots})
+  def loss_of_part(params: Params, part: Batch) -> tuple[Array, Metrics]:
+    loss, (metrics, buffers) = player.loss(params, state, part, key)
+    kept = zip(jax.tree.leaves(buffers), jax.tree.leaves(state.buffers), strict=True)
+    if any(new is not old for new, old in kept):
+      raise ValueError("a method whose loss changes buffers takes no microbatches: use microbatches=1")
+    return loss, metrics
 
-  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-    own = dict(state.buffers)
-    snapshots = own.pop("snapshots")
-    new, metrics = method.step(state.replace(buffers=own), batch)
-    bad = diverged(metrics)
-    now = either(bad, snapshots["older"], keep(new))
-    take = new.step % every == 0
-    older = either(take & ~bad, snapshots["newer"], snapshots["older"])
-    newer = either(take | bad, now, snapshots["newer"])
-    new = new.replace(**{**now, "buffers": {**now["buffers"], "snapshots": {"older": older, "newer": newer}}})
-    return new, metrics | {"rolled_back": bad.astype(jnp.int32)}
-
-  return method._replace(init=init, step=step)
+  value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+  parts = split_batch(batch, microbatches)
+  shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  add = lambda total, part: (jax.tree.map(jnp.add, total, value_and_grad(params, part)), None)
+  total, _ = jax.lax.scan(add, zeros, parts)
+  (loss, metrics), grads = jax.tree.map(lambda x: x / microbatches, total)
+  return (loss, (metrics, state.buffers)), grads
 
 
 def network_sizes(params: Mapping[str, Any]) -> dict[str, int]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch
 from jaxgen.data.transforms import Transform, scaled
 
 Image = Float[Array, "height width channels"]

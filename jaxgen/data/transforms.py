@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxgen.core.method import Batch, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch
 
 Transform = Callable[[Array, Batch], Batch]
 

@@ -48,6 +48,7 @@ class Experiment:
     conditions: indices [N] -> conditions [N, ...] by name, given to the sampler for samples with these indices.
     log_every, sample_every, evaluate_every, checkpoint_every: in steps; None: only at the end.
     updates_per_dispatch: updates that one call of the compiled loop makes at most.
+    microbatches: parts of a batch, one after the other, over which a step accumulates its gradients.
     max_skipped: updates skipped in a row, because a loss or a gradient was not finite, after which the run stops.
     samples: drawn and shown while training goes on, 0 for none.
     sample_chunk: samples are computed in padded chunks of this size; sample i does not depend on anything else.
@@ -73,6 +74,7 @@ class Experiment:
   evaluate_every: int | None = None
   checkpoint_every: int | None = 1_000
   updates_per_dispatch: int = 10
+  microbatches: int = 1
   max_skipped: int = 10
   samples: int = 64
   sample_chunk: int = 64
@@ -85,7 +87,8 @@ class Experiment:
   layouts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    for name in ("steps", "batch_size", "log_every", "updates_per_dispatch", "max_skipped", "sample_chunk", "keep"):
+    counts = ("steps", "batch_size", "log_every", "updates_per_dispatch", "microbatches", "max_skipped")
+    for name in (*counts, "sample_chunk", "keep"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
     for name in ("sample_every", "evaluate_every", "checkpoint_every", "evaluate_batch"):

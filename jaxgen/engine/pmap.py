@@ -10,6 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.core.method import Batch, Method, Metrics, State
 
+AXIS = "devices"
+
 
 def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
   """The method's step for `jax.pmap`: state and batch with a leading device axis, see `stack_state` and `shard_batch`.
@@ -17,11 +19,8 @@ def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, B
   Equal to the jit step on the same global batch, noise included, up to the order of summation. The state is donated.
 
   Raises:
-    ValueError: the method was composed without `axis`, its loss is not a mean over examples, or it has buffers, which
-      would differ by device.
+    ValueError: the method's loss is not a mean over examples, or it has buffers, which would differ by device.
   """
-  if method.axis is None:
-    raise ValueError("pmap needs gradients averaged over its axis: compose the method with axis='devices'")
   if not method.mean:
     raise ValueError(
       "this method's loss is not a mean over examples, so devices cannot average it: use jit over a mesh"
@@ -30,9 +29,9 @@ def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, B
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     if jax.tree.leaves(state.buffers):
       raise ValueError("this method's buffers would differ by device under pmap: use jit over a mesh")
-    return method.step(state, batch)
+    return method.step(state, batch, axis=AXIS)
 
-  return jax.pmap(step, axis_name=method.axis, devices=devices, donate_argnums=0)
+  return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=0)
 
 
 def stack_state(state: State, devices: list | None = None) -> State:

@@ -29,16 +29,16 @@ class Program:
   """A method compiled for a mesh: `init`, `dispatch`, `evaluate` and `sample`, each compiled on first use.
 
   Args:
-    method: the method, composed without a pmap axis.
+    method: the method.
     spec: shapes and dtypes of a raw global batch, as the data source gives it.
     mesh: from `make_mesh`.
     prepare: (key, raw batch, train: bool) -> the method's batch, on the device; identity by default.
     updates: the most updates of one dispatch.
     rule: `fsdp`, which on a mesh without that axis is `replicate`, or another.
+    microbatches: parts over which a step accumulates its gradients.
 
   Raises:
     UserError: the batch does not divide over the devices.
-    ValueError: the method was composed for pmap.
 
   Attributes:
     mesh: the mesh.
@@ -56,9 +56,9 @@ class Program:
     prepare: Callable[..., Batch] | None = None,
     updates: int = 1,
     rule: Rule = fsdp,
+    microbatches: int = 1,
   ):
-    if method.axis is not None:
-      raise ValueError(f"this method averages over the pmap axis {method.axis!r}: compile it with pmap_step")
+    self.microbatches = microbatches
     self.method, self.mesh, self.updates, self.traces = method, mesh, updates, 0
     self.replicated = NamedSharding(mesh, PartitionSpec())
     self.batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -83,7 +83,7 @@ class Program:
 
   def _step(self, state: State, raw: Mapping[str, Any]) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE_STREAM), state.step)
-    return self.method.step(state, self._prepare(key, raw, True))
+    return self.method.step(state, self._prepare(key, raw, True), microbatches=self.microbatches)
 
   def _loop(self, state: State, raws: Batch, count: Any) -> tuple[State, Metrics]:
     self.traces += 1

@@ -61,6 +61,7 @@ class Run:
           mesh,
           prepare=e.data.transform,
           updates=e.updates_per_dispatch,
+          microbatches=e.microbatches,
         )
       except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"config {self.config.name}: {str(error).splitlines()[0]}") from error

@@ -1,12 +1,16 @@
 """`compose` on problems whose updates are known in closed form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxgen.core.method import Player, compose, example_keys, network_sizes, rollback, split_batch
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Player, compose, network_sizes, split_batch
+from jaxgen.core.wrappers import averaged
 
 
 def batch_of(values):
@@ -42,22 +46,71 @@ def test_one_player_is_gradient_descent():
   assert int(state.skipped) == 0
 
 
-def test_repeated_players_see_disjoint_slices_and_other_keys():
+def test_updates_of_one_step_see_disjoint_slices_and_other_keys():
   seen = []
 
   def loss(params, state, batch, key):
-    seen.append(jax.random.key_data(key))
+    jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data).tolist())), jax.random.key_data(key))
     return jnp.mean(params * batch["x"]), ({}, state.buffers)
 
-  critic = Player(loss, optax.sgd(1.0))
-  players = [("critic", critic), ("critic", critic), ("generator", critic)]
-  method = compose(init_scalars("critic", "generator"), players, evaluate=no_evaluation)
+  critic, generator = Player(loss, optax.sgd(1.0), updates=2), Player(loss, optax.sgd(1.0))
+  whole = Player(loss, optax.sgd(1.0), slices=1)
+  players = [("critic", critic), ("generator", generator), ("whole", whole)]
+  method = compose(init_scalars("critic", "generator", "whole"), players, evaluate=no_evaluation)
   batch = batch_of([1.0, 10.0, 100.0, 1000.0])
   state, _ = method.step(method.init(jax.random.key(0), batch), batch)
   # Two critic updates of two examples each use every example once: -(mean of one half) - (mean of the other).
   assert float(state.params["critic"]) == -(1111.0 / 2)
   assert float(state.params["generator"]) == -(101.0 / 2)
-  assert len({tuple(np.asarray(k)) for k in seen}) == 3
+  assert float(state.params["whole"]) == -(1111.0 / 4)
+  jax.effects_barrier()
+  assert len(set(seen)) == len(seen) == 4
+
+
+def test_many_updates_are_one_compiled_body():
+  traces = []
+
+  def loss(params, state, batch, key):
+    traces.append(1)
+    return jnp.mean((params - batch["x"]) ** 2), ({}, state.buffers)
+
+  method = compose(init_scalars("w"), [("w", Player(loss, optax.sgd(0.1), updates=8))], evaluate=no_evaluation)
+  batch = batch_of(np.arange(16.0))
+  state, _ = jax.jit(method.step)(method.init(jax.random.key(0), batch), batch)
+  assert len(traces) <= 2  # JAX may trace a scan's body twice
+  w = 0.0
+  for j in range(8):  # the j-th slice holds the examples j and j + 8
+    w -= 0.1 * 2 * (w - (j + 4.0))
+  np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
+
+
+def test_a_stage_is_made_once_and_used_by_several_updates():
+  """Rollouts drawn once from the policy as it was before the step, seen by its four updates slice by slice."""
+
+  def rollouts(state, batch, key):
+    action = state.params["policy"] + batch["x"]
+    return {**batch, "action": action}, {"made": state.buffers["made"] + 1}
+
+  def loss(params, state, batch, key):
+    return jnp.mean(params * batch["action"]), ({"action": jnp.mean(batch["action"])}, state.buffers)
+
+  init = lambda key, batch: ({"policy": jnp.ones(())}, {"made": jnp.zeros((), jnp.int32)})
+  player = Player(loss, optax.sgd(1.0), updates=4)
+  method = compose(init, [("policy", player)], stages=[rollouts], evaluate=no_evaluation)
+  batch = batch_of(np.arange(8.0))
+  state, metrics = jax.jit(method.step)(method.init(jax.random.key(0), batch), batch)
+  assert int(state.buffers["made"]) == 1
+  # Every update's gradient is the mean action of its slice, of the policy 1 that made them all.
+  np.testing.assert_allclose(state.params["policy"], 1.0 - sum(1.0 + (j + j + 4) / 2 for j in range(4)))
+  np.testing.assert_allclose(metrics["action"], 1.0 + (3 + 7) / 2)
+
+
+def test_players_that_cannot_be():
+  player = Player(linear_loss(), optax.sgd(1.0))
+  with pytest.raises(ValueError, match="one player"):
+    compose(init_scalars("w"), [("w", player), ("w", player)])
+  with pytest.raises(ValueError, match="3 times from 2 slices"):
+    compose(init_scalars("w"), [("w", player._replace(updates=3, slices=2))])
 
 
 def test_a_later_player_sees_the_earlier_one_updated():
@@ -81,7 +134,7 @@ def test_a_network_without_a_player_stays_frozen():
   assert set(state.opt) == {"w"}
 
 
-def noisy_regression(microbatches, axis=None):
+def noisy_regression():
   """Predicts x from its noisy self: the noise is per example, so parts of a batch see the same."""
 
   def init(key, batch):
@@ -93,54 +146,50 @@ def noisy_regression(microbatches, axis=None):
     return jnp.mean(error**2), ({"error": jnp.mean(jnp.abs(error))}, state.buffers)
 
   player = Player(loss, optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2)))
-  return compose(
-    init, [("net", player)], evaluate=no_evaluation, ema={"net": 0.9}, microbatches=microbatches, axis=axis
-  )
+  return averaged(compose(init, [("net", player)], evaluate=no_evaluation), 0.9)
 
 
 def test_microbatches_equal_the_batch(x64):
   batch = batch_of(np.random.default_rng(0).normal(size=(12, 4)))
   results = []
   for microbatches in (1, 2, 3, 12):
-    method = noisy_regression(microbatches)
+    method = noisy_regression()
+    step = jax.jit(partial(method.step, microbatches=microbatches))
     state = method.init(jax.random.key(0), batch)
     state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
     for _ in range(3):
-      state, metrics = jax.jit(method.step)(state, batch)
+      state, metrics = step(state, batch)
     results.append((state.params, state.ema, metrics))
   for other in results[1:]:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), results[0], other)
 
 
 def test_microbatches_that_do_not_divide():
-  method = noisy_regression(5)
+  method = noisy_regression()
   batch = batch_of(np.zeros((12, 4), np.float32))
   with pytest.raises(ValueError, match="12 examples does not divide into 5"):
-    method.step(method.init(jax.random.key(0), batch), batch)
+    method.step(method.init(jax.random.key(0), batch), batch, microbatches=5)
 
 
-def test_a_loss_that_is_no_mean_takes_no_microbatches():
-  player = Player(linear_loss(), optax.sgd(1.0), mean=False)
-  with pytest.raises(ValueError, match="takes no microbatches"):
-    compose(init_scalars("w"), [("w", player)], evaluate=no_evaluation, microbatches=2)
+def test_what_takes_no_microbatches():
+  def counts(params, state, batch, key):
+    return jnp.mean(params * batch["x"]), ({}, {"seen": state.buffers["seen"] + 1})
 
-
-def test_ema_is_the_recursion_and_runs_once_a_step():
-  player = Player(linear_loss(), optax.sgd(1.0))
-  decay = lambda step: jnp.minimum(0.9, step / 10)
-  method = compose(init_scalars("w"), [("w", player), ("w", player)], evaluate=no_evaluation, ema={"w": decay})
-  batch = batch_of([1.0, 1.0])
-  state, expected = method.init(jax.random.key(0), batch), 0.0
-  for step in range(5):
-    state, _ = jax.jit(method.step)(state, batch)
-    d = min(0.9, step / 10)
-    expected = d * expected + (1 - d) * (-2.0 * (step + 1))
-  np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+  init = lambda key, batch: ({"w": jnp.zeros(())}, {"seen": jnp.zeros((), jnp.int32)})
+  batch = batch_of([1.0, 2.0])
+  not_a_mean = Player(linear_loss(), optax.sgd(1.0), mean=False)
+  for player, reason in ((not_a_mean, "not a mean"), (Player(counts, optax.sgd(1.0)), "changes buffers")):
+    method = compose(init, [("w", player)], evaluate=no_evaluation)
+    with pytest.raises(ValueError, match=f"{reason}.* takes no microbatches|takes no microbatches"):
+      method.step(method.init(jax.random.key(0), batch), batch, microbatches=2)
+  keeps = compose(init, [("w", Player(linear_loss(), optax.sgd(1.0)))], evaluate=no_evaluation)
+  state, _ = keeps.step(keeps.init(jax.random.key(0), batch), batch, microbatches=2)
+  assert float(state.params["w"]) == -1.5
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_is_skipped(bad):
-  method = noisy_regression(1)
+  method = noisy_regression()
   good = batch_of(np.ones((4, 4), np.float32))
   state = method.init(jax.random.key(0), good)
   step = jax.jit(method.step)
@@ -169,6 +218,18 @@ def test_gradients_that_are_not_finite_are_skipped_though_the_loss_is():
   assert float(state.params["w"]) == 0.0
 
 
+def test_updates_that_are_not_finite_are_skipped_though_the_gradient_is():
+  """A schedule that ends in a root of a negative number: loss and gradient are fine, the update is not."""
+  player = Player(linear_loss(), optax.sgd(lambda n: jnp.sqrt(1.0 - n)))
+  method = compose(init_scalars("w"), [("w", player)], evaluate=no_evaluation)
+  batch = batch_of([1.0])
+  state = method.init(jax.random.key(0), batch)
+  for _ in range(4):
+    state, metrics = method.step(state, batch)
+  assert float(state.params["w"]) == -1.0
+  assert int(metrics["skipped"]) == 2  # the schedule's count stands still at 2, with everything else
+
+
 def test_buffers_come_from_the_loss():
   def loss(params, state, batch, key):
     return jnp.mean(params * batch["x"]), ({}, {"seen": state.buffers["seen"] + batch["x"].shape[0]})
@@ -184,7 +245,7 @@ def test_buffers_come_from_the_loss():
 
 
 def test_runs_with_other_seeds_differ_and_steps_draw_new_noise():
-  method = noisy_regression(1)
+  method = noisy_regression()
   batch = batch_of(np.ones((4, 4), np.float32))
   losses = []
   for seed in (0, 0, 1):
@@ -207,41 +268,3 @@ def test_split_batch_uses_each_example_once():
 
 def test_network_sizes():
   assert network_sizes({"a": {"w": np.zeros((2, 3))}, "b": [np.zeros(4)]}) == {"a": 6, "b": 4}
-
-
-def counting():
-  """A method whose parameter and buffer count its steps, and whose loss is the batch's value."""
-
-  def init(key, batch):
-    return {"net": jnp.zeros(())}, {"count": jnp.zeros(())}
-
-  def loss(params, state, batch, key):
-    return -params, ({"level": batch["x"].mean()}, {"count": state.buffers["count"] + 1})
-
-  return compose(init, [("net", Player(loss, optax.sgd(1.0)))], ema={"net": 0.0})
-
-
-def test_what_diverges_goes_back_to_the_older_snapshot():
-  """Snapshots after steps 3 and 6; step 8 diverges, so it ends as step 3 did, and then goes on from there."""
-  method = rollback(counting(), lambda metrics: metrics["level"] > 1, every=3)
-  batch = lambda x: {"x": jnp.full((2,), x), "index": jnp.arange(2)}
-  state, found = method.init(jax.random.key(0), batch(0.0)), []
-  for number in range(1, 14):
-    state, metrics = jax.jit(method.step)(state, batch(2.0 if number in (8, 9) else 0.0))
-    count = float(state.params["net"])
-    assert float(state.buffers["count"]) == float(state.ema["net"]) == count
-    found.append((count, int(metrics["rolled_back"])))
-  assert [count for count, _ in found] == [1, 2, 3, 4, 5, 6, 7, 3, 3, 4, 5, 6, 7]
-  assert [back for _, back in found] == [0] * 7 + [1, 1] + [0] * 4
-  assert int(state.step) == 13
-
-
-def test_without_divergence_a_method_that_can_go_back_is_the_same():
-  plain, guarded = counting(), rollback(counting(), lambda metrics: metrics["level"] > 1, every=2)
-  batch = {"x": jnp.zeros(2), "index": jnp.arange(2)}
-  a, b = plain.init(jax.random.key(0), batch), guarded.init(jax.random.key(0), batch)
-  for _ in range(5):
-    (a, _), (b, _) = plain.step(a, batch), guarded.step(b, batch)
-  assert float(a.params["net"]) == float(b.params["net"]) == 5
-  with pytest.raises(ValueError, match="every 1 or more steps"):
-    rollback(plain, lambda metrics: metrics["loss"] > 1, every=0)

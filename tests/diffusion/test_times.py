@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import example_keys
+from jaxgen.core.keys import example_keys
 from jaxgen.diffusion import edm, linear, rectified_flow, ve, vp
 from jaxgen.diffusion.times import (
   by_loss,

@@ -8,7 +8,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Player, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Player, compose
 from jaxgen.engine.cluster import join_cluster
 from jaxgen.engine.mesh import BATCH_AXES, make_mesh, replicate
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state

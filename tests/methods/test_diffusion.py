@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import example_keys
+from jaxgen.core.keys import example_keys
 from jaxgen.diffusion import (
   PREDICTIONS,
   ancestral,

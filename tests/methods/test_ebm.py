@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxgen import data
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import rollback
+from jaxgen.core.wrappers import rollback
 from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.evaluation.partition import quadrature
 from jaxgen.mcmc.langevin import langevin, mala, underdamped

@@ -11,7 +11,7 @@ from scipy import stats
 
 from jaxgen import diffusion
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import example_keys
+from jaxgen.core.keys import example_keys
 from jaxgen.diffusion import losses
 from jaxgen.diffusion.closed_form import gaussian
 from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin

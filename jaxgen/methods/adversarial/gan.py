@@ -26,7 +26,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 
 Event = Float[Array, "batch *shape"]
 Output = Float[Array, " batch"]

@@ -16,7 +16,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.diffusion import (
   PREDICTIONS,
   Grid,

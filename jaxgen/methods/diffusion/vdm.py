@@ -19,7 +19,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.diffusion import Grid, Schedule, Solver, ancestral, learned, sampling, trailing
 from jaxgen.diffusion.losses import diffuse
 from jaxgen.diffusion.predictions import eps as eps_prediction

@@ -26,7 +26,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Metrics, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Metrics, Params, Player, State, compose
 from jaxgen.mcmc import Energy, one_per_chain, run
 from jaxgen.mcmc.langevin import Sampler, value_and_gradient
 
@@ -201,5 +202,5 @@ def check_shape(batch: Batch, feature: str, shape: tuple[int, ...]) -> None:
 
 
 def diverged(limit: float) -> Callable[[Metrics], Array]:
-  """For `method.rollback`: the energies of data and of samples are further apart than that, in nats, or no numbers."""
+  """For `wrappers.rollback`: the energies of data and of samples are further apart than that (nats), or no numbers."""
   return lambda metrics: ~(jnp.abs(metrics["energy_difference"]) <= limit)

@@ -21,7 +21,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.mcmc import Energy, one_per_chain, run
 from jaxgen.mcmc.langevin import Sampler
 from jaxgen.methods.energy.ebm import check_shape

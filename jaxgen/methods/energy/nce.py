@@ -33,7 +33,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.mcmc import one_per_chain, resampling
 from jaxgen.mcmc.resampling import OF_THE_NOISE, RESAMPLED, Chains
 from jaxgen.probability import noise as noises

@@ -36,7 +36,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen import mcmc
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Buffers, Method, Metrics, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Buffers, Method, Metrics, Params, Player, State, compose
 from jaxgen.mcmc.rbm import from_visible, kernel, to_visible
 from jaxgen.mcmc.tempering import check_betas, tempering
 from jaxgen.nn.energy.rbm import RBM

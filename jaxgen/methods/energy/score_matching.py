@@ -29,7 +29,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.diffusion.likelihood import Trace, exact, hutchinson
 from jaxgen.diffusion.sampling import normal
 from jaxgen.mcmc import one_per_chain, resampling

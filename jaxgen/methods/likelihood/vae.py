@@ -20,7 +20,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose, example_keys
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.probability.distributions import Distribution, check_values, nll_name
 
 Image = Float[Array, "batch height width channels"]

@@ -1,0 +1,14 @@
+"""Small operations on arrays that losses and samplers share."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """In at least float32: what is summed, exponentiated or compared in half precision has two or three digits."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def per_example(a: Array, x: Array) -> Array:
+  """a [B] as [B, 1, ...], so that it multiplies the examples x [B, ...]; a scalar stays one."""
+  return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a

@@ -1,0 +1,171 @@
+"""Wrappers around a method: averages of its parameters, going back after divergence, a first stage around it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jaxgen.core.arrays import wide
+from jaxgen.core.keys import example_keys
+from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
+
+STAGE = "first_stage"
+ENCODE_STREAM = 0xC0000000  # fold_in data of the keys that encode, a number that no update or stage reaches
+Decay = float | Callable[[Array], Array]  # d, or (batches consumed before this step, from 0) -> d
+
+
+def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Method:
+  """A method that also averages parameters: after every step a <- a + (1 - d) (p - a), in float32 or wider.
+
+  An average starts from the initial parameters. A step that was skipped changes none.
+
+  Args:
+    decays: d of all trained networks; or by "network", the average that evaluates and samples, and by "network/label",
+      further ones that are kept beside it (`State.averaged("network/label")`); None returns the method as it is.
+
+  Its `init` raises:
+    ValueError: an average of a network that the method does not have.
+  """
+  if decays is None:
+    return method
+
+  def init(key: Array, batch: Batch) -> State:
+    state = method.init(key, batch)
+    names = list(state.opt) if not isinstance(decays, Mapping) else list(decays)
+    for name in names:
+      if name.partition("/")[0] not in state.params:
+        raise ValueError(f"there is no network {name!r} to average: the method has {', '.join(state.params)}")
+    ema = {name: jax.tree.map(lambda p: jnp.copy(wide(p)), state.params[name.partition("/")[0]]) for name in names}
+    return state.replace(ema=ema)
+
+  def step(state: State, batch: Batch, **options: Any) -> tuple[State, Metrics]:
+    new, metrics = method.step(state, batch, **options)
+
+    def after(name: str, average: Params) -> Params:
+      d = decays[name] if isinstance(decays, Mapping) else decays
+      d = d(state.step) if callable(d) else d
+      share = jnp.where(metrics["skipped"] == 0, 1.0 - d, 0.0)
+      return jax.tree.map(
+        lambda a, p: a + share.astype(a.dtype) * (p.astype(a.dtype) - a), average, new.params[name.partition("/")[0]]
+      )
+
+    return new.replace(ema={name: after(name, average) for name, average in state.ema.items()}), metrics
+
+  return method._replace(init=init, step=step)
+
+
+def warmed_up(decay: float) -> Decay:
+  """min(decay, (1 + n) / (10 + n)) after n steps, as in the common code: early averages forget the initialisation."""
+  return lambda n: jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+
+
+def power(sigma_rel: float) -> Decay:
+  """The power-function average of this relative width: Karras et al. 2024, https://arxiv.org/abs/2312.02696.
+
+  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at the t-th step, where gamma > 0 gives the profile t^gamma of weights the
+  standard deviation sigma_rel t: sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), a cubic equation.
+
+  Raises:
+    ValueError: a width that no profile has.
+  """
+  if not 0 < sigma_rel < 12**-0.5:  # that of gamma = 0, all steps alike
+    raise ValueError(f"a power-function average has a relative width between 0 and 0.288, not {sigma_rel:g}")
+  t = sigma_rel**-2
+  gamma = np.roots([1, 7, 16 - t, 12 - t]).real.max()
+  return lambda n: (1.0 - 1.0 / (n + 1.0)) ** (gamma + 1.0)
+
+
+def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -> Method:
+  """A method that goes back to what it was when a step's metrics say that it diverged.
+
+  Two snapshots of params, opt, ema and buffers are carried in `buffers["snapshots"]`: the newer is taken every so many
+  steps, and becomes the older then. Going back is to the older, so at least `every` steps unless they are the first,
+  for what has just diverged was often wrong for a while. The step's number goes on, and with it data and noise are
+  others. The metric "rolled_back" is 1 where that happened.
+
+  Args:
+    method: its buffers are a dict.
+    diverged: metrics of a step -> () bool.
+    every: steps between snapshots.
+  """
+  if every < 1:
+    raise ValueError(f"snapshots are taken every 1 or more steps, not {every}")
+
+  def keep(state: State) -> dict[str, Any]:
+    return {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
+
+  def either(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+  def init(key: Array, batch: Batch) -> State:
+    state = method.init(key, batch)
+    snapshots = {age: jax.tree.map(jnp.copy, keep(state)) for age in ("older", "newer")}
+    return state.replace(buffers={**state.buffers, "snapshots": snapshots})
+
+  def step(state: State, batch: Batch, **options: Any) -> tuple[State, Metrics]:
+    own = dict(state.buffers)
+    snapshots = own.pop("snapshots")
+    new, metrics = method.step(state.replace(buffers=own), batch, **options)
+    bad = diverged(metrics)
+    now = either(bad, snapshots["older"], keep(new))
+    take = new.step % every == 0
+    older = either(take & ~bad, snapshots["newer"], snapshots["older"])
+    newer = either(take | bad, now, snapshots["newer"])
+    new = new.replace(**{**now, "buffers": {**now["buffers"], "snapshots": {"older": older, "newer": newer}}})
+    return new, metrics | {"rolled_back": bad.astype(jnp.int32)}
+
+  return method._replace(init=init, step=step)
+
+
+def first_stage(
+  method: Method,
+  init: Callable[[Array, Array], Params],
+  encode: Callable[[Params, Array, Array], Array],
+  decode: Callable[[Params, Array], Array],
+  frozen: Frozen | None = None,
+  feature: str = "image",
+) -> Method:
+  """A method of what a first stage makes of the examples: latents in training, decoded samples.
+
+  The stage is the frozen entry "first_stage" of `params`.
+
+  Args:
+    method: of the latents, under the same feature's name.
+    init: (key, examples [B, ...]) -> the stage's parameters.
+    encode: (parameters, examples [B, ...], keys [B]) -> latents [B, ...]; the keys are for stages that draw.
+    decode: (parameters, latents [N, ...]) -> examples [N, ...].
+    frozen: where the stage's values come from; None: they stay as initialised.
+  """
+
+  def latents(params: Params, batch: Batch, key: Array) -> Batch:
+    z = encode(params, batch[feature], example_keys(key, batch["index"]))
+    return {**batch, feature: jax.lax.stop_gradient(z)}
+
+  def without(state: State) -> State:
+    return state.replace(params={name: p for name, p in state.params.items() if name != STAGE})
+
+  def initial(key: Array, batch: Batch) -> State:
+    stage_key, encode_key = jax.random.split(jax.random.fold_in(key, 1))
+    stage = init(stage_key, batch[feature])
+    state = method.init(key, latents(stage, batch, encode_key))
+    return state.replace(params={**state.params, STAGE: stage})
+
+  def step(state: State, batch: Batch, **options: Any) -> tuple[State, Metrics]:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), ENCODE_STREAM)
+    new, metrics = method.step(without(state), latents(state.params[STAGE], batch, key), **options)
+    return new.replace(params={**new.params, STAGE: state.params[STAGE]}), metrics
+
+  def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Array]:
+    own, key = jax.random.split(key)
+    return method.evaluate(without(state), latents(state.params[STAGE], batch, own), key)
+
+  def sample(state: State, keys: Array, **conditions: Any) -> PyTree:
+    return decode(state.params[STAGE], method.sample(without(state), keys, **conditions))
+
+  stages = {} if frozen is None else {STAGE: frozen}
+  return method._replace(
+    init=initial, step=step, evaluate=evaluate, sample=method.sample and sample, frozen={**method.frozen, **stages}
+  )
