@@ -1,6 +1,12 @@
-"""What the recipes of backbones add to optax: a learning rate per layer, and which parameters decay."""
+"""The optimizers of the configs in one line each, out of optax's parts; a learning rate per layer; what decays.
 
-from collections.abc import Sequence
+optimizers.adam(3e-4, steps, warmup=100, clip=1.0)        cosine decay to 0 after a linear warm-up
+optimizers.adam(2e-4, warmup=5_000, clip=1.0)             constant after the warm-up
+optimizers.sgd(0.1, steps, weight_decay=1e-4, nesterov=True)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +14,80 @@ import optax
 from jaxtyping import Array, PyTree
 
 from jaxgen.core.errors import UserError
+
+
+def schedule(
+  rate: float,
+  steps: int | None = None,
+  *,
+  warmup: int = 0,
+  decay: Literal["cosine", "linear"] = "cosine",
+  end: float = 0.0,
+) -> optax.Schedule:
+  """A learning rate by the optimizer's count of updates.
+
+  Args:
+    rate: the highest.
+    steps: of training, the warm-up's included; None keeps the rate after the warm-up.
+    warmup: updates over which it rises linearly from 0, at most half of `steps`.
+    decay: how it falls to `end` at `steps`.
+  """
+  if steps is None:
+    return optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
+  warmup = min(warmup, steps // 2)
+  if decay == "linear":
+    fall = optax.linear_schedule(rate, end, steps - warmup)
+  else:
+    fall = optax.cosine_decay_schedule(rate, steps - warmup, end / rate)
+  return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), fall], [warmup]) if warmup else fall
+
+
+def adam(
+  rate: float | optax.Schedule,
+  steps: int | None = None,
+  *,
+  warmup: int = 0,
+  decay: Literal["cosine", "linear"] = "cosine",
+  end: float = 0.0,
+  clip: float | None = None,
+  weight_decay: float = 0.0,
+  mask: Callable[[PyTree], PyTree] | None = None,
+  **betas: Any,
+) -> optax.GradientTransformation:
+  """Adam, or AdamW where there is weight decay, on a `schedule`.
+
+  Args:
+    rate, steps, warmup, decay, end: of `schedule`; a rate that is a schedule already is taken as it is.
+    clip: the gradient's largest norm.
+    weight_decay: decoupled, times the rate; of what `mask` says, `kernels` by default.
+    betas: b1, b2, eps as optax's.
+  """
+  rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
+  if weight_decay:
+    optimizer = optax.adamw(rate, weight_decay=weight_decay, mask=mask or kernels, **betas)
+  else:
+    optimizer = optax.adam(rate, **betas)
+  return optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer)
+
+
+def sgd(
+  rate: float | optax.Schedule,
+  steps: int | None = None,
+  *,
+  warmup: int = 0,
+  decay: Literal["cosine", "linear"] = "cosine",
+  end: float = 0.0,
+  momentum: float | None = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  mask: Callable[[PyTree], PyTree] | None = None,
+) -> optax.GradientTransformation:
+  """Stochastic gradient descent on a `schedule`; weight decay, of what `mask` says (`kernels`), joins the gradient."""
+  rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
+  optimizer = optax.sgd(rate, momentum, nesterov)
+  if not weight_decay:
+    return optimizer
+  return optax.chain(optax.add_decayed_weights(weight_decay, mask or kernels), optimizer)
 
 
 def layer_decay(

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen import optimizers
 from jaxgen.core.errors import UserError
 from jaxgen.nn.vision.cait import CaiT
 from jaxgen.nn.vision.vit import ViT
@@ -68,3 +69,35 @@ def test_only_kernels_decay():
 def test_bad_input(do, names):
   with pytest.raises(UserError, match=names):
     do()
+
+
+def test_schedules_rise_and_fall():
+  count = np.arange(101)
+  cosine = np.array([optimizers.schedule(0.5, 100, warmup=20, end=0.1)(n) for n in count])
+  np.testing.assert_allclose(cosine[:21], 0.5 * count[:21] / 20, rtol=1e-6)
+  np.testing.assert_allclose(cosine[20:], 0.1 + 0.4 * (1 + np.cos(np.pi * (count[20:] - 20) / 80)) / 2, rtol=1e-5)
+  linear = np.array([optimizers.schedule(0.5, 100, decay="linear")(n) for n in count])
+  np.testing.assert_allclose(linear, 0.5 * (1 - count / 100), atol=1e-7)
+  assert optimizers.schedule(0.5, warmup=4)(100) == 0.5
+  assert optimizers.schedule(0.5, 10, warmup=100)(5) == 0.5  # half of the steps at most
+
+
+def test_clipping_and_decay():
+  """One step of each from a gradient of norm 10, by hand."""
+  params, grads = (
+    {"kernel": jnp.array([2.0]), "bias": jnp.array([2.0])},
+    {"kernel": jnp.array([6.0]), "bias": jnp.array([8.0])},
+  )
+
+  def step(optimizer):
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return {name: float(x[0]) for name, x in updates.items()}
+
+  assert step(optimizers.sgd(0.1, weight_decay=0.5)) == pytest.approx({"kernel": -0.7, "bias": -0.8})
+  # Adam's first step is the sign of the gradient, whatever its norm; the decay is of kernels alone.
+  assert step(optimizers.adam(0.1, weight_decay=0.5, clip=1.0)) == pytest.approx(
+    {"kernel": -0.2, "bias": -0.1}, rel=1e-5
+  )
+  assert step(optimizers.adam(0.1, clip=1.0, eps=1.0)) == pytest.approx(
+    {"kernel": -0.0375, "bias": -0.08 / 1.8}, rel=1e-5
+  )
