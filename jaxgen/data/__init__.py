@@ -1,5 +1,18 @@
 """Data: sources with random access, transforms on the device, batches that are a function of the step."""
 
-from jaxgen.data.dataset import Dataset, binarized, digits, images
+from jaxgen.data.dataset import Dataset, binarized, images
+from jaxgen.data.known import binarized_mnist, cifar10, deit_augment, digits, imagenet, mnist, points, reversed_strings
 
-__all__ = ["Dataset", "binarized", "digits", "images"]
+__all__ = [
+  "Dataset",
+  "binarized",
+  "binarized_mnist",
+  "cifar10",
+  "deit_augment",
+  "digits",
+  "imagenet",
+  "images",
+  "mnist",
+  "points",
+  "reversed_strings",
+]

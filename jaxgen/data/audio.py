@@ -1,21 +1,8 @@
-"""Audio: spoken digits, mu-law, and what shows waves.
-
-The data set `speech:FILE` is the Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset) in
-one NumPy file: `wave` int16, all recordings in a row; `offsets` [N + 1], where each begins and ends; `label`, digits;
-`speaker`, names; `index`, the number of the recording of a digit by a speaker. Those of index 0 to 4 are the split
-"test", the others "train". An example is
-
-    {"wave": int16 [length], "label": int32 [], "speaker": int32 []}
-
-a recording's beginning, silence behind its end. Speakers are numbered in the order of their names.
-"""
+"""Audio: spoken digits, mu-law, and what shows waves. The recordings are those of `jaxgen.data.sources.speech`."""
 
 import io
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,15 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch
 from jaxgen.data.dataset import Dataset
-from jaxgen.data.sources import Examples, Features
 from jaxgen.data.transforms import Transform
 
 RATE = 8_000  # samples a second
-SPEAKERS, DIGITS, TESTS = 6, 10, 5
-ARRAYS = ("wave", "offsets", "label", "speaker", "index")
+SPEAKERS, DIGITS = 6, 10
 
 
 def speech(file: str | os.PathLike, *, length: int, levels: int = 256) -> Dataset:
@@ -49,44 +33,6 @@ def quantize(levels: int = 256) -> Transform:
     return {name: x for name, x in batch.items() if name != "wave"} | {"tokens": mu_law(wave, levels)}
 
   return transform
-
-
-def read(file: str, split: str, features: Features) -> Examples:
-  """A split's examples, in arrays.
-
-  Raises:
-    UserError: there is no such file, split or feature, or the file is damaged.
-  """
-  path = Path(file).expanduser()
-  if split not in ("train", "test"):
-    raise UserError(f"speech:{file} has no split {split!r}: it has train and test")
-  if unknown := set(features) - {"wave", "label", "speaker"}:
-    raise UserError(f"speech:{file} has wave, label and speaker, no {min(unknown)!r}")
-  if not path.is_file():
-    raise UserError(f"there is no file {path.absolute()}, which the data set speech:{file} names")
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      wave, offsets, label, speaker, index = (arrays[name] for name in ARRAYS)
-  except KeyError as error:
-    raise UserError(f"{path} lacks one of the arrays {', '.join(ARRAYS)}: {error.args[0]}") from error
-  except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-    raise UserError(f"{path} cannot be read as a NumPy file of recordings ({error}): get it anew") from error
-  count = len(offsets) - 1
-  whole = wave.dtype == np.int16 and offsets[0] == 0 and offsets[-1] == len(wave) and (np.diff(offsets) > 0).all()
-  if not whole or any(len(array) != count for array in (label, speaker, index)):
-    raise UserError(
-      f"{path} is damaged: its arrays do not say where each of {count} recordings of 16 bits begins and ends"
-    )
-
-  chosen = np.flatnonzero(index < TESTS if split == "test" else index >= TESTS)
-  (length,) = features["wave"].shape
-  waves = np.zeros((len(chosen), length), np.int16)
-  for row, i in zip(waves, chosen, strict=True):
-    beginning = wave[offsets[i] : offsets[i + 1]][:length]
-    row[: len(beginning)] = beginning
-  _, number = np.unique(speaker, return_inverse=True)
-  arrays = {"wave": waves, "label": label[chosen].astype(np.int32), "speaker": number[chosen].astype(np.int32)}
-  return {name: arrays[name] for name in features}
 
 
 # mu-law ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Augmentations of labelled images, on the device: transforms as in `jaxgen.data.transforms`, for training.
 
-    data.tfds("cifar10", augment=(crop(4), flip(), rand_augment(2, 9), mixup(0.2, classes=10)))
+    data.cifar10(augment=(crop(4), flip(), rand_augment(2, 9), mixup(0.2, classes=10)))
 
 All take images in [-1, 1] and draw per example. Those that mix two examples take the batch's mirror image as partner,
 example i with example B - 1 - i, and make the label [B] a distribution over the classes, [B, classes].

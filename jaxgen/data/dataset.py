@@ -4,20 +4,23 @@ Building one computes nothing and opens nothing, so that a config can be listed 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch
-from jaxgen.data.sources import Features, Fit, Source, open_source
+from jaxgen.core.spec import Spec
+from jaxgen.data.sources import Example, Examples, Features, Fit, Source, open_source
 from jaxgen.data.transforms import Transform, binarize, scale
 
 Specs = dict[str, jax.ShapeDtypeStruct]
+SAMPLE = 64  # examples, spread over a split that is not in memory, that are read when it is opened
+NAMED = 20  # classes that a description names
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Dataset:
   fit: how images of other sizes are brought to the size of `features` (folders; see `open_source`).
   source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
   variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
+  feature: the name of what a method models, in a batch that it sees; None: the one that is neither "label" nor "index"
+    nor a single number.
   """
 
   name: str
@@ -52,30 +57,25 @@ class Dataset:
   last: tuple[Transform, ...] = ()
   source_levels: int | None = None
   variant: str = ""
+  feature: str | None = None
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
     """Opens "train", "test", or a split by its name in the data set; the same source at every call.
 
     Raises:
-      UserError: the data is missing, or its shape, dtype, pixel values, tokens or labels are not what this data says.
-        Values are checked over the whole split where it is in memory, else on its first example.
+      UserError: the data is missing, or its shape, dtype, pixel values, tokens or labels are not what this data says,
+        or it has numbers that are not finite. All that is in memory is checked at once (labels of folders are, of any
+        size), the rest on some examples now and on each as it is read.
     """
     split = {"train": self.train, "test": self.test}.get(split, split)
     if split not in self._sources:
       source = open_source(self.name, split, self.features, self.data_dir, self.fit)
-      some = getattr(source, "arrays", None) or source.gather(np.zeros(1, np.int64))
-      counted = (
-        ("image", self.source_levels or self.levels, "levels"),
-        ("tokens", self.levels, "levels"),
-        ("label", self.classes, "classes"),
-      )
-      for key, count, what in counted:
-        if count is not None and key in some and not 0 <= some[key].min() <= some[key].max() < count:
-          raise UserError(
-            f"{self.name}, split {split!r}: {key!r} has values {some[key].min()} to {some[key].max()}, but the config "
-            f"expects {count} {what}, 0 to {count - 1}: change the config's {what} or the data set"
-          )
+      check = lambda values, indices: self._check(split, values, indices)
+      check(source.arrays, None)
+      if not source.in_memory:
+        source = Checked(source, check)
+        source.gather(_spread(source))
       vocabulary = getattr(source, "vocabulary", self.levels)  # a text's, which samples are read with
       if vocabulary != self.levels:
         raise UserError(
@@ -83,6 +83,68 @@ class Dataset:
         )
       self._sources[split] = source
     return self._sources[split]
+
+  def _check(self, split: str, values: Examples, indices: np.ndarray | None) -> None:
+    """Raises a UserError where values of examples are not what this data says. indices: of the examples; None: all."""
+    where = f"{self.name}, split {split!r}"
+    counted = {key: (self.levels, "levels") for key in ("tokens", "source", "target")}
+    counted |= {"image": (self.source_levels or self.levels, "levels"), "label": (self.classes, "classes")}
+    for key, array in values.items():
+      if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        first = rows[0] if indices is None else indices[rows[0]]
+        raise UserError(
+          f"{where}: {key!r} has numbers that are not finite in {len(rows):,} of {len(array):,} examples, the first of "
+          f"which is number {first:,}, counted from 0: repair them or leave them out"
+        )
+      count, what = counted.get(key, (None, ""))
+      if count is None or (np.issubdtype(array.dtype, np.unsignedinteger) and np.iinfo(array.dtype).max < count):
+        continue
+      if not 0 <= array.min() <= array.max() < count:
+        raise UserError(
+          f"{where}: {key!r} has values {array.min()} to {array.max()}, but the config "
+          f"expects {count} {what}, 0 to {count - 1}: change the config's {what} or the data set"
+        )
+
+  def describe(self, split: str) -> str:
+    """What was read of a split, in lines: how many examples of what shapes and values, the classes with their numbers
+    and how many examples each has, and what was left out."""
+    source = self.source(split)
+    split = {"train": self.train, "test": self.test}.get(split, split)
+    how = "in memory" if source.in_memory else "read as they are asked for"
+    lines = [f"{self.name}, split {split!r}: {len(source):,} examples, {how}"]
+    sample = {} if source.in_memory else source.gather(_spread(source))
+    for key, spec in self.features.items():
+      array = source.arrays.get(key, sample.get(key))
+      some = "" if key in source.arrays else f" in {len(array)} of them"
+      lines.append(
+        f"  {key}: {np.dtype(spec.dtype)} {list(spec.shape)}, values {array.min():g} to {array.max():g}{some}"
+      )
+    if "label" in self.features and self.classes is not None:
+      names = source.about.classes or tuple(map(str, range(self.classes)))
+      counts = np.bincount(source.arrays["label"], minlength=len(names)) if "label" in source.arrays else None
+      number = lambda i: f"{i} {names[i]}" if source.about.classes else names[i]
+      shown = [number(i) + (f" ({counts[i]:,})" if counts is not None else "") for i in range(min(len(names), NAMED))]
+      more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+      lines.append(f"  classes: {', '.join(shown)}{more}")
+    lines += [f"  left out: {reason}" for reason in source.about.left_out]
+    return "\n".join(lines)
+
+  @property
+  def spec(self) -> Spec:
+    """What one example is, as a method sees it; computed without reading data.
+
+    Raises:
+      UserError: a batch has several things that a method may model, and `feature` does not say which.
+    """
+    batch = self.batch_spec(1, train=False)
+    names = [name for name, s in batch.items() if name not in ("label", "index") and s.ndim > 1]
+    if self.feature is None and len(names) != 1:
+      raise UserError(f"{self.name} has {', '.join(names) or 'nothing to model'}: say which with Dataset(feature=...)")
+    feature = self.feature or names[0]
+    if feature not in batch:
+      raise UserError(f"{self.name} has no {feature!r}, only {', '.join(batch)}: change the Dataset's feature")
+    return Spec(batch[feature].shape[1:], self.levels, self.classes, feature, batch[feature].dtype)
 
   @property
   def title(self) -> str:
@@ -112,6 +174,34 @@ class Dataset:
     return batch
 
 
+class Checked:
+  """A source that is not in memory, whose examples are checked as they are read.
+
+  check: (values [n, ...] by name, indices [n] of these examples) -> None, or a UserError.
+  """
+
+  in_memory = False
+
+  def __init__(self, source: Source, check: Callable[[Examples, np.ndarray], None]):
+    self.source, self.check, self.arrays, self.about = source, check, source.arrays, source.about
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> Example:
+    return {name: values[0] for name, values in self.gather(np.array([index])).items()}
+
+  def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
+    examples = self.source.gather(indices)
+    self.check(examples, indices)
+    return examples
+
+
+def _spread(source: Source) -> Int[np.ndarray, "n"]:
+  """Indices of at most SAMPLE examples all over a split: some splits are sorted by class."""
+  return np.unique(np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).round().astype(np.int64))
+
+
 def images(
   name: str,
   shape: tuple[int, int, int],
@@ -134,15 +224,10 @@ def images(
   return Dataset(name, features, levels, classes, transforms, augment, data_dir, train, test, fit, last)
 
 
-def binarized(data: Dataset, how: Transform | None = None, called: str = "binarized at 1/2") -> Dataset:
+def binarized(data: Dataset, transform: Transform | None = None, called: str = "binarized at 1/2") -> Dataset:
   """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind.
 
   called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
   """
-  levels, transforms = data.source_levels or data.levels, (*data.transforms, how or binarize())
+  levels, transforms = data.source_levels or data.levels, (*data.transforms, transform or binarize())
   return dataclasses.replace(data, levels=2, source_levels=levels, transforms=transforms, variant=called)
-
-
-def digits(*, transforms: tuple[Transform, ...] | None = None, augment: tuple[Transform, ...] = ()) -> Dataset:
-  """scikit-learn's handwritten digits: 1,437 train and 360 test, 8x8x1, pixel values 0..16, ten classes."""
-  return images("digits", (8, 8, 1), levels=17, classes=10, transforms=transforms, augment=augment)

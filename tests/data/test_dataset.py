@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.data import Dataset, binarized, digits, images
+from jaxgen.core.spec import Spec
+from jaxgen.data import Dataset, audio, binarized, digits, images, points, reversed_strings, text
 from jaxgen.data.pipeline import batch_at
 from jaxgen.data.transforms import binarize_dynamic, flip, pad, resize, scale
 
@@ -119,3 +120,41 @@ def test_what_does_not_compare_has_another_title():
   assert thresholded.title == "digits, binarized at 1/2"
   assert anew.title == "digits, binarized anew"
   assert digits(transforms=(scale(17), pad(16))).title == "digits, 16x16x1"
+
+
+def test_the_spec_is_of_an_example_as_a_method_sees_it():
+  float32, int32 = np.dtype(np.float32), np.dtype(np.int32)
+  assert digits().spec == Spec((8, 8, 1), 17, 10, "image", float32)
+  assert binarized(digits(transforms=(scale(17), pad(12)))).spec == Spec((12, 12, 1), 2, 10, "image", float32)
+  assert images("folder:/nowhere", (4, 6, 3)).spec == Spec((4, 6, 3), 256, None, "image", float32)
+  assert points("ring8", 0.1).spec == Spec((2,), None, None, "x", float32)
+  assert text.document("no.txt", length=8, vocabulary=29).spec == Spec((9,), 29, None, "tokens", int32)
+  # Waves become tokens on the way; the digit and the speaker are no examples.
+  assert audio.speech("no.npz", length=6, levels=32).spec == Spec((6,), 32, 10, "tokens", int32)
+  assert text.pairs("no", ("en", "de"), vocabulary=300, length=7).spec == Spec((7,), 300, None, "target", int32)
+  assert reversed_strings(5, 4, train="1-3-1", test="2-2-1").spec == Spec((4,), 8, None, "target", int32)
+  tokens = jax.ShapeDtypeStruct((4,), np.int32)
+  with pytest.raises(UserError, match=r"has source, target: say which with Dataset\(feature=...\)"):
+    _ = Dataset("reversed:5", {"source": tokens, "target": tokens}).spec
+  with pytest.raises(UserError, match="has no 'wave', only image"):
+    _ = dataclasses.replace(digits(), feature="wave").spec
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+  x = np.zeros((200, 3), np.float32)
+  x[17, 1], x[30, 0] = np.nan, np.inf
+  np.savez(tmp_path / "a.npz", train_x=x, test_x=x[:17])
+  data = Dataset(f"npz:{tmp_path / 'a.npz'}", {"x": jax.ShapeDtypeStruct((3,), np.float32)})
+  with pytest.raises(UserError, match="'x' has numbers that are not finite in 2 of 200 .*is number 17"):
+    data.source("train")
+  assert len(data.source("test")) == 17
+
+
+def test_digits_are_described():
+  assert digits().describe("test").splitlines() == [
+    "digits, split 'test': 360 examples, in memory",
+    "  image: uint8 [8, 8, 1], values 0 to 16",
+    "  label: int32 [], values 0 to 9",
+    # As scikit-learn splits them: numpy.bincount(train_test_split(..., test_size=360, random_state=0)[3]).
+    "  classes: 0 (27), 1 (35), 2 (36), 3 (29), 4 (30), 5 (40), 6 (44), 7 (39), 8 (39), 9 (41)",
+  ]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxgen.core.errors import UserError
 from jaxgen.data import sources
+from jaxgen.data.sources import digits
 
 
 def features(shape, label=True):
@@ -42,13 +43,13 @@ def test_digits_are_those_of_scikit_learn_in_its_own_train_test_split():
 
 
 def test_digits_are_the_same_when_the_file_has_moved(monkeypatch):
-  expected = sources.read_digits()
+  expected = digits.read_digits()
 
   def missing(*args):
     raise FileNotFoundError
 
-  monkeypatch.setattr(sources, "gzip", types.SimpleNamespace(open=missing))
-  for found, array in zip(sources.read_digits(), expected, strict=True):
+  monkeypatch.setattr(digits, "gzip", types.SimpleNamespace(open=missing))
+  for found, array in zip(digits.read_digits(), expected, strict=True):
     np.testing.assert_array_equal(found, array)
     assert found.dtype == array.dtype
 

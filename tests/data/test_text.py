@@ -5,6 +5,9 @@ import pytest
 
 from jaxgen.core.errors import UserError
 from jaxgen.data import text
+from jaxgen.data.sources import pairs
+from jaxgen.data.sources import text as documents
+from jaxgen.engine.run import Run
 from jaxgen.evaluation.evaluators import bleu
 
 ENGLISH = ["a man walks his dog .", "two women are talking .", "the dog runs over the green grass .", "a red car ."] * 3
@@ -14,13 +17,13 @@ GERMAN = ["ein mann führt seinen hund aus .", "zwei frauen reden .", "der hund 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
   monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
-  text.tokenizer.cache_clear()
+  pairs.tokenizer.cache_clear()
   (tmp_path / "train.en").write_text("\n".join(ENGLISH) + "\n", encoding="utf-8")
   (tmp_path / "train.de.gz").write_bytes(gzip.compress("\n".join(GERMAN).encode()))
   (tmp_path / "test.en").write_text("the man runs .\n√ù 漢字 ?\n")
   (tmp_path / "test.de").write_text("der mann läuft .\nüber\n", encoding="utf-8")
   yield tmp_path
-  text.tokenizer.cache_clear()
+  pairs.tokenizer.cache_clear()
 
 
 def test_pairs_are_the_files_lines(corpus):
@@ -48,20 +51,30 @@ def test_frequent_words_are_one_token_and_the_tokenizer_is_kept(corpus):
   first = data.source("train").gather(np.arange(12))
   (file,) = (corpus / "cache" / "tokenizers").iterdir()
   before = file.stat().st_mtime_ns
-  text.tokenizer.cache_clear()
+  pairs.tokenizer.cache_clear()
   again = text.pairs(corpus, ("en", "de"), vocabulary=300, length=24).source("train").gather(np.arange(12))
   np.testing.assert_array_equal(first["source"], again["source"])
   assert file.stat().st_mtime_ns == before
   # "dog" occurs six times: with its space it is one token of the 41 that training made; "car" is made of several.
-  count = lambda word: (text.encode(data.name, [word], 24) >= 3).sum()
+  count = lambda word: (pairs.encode(data.name, [word], 24) >= 3).sum()
   assert count("dog") == 1
   assert count("car") > 1
 
 
 def test_long_sequences_lose_their_end(corpus):
   name = text.pairs(corpus, ("en", "de"), vocabulary=300).name
-  whole, cut = text.encode(name, [ENGLISH[2]], 40), text.encode(name, [ENGLISH[2]], 5)
+  whole, cut = pairs.encode(name, [ENGLISH[2]], 40), pairs.encode(name, [ENGLISH[2]], 5)
   np.testing.assert_array_equal(cut[0], [*whole[0, :4], text.END])
+
+
+def test_lines_end_at_line_feeds_alone(corpus):
+  """Python's `splitlines` knows ten more ends; one of them in one file would pair every later sentence wrongly."""
+  inside = "one\u2028two\x85three\x0bfour\x0cfive\x1csix\u2029seven\reight ."
+  (corpus / "test.en").write_bytes(f"{inside}\r\n\r\nlast".encode())
+  (corpus / "test.de").write_bytes("eins\nzwei\x85\ndrei\n".encode())
+  data = text.pairs(corpus, ("en", "de"), vocabulary=300, length=128)
+  assert text.sentences(data, "test") == ([inside, "", "last"], ["eins", "zwei\x85", "drei"])
+  assert text.decode(data.name, data.source("test").gather(np.arange(3))["source"]) == [inside, "", "last"]
 
 
 def with_german(folder, content):
@@ -75,7 +88,7 @@ def with_german(folder, content):
     (lambda folder: text.pairs(folder, ("en", "fr"), vocabulary=300).source("train"), "train.fr"),
     (lambda folder: text.pairs(folder, ("en", "de"), vocabulary=300, test="val").source("test"), "val.en"),
     (lambda folder: text.pairs(folder, ("en", "de"), vocabulary=5000).source("train"), "tokens and not 5000"),
-    (lambda folder: text.tokenizer("pairs:ende:x"), "LANGUAGES:SIZE:DIR"),
+    (lambda folder: pairs.tokenizer("pairs:ende:x"), "LANGUAGES:SIZE:DIR"),
     (lambda folder: with_german(folder, b"eins\n"), "2 lines of en and 1 of de"),
     (lambda folder: with_german(folder, b"\xff\xfe\xfa"), "cannot be read as text"),
   ],
@@ -85,15 +98,17 @@ def test_bad_input(corpus, do, names):
     do(corpus)
 
 
-class Translator:
+class Translator(Run):
   """A run whose samples are the sentences that it was given, in tokens."""
+
+  data = None  # not the experiment's, which this run has none of
 
   def __init__(self, data, translations):
     self.data, self.translations = data, translations
 
   def sample(self, n, source):
     assert text.decode(self.data.name, source) == text.sentences(self.data, "test")[0]
-    return text.encode(self.data.name, self.translations[:n], source.shape[1])
+    return pairs.encode(self.data.name, self.translations[:n], source.shape[1])
 
 
 def test_bleu_is_of_the_sentences_in_the_files(corpus):
@@ -118,7 +133,7 @@ VERSE = "the quick brown fox\njumps over the lazy dog.\n" * 40  # 1,800 characte
 @pytest.fixture
 def poem(corpus):
   (corpus / "poem.txt").write_text(VERSE)
-  text.codec.cache_clear()
+  documents.codec.cache_clear()
   return corpus / "poem.txt"
 
 
@@ -136,13 +151,13 @@ def test_windows_of_characters(poem):
   said = test.gather(np.arange(len(test)))["tokens"][:, 1:].reshape(-1)
   np.testing.assert_array_equal(said, numbers[1621 : 1621 + len(said)])
   assert train[0]["tokens"].dtype == np.int32
-  assert text.codec(data.name).decode(numbers[:50]) == VERSE[:50]
+  assert documents.codec(data.name).decode(numbers[:50]) == VERSE[:50]
 
 
 def test_byte_pair_encoding_is_of_the_training_split_and_loses_nothing(poem):
   poem.write_text(VERSE[:1620] + "zzzzzzzz" * 20 + "漢字 é\n" * 5, encoding="utf-8")
   data = text.document(poem, length=8, vocabulary=280, characters=False)
-  code = text.codec(data.name)
+  code = documents.codec(data.name)
   whole = poem.read_text(encoding="utf-8")
   train, test = data.source("train"), data.source("test")
   assert code.decode(test.tokens) == whole[int(0.9 * len(whole)) :]
@@ -191,7 +206,7 @@ def test_documents_that_are_none(poem):
   with pytest.raises(UserError, match="no file"):
     text.document(poem.parent / "other.txt", length=8, vocabulary=29).source("train")
   with pytest.raises(UserError, match="text:chars:FILE"):
-    text.codec("text:words:poem.txt")
+    documents.codec("text:words:poem.txt")
   poem.write_bytes(b"\xff\xfe\xfa")
   with pytest.raises(UserError, match="cannot be read as text"):
     text.document(poem, length=8, vocabulary=29).source("train")

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.data import real
-from jaxgen.data.dataset import digits, images
+from jaxgen.data import digits, images, real
 from jaxgen.data.transforms import dequantize
 from jaxgen.evaluation import evaluators, judge
 

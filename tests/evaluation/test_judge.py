@@ -9,8 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from jaxgen.core.errors import UserError
-from jaxgen.data import real
-from jaxgen.data.dataset import digits, images
+from jaxgen.data import digits, images, real
 from jaxgen.data.transforms import flip, scale
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder

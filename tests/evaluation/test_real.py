@@ -3,8 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from jaxgen.data import real
-from jaxgen.data.dataset import digits
+from jaxgen.data import digits, real
 from jaxgen.data.transforms import dequantize
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.dataset import Dataset, digits
+from jaxgen.data import Dataset, digits
 from jaxgen.data.transforms import pad, scale
 from jaxgen.evaluation import likelihood as m
 

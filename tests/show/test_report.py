@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxgen.core import files, pictures
 from jaxgen.core.errors import UserError
-from jaxgen.data.dataset import digits
+from jaxgen.data import digits
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run

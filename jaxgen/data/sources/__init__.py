@@ -1,0 +1,99 @@
+"""Sources: random access to the examples of one split of a data set, by the data set's name.
+
+  digits                        scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; needs no network
+  npz:FILE                      arrays <split>_image and <split>_label of a NumPy file; image and label alone are train
+  folder:DIR                    image files DIR/<split>/<class>/*.png (jpg, webp, ...), labels by sorted folder name
+  text:chars:FILE               windows of a text, in characters; text:SIZE:FILE in tokens
+  pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
+  speech:FILE                   spoken digits
+  points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
+  reversed:LETTERS              random strings, and the same from their end, as tokens
+  tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
+
+Each has its file here, named as its kind, which says what its examples are.
+
+A source has `len(s)`, `s[i] -> {"image": uint8 [H, W, C], "label": int32 ()}`,
+`s.gather(indices) -> {name: [n, ...]}` and `s.in_memory`. It reads what `features` names, and nothing else of the data
+set. A split whose decoded bytes are at most IN_MEMORY_BYTES is read once and kept in memory; a larger one is decoded
+when its examples are asked for.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.sources.base import (
+  IN_MEMORY_BYTES,
+  Arrays,
+  Decoded,
+  Example,
+  Examples,
+  Features,
+  Fit,
+  Request,
+  Source,
+  check_example,
+  into_memory,
+)
+from jaxgen.data.sources.digits import open_digits
+from jaxgen.data.sources.folder import open_folder
+from jaxgen.data.sources.npz import open_npz
+from jaxgen.data.sources.pairs import open_pairs
+from jaxgen.data.sources.points import modes, open_points
+from jaxgen.data.sources.reversed import open_reversed
+from jaxgen.data.sources.speech import open_speech
+from jaxgen.data.sources.text import open_text
+from jaxgen.data.sources.tfds import open_tfds
+
+__all__ = ["Arrays", "Decoded", "Example", "Examples", "Features", "Fit", "Source", "modes", "open_source"]
+
+# Kind -> how its names are written, and what opens it.
+SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
+  "digits": ("digits", open_digits),
+  "npz": ("npz:FILE", open_npz),
+  "folder": ("folder:DIR", open_folder),
+  "text": ("text:chars:FILE", open_text),
+  "pairs": ("pairs:LANGUAGES:SIZE:DIR", open_pairs),
+  "speech": ("speech:FILE", open_speech),
+  "points": ("points:MODES:STD", open_points),
+  "reversed": ("reversed:LETTERS", open_reversed),
+  "tfds": ("tfds:NAME", open_tfds),
+}
+
+
+def open_source(
+  name: str,
+  split: str,
+  features: Features,
+  data_dir: str | Path | None = None,
+  fit: Fit = "crop",
+  memory_bytes: int = IN_MEMORY_BYTES,
+) -> Source:
+  """Opens a split of a data set.
+
+  Args:
+    name: as listed above.
+    split: the split's name in the data set; for tfds also its slices, such as "train[:90%]".
+    features: name -> shape and dtype of one example. What else the data set has is not read; labels become int32.
+    data_dir: where tensorflow-datasets prepared its data sets; None: its own default, $TFDS_DATA_DIR or
+      ~/tensorflow_datasets. Relative paths of npz and folder are looked up as they stand.
+    fit: how images of other sizes (folders, and tfds data sets without one size) are brought to the size in
+      `features`: "crop" scales the shorter side to fit and cuts the middle out, "pad" puts them in the middle of black.
+    memory_bytes: a split of at most so many decoded bytes is kept in memory.
+
+  Raises:
+    UserError: there is no such data set, split or feature, it is empty, damaged, or of another shape or dtype.
+  """
+  kind, _, rest = name.partition(":")
+  form, opener = SOURCES.get(kind, (None, None))
+  if opener is None or (":" in form) != bool(rest):
+    *forms, last = (form for form, _ in SOURCES.values())
+    raise UserError(f"unknown data set {name!r}: use {', '.join(forms)} or {last}")
+  source = opener(Request(name, rest, split, features, data_dir, fit, memory_bytes))
+  if len(source) == 0:
+    raise UserError(f"{name} has no examples in its split {split!r}")
+  check_example(f"{name}, split {split!r}", source[0], features)
+  size = len(source) * sum(np.dtype(s.dtype).itemsize * int(np.prod(s.shape)) for s in features.values())
+  return into_memory(source, features) if not source.in_memory and size <= memory_bytes else source

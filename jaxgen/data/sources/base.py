@@ -1,0 +1,148 @@
+"""What every source has, and the two that most sources are: arrays in memory, and a function that reads examples."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxgen.core.errors import UserError
+
+Features = Mapping[str, jax.ShapeDtypeStruct]
+Example = dict[str, np.ndarray | np.generic]
+Examples = dict[str, np.ndarray]
+Fit = Literal["crop", "pad"]
+
+IN_MEMORY_BYTES = 2**29  # CIFAR-10 takes 154 MB, ImageNet at 32x32 takes 3.9 GB
+
+
+class Request(NamedTuple):
+  """What is asked of a source; see `jaxgen.data.sources.open_source`.
+
+  rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
+  """
+
+  name: str
+  rest: str
+  split: str
+  features: Features
+  data_dir: str | Path | None
+  fit: Fit
+  memory_bytes: int
+
+
+class About(NamedTuple):
+  """What a source says of how it was read.
+
+  classes: their names in the order of their numbers; () where they have none.
+  left_out: what was passed over, and why; one phrase for each reason.
+  """
+
+  classes: tuple[str, ...] = ()
+  left_out: tuple[str, ...] = ()
+
+
+NOTHING = About()
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Random access to the examples of one split.
+
+  in_memory: all of it is in memory.
+  arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
+  """
+
+  in_memory: bool
+  arrays: Examples
+  about: About
+
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int) -> Example: ...
+  def gather(self, indices: np.ndarray) -> Examples: ...
+
+
+class Arrays:
+  """A source in memory. arrays: {name: [N, ...]}, all of one length."""
+
+  in_memory = True
+
+  def __init__(self, arrays: Examples, about: About = NOTHING):
+    self.arrays, self.about = arrays, about
+
+  def __len__(self) -> int:
+    return len(next(iter(self.arrays.values())))
+
+  def __getitem__(self, index: int) -> Example:
+    return {name: array[index] for name, array in self.arrays.items()}
+
+  def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
+    return {name: array.take(indices, axis=0) for name, array in self.arrays.items()}
+
+
+class Decoded:
+  """A source that decodes examples when they are asked for: `read([i, ...])` may run in several threads at once.
+
+  arrays: features of all examples, by name, that are known without decoding.
+  """
+
+  in_memory = False
+
+  def __init__(
+    self,
+    length: int,
+    read: Callable[[list[int]], list[Example]],
+    arrays: Examples | None = None,
+    about: About = NOTHING,
+  ):
+    self.length, self.read, self.arrays, self.about = length, read, arrays or {}, about
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: int) -> Example:
+    return self.read([int(index)])[0]
+
+  def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
+    examples = self.read(indices.tolist())
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def check_example(name: str, example: Example, features: Features) -> None:
+  """Raises a UserError where an example's shapes or dtypes are not those of `features`."""
+  for key, expected in features.items():
+    if key not in example:
+      raise UserError(
+        f"{name} has no {key!r}, only {', '.join(sorted(example))}: leave it out of the data set's features"
+      )
+    value = np.asarray(example[key])
+    if value.shape != expected.shape or value.dtype != expected.dtype:
+      raise UserError(
+        f"{name}: {key!r} is {value.dtype} of shape {value.shape}, but the config expects "
+        f"{np.dtype(expected.dtype)} of shape {tuple(expected.shape)}: change the config's shape or the data set"
+      )
+
+
+def into_memory(source: Source, features: Features, chunk: int = 1024) -> Arrays:
+  """Decodes every example of a source, once."""
+  arrays = {name: np.empty((len(source), *s.shape), s.dtype) for name, s in features.items()}
+  for first in range(0, len(source), chunk):
+    indices = np.arange(first, min(first + chunk, len(source)))
+    for name, values in source.gather(indices).items():
+      arrays[name][indices] = values
+  return Arrays(arrays, source.about)
+
+
+def select(arrays: Examples, features: Features, name: str) -> Examples:
+  """What `features` names of the arrays, labels as int32."""
+  missing = [key for key in features if key not in arrays]
+  if missing:
+    raise UserError(f"{name} has no {missing[0]!r}, only {', '.join(sorted(arrays))}")
+  return {key: integer_label(key, arrays[key]) for key in features}
+
+
+def integer_label(key: str, value: np.ndarray | np.generic) -> np.ndarray | np.generic:
+  """Labels in int32, whatever integers they are kept in; anything else as it is."""
+  return value.astype(np.int32) if key == "label" and np.issubdtype(value.dtype, np.integer) else value

@@ -1,0 +1,87 @@
+"""The data sets `folder:DIR`: image files, {"image": uint8 [H, W, C], "label": int32 []}."""
+
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request
+from jaxgen.data.sources.images import SUFFIXES, decode
+
+LITTER = frozenset({"__MACOSX", "@eaDir", "__pycache__"})  # made by programs, beside all that begins with a dot
+
+
+def open_folder(request: Request) -> Decoded:
+  """Image files below DIR/<split>. With "label" in the features its sub-folders are classes, numbered in the order of
+  the sorted names of the classes of all splits, so that a class that one split lacks shifts no label.
+
+  Left out are hidden folders and files (`.ipynb_checkpoints`, `._photo.jpg`), and files of other suffixes.
+  """
+  root = Path(request.rest).expanduser()
+  if not root.is_dir():
+    raise UserError(f"there is no folder {root.absolute()}, which the data set {request.name} names")
+  folder = root / request.split
+  if not folder.is_dir():
+    there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not _hidden(p, root))) or "none"
+    raise UserError(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
+  unknown = set(request.features) - {"image", "label"}
+  if unknown:
+    raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")
+
+  left_out: dict[str, list[str]] = defaultdict(list)  # reason -> names
+  with_labels = "label" in request.features
+  if with_labels:
+    classes = sorted({p.name for p in root.glob("*/*") if p.is_dir() and not _hidden(p, root)})
+    groups = [(folder / name, label) for label, name in enumerate(classes) if (folder / name).is_dir()]
+    for path in sorted(folder.iterdir()):
+      if _hidden(path, folder):
+        left_out["hidden"].append(path.name)
+      elif not path.is_dir():
+        left_out["in no class's folder"].append(path.name)
+  else:
+    classes, groups = [], [(folder, -1)]
+  files, labels = [], []
+  for group, label in groups:
+    for path in sorted(group.rglob("*")):
+      if hidden := _hidden(path, group):
+        left_out["hidden"].append(str(hidden.relative_to(folder)))
+      elif path.is_file():
+        if path.suffix.lower() in SUFFIXES:
+          files.append(path)
+          labels.append(label)
+        else:
+          left_out["no image"].append(str(path.relative_to(folder)))
+  if not files:
+    inside = f"{folder}/<class>" if with_labels else folder
+    raise UserError(f"there are no image files (png, jpg, webp, ...) in {inside}")
+  numbers = {"label": np.array(labels, np.int32)} if with_labels else {}
+  about = About(tuple(classes), tuple(f"{_listed(names)} ({reason})" for reason, names in left_out.items()))
+  read = partial(_read, files, numbers.get("label"), request.features["image"].shape, request.fit)
+  return Decoded(len(files), read, numbers, about)
+
+
+def _hidden(path: Path, root: Path) -> Path | None:
+  """The first of the folders below `root` on the way to `path`, or `path` itself, that is hidden."""
+  parts = path.relative_to(root).parts
+  for i, part in enumerate(parts):
+    if part.startswith(".") or part in LITTER:
+      return root.joinpath(*parts[: i + 1])
+  return None
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+  names = list(dict.fromkeys(names))
+  more = f" and {len(names) - most:,} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more
+
+
+def _read(
+  files: list[Path], labels: np.ndarray | None, shape: tuple[int, ...], fit: Fit, indices: list[int]
+) -> list[Example]:
+  examples = []
+  for i in indices:
+    example = {"image": decode(files[i], str(files[i]), shape, fit)}
+    examples.append(example if labels is None else example | {"label": labels[i]})
+  return examples

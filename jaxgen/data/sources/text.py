@@ -1,0 +1,122 @@
+"""The data sets `text:chars:FILE` and `text:SIZE:FILE`: windows of one text, {"tokens": int32 [length + 1]}.
+
+A window has `length` tokens to be said after at least one. Tokens are characters, numbered in the order of their code
+points, or SIZE of byte pair encoding, trained on the split "train". That split is the first nine tenths of the
+characters, with a window from every token on; the rest is "test", whose windows share one token each, so that every
+token is to be said once.
+"""
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxgen.core.errors import UserError
+from jaxgen.data.sources import bpe
+from jaxgen.data.sources.base import About, Examples, Request
+
+TRAIN_SHARE = 0.9  # of a document, its beginning
+
+
+class Codec(NamedTuple):
+  """encode: text -> its tokens; a UserError names what has none. decode: tokens -> text; likewise. size: the number of
+  tokens."""
+
+  encode: Callable[[str], Int[np.ndarray, "n"]]
+  decode: Callable[[Int[np.ndarray, "n"]], str]
+  size: int
+
+
+def _document(name: str) -> tuple[str, Path, str]:
+  """(kind of tokens, file, its text)."""
+  kind, _, file = name.removeprefix("text:").partition(":")
+  if not file or not (kind == "chars" or kind.isdecimal()):
+    raise UserError(f"{name!r} is neither text:chars:FILE nor text:SIZE:FILE: text:chars:tiny_shakespeare.txt is one")
+  path = Path(file).expanduser()
+  try:
+    return kind, path, path.read_bytes().decode("utf-8")
+  except FileNotFoundError:
+    raise UserError(f"there is no file {path.absolute()}, which the data set {name} names") from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"{path} cannot be read as text: {error}") from error
+
+
+def _splits(text: str) -> dict[str, str]:
+  cut = int(TRAIN_SHARE * len(text))
+  return {"train": text[:cut], "test": text[cut:]}
+
+
+@functools.lru_cache(maxsize=4)
+def codec(name: str) -> Codec:
+  """How a document's text becomes tokens, and back."""
+  kind, path, text = _document(name)
+  return _characters(text, path) if kind == "chars" else _pieces(_splits(text)["train"], int(kind), path)
+
+
+def _checked(tokens: Int[np.ndarray, "n"], count: int, path: Path) -> list[int]:
+  tokens = tokens.tolist()
+  if wrong := [token for token in tokens if not 0 <= token < count]:
+    raise UserError(f"the token {wrong[0]} is none of the {count} of {path}: is the prompt in its tokens?")
+  return tokens
+
+
+def _characters(text: str, path: Path) -> Codec:
+  letters = sorted(set(text))
+  number = {letter: i for i, letter in enumerate(letters)}
+
+  def encode(text: str) -> np.ndarray:
+    if unknown := sorted(set(text) - number.keys()):
+      raise UserError(f"{unknown[0]!r} is none of the {len(letters)} characters of {path}: leave it out")
+    return np.array([number[letter] for letter in text], np.int32)
+
+  decode = lambda tokens: "".join(letters[token] for token in _checked(tokens, len(letters), path))
+  return Codec(encode, decode, len(letters))
+
+
+def _pieces(text: str, size: int, path: Path) -> Codec:
+  lines = io.StringIO(text, newline="\n").readlines()  # ended by line feeds alone, unlike those of `str.splitlines`
+  tokenizer = bpe.trained(lines, size, path, special=(), prefix_space=False)
+  encode = lambda text: np.array(tokenizer.encode(text).ids, np.int32)
+  return Codec(encode, lambda tokens: tokenizer.decode(_checked(tokens, size, path)), size)
+
+
+class Windows:
+  """A source of `width` tokens in a row, the i-th from token i * stride on."""
+
+  in_memory = True
+  about = About()
+
+  def __init__(self, tokens: Int[np.ndarray, "n"], width: int, stride: int, vocabulary: int):
+    self.tokens, self.width, self.stride, self.vocabulary = tokens, width, stride, vocabulary
+    self.arrays = {"tokens": tokens}  # all values that examples have
+
+  def __len__(self) -> int:
+    return max(0, (len(self.tokens) - self.width) // self.stride + 1)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return {name: array[0] for name, array in self.gather(np.array([index])).items()}
+
+  def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
+    return {"tokens": self.tokens[indices[:, None] * self.stride + np.arange(self.width)]}
+
+
+def open_text(request: Request) -> Windows:
+  """Raises a UserError where the split is no window long."""
+  name, split, features = request.name, request.split, request.features
+  _, path, text = _document(name)
+  if split not in ("train", "test"):
+    raise UserError(f"{name} has no split {split!r}: it has train (the first nine tenths) and test")
+  if set(features) != {"tokens"}:
+    raise UserError(f"{name} has tokens, and no {min(set(features) - {'tokens'}, default='other')!r}")
+  (width,) = features["tokens"].shape
+  tokens = codec(name).encode(_splits(text)[split])
+  if len(tokens) < width:
+    raise UserError(
+      f"{path} has {len(tokens)} tokens in its split {split!r}, and the config's windows take {width}: "
+      "use a longer text or a shorter context"
+    )
+  return Windows(tokens, width, 1 if split == "train" else width - 1, codec(name).size)

@@ -1,0 +1,68 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.core.errors import UserError
+from jaxgen.data import images, sources
+from jaxgen.data.pipeline import Stream
+
+X = {"x": jax.ShapeDtypeStruct((3,), np.float32)}
+
+
+def test_arrays_of_any_name_by_split(tmp_path):
+  path = tmp_path / "a.npz"
+  x = np.arange(15, dtype=np.float32).reshape(5, 3)
+  np.savez(path, train_x=x, test_x=x[:2])
+  for split, count in (("train", 5), ("test", 2)):
+    np.testing.assert_array_equal(sources.open_source(f"npz:{path}", split, X).arrays["x"], x[:count])
+
+
+@pytest.mark.parametrize(
+  ("split", "sentence"),
+  [
+    (
+      "train",
+      r"has no 'image' and no 'label' in its split 'train': expected arrays named train_image, train_label "
+      r"\(or image, label alone\), found train_x, test_x: write the file with the expected names",
+    ),
+    ("test", "has no 'image' and no 'label' in its split 'test': expected .* test_image, test_label, found train_x"),
+    ("valid", "has no split 'valid': expected arrays named valid_image, valid_label, found train_x, test_x"),
+  ],
+)
+def test_the_error_names_what_is_expected_and_what_is_there(tmp_path, split, sentence):
+  np.savez(tmp_path / "a.npz", train_x=np.zeros((5, 3)), test_x=np.zeros((2, 3)))
+  with pytest.raises(UserError, match=sentence):
+    sources.open_source(f"npz:{tmp_path / 'a.npz'}", split, images("", (4, 4, 1), classes=2).features)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_larger_than_the_memory_is_read_by_rows(tmp_path, order):
+  path, features = tmp_path / "a.npz", images("", (4, 3, 2), classes=5).features
+  image = np.random.default_rng(0).integers(0, 256, (40, 4, 3, 2), np.uint8)
+  label = np.arange(40) % 5
+  np.savez(path, note=np.zeros(7), train_image=np.asarray(image, order=order), train_label=label)
+  source = sources.open_source(f"npz:{path}", "train", features, memory_bytes=100)
+  assert not source.in_memory
+  assert isinstance(source.mapped["image"], np.memmap)
+  assert set(source.arrays) == {"label"}
+  assert (len(source), source[3]["label"].dtype) == (40, np.int32)
+  indices = np.array([39, 0, 7, 7])
+  gathered = source.gather(indices)
+  np.testing.assert_array_equal(gathered["image"], image[indices])
+  np.testing.assert_array_equal(gathered["label"], label[indices])
+  np.testing.assert_array_equal(source[3]["image"], image[3])
+  memory = sources.open_source(f"npz:{path}", "train", features)
+  assert memory.in_memory
+  streams = [Stream(s, 0, 4) for s in (source, memory)]
+  lazy, whole = (stream.take(2, 3) for stream in streams)
+  np.testing.assert_array_equal(lazy["image"], whole["image"])
+  streams[0].close()
+  # What is compressed has no rows to be read.
+  np.savez_compressed(path, train_image=image, train_label=label)
+  assert sources.open_source(f"npz:{path}", "train", features, memory_bytes=100).in_memory
+
+
+def test_a_large_file_of_objects_is_not_unpickled(tmp_path):
+  np.savez(tmp_path / "a.npz", x=np.array([{}] * 9, dtype=object))
+  with pytest.raises(UserError, match="has pickled objects, which are never loaded"):
+    sources.open_source(f"npz:{tmp_path / 'a.npz'}", "train", X, memory_bytes=1)
