@@ -1,4 +1,7 @@
-"""What `test_every_method.py` needs to know of a method. A family's cases stand in tests/methods/FAMILY/FAMILY_cases.py."""
+"""What `test_every_method.py` needs to know of a method.
+
+A family's cases stand in tests/methods/FAMILY/FAMILY_cases.py.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
 """What every method must satisfy. A new method adds a case to its family's and gets all of it for free.
 
-Two programs a method, both in float64: on one device, and on a (4, 2) mesh of eight. What is a property of `compose`, of
-checkpoints or of pmap, and not of a method, is tested for all of them in tests/core and tests/engine, and here for a few.
+Two programs a method, both in float64: on one device, and on a (4, 2) mesh of eight. What is a property of `compose`,
+of checkpoints or of pmap, and not of a method, is tested in tests/core and tests/engine, and here for a few methods.
 """
 
 import functools
