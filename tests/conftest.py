@@ -1,14 +1,32 @@
-"""Runs before any test imports jax: eight devices on the CPU, and jaxtyping's annotations checked at run time."""
+"""Runs before any test imports jax: eight devices on the CPU, and jaxtyping's annotations checked at run time.
+
+All workers share one cache of compiled programs and judges. $JAXGEN_TEST_CACHE keeps it from run to run; without it the
+cache lives as long as the session, so that no test depends on an earlier run.
+"""
 
 import os
+import shutil
 import tempfile
 
-# Without LLVM's optimisations: compiling is most of what tests do, and it takes a third of the time so.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+FLAGS = {
+  "--xla_force_host_platform_device_count": "8",
+  # Without LLVM's optimisations: compiling is most of what tests do, and it takes a third of the time so.
+  "--xla_backend_optimization_level": "0",
+  # Eight devices on two cores that others use, too: a collective may wait long for its last device.
+  "--xla_cpu_collective_call_warn_stuck_timeout_seconds": "600",
+  "--xla_cpu_collective_call_terminate_timeout_seconds": "1800",
+  "--xla_cpu_collective_timeout_seconds": "1800",
+}
+given = os.environ.get("XLA_FLAGS", "").split()
+theirs = {flag.partition("=")[0] for flag in given}
+os.environ["XLA_FLAGS"] = " ".join(
+  [*given, *(f"{name}={value}" for name, value in FLAGS.items() if name not in theirs)]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Caches of compiled programs and judges live as long as the session, so that no test depends on an earlier run.
-os.environ["JAXGEN_CACHE"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
+MAIN = "PYTEST_XDIST_WORKER" not in os.environ  # workers inherit what is set here
+if MAIN:
+  kept = os.environ.get("JAXGEN_TEST_CACHE")
+  os.environ["JAXGEN_CACHE"] = kept or tempfile.mkdtemp(prefix="jaxgen-tests-")
 
 import jaxtyping  # noqa: E402
 
@@ -16,19 +34,24 @@ jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
 
 import contextlib  # noqa: E402
 import pathlib  # noqa: E402
-import shutil  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXGEN_CACHE"], "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_sessionfinish():
-  shutil.rmtree(os.environ["JAXGEN_CACHE"], ignore_errors=True)
+  if MAIN and "JAXGEN_TEST_CACHE" not in os.environ:
+    shutil.rmtree(os.environ["JAXGEN_CACHE"], ignore_errors=True)
+
+
+def patience() -> float:
+  """How much longer than on a quiet machine a test should wait for a process: by the load for each core."""
+  return 2.0 + 2.0 * os.getloadavg()[0] / len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="module", autouse=True)
