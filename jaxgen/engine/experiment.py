@@ -8,8 +8,9 @@ from jaxgen.core import pictures
 from jaxgen.core.method import Method
 from jaxgen.data import Dataset
 
-Evaluator = Callable[[Any], dict[str, float]]  # (an `engine.run.Run`) -> numbers by name, which say their unit
-Figure = Callable[[Any], dict[str, bytes]]  # (an `engine.run.Run`) -> files by name
+AnyRun = Any  # an `engine.run.Run`, which stands above and knows experiments, or what has as much of it as is used
+Evaluator = Callable[[AnyRun], dict[str, float]]  # a run -> numbers by name, which say their unit
+Figure = Callable[[AnyRun], dict[str, bytes]]  # a run -> files by name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,7 @@ from jaxtyping import Float, Num
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.dataset import Dataset
-from jaxgen.engine.experiment import Evaluator
-from jaxgen.engine.run import Run
+from jaxgen.engine.experiment import AnyRun, Evaluator
 from jaxgen.evaluation.judge import Judge
 from jaxgen.evaluation.likelihood import mean_and_error
 
@@ -26,7 +25,7 @@ def accuracy(split: str = "test") -> Evaluator:
   Numbers: `test_accuracy`, its standard error, `test_examples`.
   """
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     correct = _per_example(run, split, "correct")["correct"]
     mean, error = mean_and_error(correct)
     return {f"{split}_accuracy": mean, f"{split}_accuracy_se": error, f"{split}_examples": float(len(correct))}
@@ -42,7 +41,7 @@ def bleu(split: str = "test") -> Evaluator:
   Numbers: `test_bleu`, `test_examples`.
   """
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     from sacrebleu.metrics import BLEU
 
     from jaxgen.data import text
@@ -62,7 +61,7 @@ def round_trip(split: str = "test") -> Evaluator:
   Number: `test_round_trip_max`.
   """
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     return {f"{split}_round_trip_max": float(_per_example(run, split, "round_trip")["round_trip"].max())}
 
   return evaluate
@@ -116,7 +115,7 @@ def frechet(
     chosen = None if n == total else np.sort(np.random.default_rng(0).permutation(total)[:n])
     return looks, test, n, frechet_distance(features("train", chosen), test)
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     from jaxgen.evaluation.frechet import frechet_distance
 
     real = data or run.data
@@ -154,7 +153,7 @@ def _as_stored(images: Num[np.ndarray, "n h w c"], levels: int | None) -> Num[np
   return images if levels is None else pictures.quantize(images, levels)
 
 
-def _per_example(run: Run, split: str, name: str) -> dict[str, Num[np.ndarray, " n"]]:
+def _per_example(run: AnyRun, split: str, name: str) -> dict[str, Num[np.ndarray, " n"]]:
   """The values of a split's examples whose name begins so."""
   values = run.evaluate_split(split)
   found = {key: value for key, value in values.items() if key.startswith(name)}

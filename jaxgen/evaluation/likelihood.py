@@ -26,8 +26,7 @@ from jaxtyping import Num
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
 from jaxgen.data.dataset import Dataset
-from jaxgen.engine.experiment import Evaluator
-from jaxgen.engine.run import Run
+from jaxgen.engine.experiment import AnyRun, Evaluator
 
 VALUES = {"image": "dim", "x": "dim", "tokens": "token"}  # what an example is, and what one of its values is called
 
@@ -52,7 +51,7 @@ def likelihood(split: str = "test", partition: Partition | None = None) -> Evalu
     UserError: the method gives no likelihood, or one of integers for data that are not integers.
   """
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     values = run.evaluate_split(split)
     nats = {name.removeprefix("nll_nats"): x for name, x in values.items() if name.startswith("nll_nats")}
     error_of, numbers = dict.fromkeys(nats, 0.0), {}

@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.data import real
-from jaxgen.engine.experiment import Evaluator
-from jaxgen.engine.run import Run
+from jaxgen.engine.experiment import AnyRun, Evaluator
 from jaxgen.mcmc import Kernel, diagnostics, run
 
 Energy = Callable[[Array], Array]
@@ -51,7 +50,7 @@ def long_runs(
   chains: int = 64,
   shown: int = 8,
   feature: str = "image",
-) -> Callable[[Run], LongRun]:
+) -> Callable[[AnyRun], LongRun]:
   """Chains of so many steps from test data and from noise, run once for each state that is asked about.
 
   Args:
@@ -72,7 +71,7 @@ def long_runs(
     last, accepted, (energies, kept) = run(sampler(U), x, keys, steps, keep)
     return jnp.concatenate([U(x)[None], energies]), jnp.concatenate([x[None, :shown], kept]), x, last, accepted
 
-  def runs(run: Run) -> LongRun:
+  def runs(run: AnyRun) -> LongRun:
     if known.get("state") is run.state:
       return known["found"]
     total = len(run.data.source("test"))
@@ -88,7 +87,7 @@ def long_runs(
   return runs
 
 
-def long_run(runs: Callable[[Run], LongRun]) -> Evaluator:
+def long_run(runs: Callable[[AnyRun], LongRun]) -> Evaluator:
   """What `long_runs` found, by the energies in the last half of the chains, N steps each.
 
   Numbers: `long_run_N_energy_data`, of test data; `..._energy_from_data` and `..._energy_from_noise`, means over
@@ -97,7 +96,7 @@ def long_run(runs: Callable[[Run], LongRun]) -> Evaluator:
   standard deviation of values where chains from data end over that of the data, 1 for chains that stay.
   """
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     found = runs(run)
     steps = len(found.energy["data"]) - 1
     late = {start: energy[1 + steps // 2 :] for start, energy in found.energy.items()}

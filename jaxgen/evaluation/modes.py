@@ -5,8 +5,7 @@ from jaxtyping import Float
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import modes
-from jaxgen.engine.experiment import Evaluator
-from jaxgen.engine.run import Run
+from jaxgen.engine.experiment import AnyRun, Evaluator
 
 
 def coverage(
@@ -30,7 +29,7 @@ def modes_covered(num: int = 2_500, *, seed: int = 0) -> Evaluator:
     UserError: the run's data are no such points.
   """
 
-  def evaluate(run: Run) -> dict[str, float]:
+  def evaluate(run: AnyRun) -> dict[str, float]:
     kind, *rest = run.data.name.split(":")
     if kind != "points":
       raise UserError(f"modes are those of points:MODES:STD, and the data is {run.data.name}: leave modes_covered out")

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 
 from jaxgen.core import pictures
 from jaxgen.data.dataset import Dataset
-from jaxgen.engine.experiment import Figure
-from jaxgen.engine.run import Run
+from jaxgen.engine.experiment import AnyRun, Figure
 from jaxgen.evaluation.long_run import LongRun
 
 Render = Callable[[Any, Mapping[str, Any]], dict[str, bytes]]
@@ -48,7 +47,7 @@ def attention(
     start, end: tokens that start and end a sequence.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax.numpy as jnp
 
     source = run.data.source("test").gather(np.arange(examples))["source"]
@@ -130,7 +129,7 @@ def reconstructions(reconstruct: Callable[[Any, Any], Any], count: int = 36, col
   reconstruct: (state, images [n, H, W, C]) -> images.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     images = examples_of(run.data, count)
@@ -160,7 +159,7 @@ def traversals(
     decode: (state, z [n, d]) -> images.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     z = np.asarray(jax.jit(encode)(run.state, examples_of(run.data, 1_000)))
@@ -181,7 +180,7 @@ def manifold(decode: Callable[[Any, Any], Any], side: int = 20) -> Figure:
   each tile stands for the same share of the prior. z_1 grows to the right and z_2 upward.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
     from scipy.special import ndtri
 
@@ -205,7 +204,7 @@ def interpolations(
     decode: (state, latents) -> images.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     z = np.asarray(jax.jit(encode)(run.state, examples_of(run.data, 2 * rows)))
@@ -228,7 +227,7 @@ def latent_interpolations(
   generate: (state, z [n, latent], labels [n] or None) -> images.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     first, last = np.random.default_rng(0).normal(size=(2, rows, latent))
@@ -249,7 +248,7 @@ def density(log_density: Callable[[Any, Any], Any], low: float, high: float, sid
   log_density: (state, x [n, 2]) -> [n] nats.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     line = np.linspace(low, high, side, dtype=np.float32)
@@ -290,7 +289,7 @@ def landscape(
   energy: (state, x [n, 2]) -> [n] nats.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     line = np.linspace(low, high, side, dtype=np.float32)
@@ -308,7 +307,7 @@ def landscape(
   return draw
 
 
-def long_run(runs: Callable[[Run], LongRun], times: int = 12) -> Figure:
+def long_run(runs: Callable[[AnyRun], LongRun], times: int = 12) -> Figure:
   """Where long chains go, from data and from noise: {"long_run_energy.png"}, and of images {"long_run_chains.png"}.
 
   The first has the energies over steps, median and 10 to 90 %. In the second every row is a chain, from left to right
@@ -317,7 +316,7 @@ def long_run(runs: Callable[[Run], LongRun], times: int = 12) -> Figure:
   runs: from `jaxgen.evaluation.long_run.long_runs`.
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     found = runs(run)
 
     def panel(figure: Any) -> None:
@@ -348,7 +347,7 @@ def filters(weights: Callable[[Any], Any], count: int = 100) -> Figure:
   weights: state -> [hidden, H, W, C].
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     w = np.asarray(weights(run.state), np.float32)[:count]
     largest = np.abs(w).max(axis=(1, 2, 3), keepdims=True)
     return {"filters.png": pictures.png(pictures.grid(w / np.where(largest > 0, largest, 1)))}
@@ -362,7 +361,7 @@ def chains(walk: Callable[[Any, Any, Any], Any], count: int = 12, seed: int = 0)
   walk: (state, images [n, H, W, C], keys [n]) -> images [frames, n, H, W, C].
   """
 
-  def draw(run: Run) -> dict[str, bytes]:
+  def draw(run: AnyRun) -> dict[str, bytes]:
     import jax
 
     images = examples_of(run.data, count)

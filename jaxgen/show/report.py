@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
-from jaxgen.engine.run import Run
+from jaxgen.engine.experiment import AnyRun
 
 Rows = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 
@@ -36,7 +36,7 @@ INK = "#123456"  # stands for the page's text colour in figures, until `_figure`
 HIDDEN = ("steps_per_second", "skipped")  # training numbers that the tables tell and no curve needs to
 
 
-def write(run: Run) -> pathlib.Path:
+def write(run: AnyRun) -> pathlib.Path:
   """Writes RUN/report.html and returns its path.
 
   Raises:
@@ -51,7 +51,7 @@ def write(run: Run) -> pathlib.Path:
   return path
 
 
-def page(run: Run) -> str:
+def page(run: AnyRun) -> str:
   """The report as HTML."""
   info, rows = run.folder.info(), run.folder.metrics()
   title, _, rest = run.config.doc.partition("\n")
@@ -69,7 +69,7 @@ def page(run: Run) -> str:
   return _PAGE.substitute(title=_text(f"{run.name}: {title}"), head=head, body="".join(sections))
 
 
-def _summary(run: Run, info: Mapping[str, Any], rows: Rows, step: int) -> str:
+def _summary(run: AnyRun, info: Mapping[str, Any], rows: Rows, step: int) -> str:
   steps = run.experiment.steps
   done = step >= steps
   state = "Finished" if done else "Not finished"
@@ -132,7 +132,7 @@ def _meaning(name: str) -> str:
   return next((text for pattern, text in _MEANINGS if re.fullmatch(pattern, name)), "")
 
 
-def _sample_grids(run: Run) -> list[tuple[int, list[pathlib.Path]]]:
+def _sample_grids(run: AnyRun) -> list[tuple[int, list[pathlib.Path]]]:
   """The files that show samples, by step."""
   found: dict[int, list[pathlib.Path]] = {}
   for path in sorted((run.folder / "samples").glob("step_*.*")):
@@ -142,7 +142,7 @@ def _sample_grids(run: Run) -> list[tuple[int, list[pathlib.Path]]]:
   return sorted(found.items())
 
 
-def _last_grid(run: Run) -> str:
+def _last_grid(run: AnyRun) -> str:
   grids = _sample_grids(run)
   if not grids:
     return ""
@@ -151,7 +151,7 @@ def _last_grid(run: Run) -> str:
   return f"<figure>{shown}<figcaption>Samples at step {step:,}</figcaption></figure>"
 
 
-def _grids(run: Run) -> str:
+def _grids(run: AnyRun) -> str:
   """Sample grids from the first to the last, evenly chosen where there are many."""
   grids = _sample_grids(run)
   if len(grids) < 2:
@@ -168,7 +168,7 @@ def _grids(run: Run) -> str:
   )
 
 
-def _figures(run: Run) -> str:
+def _figures(run: AnyRun) -> str:
   """What the config's figures drew, each under its file's name."""
   paths = [path for path in sorted((run.folder / "figures").glob("*")) if path.suffix in _SHOWN]
   name = lambda path: path.stem.replace("_", " ")
@@ -181,7 +181,7 @@ def _show(path: pathlib.Path, what: str) -> str:
   return show(path.read_bytes(), what) if show else ""
 
 
-def _copies(run: Run) -> str:
+def _copies(run: AnyRun) -> str:
   """Samples beside their nearest training examples, and both distances."""
   try:
     with np.load(run.folder / "samples" / "final.npz", allow_pickle=False) as arrays:
@@ -384,7 +384,7 @@ def _figure(title: str, name: str, draw: Callable[[Any], None]) -> str:
   return f"<figure><figcaption>{_breakable(title)}</figcaption>{svg}</figure>"
 
 
-def _reproduce(run: Run, info: Mapping[str, Any]) -> str:
+def _reproduce(run: AnyRun, info: Mapping[str, Any]) -> str:
   flags = {**{k: v for k, v in run.arguments.items() if v != run.config.defaults().get(k)}, "seed": info["seed"]}
   words = [w for name, value in flags.items() for w in (f"--{name.replace('_', '-')}", *_words(value))]
   command = shlex.join(["jaxgen", "train", f"{run.config.name}.py", *words])
