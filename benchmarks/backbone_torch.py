@@ -4,6 +4,7 @@ Channels last for convolutions, fused scaled dot-product attention (timm's defau
 what makes PyTorch fast.
 """
 
+import importlib.util
 import pathlib
 import resource
 import sys
@@ -14,19 +15,22 @@ from worker_torch import matmul_peak
 
 
 def prepare(job: dict):
-  sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "fixtures"))
-  import peers  # noqa: F401 - lets timm be imported without torchvision's compiled operators
+  vision = importlib.util.find_spec("torchvision")
+  if vision is None or not any(pathlib.Path(vision.origin).parent.glob("_C*")):
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "fixtures"))
+    import peers  # noqa: F401 - lets timm be imported without torchvision's compiled operators
   import timm
   import torch
   from torch.nn import functional as F
 
   device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-  torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+  torch.backends.cuda.matmul.allow_tf32 = job.get("tf32", False)
+  torch.backends.cudnn.allow_tf32 = job.get("tf32_conv", False)
   torch.manual_seed(0)
   dtype, batch, (height, width, colors) = getattr(torch, job["dtype"]), job["batch"], job["image"]
   layout = torch.channels_last if "resnet" in job["network"] else torch.contiguous_format
   model = timm.create_model(job["network"]).to(device, memory_format=layout)
-  network = torch.compile(model) if job["compiled"] else model
+  network = torch.compile(model, **job.get("compile", {})) if job["compiled"] else model
   image = torch.randn(batch, colors, height, width, device=device).to(memory_format=layout)
   label = torch.randint(1000, (batch,), device=device)
   mixed = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -47,7 +51,8 @@ def prepare(job: dict):
 
     def work():
       with torch.inference_mode(), mixed:
-        network(image)
+        for _ in range(job.get("passes", 1)):
+          network(image)
 
   def turn() -> float:
     start = time.perf_counter()
@@ -61,7 +66,7 @@ def prepare(job: dict):
   facts = {
     "parameters": sum(p.numel() for p in model.parameters()),
     "first_call": first_call,
-    "peak_flops": matmul_peak(torch, dtype, device),
+    "peak_flops": matmul_peak(torch, dtype, device) if job.get("peak", True) else None,
     "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     "devices": 1,
     "versions": {"torch": torch.__version__, "timm": timm.__version__},

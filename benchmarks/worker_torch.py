@@ -16,7 +16,8 @@ def prepare(job: dict):
   from torch.nn import functional as F
 
   device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-  torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+  torch.backends.cuda.matmul.allow_tf32 = job.get("tf32", False)
+  torch.backends.cudnn.allow_tf32 = job.get("tf32_conv", False)
   torch.manual_seed(0)
   dtype, batch, (height, width, colors) = getattr(torch, job["dtype"]), job["batch"], job["image"]
   levels, channels = len(job["multipliers"]), job["channels"]
@@ -34,9 +35,10 @@ def prepare(job: dict):
     freq_shift=1,
     flip_sin_to_cos=False,
     downsample_padding=0,
+    dropout=job.get("dropout", 0.0),
   ).to(device, memory_format=torch.channels_last)
   parameters = list(model.parameters())
-  network = torch.compile(model) if job["compiled"] else model
+  network = torch.compile(model, **job.get("compile", {})) if job["compiled"] else model
   betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
   alpha_bar = torch.cumprod(1 - betas, 0).float().to(device)
   image = torch.rand(batch, colors, height, width, device=device).mul(2).sub(1).to(memory_format=torch.channels_last)
@@ -88,7 +90,7 @@ def prepare(job: dict):
   facts = {
     "parameters": sum(p.numel() for p in parameters),
     "first_call": first_call,
-    "peak_flops": matmul_peak(torch, dtype, device),
+    "peak_flops": matmul_peak(torch, dtype, device) if job.get("peak", True) else None,
     "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     "devices": 1,
     "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},

@@ -1,0 +1,508 @@
+"""A process that runs jaxgen's side of accelerator/run.py, one kind of work per process; see `KINDS` at the end.
+
+Every kind is a function job -> (what it says when ready, message -> answer). Networks are trained and sampled through
+`jaxgen.parallel.compile`, which is what `jaxgen train` runs.
+"""
+
+import io
+import math
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import processes
+
+
+def gpu_facts() -> dict:
+  import jax
+
+  device = jax.devices()[0]
+  return {
+    "platform": device.platform,
+    "device": device.device_kind,
+    "flags": os.environ.get("XLA_FLAGS", ""),
+    "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+  }
+
+
+def peak_bytes() -> int | None:
+  import jax
+
+  return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def ddpm(job: dict, dtype, **options):
+  """A DDPM of one of compare.py's shapes."""
+  import optax
+
+  from jaxgen import diffusion
+  from jaxgen.methods.diffusion import gaussian_diffusion
+  from jaxgen.nn import UNet
+
+  network = UNet(
+    channels=job["channels"],
+    multipliers=tuple(job["multipliers"]),
+    blocks=job["blocks"],
+    attention=tuple(job["attention"]),
+    dropout=job.get("dropout", 0.0),
+    out_channels=job["image"][-1],
+    dtype=dtype,
+    **options,
+  )
+  return network, lambda optimizer=None, ema=0.999, steps=10: gaussian_diffusion(
+    network,
+    diffusion.linear(1000),
+    shape=tuple(job["image"]),
+    optimizer=optimizer or optax.adam(1e-3),
+    sampling_steps=steps,
+    ema=ema,
+  )
+
+
+def compiled(method, job: dict, batch: int, updates: int, dtype="float32"):
+  """The program of a method for random images, and batches for it."""
+  import jax
+  import numpy as np
+
+  from jaxgen import parallel
+
+  rng = np.random.default_rng(0)
+  raws = {
+    "image": rng.uniform(-1, 1, (updates, batch, *job["image"])).astype(dtype),
+    "index": np.tile(np.arange(batch, dtype=np.int32), (updates, 1)),
+  }
+  if job.get("classes"):
+    raws["label"] = rng.integers(0, job["classes"], (updates, batch)).astype(np.int32)
+  spec = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in raws.items()}
+  return parallel.compile(method, spec, parallel.make_mesh(), updates=updates), raws
+
+
+def initial(program, raws: dict):
+  """The state of seed 0, made on the host's CPU: compiling an initialisation for a GPU takes a minute."""
+  import jax
+
+  first = {k: v[0] for k, v in raws.items()}
+  with jax.default_device(jax.devices("cpu")[0]):
+    state = jax.jit(program._init, compiler_options={"xla_backend_optimization_level": 0})(jax.random.key(0), first)
+  return jax.block_until_ready(jax.tree.map(jax.device_put, state, program.shardings))
+
+
+def timed(function) -> tuple[float, object]:
+  import jax
+
+  start = time.perf_counter()
+  result = jax.block_until_ready(function())
+  return time.perf_counter() - start, result
+
+
+def determinism(job: dict):
+  """N updates from one seed in float32, and the SHA-256 of the state after them; then turns of N more."""
+  import jax
+  import jax.numpy as jnp
+
+  from jaxgen.checkpoint import state_hash
+
+  _, make = ddpm(job, jnp.float32)
+  updates = job["updates"]
+  program, raws = compiled(make(), job, job["batch"], updates)
+  state = initial(program, raws)
+  start_hash = state_hash(state)
+  seconds, _ = timed(lambda: program.loop)
+  batches = program.put_many(raws)
+  state, metrics = jax.block_until_ready(program.dispatch(state, batches, updates))
+  facts = {
+    **gpu_facts(),
+    "compile_seconds": seconds,
+    "initial_sha256": start_hash,
+    "sha256": state_hash(state),
+    "last_loss": float(metrics["loss"][-1]),
+  }
+
+  def handle(message: dict) -> dict:
+    nonlocal state
+    seconds, (state, _) = timed(lambda: program.dispatch(state, batches, updates))
+    return {"seconds": seconds}
+
+  return facts, handle
+
+
+def float64(job: dict):
+  """N updates of a small U-Net in float64; parameters and losses go to the file that the job names."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  _, make = ddpm(job, jnp.float64, param_dtype=jnp.float64)
+  updates = job["updates"]
+  program, raws = compiled(make(), job, job["batch"], updates, "float64")
+  state = initial(program, raws)
+  state, metrics = program.dispatch(state, program.put_many(raws), updates)
+  found = {f"params{jax.tree_util.keystr(k)}": v for k, v in jax.tree_util.tree_leaves_with_path(state.params)}
+  found = {k: np.asarray(v) for k, v in found.items()} | {"losses": np.asarray(metrics["loss"])}
+  np.savez(job["file"], **found)
+  return {**gpu_facts(), "dtypes": sorted({str(v.dtype) for v in found.values()})}, lambda message: {}
+
+
+def measure_peak(n: int, dtype: str, repeats: int) -> dict:
+  """FLOP/s of a product of two random n x n matrices, queued several at a time; the median of the turns."""
+  import jax
+  import jax.numpy as jnp
+
+  a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.dtype(dtype)) for i in range(2))
+  multiply = jax.jit(lambda a, b: a @ b)
+  jax.block_until_ready(multiply(a, b))
+  seconds = [timed(lambda: [multiply(a, b) for _ in range(repeats)])[0] / repeats for _ in range(7)]
+  return {"flops_per_second": 2 * n**3 / statistics.median(seconds), "n": n, "dtype": dtype}
+
+
+def networks(job: dict):
+  """U-Nets or backbones of one dtype: one state, and tasks that are prepared, timed and dropped by name."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from jaxgen.inspection import flops as flops_of
+  from jaxgen.nn.conv import jax_derivatives
+
+  if job.get("cuda_warm", True):
+    jax.block_until_ready(jnp.ones(8) + 1)
+  dtype, made, tasks = jnp.dtype(job["dtype"]), {}, {}
+
+  def build(message: dict):
+    """The network, the method and the run's state, shared by all tasks of the same network."""
+    name = message["name"]
+    if name in made:
+      return made[name]
+    if message["kind"] == "unet":
+      network, make = ddpm(message, dtype)
+      method = make(steps=message["sampling_steps"])
+    else:
+      from jaxgen.methods.classifier import classifier
+      from jaxgen.nn import resnet, vit
+
+      network = {
+        "resnet50": lambda: resnet.ResNet(**resnet.SIZES[50], dtype=dtype),
+        "vit_base_patch16_224": lambda: vit.ViT(**vit.SIZES["B/16"], dtype=dtype),
+        "vit_tiny_patch16_224": lambda: vit.ViT(**vit.SIZES["Ti/16"], dtype=dtype),
+        "resnet18": lambda: resnet.ResNet(**resnet.SIZES[18], dtype=dtype),
+      }[message["network"]]()
+      method = classifier(network, optimizer=optax.sgd(1e-3, momentum=0.9), classes=message["classes"])
+    made.clear()  # one network's state at a time
+    tasks.clear()
+    made[name] = {"network": network, "method": method, "state": None}
+    return made[name]
+
+  def forward_flops(message: dict, network, state, batch: int) -> float:
+    """Of the network as it is defined, not as it is computed: strided convolutions are strided."""
+    variables = {"params": state.params["network"], **(state.buffers if message["kind"] == "backbone" else {})}
+    variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    x = jax.ShapeDtypeStruct((batch, *message["image"]), jnp.float32)
+    times = (jax.ShapeDtypeStruct((batch,), jnp.float32),) if message["kind"] == "unet" else ()
+    with jax_derivatives():
+      return flops_of(jax.make_jaxpr(network.apply)(variables, x, *times).jaxpr)
+
+  def prepare(message: dict) -> dict:
+    shared = build(message)
+    network, batch, updates = shared["network"], message["batch"], message["updates"]
+    program, raws = compiled(shared["method"], message, batch, updates)
+    facts, start = {}, time.perf_counter()
+    if shared["state"] is None:
+      facts["init_seconds"], shared["state"] = timed(lambda: initial(program, raws))
+    state = shared["state"]
+    forward = forward_flops(message, network, state, batch)
+    start = time.perf_counter()
+    if message["task"] == "training":
+      analysis = program.loop.memory_analysis()
+      facts["compile_seconds"] = time.perf_counter() - start
+      if analysis is not None:
+        facts["planned_memory"] = sum(
+          getattr(analysis, f"{part}_size_in_bytes", 0) * sign
+          for part, sign in (("argument", 1), ("output", 1), ("temp", 1), ("alias", -1))
+        )
+      batches, flops = program.put_many(raws), 3 * forward  # a gradient is two more passes
+
+      def turn() -> float:
+        seconds, (shared["state"], _) = timed(lambda: program.dispatch(shared["state"], batches, updates))
+        return seconds
+
+    elif message["task"] == "sampling":
+      keys, flops = jax.random.split(jax.random.key(1), batch), message["sampling_steps"] * forward
+
+      def turn() -> float:
+        return timed(lambda: program.sample(shared["state"], keys, {}))[0]
+
+    else:
+      values = {"params": state.params["network"], **state.buffers}
+      apply, pictures, passes = jax.jit(network.apply), jax.device_put(raws["image"][0]), message["updates"]
+      flops = forward
+
+      def turn() -> float:
+        return timed(lambda: [apply(values, pictures) for _ in range(passes)])[0]
+
+    facts["first_call"] = time.perf_counter() - start if message["task"] == "training" else 0.0
+    facts["first_call"] += turn()
+    tasks[message["id"]] = turn
+    sizes = [np.prod(p.shape, dtype=np.int64) for p in jax.tree.leaves(state.params["network"])]
+    return facts | {"parameters": int(sum(sizes)), "flops": flops, "peak_memory": peak_bytes()}
+
+  def handle(message: dict) -> dict:
+    do = message["do"]
+    if do == "peak":
+      return measure_peak(message["n"], message["dtype"], message["repeats"])
+    if do == "prepare":
+      return prepare(message)
+    if do in ("tune", "turn"):
+      return {"seconds": tasks[message["id"]]()}
+    if do == "memory":
+      return {"peak_memory": peak_bytes()}
+    if do == "drop":
+      tasks.pop(message["id"], None)
+      return {}
+    raise ValueError(do)
+
+  return gpu_facts(), handle
+
+
+def queued(functions: dict, rounds: int, seconds_per_turn: float) -> dict:
+  """Milliseconds of each function in turns: calls are queued, as many as fill a turn, and waited for once."""
+  import jax
+
+  counts = {}
+  for name, call in functions.items():
+    jax.block_until_ready(call())
+    once = min(timed(call)[0] for _ in range(3))
+    counts[name] = max(1, min(200, math.ceil(seconds_per_turn / max(once, 1e-6))))
+  turns = {name: [] for name in functions}
+  for number in range(rounds):
+    for name in list(functions)[:: -1 if number % 2 else 1]:
+      call, count = functions[name], counts[name]
+      seconds, _ = timed(lambda call=call, count=count: [call() for _ in range(count)])
+      turns[name].append(1e3 * seconds / count)
+  return {name: {"ms": statistics.median(t), "turns": t, "calls": counts[name]} for name, t in turns.items()}
+
+
+def attention(job: dict):
+  """Forms of attention at one shape, forward, and with the gradient of queries, keys and values."""
+  import jax
+  import jax.numpy as jnp
+
+  from jaxgen.nn.attention import attend, attention_weights
+
+  jax.block_until_ready(jnp.ones(8) + 1)
+
+  def library(implementation):
+    return lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+
+  def plain(q, k, v):
+    return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k).astype(v.dtype), v)
+
+  def unet(q, k, v):
+    """As jaxgen.nn.unet writes it: logits in the dtype of the computation, softmax in float32."""
+    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * q.shape[-1] ** -0.5
+    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits.astype(jnp.float32)).astype(v.dtype), v)
+
+  forms = {"cudnn": library("cudnn"), "xla": library("xla"), "plain": plain, "unet": unet, "jaxgen": attend}
+
+  def handle(message: dict) -> dict:
+    q, k, v, dy = (
+      jax.random.normal(jax.random.key(i), tuple(message["shape"]), jnp.dtype(message["dtype"])) for i in range(4)
+    )
+    ready, errors = {}, {}
+    for name, form in forms.items():
+      if message["gradient"]:
+        scalar = lambda q, k, v, form=form: jnp.sum((form(q, k, v) * dy).astype(jnp.float32))
+        function = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2)))
+      else:
+        function = jax.jit(form)
+      try:
+        jax.block_until_ready(function(q, k, v))
+        ready[name] = lambda function=function: function(q, k, v)
+      except Exception as error:
+        errors[name] = {"error": processes.described(error)[:400]}
+    return {"forms": queued(ready, message["rounds"], message["turn"]) | errors}
+
+  return gpu_facts(), handle
+
+
+def conv(job: dict):
+  """The gradient of a few 3x3 convolutions in a row by JAX's own derivatives, and by those that jaxgen writes out."""
+  import jax
+  import jax.numpy as jnp
+
+  from jaxgen.nn import conv as module
+
+  jax.block_until_ready(jnp.ones(8) + 1)
+
+  def handle(message: dict) -> dict:
+    (batch, height, width, channels), stride = message["shape"], message["stride"]
+    dtype = jnp.dtype(message["dtype"])
+    x = jax.random.normal(jax.random.key(0), (batch, height, width, channels), dtype)
+    scale = (9 * channels) ** -0.5
+    kernels = [
+      scale * jax.random.normal(jax.random.key(i + 1), (3, 3, channels, channels), dtype)
+      for i in range(message["depth"])
+    ]
+
+    def loss(x, kernels):
+      for w in kernels:
+        x = module.conv(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+      return jnp.sum(x.astype(jnp.float32) ** 2)
+
+    ready, errors, compile_seconds = {}, {}, {}
+    for name, answer in (("jax", False), ("written_out", True)):
+      original, module.written_out = module.written_out, lambda answer=answer: answer
+      function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+      try:
+        compile_seconds[name], _ = timed(lambda function=function: function(x, kernels))
+        ready[name] = lambda function=function: function(x, kernels)
+      except Exception as error:
+        errors[name] = {"error": processes.described(error)[:400]}
+      finally:
+        module.written_out = original
+    return {"forms": queued(ready, message["rounds"], message["turn"]) | errors, "compile_seconds": compile_seconds}
+
+  return gpu_facts(), handle
+
+
+def sheets(folder: str | None):
+  """CIFAR-10's images, uint8 [N, 32, 32, 3], from sheets of 25 x 40 tiles; None where there are none."""
+  import numpy as np
+  from PIL import Image
+
+  files = sorted(pathlib.Path(folder).glob("cifar10_*.webp")) if folder else []
+  tiles = []
+  for file in files:
+    sheet = np.asarray(Image.open(file).convert("RGB"))
+    rows, columns = sheet.shape[0] // 32, sheet.shape[1] // 32
+    tiles.append(sheet.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3))
+  return np.concatenate(tiles) if tiles else None
+
+
+def train(job: dict):
+  """DDPM for as long as it is let: loss by update, then samples from the average of the parameters."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from jaxgen import parallel, pictures
+  from jaxgen.data.transforms import flip, scale
+
+  batch, updates = job["batch"], job["updates"]
+  rng = np.random.default_rng(0)
+  images = sheets(job["data"])
+  if images is not None and job["tiny"]:
+    images = images[:, ::4, ::4, :1]
+  real = images is not None and images.shape[1:] == tuple(job["image"])
+  if not real:
+    images = rng.integers(0, 256, (1000, *job["image"]), dtype=np.uint8)
+  _, make = ddpm(job, jnp.dtype(job["dtype"]))
+  rate = optax.linear_schedule(0.0, job["learning_rate"], job["warm_up"])
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  method = make(optimizer, job["ema"], job["sampling_steps"])
+  transforms = [flip(), scale(256)]
+
+  def prepare_batch(key, raw, train):
+    for number, transform in enumerate(transforms):
+      raw = transform(jax.random.fold_in(key, number), raw)
+    return raw
+
+  spec = {
+    "image": jax.ShapeDtypeStruct((batch, *job["image"]), np.uint8),
+    "index": jax.ShapeDtypeStruct((batch,), np.int32),
+  }
+  program = parallel.compile(method, spec, parallel.make_mesh(), prepare=prepare_batch, updates=updates)
+  index = np.tile(np.arange(batch, dtype=np.int32), (updates, 1))
+  order, at = rng.permutation(len(images)), 0
+
+  def batches():
+    """The next ones of a random order, a new one for every pass."""
+    nonlocal order, at
+    chosen = []
+    for _ in range(updates):
+      if at + batch > len(order):
+        order, at = rng.permutation(len(images)), 0
+      chosen.append(np.resize(order[at : at + batch], batch))
+      at += batch
+    return program.put_many({"image": images[np.stack(chosen)], "index": index})
+
+  start = time.perf_counter()
+  state = initial(program, {"image": images[np.resize(order, batch)][None], "index": index})
+  init_seconds = time.perf_counter() - start
+  start = time.perf_counter()
+  program.loop  # noqa: B018 - compiles
+  facts = {
+    **gpu_facts(), "images": len(images), "real": real, "init_seconds": init_seconds,
+    "compile_seconds": time.perf_counter() - start,
+  }  # fmt: skip
+  losses, clock = [], []
+
+  def handle(message: dict) -> dict:
+    nonlocal state
+    if message["do"] == "train":
+      end, done = time.perf_counter() + message["seconds"], 0
+      start, pending = time.perf_counter(), []
+      while time.perf_counter() < end and len(losses) < job["most"]:
+        state, metrics = program.dispatch(state, batches(), updates)
+        pending.append(metrics["loss"])
+        done += updates
+        if len(pending) > 1:  # the next batches are put together while the device works
+          losses.extend(np.asarray(pending.pop(0), np.float64).tolist())
+      for loss in pending:
+        losses.extend(np.asarray(loss, np.float64).tolist())
+      jax.block_until_ready(state)
+      clock.append((done, time.perf_counter() - start))
+      curve = [[i + 50, float(np.mean(losses[i : i + 50]))] for i in range(0, len(losses) - len(losses) % 50, 50)] or [
+        [len(losses), float(np.mean(losses))]
+      ]
+      return {"updates": len(losses), "turns": clock, "curve": curve, "peak_memory": peak_bytes()}
+    if message["do"] == "sample":
+      keys = jax.random.split(jax.random.key(7), message["count"])
+      first, drawn = timed(lambda: program.sample(state, keys, {}))
+      seconds, drawn = timed(lambda: program.sample(state, keys, {}))
+      drawn = np.asarray(drawn, np.float32)
+      pathlib.Path(message["file"]).write_bytes(pictures.png(pictures.grid(drawn, columns=8, scale=3)))
+      if not np.isfinite(drawn).all():
+        drawn = np.nan_to_num(drawn)
+      return {
+        "first_call": first, "seconds": seconds, "count": len(drawn), "steps": job["sampling_steps"],
+        "finite": bool(np.isfinite(drawn).all()), "mean": float(drawn.mean()), "std": float(drawn.std()),
+        "real_mean": float(images.mean() / 127.5 - 1), "real_std": float((images / 127.5).std()),
+      }  # fmt: skip
+    if message["do"] == "figure":
+      from matplotlib.backends.backend_agg import FigureCanvasAgg
+      from matplotlib.figure import Figure
+
+      figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+      FigureCanvasAgg(figure)
+      axes = figure.add_subplot()
+      width = min(50, len(losses))
+      smooth = np.convolve(losses, np.ones(width) / width, "valid")
+      axes.plot(np.arange(width, len(losses) + 1), smooth)
+      axes.set(xlabel="updates", ylabel=f"loss, mean of {width} updates", yscale="log")
+      file = io.BytesIO()
+      figure.savefig(file, format="png")
+      pathlib.Path(message["file"]).write_bytes(file.getvalue())
+      return {}
+    raise ValueError(message["do"])
+
+  return facts, handle
+
+
+def broken(job: dict):
+  """For trying out the failure paths: dies, or never gets ready."""
+  if job["how"] == "dies":
+    print("this is what a dying process says", file=sys.stderr, flush=True)
+    os._exit(3)
+  time.sleep(1000)
+
+
+KINDS = {f.__name__: f for f in (determinism, float64, networks, attention, conv, train, broken)}
+
+if __name__ == "__main__":
+  processes.serve(lambda job: KINDS[job["side"]](job))
