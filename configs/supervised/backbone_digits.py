@@ -11,8 +11,9 @@ https://arxiv.org/abs/2101.11986 (T2T-ViT)
     jaxgen train backbone_digits --backbone resnet --name resnet_digits
     jaxgen train backbone_digits --backbone deit --teacher runs/resnet_digits
 
-Expect: test accuracy as in the table below (360 digits, standard errors of about 0.006, one seed each)
-Cost: 8 seconds (convnet) to 4 minutes (swin) on 2 CPU cores, as in the table below
+Expect: test accuracy 0.989 (convnet), of the others as the table of presets says (360 digits, standard errors of about
+0.006, one seed each)
+Cost: 8 seconds (convnet) to 4 minutes (swin) on 2 CPU cores; the table of presets says each
 """
 
 from collections.abc import Callable, Mapping

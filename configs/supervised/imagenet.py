@@ -12,7 +12,7 @@ https://arxiv.org/abs/2101.11986 (T2T-ViT)
     jaxgen train imagenet --backbone deit_b --teacher runs/imagenet --name deit --tfds-dir DIR
     jaxgen import FILE imagenet --backbone vit_b16
 
-Expect: not run here; the accuracies that papers report stand in the table below
+Expect: not run here; the published accuracies stand in the table of presets
 Cost: not run here, a pod's work; `jaxgen inspect` counts parameters and FLOPs
 """
 
