@@ -18,6 +18,7 @@ def prepare(job: dict):
   import numpy as np
   import optax
 
+  from jaxgen.core.spec import Spec
   from jaxgen.engine.mesh import make_mesh
   from jaxgen.engine.program import Program
   from jaxgen.inspection import flops as flops_of
@@ -30,7 +31,7 @@ def prepare(job: dict):
     "resnet50": lambda: resnet.ResNet(**resnet.SIZES[50], dtype=dtype),
     "vit_base_patch16_224": lambda: vit.ViT(**vit.SIZES["B/16"], dtype=dtype),
   }[job["network"]]()
-  method = classifier(network, optimizer=optax.sgd(1e-3, momentum=0.9), classes=1000)
+  method = classifier(network, spec=Spec(image, classes=1000), optimizer=optax.sgd(1e-3, momentum=0.9))
   rng = np.random.default_rng(0)
   raws = {
     "image": rng.normal(size=(updates, batch, *image)).astype(np.float32),

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import State
+from jaxgen.core.method import Frozen, State
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.provenance import describe
 from jaxgen.engine.run import Run, load
@@ -21,8 +21,16 @@ from jaxgen.interop.layout import Entry, read, write
 NETWORK = "network"  # the entry of a state's params that layouts are of
 
 
+def frozen(folder: str | os.PathLike) -> Frozen:
+  """A trained run's network for a method that uses it and does not train it, a teacher for one; see `variables`."""
+  return Frozen(f"the run {folder}", lambda: variables(folder))
+
+
 def variables(folder: str | os.PathLike) -> dict[str, Any]:
-  """The variables of a trained run's network as numpy, its averaged parameters where it keeps them: for a `Teacher`.
+  """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
+
+  Returns:
+    {"params": .., "batch_stats": .., ..}, as the network's `init` gives them.
 
   Raises:
     UserError: the folder is not a run, or has no network of that name.

@@ -77,7 +77,7 @@ def encoder_decoder(network: EncoderDecoder) -> list[Entry]:
   entries += [shaped(bias, (1, count), (count,))] if network.output_bias else []
   # The shared table again, under its other names.
   entries += [beside("lm_head.weight", *(f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")))]
-  for side in ("encoder", "decoder"):
+  for side, depth in zip(("encoder", "decoder"), network.depths, strict=True):
     if getattr(options.absolute, "func", options.absolute) is Learned:
       entries.append(same(f"model.{side}.embed_positions.weight", f"params/{side}/positions/table"))
     else:  # a table of sinusoids
@@ -86,5 +86,5 @@ def encoder_decoder(network: EncoderDecoder) -> list[Entry]:
       entries += _norm(f"model.{side}.layernorm_embedding", f"params/{side}/embedding_norm")
     if options.norm == "pre":
       entries += _norm(f"model.{side}.layer_norm", f"params/{side}/norm")
-    entries += stacked([block(side, i) for i in range(options.depth)])
+    entries += stacked([block(side, i) for i in range(depth)])
   return entries

@@ -191,12 +191,14 @@ def test_data_without_labels(tmp_path):
 CLASSIFIER = '''"""A small classifier."""
 import optax
 from jaxgen import Experiment, data
+from jaxgen.core.wrappers import averaged
 from jaxgen.methods.supervised.classifier import classifier
 from jaxgen.nn import ConvNet
 
 def experiment(steps: int = 4, ema: float | None = None) -> Experiment:
-  method = classifier(ConvNet(10, (4,), 8), optimizer=optax.adam(1e-2), classes=10, ema=ema)
-  return Experiment(method=method, data=data.digits(), steps=steps, batch_size=16, checkpoint_every=None)
+  digits = data.digits()
+  method = averaged(classifier(ConvNet(10, (4,), 8), spec=digits.spec, optimizer=optax.adam(1e-2)), ema)
+  return Experiment(method=method, data=digits, steps=steps, batch_size=16, checkpoint_every=None)
 '''
 
 

@@ -18,13 +18,14 @@ from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 from jaxgen.interop import files
-from jaxgen.interop.runs import export_weights, import_weights
+from jaxgen.interop.runs import export_weights, frozen, import_weights
 
 CONFIG = '''"""A tiny Vision Transformer for tests."""
 
 import optax
 from jaxgen import Experiment, data
 from jaxgen.interop import vit as weights
+from jaxgen.core.wrappers import averaged
 from jaxgen.methods.supervised.classifier import classifier
 from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.nn.vision.vit import ViT
@@ -32,9 +33,10 @@ from jaxgen.nn.vision.vit import ViT
 
 def experiment(steps: int = 2, patch: int = 4, width: int = 8, classes: int = 10, ema: float | None = None):
   network = ViT(patch, width, 2, 2, classes=classes)
+  digits = data.digits()
   return Experiment(
-    method=classifier(network, optimizer=optax.sgd(0.1), classes=classes, ema=ema),
-    data=data.digits(),
+    method=averaged(classifier(network, spec=digits.spec._replace(classes=classes), optimizer=optax.sgd(0.1)), ema),
+    data=digits,
     steps=steps,
     batch_size=16,
     evaluators=(accuracy(),),
@@ -135,6 +137,20 @@ def test_averages_are_what_is_written(config, tmp_path):
   export_weights(run, tmp_path / "last.npz", "timm", average=False)
   average, last = files.load(tmp_path / "average.npz"), files.load(tmp_path / "last.npz")
   np.testing.assert_allclose(last["head.bias"], average["head.bias"] + 1, rtol=1e-6)
+
+
+def test_a_frozen_network_is_the_average_of_a_run(config, tmp_path):
+  source = frozen(tmp_path / "run")  # which need not be there before it is read
+  assert str(tmp_path / "run") in source.source
+  with pytest.raises(UserError, match="run"):
+    source.load()
+  tensors = published()
+  files.save(tmp_path / "in.npz", tensors)
+  import_weights(run_of(config, tmp_path, ema=0.9), tmp_path / "in.npz")
+  variables = source.load()
+  assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(variables))
+  assert set(variables) == {"params"}
+  np.testing.assert_array_equal(variables["params"]["head"]["kernel"], tensors["head.weight"].T)
 
 
 def test_a_fresh_head_for_other_classes(config, tmp_path):
@@ -253,6 +269,6 @@ def test_other_bad_input(config, tmp_path):
     export_weights(run, tmp_path / "out.bin", "timm")
   with pytest.raises(UserError, match="no folder"):
     export_weights(run, pathlib.Path(tmp_path / "nowhere" / "out.npz"), "timm")
-  digits = load_config(conftest.REPOSITORY / "configs" / "classifier_digits.py")
+  digits = load_config(conftest.REPOSITORY / "configs" / "supervised" / "backbone_digits.py")
   with pytest.raises(UserError, match="no layouts"):
     import_weights(run_of(digits, tmp_path, "digits"), tmp_path / "in.npz")

@@ -122,6 +122,25 @@ def test_a_mask_left_out_shows(name, x64, monkeypatch):
   assert max(np.abs(ours[k] - a).max() for k, a in expected.items()) > 1e-3
 
 
+def test_sides_of_unequal_depth(x64):
+  """A decoder's second block whose branches add nothing is none: transformers' weights without it give the same."""
+  arrays = load("transformer.npz", "Pegasus")
+  options = SIZES["OPUS-MT"]._replace(
+    features=12, heads=3, hidden=10, depth=2, dtype=jnp.float64, param_dtype="float64"
+  )
+  arguments = {k: jnp.asarray(a) for k, a in arrays["argument"].items()}
+  second = "model.decoder.layers.1."
+  silent = ("out_proj.weight", "out_proj.bias", "fc2.weight", "fc2.bias")
+  both = {k: 0 * a if k.startswith(second) and k.endswith(silent) else a for k, a in arrays["weight"].items()}
+  outputs = []
+  for depth, weights in ((None, both), (1, {k: a for k, a in both.items() if not k.startswith(second)})):
+    network = pegasus(options).clone(decoder_depth=depth)
+    shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
+    outputs.append(jit(network.apply)(layout.read(encoder_decoder(network), weights, shapes), **arguments))
+  np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1e-12)
+  assert np.abs(outputs[0] - arrays["output"]["logits"]).max() > 1e-3  # with its second block
+
+
 @pytest.mark.parametrize("name", ["BERT", "BART"])
 def test_weights_go_back_as_they_came(name):
   arrays = load("transformer.npz", name)

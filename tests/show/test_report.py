@@ -37,7 +37,7 @@ from jaxgen.nn import ConvNet
 
 
 def experiment(steps: int = 200, note: str = "", channels: tuple[int, ...] = (4,)) -> Experiment:
-  method = classifier(ConvNet(10, channels), optimizer=optax.adam(1e-3), classes=10)
+  method = classifier(ConvNet(10, channels), spec=data.digits().spec, optimizer=optax.adam(1e-3))
   return Experiment(method=method, data=data.digits(), steps=steps, batch_size=32)
 '''
 

@@ -21,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen import decoding
+from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch
 from jaxgen.data.audio import mu_law_inverse
 from jaxgen.probability.distributions import to_integers, to_values
 
@@ -39,62 +41,70 @@ class Code(NamedTuple):
   decode: Callable[[Array], Array]
 
 
-def as_they_are() -> Code:
-  """The batch's "tokens"; samples are tokens."""
-  return Code(lambda batch: batch["tokens"], lambda tokens: tokens)
+def tokens_of(spec: Spec) -> Code:
+  """The tokens that the data has; samples are tokens."""
+  return Code(lambda batch: batch[spec.feature], lambda tokens: tokens)
 
 
-def pixels(shape: tuple[int, int, int], levels: int) -> Code:
+def pixels(spec: Spec) -> Code:
   """The values of images in [-1, 1], [B, H, W, C], row by row and all channels of a pixel in turn."""
 
   def encode(batch: Batch) -> Tokens:
-    return to_integers(batch["image"], levels).reshape(-1, math.prod(shape))
+    return to_integers(batch[spec.feature], spec.levels).reshape(-1, spec.size)
 
   def decode(tokens: Tokens) -> Float[Array, "batch height width channels"]:
-    return to_values(tokens.reshape(-1, *shape), levels, jnp.result_type(float))
+    return to_values(tokens.reshape(-1, *spec.shape), spec.levels, jnp.result_type(float))
 
   return Code(encode, decode)
 
 
-def waves(levels: int = 256) -> Code:
-  """The batch's "tokens", of `data.audio.mu_law`; samples are waves in [-1, 1]."""
-  return Code(lambda batch: batch["tokens"], partial(mu_law_inverse, levels=levels))
+def waves(spec: Spec) -> Code:
+  """The data's tokens, of `data.audio.mu_law`; samples are waves in [-1, 1]."""
+  return Code(lambda batch: batch[spec.feature], partial(mu_law_inverse, levels=spec.levels))
+
+
+class Sampling(NamedTuple):
+  """How samples are drawn: see `decoding.ancestral`."""
+
+  temperature: float = 1.0
+  top_k: int | None = None
+  top_p: float | None = None
+
+
+AS_LEARNED = Sampling()
 
 
 def language(
   network: Any,
   *,
-  vocabulary: int,
-  length: int,
+  spec: Spec,
   start: int | None,
   optimizer: optax.GradientTransformation,
   code: Code | None = None,
   conditions: tuple[str, ...] = (),
-  temperature: float = 1.0,
-  top_k: int | None = None,
-  top_p: float | None = None,
+  length: int | None = None,
+  sampling: Sampling = AS_LEARNED,
   context: int | None = None,
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
   """A model of sequences of tokens, by (L1).
 
+  The loss is the mean over examples of nats per token.
+
   Args:
-    network: as above. What it says of tokens from `vocabulary` on (one that only starts sequences) is left out.
-    vocabulary: number of different tokens.
-    length: tokens of a sample, its prompt included.
+    network: as above. What it says of tokens from the vocabulary's number on (one that only starts sequences) is left
+      out.
+    spec: the data's. Its levels are the vocabulary's number of tokens.
     start: the token that the network reads before the first one. None: examples are cut out of something longer, so an
       example's first token is read and not predicted, and a sample goes on from a prompt.
-    code: what the tokens of a batch are; by default `as_they_are`.
+    code: what the tokens of a batch are; by default the examples themselves where they are integers (`tokens_of`),
+      else their values, `pixels`.
     conditions: names of what the batch has, [B], and the network is told.
-    temperature, top_k, top_p: of samples; see `decoding.ancestral`.
+    length: tokens of a sample, its prompt included; by default as many as an example has.
+    sampling: how samples are drawn.
     context: most tokens that the network reads at a time, None where there is no limit. A longer sample goes on as
       often as need be from the last half of as many tokens.
-    ema, microbatches, axis: as in `compose`.
 
-  The loss is the mean over examples of nats per token. `evaluate` gives "nll_nats", the sum over an example's tokens,
-  and "tokens", how many they are.
+  `evaluate` gives "nll_nats", the sum over an example's tokens, and "tokens", how many they are.
 
   `sample(state, keys, prompt=[N, P], temperature=[N], **conditions)` gives [N, ...], `code`'s of `length` tokens, the
   first P of which are the prompt's; the temperature may be left out, and the prompt, too, where there is `start`. A
@@ -104,42 +114,35 @@ def language(
     UserError: options of sampling that are none, data or networks that do not fit, a prompt that is too long or has
       tokens that are none.
   """
-  decoding.check_sampling(temperature, top_k, top_p)
-  code = as_they_are() if code is None else code
-
-  def read(tokens: Tokens) -> tuple[Int[Array, "batch n"], Int[Array, "batch n"]]:
-    """(what the network reads, what follows)."""
-    if start is None:
-      return tokens[:, :-1], tokens[:, 1:]
-    return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start), tokens
-
-  def told(batch: Batch) -> dict[str, Array]:
-    if missing := set(conditions) - batch.keys():
-      raise UserError(f"the model is told {min(missing)!r} of each example, and this data has none: leave it out")
-    return {name: batch[name] for name in conditions}
+  decoding.check_sampling(*sampling)
+  if spec.levels is None:
+    raise UserError("a language has a finite number of tokens, and this data has real numbers: use data with levels")
+  if code is None:
+    code = tokens_of(spec) if np.issubdtype(spec.dtype, np.integer) else pixels(spec)
+  length = spec.size if length is None else length
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
+    check_batch(spec, batch)
     batch = jax.tree.map(lambda x: x[:1], dict(batch))
-    inputs, targets = read(code.encode(batch))
+    inputs, targets = shifted(code.encode(batch), start)
     if targets.shape[1] < 1:
       raise UserError("windows of one token leave nothing to predict: make the data's windows longer")
     if context is not None and inputs.shape[1] > context:
       raise UserError(
         f"examples of {inputs.shape[1]} tokens to read, and a context of {context}: make one as long as the other"
       )
-    logits, variables = network.init_with_output(key, inputs, **told(batch))
-    if logits.shape[:2] != targets.shape or logits.shape[2] < max(vocabulary, (start or 0) + 1):
+    logits, variables = network.init_with_output(key, inputs, **told(batch, conditions))
+    if logits.shape[:2] != targets.shape or logits.shape[2] < max(spec.levels, (start or 0) + 1):
       raise UserError(
-        f"the network's output for {targets.shape[1]} tokens is {logits.shape}, and tokens are {vocabulary}, begun by "
+        f"the network's output for {targets.shape[1]} tokens is {logits.shape}, and tokens are {spec.levels}, begun by "
         f"{start}: set the network's vocabulary"
       )
     return {"network": variables["params"]}, {}
 
   def nll(params: Params, batch: Batch, **options) -> Float[Array, "batch tokens"]:
-    inputs, targets = read(code.encode(batch))
-    logits = network.apply({"params": params}, inputs, **told(batch), **options)[..., :vocabulary]
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    inputs, targets = shifted(code.encode(batch), start)
+    logits = network.apply({"params": params}, inputs, **told(batch, conditions), **options)[..., : spec.levels]
+    return optax.softmax_cross_entropy_with_integer_labels(wide(logits), targets)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
     return jnp.mean(nll(params, batch, index=batch["index"], rngs={"dropout": key})), ({}, state.buffers)
@@ -152,51 +155,94 @@ def language(
     state: State,
     keys: Key[Array, "n"],
     prompt: Int[Array, "n prompt"] | None = None,
-    temperature: Float[Array, "n"] | float = temperature,
+    temperature: Float[Array, "n"] | float = sampling.temperature,
     **given: Int[Array, "n"],
   ) -> Array:
     params = state.averaged()
     prompt = jnp.zeros((len(keys), 0), jnp.int32) if prompt is None else prompt.astype(jnp.int32)
-    if prompt.shape[1] >= length:
-      raise UserError(f"a prompt of {prompt.shape[1]} tokens leaves nothing to say of {length}: cut it, or say more")
-    if start is None and not prompt.shape[1]:
-      raise UserError("this model goes on from a prompt, and there is none: give one of at least one token")
-    unknown = ((prompt < 0) | (prompt >= vocabulary)).any(axis=1)
-    if not isinstance(unknown, jax.core.Tracer) and unknown.any():
-      raise UserError(f"a prompt has tokens that are none of the {vocabulary}, 0 to {vocabulary - 1}: change it")
+    wrong = check_prompt(prompt, spec.levels, length, start)
 
     def write(seen: Tokens, count: int, first: int | Array) -> Int[Array, "batch {count}"]:
-      """What follows those seen."""
       step, carry = network.stepper(params, seen[:, :-1], seen.shape[1] + count - 1, **given)
+      step = within(step, spec.levels)
+      options = dict(length=count, first=first, **sampling._replace(temperature=temperature)._asdict())
+      return decoding.ancestral(step, carry, seen[:, -1], keys, **options)[0]
 
-      def of_vocabulary(carry, tokens):
-        logits, carry = step(carry, tokens)
-        return logits[:, :vocabulary], carry
-
-      how = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-      return decoding.ancestral(of_vocabulary, carry, seen[:, -1], keys, length=count, first=first, **how)[0]
-
-    whole = prompt.clip(0, vocabulary - 1)
+    seen = prompt.clip(0, spec.levels - 1)
     if start is not None:
-      whole = jnp.pad(whole, ((0, 0), (1, 0)), constant_values=start)
-    total = whole.shape[1] + length - prompt.shape[1]
-    limit = total if context is None else context
-    kept = max(1, limit // 2)
-    seen = whole if whole.shape[1] <= limit else whole[:, -kept:]
-    count = min(total - whole.shape[1], limit + 1 - seen.shape[1])
-    whole = jnp.concatenate([whole, write(seen, count, 0)], axis=1)
-    if total > whole.shape[1]:
-      more = limit + 1 - kept
+      seen = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=start)
+    tokens = continued(write, seen, length - prompt.shape[1], context)[:, -length:]
+    return code.decode(jnp.where(wrong[:, None], -1, tokens))
 
-      def go_on(seen: Tokens, first: Array) -> tuple[Tokens, Int[Array, "batch new"]]:
-        new = write(seen, more, first)
-        return jnp.concatenate([seen, new], axis=1)[:, -kept:], new
+  return compose(init, [("network", Player(loss, optimizer))], evaluate=evaluate, sample=sample)
 
-      places = count + more * np.arange(-(-(total - whole.shape[1]) // more))
-      _, rest = jax.lax.scan(go_on, whole[:, -kept:], jnp.asarray(places))
-      whole = jnp.concatenate([whole, jnp.moveaxis(rest, 0, 1).reshape(len(keys), -1)], axis=1)[:, :total]
-    return code.decode(jnp.where(unknown[:, None], -1, whole[:, total - length :]))
 
-  averages = {} if ema is None else {"network": ema}
-  players = [("network", Player(loss, optimizer))]
-  return compose(init, players, evaluate=evaluate, sample=sample, ema=averages, microbatches=microbatches, axis=axis)
+def told(batch: Batch, conditions: tuple[str, ...]) -> dict[str, Array]:
+  """What the network is told of each example. Raises a UserError where the batch does not have it."""
+  if missing := set(conditions) - batch.keys():
+    raise UserError(f"the model is told {min(missing)!r} of each example, and this data has none: leave it out")
+  return {name: batch[name] for name in conditions}
+
+
+def shifted(tokens: Tokens, start: int | None) -> tuple[Int[Array, "batch n"], Int[Array, "batch n"]]:
+  """(what the network reads, what follows each of these tokens); see `language` for `start`."""
+  if start is None:
+    return tokens[:, :-1], tokens[:, 1:]
+  return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start), tokens
+
+
+def check_prompt(prompt: Tokens, vocabulary: int, length: int, start: int | None) -> Bool[Array, "batch"]:
+  """Which prompts have tokens that are none.
+
+  Raises:
+    UserError: prompts as long as samples, none where one is needed, or, outside of a compiled program, a wrong token.
+  """
+  if prompt.shape[1] >= length:
+    raise UserError(f"a prompt of {prompt.shape[1]} tokens leaves nothing to say of {length}: cut it, or say more")
+  if start is None and not prompt.shape[1]:
+    raise UserError("this model goes on from a prompt, and there is none: give one of at least one token")
+  wrong = ((prompt < 0) | (prompt >= vocabulary)).any(axis=1)
+  if not isinstance(wrong, jax.core.Tracer) and wrong.any():
+    raise UserError(f"a prompt has tokens that are none of the {vocabulary}, 0 to {vocabulary - 1}: change it")
+  return wrong
+
+
+def within(step: decoding.Step, vocabulary: int) -> decoding.Step:
+  """The same step, whose logits are of the first so many tokens."""
+
+  def of_vocabulary(carry: decoding.Carry, tokens: Int[Array, "batch"]) -> tuple[Array, decoding.Carry]:
+    logits, carry = step(carry, tokens)
+    return logits[:, :vocabulary], carry
+
+  return of_vocabulary
+
+
+def continued(
+  write: Callable[[Tokens, int, int | Array], Tokens], seen: Tokens, count: int, context: int | None
+) -> Int[Array, "batch total"]:
+  """Tokens, and `count` more, of which no more than `context` are read at a time.
+
+  Where what was said fills the context, its last half is read anew and the text goes on from there.
+
+  Args:
+    write: (tokens seen [B, S], number of tokens, place of the first among all new ones) -> what follows those seen.
+  """
+  if context is None:
+    return jnp.concatenate([seen, write(seen, count, 0)], axis=1)
+  half = max(1, context // 2)
+  read = seen if seen.shape[1] <= context else seen[:, -half:]
+  # After so many tokens the context is full: the last one is said and not read.
+  first = min(count, context + 1 - read.shape[1])
+  whole = jnp.concatenate([seen, write(read, first, 0)], axis=1)
+  if first == count:
+    return whole
+  each = context + 1 - half
+
+  def go_on(last: Tokens, place: Array) -> tuple[Tokens, Int[Array, "batch new"]]:
+    new = write(last, each, place)
+    return jnp.concatenate([last, new], axis=1)[:, -half:], new
+
+  places = first + each * np.arange(math.ceil((count - first) / each))
+  _, more = jax.lax.scan(go_on, whole[:, -half:], jnp.asarray(places))
+  more = jnp.moveaxis(more, 0, 1).reshape(len(seen), -1)  # [turns, B, each] -> [B, turns each]
+  return jnp.concatenate([whole, more], axis=1)[:, : seen.shape[1] + count]

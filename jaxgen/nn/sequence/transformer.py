@@ -39,7 +39,7 @@ class Options(NamedTuple):
   features: width of the model.
   heads: number of attention's heads, each of width features / heads.
   hidden: width of the MLPs' hidden layer.
-  depth: number of blocks, in the encoder and in the decoder.
+  depth: number of blocks; of an encoder-decoder's, those of each side (see `EncoderDecoder`).
   norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
   dropout: rate, on the embeddings and on each branch's output (section 5.4).
   attention_dropout, hidden_dropout: rates on the attention's weights and on the MLPs' hidden layer.
@@ -245,20 +245,27 @@ class EncoderDecoder(nn.Module):
   vocabulary: number of tokens, in source and target.
   sources: number of the source's, where it has tokens of its own.
   output_bias: a bias on the logits, as Marian and BART have.
+  decoder_depth: number of the decoder's blocks, where the encoder has another.
   """
 
   vocabulary: int
   options: Options = SIZES["Transformer base"]
   sources: int | None = None
   output_bias: bool = False
+  decoder_depth: int | None = None
 
   def setup(self):
     o = self.options
     self.embedding = Embedding(self.vocabulary, o)
     self.source_embedding = self.embedding if self.sources is None else Embedding(self.sources, o)
-    self.encoder, self.decoder = Stack(o), Stack(o, causal=True)
+    self.encoder, self.decoder = Stack(o), Stack(o._replace(depth=self.depths[1]), causal=True)
     if self.output_bias:
       self.bias = self.param("output_bias", nn.initializers.zeros, (self.vocabulary,), o.param_dtype)
+
+  @property
+  def depths(self) -> tuple[int, int]:
+    """Blocks of the encoder and of the decoder."""
+    return self.options.depth, self.options.depth if self.decoder_depth is None else self.decoder_depth
 
   def __call__(
     self, source: Int[Array, "batch source"], target: Ids, mask: Mask = None, index: Index = None

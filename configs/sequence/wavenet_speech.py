@@ -3,7 +3,7 @@
 Paper: van den Oord et al. 2016, WaveNet: a generative model for raw audio, https://arxiv.org/abs/1609.03499: mu-law of
 256 levels, dilated causal convolutions, gated units, global conditioning on the speaker and on the digit
 
-    jaxgen train configs/wavenet_speech.py --corpus FILE
+    jaxgen train wavenet_speech --corpus FILE
     jaxgen sample runs/wavenet_speech --n 20
 
 FILE is the Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset, in one NumPy file: see
@@ -15,12 +15,11 @@ Expect: not measured
 Cost: not measured
 """
 
-import optax
-
-from jaxgen import Experiment
+from jaxgen import Experiment, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.data import audio
 from jaxgen.evaluation.likelihood import likelihood
-from jaxgen.methods.sequence.language import language, waves
+from jaxgen.methods.sequence.language import Sampling, language, waves
 from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 
 
@@ -40,29 +39,34 @@ def experiment(
   temperature: float = 1.0,
   corpus: str = "data/speech_digits.npz",
 ) -> Experiment:
-  network = WaveNet(
-    levels,
-    stacks(stack_count, layers),
-    taps,
-    features,
-    hidden,
-    skip,
-    conditions=(("label", audio.DIGITS), ("speaker", audio.SPEAKERS)),
+  """
+  Args:
+    stack_count: stacks of dilated convolutions, each with dilations 1, 2, 4, ...
+    layers: of a stack.
+    taps: of a convolution.
+    features: channels between layers.
+    hidden: channels within a gated unit.
+    skip: channels of what the layers add to the output.
+    length: samples of a wave, at 8 kHz.
+    levels: of mu-law.
+    temperature: that logits are divided by in sampling.
+    corpus: the recordings, one NumPy file.
+  """
+  speech = audio.speech(corpus, length=length, levels=levels)
+  conditions = (("label", audio.DIGITS), ("speaker", audio.SPEAKERS))
+  network = WaveNet(levels, stacks(stack_count, layers), taps, features, hidden, skip, conditions=conditions)
+  method = language(
+    network,
+    spec=speech.spec,
+    start=levels // 2,  # silence
+    code=waves(speech.spec),
+    conditions=("label", "speaker"),
+    optimizer=optimizers.adam(learning_rate, steps, warmup=50, clip=1.0),
+    sampling=Sampling(temperature),
   )
-  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(50, steps // 2), steps)
   return Experiment(
-    method=language(
-      network,
-      vocabulary=levels,
-      length=length,
-      start=levels // 2,  # silence
-      code=waves(levels),
-      conditions=("label", "speaker"),
-      optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-      temperature=temperature,
-      ema=ema,
-    ),
-    data=audio.speech(corpus, length=length, levels=levels),
+    method=averaged(method, ema),
+    data=speech,
     steps=steps,
     batch_size=batch_size,
     evaluators=(likelihood(),),

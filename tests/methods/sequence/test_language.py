@@ -12,8 +12,9 @@ import pytest
 
 from jaxgen import decoding
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
 from jaxgen.inspection import flops
-from jaxgen.methods.sequence.language import language, pixels, waves
+from jaxgen.methods.sequence.language import Sampling, language, pixels, waves
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.nn.sequence.wavenet import WaveNet
 
@@ -29,14 +30,20 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 SEQUENCES = np.array(list(itertools.product(range(V), repeat=T)), np.int32)
 
 
+def tokens_spec(length, vocabulary):
+  return Spec((length,), vocabulary, feature="tokens", dtype=np.int32)
+
+
+SPEC = tokens_spec(T, V)
+
+
 def batch_of(tokens):
   return {"tokens": jnp.asarray(tokens), "index": jnp.arange(len(tokens), dtype=jnp.int32)}
 
 
 def build(network, seed=0, **options):
   """(method, its state with random parameters, none of them at its initial value)."""
-  how = dict(vocabulary=V, length=T, start=START, optimizer=optax.sgd(0.1)) | options
-  method = language(network, **how)
+  method = language(network, **dict(spec=SPEC, start=START, optimizer=optax.sgd(0.1)) | options)
   shapes = jax.eval_shape(method.init, jax.random.key(0), batch_of(SEQUENCES[:1]))
   rng = np.random.default_rng(seed)
   params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape)), shapes.params)
@@ -52,6 +59,7 @@ def keys_of(count, seed=0):
 
 @every_network
 def test_probabilities_of_all_sequences_sum_to_one(name, x64):
+  """Of examples that are tokens, [T] integers of 0 .. V - 1, as their spec says and nothing else does."""
   method, state = build(NETWORKS[name])
   values = jit(method.evaluate)(state, batch_of(SEQUENCES), jax.random.key(0))
   p = np.exp(-values["nll_nats"])
@@ -77,33 +85,33 @@ def kept_tokens(p, top_k, top_p):
   return q / q.sum()
 
 
-HOW = {
-  "as it is": dict(),
-  "temperature": dict(temperature=0.5),
-  "top k": dict(top_k=2),
-  "nucleus": dict(top_p=0.7),
-  "all at once": dict(temperature=0.5, top_k=2, top_p=0.7),
+SAMPLINGS = {
+  "as it is": Sampling(),
+  "temperature": Sampling(temperature=0.5),
+  "top k": Sampling(top_k=2),
+  "nucleus": Sampling(top_p=0.7),
+  "all at once": Sampling(temperature=0.5, top_k=2, top_p=0.7),
 }
 
 
-@pytest.mark.parametrize(("name", "how"), [("Transformer", how) for how in HOW] + [("WaveNet", "as it is")])
-def test_samples_have_their_probabilities(name, how, x64):
-  options = dict(temperature=1.0, top_k=None, top_p=None) | HOW[how]
-  method, state = build(NETWORKS[name], **HOW[how])
+@pytest.mark.parametrize(("name", "drawn"), [("Transformer", s) for s in SAMPLINGS] + [("WaveNet", "as it is")])
+def test_samples_have_their_probabilities(name, drawn, x64):
+  sampling = SAMPLINGS[drawn]
+  method, state = build(NETWORKS[name], sampling=sampling)
   params, count = state.params["network"], 20_000
   inputs = jnp.pad(SEQUENCES[:, :-1], ((0, 0), (1, 0)), constant_values=START)
   logits = np.asarray(jit(lambda p: NETWORKS[name].apply({"params": p}, inputs))(params))[..., :V]
   p = np.ones(len(SEQUENCES))
   for i, t in itertools.product(range(len(SEQUENCES)), range(T)):
-    q = np.exp(logits[i, t] / options["temperature"])
-    p[i] *= kept_tokens(q / q.sum(), options["top_k"], options["top_p"])[SEQUENCES[i, t]]
+    q = np.exp(logits[i, t] / sampling.temperature)
+    p[i] *= kept_tokens(q / q.sum(), sampling.top_k, sampling.top_p)[SEQUENCES[i, t]]
   assert p.sum() == pytest.approx(1)
 
   samples = np.asarray(jit(method.sample)(state, keys_of(count)))
   seen = np.bincount(samples @ V ** np.arange(T)[::-1], minlength=len(p))
   assert (seen[p == 0] == 0).all()
   likely = p > 0
-  assert likely.sum() == len(p) if how in ("as it is", "temperature") else 4 < likely.sum() < 40
+  assert likely.sum() == len(p) if drawn in ("as it is", "temperature") else 4 < likely.sum() < 40
   # Pearson's statistic has mean and half its variance `freedom`.
   freedom = likely.sum() - 1
   statistic = np.sum((seen - count * p)[likely] ** 2 / (count * p)[likely])
@@ -189,8 +197,9 @@ def test_a_cache_saves_a_factor_of_the_length(name, length):
 def test_a_text_longer_than_the_context_goes_on_from_its_last_half(context, prompted, x64):
   length, count = 15, 7
   network = LanguageModel(V, gpt(8, 2, 1, context, dtype=DOUBLE))
-  method = language(network, vocabulary=V, length=length, start=None, context=context, optimizer=optax.sgd(0.1))
-  shapes = jax.eval_shape(method.init, jax.random.key(0), batch_of(SEQUENCES[:1, : context + 1]))
+  spec = tokens_spec(context + 1, V)
+  method = language(network, spec=spec, length=length, start=None, context=context, optimizer=optax.sgd(0.1))
+  shapes = jax.eval_shape(method.init, jax.random.key(0), batch_of(np.zeros((1, context + 1), np.int32)))
   rng = np.random.default_rng(0)
   state = shapes.replace(params=jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), shapes.params))
   keys, prompt = keys_of(count), rng.integers(0, V, (count, prompted)).astype(np.int32)
@@ -264,7 +273,7 @@ LEARNERS = {
 def test_nothing_is_learned_where_there_is_nothing(name):
   """Fresh uniform tokens: nobody says them with fewer than log V nats each."""
   draw = lambda key, n: jax.random.randint(key, (n, LONG), 0, 3)
-  method = language(LEARNERS[name], vocabulary=3, length=LONG, start=3, optimizer=optax.adam(3e-3))
+  method = language(LEARNERS[name], spec=tokens_spec(LONG, 3), start=3, optimizer=optax.adam(3e-3))
   state = trained(method, draw, 100)
   fresh = {"tokens": draw(jax.random.key(2), 2000), "index": jnp.arange(2000, dtype=jnp.int32)}
   nats = np.asarray(jax.jit(method.evaluate)(state, fresh, jax.random.key(0))["nll_nats"], np.float64)
@@ -304,7 +313,7 @@ def test_a_markov_chain_of_second_order_is_learned_to_its_entropy_rate(name):
 
   steps = 500
   optimizer = optax.adam(optax.cosine_decay_schedule(1e-2 if name == "WaveNet" else 3e-3, steps))
-  method = language(LEARNERS[name], vocabulary=4, length=LONG, start=None, optimizer=optimizer)
+  method = language(LEARNERS[name], spec=tokens_spec(LONG, 4), start=None, optimizer=optimizer)
   state = trained(method, draw, steps)
   fresh = {"tokens": draw(jax.random.key(2), 4000), "index": jnp.arange(4000, dtype=jnp.int32)}
   nats = np.asarray(jax.jit(method.evaluate)(state, fresh, jax.random.key(0))["nll_nats"], np.float64)
@@ -318,14 +327,14 @@ def test_a_markov_chain_of_second_order_is_learned_to_its_entropy_rate(name):
 
 def test_pixels_are_read_row_by_row_with_all_channels_of_a_pixel_in_turn():
   image = np.arange(12).reshape(1, 2, 2, 3)
-  code = pixels((2, 2, 3), 12)
+  code = pixels(Spec((2, 2, 3), 12))
   tokens = code.encode({"image": jnp.asarray(2 * image / 11 - 1, jnp.float32)})
   np.testing.assert_array_equal(tokens, np.arange(12)[None])
   np.testing.assert_allclose(code.decode(tokens), 2 * image / 11 - 1, atol=1e-6)
 
 
 def test_samples_of_waves_are_waves():
-  sound = waves(256).decode(jnp.array([[0, 128, 255]]))
+  sound = waves(tokens_spec(3, 256)).decode(jnp.array([[0, 128, 255]]))
   np.testing.assert_allclose(sound, [[-1, 0, 1]], atol=1e-4)
 
 
@@ -335,10 +344,12 @@ def test_samples_of_waves_are_waves():
 @pytest.mark.parametrize(
   ("options", "names"),
   [
-    (dict(temperature=0.0), "temperature is above 0"),
-    (dict(top_k=0), "top_k is the number"),
-    (dict(top_p=1.5), r"top_p lies in \(0, 1\]"),
-    (dict(vocabulary=5), "set the network's vocabulary"),
+    (dict(sampling=Sampling(temperature=0.0)), "temperature is above 0"),
+    (dict(sampling=Sampling(top_k=0)), "top_k is the number"),
+    (dict(sampling=Sampling(top_p=1.5)), r"top_p lies in \(0, 1\]"),
+    (dict(spec=tokens_spec(T, 5)), "set the network's vocabulary"),
+    (dict(spec=tokens_spec(T + 1, V)), r"shape \(5,\) and the data has \(4,\)"),
+    (dict(spec=Spec((T,), None, feature="tokens")), "real numbers"),
     (dict(start=9), "set the network's vocabulary"),
     (dict(conditions=("speaker",)), "told 'speaker' of each example, and this data has none"),
     (dict(context=3), "examples of 4 tokens to read, and a context of 3"),

@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen import data
 from jaxgen.core.errors import UserError
-from jaxgen.data import Dataset
-from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.core.wrappers import averaged
+from jaxgen.methods.sequence.seq2seq import Marks, seq2seq
 from jaxgen.nn.sequence.seq2seq import Multiplicative, Seq2Seq
 
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-TOKENS = jax.ShapeDtypeStruct((6,), np.int32)
-DATA = Dataset("reversed:5", {"source": TOKENS, "target": TOKENS}, train="1-4-1", test="2-4-2")
+DATA = data.reversed_strings(5, 6, train="1-4-1", test="2-4-2")
 
 
 def batch(count=6, split="train"):
@@ -24,7 +24,7 @@ def batch(count=6, split="train"):
 
 def method(learning_rate=1e-2, **options):
   network = Seq2Seq(8, 8, 12, 6, decoder=Multiplicative)
-  return seq2seq(network, optimizer=optax.adam(learning_rate), vocabulary=8, length=6, **options), network
+  return seq2seq(network, spec=DATA.spec, optimizer=optax.adam(learning_rate), **options), network
 
 
 def test_reversed_strings_are_what_they_say():
@@ -66,7 +66,7 @@ def test_loss_and_evaluation_are_plain_sums(smoothing):
 
 def test_what_is_correct_is_what_greedy_decoding_writes():
   """On strings that it half knows, so that there are some of each."""
-  made, _ = method(ema=0.5)
+  made = averaged(method()[0], 0.5)
   raw = batch(64)
   state, step = jit(made.init)(jax.random.key(0), raw), jit(made.step)
   for _ in range(50):
@@ -78,12 +78,12 @@ def test_what_is_correct_is_what_greedy_decoding_writes():
 
 
 def test_says_what_does_not_fit():
-  for wrong in (dict(start=8), dict(end=-1), dict(label_smoothing=1.0)):
+  for wrong in (dict(marks=Marks(start=8)), dict(marks=Marks(end=-1)), dict(label_smoothing=1.0)):
     with pytest.raises(UserError, match="change"):
       method(**wrong)
   made, _ = method()
   with pytest.raises(UserError, match="'target'"):
     made.init(jax.random.key(0), {"source": batch()["source"]})
-  other = seq2seq(Seq2Seq(8, 7, 4, 4), optimizer=optax.sgd(1.0), vocabulary=8, length=6)
+  other = seq2seq(Seq2Seq(8, 7, 4, 4), spec=DATA.spec, optimizer=optax.sgd(1.0))
   with pytest.raises(UserError, match="set its vocabulary"):
     jax.eval_shape(other.init, jax.random.key(0), batch())

@@ -3,20 +3,18 @@
 Paper: Chen et al. 2020, Generative pretraining from pixels (image GPT),
 https://cdn.openai.com/papers/Generative_Pretraining_from_Pixels_V2.pdf, section 2: GPT-2 over pixels in raster order
 
-    jaxgen train configs/transformer_digits.py
+    jaxgen train transformer_digits
 
 Expect: not measured
 Cost: not measured
 """
 
-import optax
-
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.evaluation.likelihood import likelihood
-from jaxgen.methods.sequence.language import language, pixels
+from jaxgen.methods.sequence.language import Sampling, language
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
-from jaxgen.optimizers import kernels
 
 
 def experiment(
@@ -33,25 +31,28 @@ def experiment(
   top_k: int | None = None,
   top_p: float | None = None,
 ) -> Experiment:
+  """
+  Args:
+    depth: number of blocks.
+    heads: number of attention's heads.
+    features: width of the model.
+    dropout: rate, on embeddings, attention's weights and each branch's output.
+    weight_decay: of kernels, decoupled.
+    temperature: that logits are divided by in sampling.
+    top_k: tokens among which a sample's next one is chosen, the likeliest; all by default.
+    top_p: their probability, of which the fewest tokens are kept that have it; all by default.
+  """
   digits = data.digits()
-  shape, levels = (8, 8, 1), digits.levels
-  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  spec = digits.spec
   method = language(
-    LanguageModel(levels + 1, gpt(features, heads, depth, 64, dropout)),
-    vocabulary=levels,
-    length=64,
-    start=levels,
-    code=pixels(shape, levels),
-    optimizer=optax.chain(
-      optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=weight_decay, mask=kernels)
-    ),
-    temperature=temperature,
-    top_k=top_k,
-    top_p=top_p,
-    ema=ema,
+    LanguageModel(spec.levels + 1, gpt(features, heads, depth, spec.size, dropout)),
+    spec=spec,
+    start=spec.levels,
+    optimizer=optimizers.adam(learning_rate, steps, warmup=100, clip=1.0, weight_decay=weight_decay, b2=0.99),
+    sampling=Sampling(temperature, top_k, top_p),
   )
   return Experiment(
-    method=method,
+    method=averaged(method, ema),
     data=digits,
     steps=steps,
     batch_size=batch_size,

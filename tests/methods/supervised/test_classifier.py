@@ -8,8 +8,13 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.method import Frozen
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
 from jaxgen.methods.supervised.classifier import Teacher, classifier
 from jaxgen.nn.blocks.layers import BatchNorm
+
+SPEC = Spec((2, 2, 1), classes=3)
 
 
 class Dense(nn.Module):
@@ -37,7 +42,7 @@ def batch_of(labels, shape=(2, 2, 1)):
 
 
 def test_evaluate_is_cross_entropy(x64):
-  made = classifier(Dense(3), optimizer=optax.sgd(0.1), classes=3, label_smoothing=0.3, ema=0.5)
+  made = averaged(classifier(Dense(3), spec=SPEC, optimizer=optax.sgd(0.1), label_smoothing=0.3), 0.5)
   batch = batch_of([0, 1, 2, 2, 1])
   state = made.init(jax.random.key(0), batch)
   state = state.replace(ema=jax.tree.map(lambda x: 3 * x + 0.1, state.ema))  # what is evaluated
@@ -53,7 +58,7 @@ def test_evaluate_is_cross_entropy(x64):
 def test_training_reaches_the_smoothed_entropy(smoothing, x64):
   # Logits that ignore the image can only learn the classes' frequencies, smoothed; the loss's floor is their entropy.
   batch = batch_of([0] * 5 + [1] * 3 + [2] * 2)
-  made = classifier(Bias(), optimizer=optax.sgd(2.0), classes=3, label_smoothing=smoothing)
+  made = classifier(Bias(), optimizer=optax.sgd(2.0), spec=SPEC, label_smoothing=smoothing)
   state = made.init(jax.random.key(0), batch)
   step = jax.jit(made.step)
   state, metrics = step(state, batch)
@@ -70,9 +75,11 @@ def test_digits():
   digits = load_digits()
   image, label = jnp.asarray(digits.images / 8 - 1, jnp.float32)[..., None], jnp.asarray(digits.target, jnp.int32)
   train = {"image": image[:1400], "label": label[:1400], "index": jnp.arange(1400)}
-  made = classifier(Dense(), optimizer=optax.adam(1e-2), classes=10, ema=0.9, microbatches=2)
+  made = averaged(classifier(Dense(), spec=Spec((8, 8, 1), classes=10), optimizer=optax.adam(1e-2)), 0.9)
   state = jax.jit(made.init)(jax.random.key(0), train)
-  state, metrics = jax.jit(lambda s: jax.lax.scan(lambda s, _: made.step(s, train), s, None, 150))(state)
+  state, metrics = jax.jit(lambda s: jax.lax.scan(lambda s, _: made.step(s, train, microbatches=2), s, None, 150))(
+    state
+  )
   assert metrics["loss"][-1] < 0.3 * metrics["loss"][0]
   got = made.evaluate(
     state, {"image": image[1400:], "label": label[1400:], "index": jnp.arange(397)}, jax.random.key(0)
@@ -96,7 +103,7 @@ class Normed(nn.Module):
 
 def test_statistics_are_buffers_and_heads_are_weighed(x64):
   batch = batch_of([0, 1, 2, 2, 1, 0, 0])
-  made = classifier(Normed(), optimizer=optax.sgd(0.0), classes=3, auxiliary=0.25, label_smoothing=0.1)
+  made = classifier(Normed(), optimizer=optax.sgd(0.0), spec=SPEC, auxiliary=0.25, label_smoothing=0.1)
   state = made.init(jax.random.key(0), batch)
   new, metrics = made.step(state, batch)
   x = np.asarray(batch["image"]).reshape(7, -1)
@@ -127,7 +134,7 @@ class Half(nn.Module):
 
 def test_losses_of_half_precise_logits_are_float32():
   batch = batch_of([0, 1, 2, 2, 1, 0, 0])
-  made = classifier(Half(), optimizer=optax.sgd(0.0), classes=3)
+  made = classifier(Half(), optimizer=optax.sgd(0.0), spec=SPEC)
   state = made.init(jax.random.key(0), batch)
   logits = np.asarray(Half().apply({"params": state.params["network"]}, batch["image"]), np.float64)
   expected = -log_softmax(logits, 1)[np.arange(7), batch["label"]]
@@ -142,7 +149,7 @@ def test_losses_of_half_precise_logits_are_float32():
 
 def test_labels_may_be_distributions(x64):
   batch = batch_of([0, 1, 2, 2, 1, 0])
-  made = classifier(Bias(), optimizer=optax.sgd(1.0), classes=3, label_smoothing=0.1)
+  made = classifier(Bias(), optimizer=optax.sgd(1.0), spec=SPEC, label_smoothing=0.1)
   state = made.init(jax.random.key(0), batch)
   soft = batch | {"label": jax.nn.one_hot(batch["label"], 3)}
   np.testing.assert_allclose(made.step(state, batch)[1]["loss"], made.step(state, soft)[1]["loss"], rtol=1e-12)
@@ -154,13 +161,16 @@ def test_distillation(kind, heads, x64):
   batch = batch_of([0, 1, 2, 2, 1, 0, 1])
   taught = jax.random.normal(jax.random.key(8), (4, 3))
   variables = {"params": {"Dense_0": {"kernel": taught, "bias": jnp.ones(3)}}}
-  teacher = Teacher(Dense(3), lambda: variables, kind, 0.4, 2.0)
+  teacher = Teacher(Dense(3), Frozen("a file", lambda: variables), kind, 0.4, 2.0)
   student = Normed() if heads == 3 else Dense(3)
-  options = dict(optimizer=optax.sgd(0.1), classes=3, auxiliary=0.25)
+  options = dict(optimizer=optax.sgd(0.1), spec=SPEC, auxiliary=0.25)
   made = classifier(student, teacher=teacher, **options)
   state = made.init(jax.random.key(0), batch)
-  np.testing.assert_array_equal(state.params["teacher"]["params"]["Dense_0"]["kernel"], taught)
   assert "teacher" not in state.opt
+  assert made.frozen["teacher"].source == "a file"
+  shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+  assert shapes(state.params["teacher"]) == shapes(variables)  # what a run's state is made of, before the file is read
+  state = state.replace(params={**state.params, "teacher": made.frozen["teacher"].load()})
   new, metrics = made.step(state, batch)
   np.testing.assert_array_equal(new.params["teacher"]["params"]["Dense_0"]["kernel"], taught)
 
@@ -183,21 +193,19 @@ def test_distillation(kind, heads, x64):
   np.testing.assert_allclose(metrics["loss"], 0.6 * labels + 0.4 * distilled, rtol=1e-6)
 
 
+def started(spec, batch):
+  return classifier(Bias(), spec=spec, optimizer=optax.sgd(1.0)).init(jax.random.key(0), batch)
+
+
 @pytest.mark.parametrize(
   ("do", "names"),
   [
-    (lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=1), "at least 2 classes"),
-    (lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=3, label_smoothing=1.0), "label_smoothing"),
-    (
-      lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=4).init(jax.random.key(0), batch_of([0, 1])),
-      r"\(1, 3\), not \(1, 4\)",
-    ),
-    (
-      lambda: classifier(Bias(), optimizer=optax.sgd(1.0), classes=3).init(
-        jax.random.key(0), {"image": jnp.zeros((2, 2, 2, 1)), "index": jnp.arange(2)}
-      ),
-      "labels",
-    ),
+    (lambda: classifier(Bias(), spec=SPEC._replace(classes=1), optimizer=optax.sgd(1.0)), "at least 2 classes"),
+    (lambda: classifier(Bias(), spec=SPEC._replace(classes=None), optimizer=optax.sgd(1.0)), "at least 2 classes"),
+    (lambda: classifier(Bias(), spec=SPEC, optimizer=optax.sgd(1.0), label_smoothing=1.0), "label_smoothing"),
+    (lambda: started(SPEC._replace(classes=4), batch_of([0, 1])), r"\(3,\), not \(4,\)"),
+    (lambda: started(SPEC._replace(shape=(4, 4, 1)), batch_of([0, 1])), r"\(4, 4, 1\).*\(2, 2, 1\)"),
+    (lambda: started(SPEC, {"image": jnp.zeros((2, 2, 2, 1)), "index": jnp.arange(2)}), "labels"),
   ],
 )
 def test_bad_input(do, names):

@@ -4,7 +4,7 @@ Paper: Bahdanau et al. 2014, https://arxiv.org/abs/1409.0473, and Luong et al. 2
 on a task that needs their attention: what is written first was read last. The network is trained on strings of 1, 3, 5,
 ... 17 letters and tested on lengths that it has not seen, 2, 4, ... 16.
 
-    jaxgen train configs/reverse_strings.py
+    jaxgen train reverse_strings
 
 Expect: 0.997 of the strings exact (standard error 0.001), with `--attention multiplicative` 0.966
 Cost: 1 minute on 2 CPU cores
@@ -12,12 +12,7 @@ Cost: 1 minute on 2 CPU cores
 
 from typing import Literal
 
-import jax
-import numpy as np
-import optax
-
-from jaxgen import Experiment
-from jaxgen.data import Dataset
+from jaxgen import Experiment, data, optimizers
 from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.methods.sequence.seq2seq import seq2seq
 from jaxgen.nn.sequence.seq2seq import Additive, Multiplicative, Seq2Seq
@@ -37,25 +32,27 @@ def experiment(
   attention: Literal["additive", "multiplicative"] = "additive",
   label_smoothing: float = 0.0,
 ) -> Experiment:
+  """
+  Args:
+    features: width of the recurrent layers and of the embeddings.
+    letters: number of different letters.
+    train_lengths: LEAST-MOST-STEP of the strings that are learned from.
+    test_lengths: LEAST-MOST-STEP of the strings that are tested.
+    attention: how the decoder weighs what was read.
+    label_smoothing: share of a target's mass that is spread over all tokens.
+  """
   longest = max(int(lengths.split("-")[1]) for lengths in (train_lengths, test_lengths))
-  tokens = jax.ShapeDtypeStruct((longest + 1,), np.int32)
-  network = Seq2Seq(letters + 3, letters + 3, features, features, decoder=DECODERS[attention])
+  strings = data.reversed_strings(letters, longest + 1, train=train_lengths, test=test_lengths)
+  tokens = strings.spec.levels
+  network = Seq2Seq(tokens, tokens, features, features, decoder=DECODERS[attention])
   return Experiment(
     method=seq2seq(
       network,
-      optimizer=optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-      ),
-      vocabulary=letters + 3,
-      length=longest + 1,
+      spec=strings.spec,
+      optimizer=optimizers.adam(learning_rate, steps, clip=1.0),
       label_smoothing=label_smoothing,
     ),
-    data=Dataset(
-      f"reversed:{letters}",
-      {"source": tokens, "target": tokens},
-      train=train_lengths,
-      test=test_lengths,
-    ),
+    data=strings,
     steps=steps,
     batch_size=batch_size,
     evaluators=(accuracy(),),

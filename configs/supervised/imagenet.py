@@ -1,0 +1,273 @@
+"""Backbones on ImageNet-1k, 224x224: residual networks to Transformers, each with one of two recipes.
+
+Paper: He et al. 2016, https://arxiv.org/abs/1512.03385 (ResNet); Huang et al. 2017, https://arxiv.org/abs/1608.06993
+(DenseNet); Szegedy et al. 2015, https://arxiv.org/abs/1409.4842 (GoogLeNet); Tan and Le 2019,
+https://arxiv.org/abs/1905.11946 (EfficientNet); Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929 (ViT);
+Touvron et al. 2021, https://arxiv.org/abs/2012.12877 (DeiT); Liu et al. 2021,
+https://arxiv.org/abs/2103.14030 (Swin); Touvron et al. 2021, https://arxiv.org/abs/2103.17239 (CaiT); Yuan et al. 2021,
+https://arxiv.org/abs/2101.11986 (T2T-ViT)
+
+    jaxgen inspect imagenet --backbone swin_t
+    jaxgen train imagenet --backbone resnet50 --tfds-dir DIR
+    jaxgen train imagenet --backbone deit_b --teacher runs/imagenet --name deit --tfds-dir DIR
+    jaxgen import FILE imagenet --backbone vit_b16
+
+Expect: not run here; the published accuracies stand in the table of presets
+Cost: not run here, a pod's work; `jaxgen inspect` counts parameters and FLOPs
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
+from jaxgen.data.augment import crop
+from jaxgen.data.transforms import Transform, flip
+from jaxgen.engine.experiment import Published
+from jaxgen.evaluation.evaluators import accuracy
+from jaxgen.interop import cait as cait_weights
+from jaxgen.interop import densenet as densenet_weights
+from jaxgen.interop import efficientnet as efficientnet_weights
+from jaxgen.interop import googlenet as googlenet_weights
+from jaxgen.interop import resnet as resnet_weights
+from jaxgen.interop import runs
+from jaxgen.interop import swin as swin_weights
+from jaxgen.interop import t2t as t2t_weights
+from jaxgen.interop import vit as vit_weights
+from jaxgen.methods.supervised.classifier import Teacher, classifier
+from jaxgen.nn.vision import cait, densenet, efficientnet, resnet, swin, t2t, vit
+from jaxgen.nn.vision.googlenet import GoogLeNet
+
+
+class Recipe(NamedTuple):
+  """How a network is trained. optimizer: (rate, steps, weight decay) -> optax's. drop_path: None where it has none."""
+
+  steps: int
+  batch_size: int
+  learning_rate: float
+  weight_decay: float
+  label_smoothing: float
+  drop_path: float | None
+  optimizer: Callable[[float, int, float], optax.GradientTransformation]
+  augment: tuple[Transform, ...]
+
+
+def in_steps(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
+  """A tenth of the rate after epochs 30, 60 and 80 of 90."""
+  falling = optax.piecewise_constant_schedule(rate, {steps * epoch // 90: 0.1 for epoch in (30, 60, 80)})
+  return optimizers.sgd(falling, weight_decay=weight_decay, nesterov=True)
+
+
+def cosine(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
+  """Warm-up over 5 epochs of 300."""
+  return optimizers.adam(rate, steps, warmup=5 * steps // 300, clip=1.0, weight_decay=weight_decay)
+
+
+# He et al. 2016, section 3.4, 90 epochs, as is usual today.
+STEPS = Recipe(450_000, 256, 0.1, 1e-4, 0.0, None, in_steps, (crop(16), flip()))
+# Touvron et al. 2021 (DeiT), Table 9, 300 epochs. EfficientNet is trained with it, too, not with its paper's RMSProp.
+DEIT = Recipe(375_000, 1024, 1e-3, 0.05, 0.1, 0.1, cosine, data.deit_augment())
+
+
+class Family(NamedTuple):
+  """What networks have in common. paper: where the accuracies are from.
+
+  layouts: published weights' layouts by name. auxiliary: as in `classifier`. standardized: see `data.imagenet`.
+  """
+
+  network: Callable[..., Any]
+  recipe: Recipe
+  paper: str
+  layouts: Mapping[str, Callable[[Any], Any]]
+  auxiliary: float = 0.3
+  standardized: bool = True
+
+
+RESNET = Family(
+  resnet.ResNet,
+  STEPS,
+  "torchvision's weights, v1.5 and this recipe",
+  {"timm": resnet_weights.timm, "transformers": resnet_weights.transformers},
+)
+RESNET_V2 = RESNET._replace(layouts={"timm": resnet_weights.timm})
+DENSENET = Family(densenet.DenseNet, STEPS, "Huang et al. 2017, Table 3", {"timm": densenet_weights.timm})
+GOOGLENET = Family(GoogLeNet, STEPS, "torchvision's weights, with batch normalisation", {})
+EFFICIENTNET = Family(
+  efficientnet.EfficientNet,
+  DEIT,
+  "Tan and Le 2019, Table 2, by its own recipe and at resolutions of 224 (B0) to 600 (B7)",
+  {"timm": efficientnet_weights.timm, "transformers": efficientnet_weights.transformers},
+)
+VIT = Family(
+  vit.ViT,
+  DEIT,
+  "Touvron et al. 2021 (DeiT), Table 7, without distillation",
+  {"timm": vit_weights.timm, "transformers": vit_weights.transformers},
+  standardized=False,
+)
+DISTILLED = VIT._replace(
+  paper="Touvron et al. 2021 (DeiT), Table 7, distilled from RegNetY-16GF", auxiliary=1.0, standardized=True
+)
+SWIN = Family(
+  swin.Swin,
+  DEIT,
+  "Liu et al. 2021 (Swin), Table 1",
+  {"timm": swin_weights.timm, "transformers": swin_weights.transformers},
+)
+CAIT = Family(cait.CaiT, DEIT, "Touvron et al. 2021 (CaiT)", {"timm": cait_weights.timm})
+T2T = Family(t2t.T2TViT, DEIT, "Yuan et al. 2021, their code's README", {"authors": t2t_weights.authors})
+
+
+class Preset(NamedTuple):
+  """accuracy: top 1, one crop, as published; None: not in this setting."""
+
+  family: Family
+  options: Mapping[str, Any]
+  accuracy: float | None = None
+
+
+V1, V2 = resnet.VERSIONS["v1"], resnet.VERSIONS["v2"]
+PRESETS = {
+  "resnet18": Preset(RESNET, resnet.SIZES[18], 0.698),
+  "resnet34": Preset(RESNET, resnet.SIZES[34], 0.733),
+  "resnet50": Preset(RESNET, resnet.SIZES[50], 0.761),
+  "resnet101": Preset(RESNET, resnet.SIZES[101], 0.774),
+  "resnet152": Preset(RESNET, resnet.SIZES[152], 0.783),
+  "resnet18_v1": Preset(RESNET, resnet.SIZES[18] | V1),
+  "resnet34_v1": Preset(RESNET, resnet.SIZES[34] | V1),
+  "resnet50_v1": Preset(RESNET, resnet.SIZES[50] | V1),
+  "resnet101_v1": Preset(RESNET, resnet.SIZES[101] | V1),
+  "resnet152_v1": Preset(RESNET, resnet.SIZES[152] | V1),
+  "resnet18_v2": Preset(RESNET_V2, resnet.SIZES[18] | V2),
+  "resnet34_v2": Preset(RESNET_V2, resnet.SIZES[34] | V2),
+  "resnet50_v2": Preset(RESNET_V2, resnet.SIZES[50] | V2),
+  "resnet101_v2": Preset(RESNET_V2, resnet.SIZES[101] | V2),
+  "resnet152_v2": Preset(RESNET_V2, resnet.SIZES[152] | V2),
+  "densenet121": Preset(DENSENET, densenet.SIZES[121], 0.750),
+  "densenet169": Preset(DENSENET, densenet.SIZES[169], 0.762),
+  "densenet201": Preset(DENSENET, densenet.SIZES[201], 0.774),
+  "densenet161": Preset(DENSENET, densenet.SIZES[161]),
+  "googlenet": Preset(GOOGLENET, {}),
+  "googlenet_bn": Preset(
+    GOOGLENET._replace(layouts={"torchvision": googlenet_weights.torchvision}), {"batch_norm": True}, 0.698
+  ),
+  "efficientnet_b0": Preset(EFFICIENTNET, efficientnet.SIZES["B0"], 0.771),
+  "efficientnet_b1": Preset(EFFICIENTNET, efficientnet.SIZES["B1"], 0.791),
+  "efficientnet_b2": Preset(EFFICIENTNET, efficientnet.SIZES["B2"], 0.801),
+  "efficientnet_b3": Preset(EFFICIENTNET, efficientnet.SIZES["B3"], 0.816),
+  "efficientnet_b4": Preset(EFFICIENTNET, efficientnet.SIZES["B4"], 0.829),
+  "efficientnet_b5": Preset(EFFICIENTNET, efficientnet.SIZES["B5"], 0.836),
+  "efficientnet_b6": Preset(EFFICIENTNET, efficientnet.SIZES["B6"], 0.840),
+  "efficientnet_b7": Preset(EFFICIENTNET, efficientnet.SIZES["B7"], 0.843),
+  "vit_ti16": Preset(VIT, vit.SIZES["Ti/16"], 0.722),
+  "vit_s32": Preset(VIT, vit.SIZES["S/32"]),
+  "vit_s16": Preset(VIT, vit.SIZES["S/16"], 0.799),
+  "vit_b32": Preset(VIT, vit.SIZES["B/32"]),
+  "vit_b16": Preset(VIT, vit.SIZES["B/16"], 0.818),
+  "vit_b8": Preset(VIT, vit.SIZES["B/8"]),
+  "vit_l32": Preset(VIT, vit.SIZES["L/32"]),
+  "vit_l16": Preset(VIT, vit.SIZES["L/16"]),
+  "vit_l14": Preset(VIT, vit.SIZES["L/14"]),
+  "vit_h14": Preset(VIT, vit.SIZES["H/14"]),
+  "deit_ti": Preset(DISTILLED, vit.DEIT["Ti"], 0.745),
+  "deit_s": Preset(DISTILLED, vit.DEIT["S"], 0.812),
+  "deit_b": Preset(DISTILLED, vit.DEIT["B"], 0.834),
+  "swin_t": Preset(SWIN, swin.SIZES["T"], 0.813),
+  "swin_s": Preset(SWIN, swin.SIZES["S"], 0.830),
+  "swin_b": Preset(SWIN, swin.SIZES["B"], 0.835),
+  "swin_l": Preset(SWIN, swin.SIZES["L"]),
+  "cait_xxs24": Preset(CAIT, cait.SIZES["XXS-24"], 0.776),
+  "cait_xxs36": Preset(CAIT, cait.SIZES["XXS-36"]),
+  "cait_xs24": Preset(CAIT, cait.SIZES["XS-24"]),
+  "cait_xs36": Preset(CAIT, cait.SIZES["XS-36"]),
+  "cait_s24": Preset(CAIT, cait.SIZES["S-24"]),
+  "cait_s36": Preset(CAIT, cait.SIZES["S-36"]),
+  "cait_s48": Preset(CAIT, cait.SIZES["S-48"]),
+  "cait_m24": Preset(CAIT, cait.SIZES["M-24"]),
+  "cait_m36": Preset(CAIT, cait.SIZES["M-36"]),
+  "cait_m48": Preset(CAIT, cait.SIZES["M-48"]),
+  "t2t_7": Preset(T2T, t2t.SIZES["7"], 0.717),
+  "t2t_10": Preset(T2T, t2t.SIZES["10"], 0.752),
+  "t2t_12": Preset(T2T, t2t.SIZES["12"], 0.765),
+  "t2t_14": Preset(T2T, t2t.SIZES["14"], 0.815),
+  "t2t_19": Preset(T2T, t2t.SIZES["19"], 0.819),
+  "t2t_24": Preset(T2T, t2t.SIZES["24"], 0.823),
+  "t2t_t14": Preset(T2T, t2t.SIZES["t-14"], 0.817),
+  "t2t_t19": Preset(T2T, t2t.SIZES["t-19"], 0.824),
+  "t2t_t24": Preset(T2T, t2t.SIZES["t-24"], 0.826),
+}
+Backbone = Literal[*PRESETS]
+
+
+def experiment(
+  backbone: Backbone = "resnet50",
+  steps: int | None = None,
+  batch_size: int | None = None,
+  learning_rate: float | None = None,
+  weight_decay: float | None = None,
+  label_smoothing: float | None = None,
+  drop_path: float | None = None,
+  dtype: Literal["float32", "bfloat16"] = "bfloat16",
+  teacher: str | None = None,
+  teacher_backbone: Backbone = "resnet50",
+  distillation: Literal["hard", "soft"] = "hard",
+  ema: float | None = None,
+  microbatches: int = 1,
+  tfds_dir: str | None = None,
+) -> Experiment:
+  """Steps, batch size, rates and weights that are not given are the recipe's.
+
+  Args:
+    backbone: the network, with its recipe.
+    weight_decay: of kernels; by the recipe 1e-4 with SGD and 0.05 with AdamW.
+    label_smoothing: share of a target's mass that is spread over all classes; by the recipe 0 with SGD, else 0.1.
+    drop_path: rate at which the last residual branch is left out in training; of networks with DeiT's recipe, 0.1.
+    dtype: of the computation; parameters are float32.
+    teacher: the folder of a run of this config that a student learns from; without one it learns from labels alone.
+    teacher_backbone: the teacher's network.
+    distillation: learn the teacher's likeliest class (hard) or its distribution (soft).
+  """
+  family, options, published = PRESETS[backbone]
+  recipe = family.recipe
+  chosen = lambda flag, of_recipe: of_recipe if flag is None else flag
+  steps = chosen(steps, recipe.steps)
+  if recipe.drop_path is not None:
+    options = options | {"drop_path": chosen(drop_path, recipe.drop_path)}
+  elif drop_path is not None:
+    raise ValueError(f"{backbone} is trained without drop_path: leave it out")
+  network = family.network(**options, dtype=jnp.dtype(dtype))
+  learned = None
+  if teacher is not None:
+    taught = PRESETS[teacher_backbone]
+    learned = Teacher(
+      taught.family.network(**taught.options, dtype=jnp.dtype(dtype)),
+      runs.frozen(teacher),
+      kind=distillation,
+      weight={"hard": 0.5, "soft": 0.1}[distillation],
+    )
+  images = data.imagenet(tfds_dir, augment=recipe.augment, standardized=family.standardized)
+  method = classifier(
+    network,
+    spec=images.spec,
+    optimizer=recipe.optimizer(
+      chosen(learning_rate, recipe.learning_rate), steps, chosen(weight_decay, recipe.weight_decay)
+    ),
+    label_smoothing=chosen(label_smoothing, recipe.label_smoothing),
+    auxiliary=family.auxiliary,
+    teacher=learned,
+  )
+  return Experiment(
+    method=averaged(method, ema),
+    data=images,
+    steps=steps,
+    batch_size=chosen(batch_size, recipe.batch_size),
+    microbatches=microbatches,
+    evaluators=(accuracy(),),
+    published=() if published is None else (Published(family.paper, backbone, "test_accuracy", published),),
+    evaluate_every=25_000,
+    checkpoint_every=5_000,
+    layouts={name: layout(network) for name, layout in family.layouts.items()},
+  )

@@ -1,0 +1,48 @@
+"""The methods of sequences that `test_every_method.py` tests."""
+
+import numpy as np
+import optax
+from cases import Case
+
+from jaxgen import data
+from jaxgen.core.wrappers import averaged
+from jaxgen.methods.sequence.language import Sampling, language
+from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.sequence.seq2seq import Seq2Seq
+from jaxgen.nn.sequence.transformer import EncoderDecoder, LanguageModel, Options, gpt
+from jaxgen.nn.sequence.wavenet import WaveNet
+
+DIGITS = data.digits()
+STRINGS = data.reversed_strings(5, 6, train="1-5-1", test="3-5-1")
+some_strings = lambda n: {"source": STRINGS.source("test").arrays["source"][:n]}
+some_labels = lambda n: {"label": np.arange(n) % 10}
+
+
+def small_seq2seq(dtype):
+  network = EncoderDecoder(8, Options(8, 2, 16, 1, norm="pre", dtype=dtype, param_dtype=dtype))
+  return averaged(seq2seq(network, spec=STRINGS.spec, optimizer=optax.adam(5e-3), label_smoothing=0.1), 0.9)
+
+
+def recurrent_seq2seq(dtype):
+  network = Seq2Seq(8, 8, 16, 8, dropout=0.1, dtype=dtype, param_dtype=dtype)
+  return seq2seq(network, spec=STRINGS.spec, optimizer=optax.adam(5e-3))
+
+
+def pixel_transformer(dtype):
+  network = LanguageModel(18, gpt(8, 2, 1, 64, dropout=0.1, dtype=dtype))
+  return averaged(language(network, spec=DIGITS.spec, start=17, optimizer=optax.adam(5e-3)), 0.9)
+
+
+def pixel_wavenet(dtype):
+  dtypes = dict(dtype=dtype, param_dtype=dtype)
+  network = WaveNet(17, (1, 2, 4), features=8, hidden=8, skip=16, conditions=(("label", 10),), **dtypes)
+  options = dict(conditions=("label",), sampling=Sampling(top_k=5))
+  return language(network, spec=DIGITS.spec, start=0, optimizer=optax.adam(5e-3), **options)
+
+
+CASES = {
+  "seq2seq, Transformer": Case(small_seq2seq, STRINGS, conditions=some_strings),
+  "seq2seq, recurrent": Case(recurrent_seq2seq, STRINGS, conditions=some_strings),
+  "Transformer over pixels": Case(pixel_transformer, DIGITS),
+  "WaveNet over pixels": Case(pixel_wavenet, DIGITS, conditions=some_labels),
+}
