@@ -212,7 +212,9 @@ def diverged(limit: float) -> Callable[[Metrics], Array]:
   return lambda metrics: ~(jnp.abs(metrics["energy_difference"]) <= limit)
 
 
-def _measured(energy: Energy, energy_x: PerExample, energy_y: PerExample, chains: NegativePhase) -> Metrics:
+def _measured(
+  energy: Energy, energy_x: PerExample, energy_y: Float[Array, " chains"], chains: NegativePhase
+) -> Metrics:
   by_chain = lambda x: x.reshape(len(x), -1)
   moved = jnp.square(by_chain(chains.last - chains.first)).mean(axis=1)
   _, gradient = value_and_gradient(energy, chains.last)
