@@ -19,6 +19,8 @@ from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin
 from jaxgen.mcmc.langevin import langevin, mala
 from jaxgen.mcmc.resampling import Chains
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.energy.score_matching import denoising, energies, implicit, score_matching, sliced
 from jaxgen.nn.blocks.conv import jax_derivatives
 from jaxgen.nn.energy.ebm import EnergyConvNet
@@ -174,13 +176,10 @@ def test_scores_of_energies_are_their_gradients_and_serve_diffusion(x64):
   method = gaussian_diffusion(
     network,
     diffusion.geometric(4, 0.1, 3.0),
-    shape=(2, 2, 1),
-    prediction=diffusion.PREDICTIONS["score"],
-    weighting=diffusion.WEIGHTINGS["eps"],
-    optimizer=optax.adam(3e-2),
-    solver=partial(annealed_langevin, corrections=2),
-    sampling_steps=4,
-    clip=False,
+    Spec((2, 2, 1)),
+    optax.adam(3e-2),
+    objective=Objective(diffusion.PREDICTIONS["score"], diffusion.WEIGHTINGS["eps"]),
+    sampler=Sampler(partial(annealed_langevin, corrections=2), steps=4, clip=False),
   )
   batch = {"image": 0.1 * x, "index": jnp.arange(3)}
   state = jax.jit(method.init)(jax.random.key(0), batch)
