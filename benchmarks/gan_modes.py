@@ -2,9 +2,10 @@
 
     python benchmarks/gan_modes.py
 
-Trains configs/gan_rings.py with each of METHODS on each of POINTS; a run that is there is not trained again. Writes,
-after each run, benchmarks/gan_modes.json, with the modes that every run hits, the share of its samples within 3 sigma
-of one and the least mode's share (`jaxgen.evaluation.modes`), and docs/gan_modes.png, samples of the first seed.
+Trains configs/adversarial/gan_rings.py with each of METHODS on each of POINTS; what is there is not trained again.
+Writes, after each run, benchmarks/gan_modes.json, with the modes that every run hits, the share of its samples within
+3 sigma of one and the least mode's share (`jaxgen.evaluation.modes`), and docs/gan_modes.png, samples of the first
+seed.
 """
 
 import argparse

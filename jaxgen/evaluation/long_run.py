@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgen.core.keys import example_keys
 from jaxgen.data import real
 from jaxgen.engine.experiment import AnyRun, Evaluator
 from jaxgen.mcmc import Kernel, diagnostics, run
@@ -49,7 +50,6 @@ def long_runs(
   steps: int = 1_000,
   chains: int = 64,
   shown: int = 8,
-  feature: str = "image",
 ) -> Callable[[AnyRun], LongRun]:
   """Chains of so many steps from test data and from noise, run once for each state that is asked about.
 
@@ -59,30 +59,29 @@ def long_runs(
     start: (key, shape) -> noise.
     chains: of each kind; the data are spread evenly over the test split.
     shown: chains whose positions are kept at every step.
-    feature: the examples' name in a batch.
   """
-  known = {}
+  latest = {}  # the state that was asked about last, and its chains
 
   @jax.jit
   def go(state: Any, x: Array, key: Array) -> tuple[Array, ...]:
     U = lambda x: energy(state, x)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(chains))
+    keys = example_keys(key, jnp.arange(chains))
     keep = lambda carry: (U(carry.x), carry.x[:shown])
     last, accepted, (energies, kept) = run(sampler(U), x, keys, steps, keep)
     return jnp.concatenate([U(x)[None], energies]), jnp.concatenate([x[None, :shown], kept]), x, last, accepted
 
   def runs(run: AnyRun) -> LongRun:
-    if known.get("state") is run.state:
-      return known["found"]
+    if latest.get("state") is run.state:
+      return latest["runs"]
     total = len(run.data.source("test"))
     chosen = np.linspace(0, total - 1, chains).round().astype(int)
-    data = np.concatenate([batch[feature] for batch in real.batches(run.data, "test", chosen)])
+    data = np.concatenate([batch[run.data.spec.feature] for batch in real.batches(run.data, "test", chosen)])
     start_key, *both = jax.random.split(jax.random.key(0), 3)  # with the same noise the two kinds would become one
     noise = jax.vmap(lambda key: start(key, data.shape[1:]))(jax.random.split(start_key, chains)).astype(data.dtype)
-    found = [[np.asarray(part) for part in go(run.state, x, key)] for x, key in zip((data, noise), both, strict=True)]
-    parts = [dict(zip(STARTS, part, strict=True)) for part in zip(*found, strict=True)]
-    known.update(state=run.state, found=LongRun(*parts))
-    return known["found"]
+    of_data, of_noise = (jax.device_get(go(run.state, x, key)) for x, key in zip((data, noise), both, strict=True))
+    parts = (dict(zip(STARTS, part, strict=True)) for part in zip(of_data, of_noise, strict=True))
+    latest.update(state=run.state, runs=LongRun(*parts))
+    return latest["runs"]
 
   return runs
 
@@ -97,18 +96,18 @@ def long_run(runs: Callable[[AnyRun], LongRun]) -> Evaluator:
   """
 
   def evaluate(run: AnyRun) -> dict[str, float]:
-    found = runs(run)
-    steps = len(found.energy["data"]) - 1
-    late = {start: energy[1 + steps // 2 :] for start, energy in found.energy.items()}
+    chains = runs(run)
+    steps = len(chains.energy["data"]) - 1
+    late = {start: energy[1 + steps // 2 :] for start, energy in chains.energy.items()}
     together = np.concatenate([late[start] for start in STARTS], axis=1)
     numbers = {
-      "energy_data": found.energy["data"][0].mean(),
+      "energy_data": chains.energy["data"][0].mean(),
       "energy_from_data": late["data"].mean(),
       "energy_from_noise": late["noise"].mean(),
       "r_hat": diagnostics.r_hat(together),
       "ess": diagnostics.effective_sample_size(together),
-      "acceptance": np.mean([found.accepted[start] for start in STARTS]),
-      "contrast": found.last["data"].std() / found.first["data"].std(),
+      "acceptance": np.mean([chains.accepted[start] for start in STARTS]),
+      "contrast": chains.last["data"].std() / chains.first["data"].std(),
     }
     return {f"long_run_{steps}_{name}": float(value) for name, value in numbers.items()}
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Params, State
+from jaxgen.core.spec import Spec
 from jaxgen.data import real
 from jaxgen.data.dataset import Dataset
 from jaxgen.evaluation.likelihood import Partition
@@ -49,8 +50,8 @@ def quadrature(energy: Callable[[Any, Array], Array], low: float, high: float, s
 def importance(
   energy: Callable[[State, Event], PerExample],
   noise: Noise,
+  spec: Spec,
   *,
-  levels: int | None = None,
   number: int = 100_000,
   chunk: int = 1_000,
 ) -> Partition:
@@ -60,7 +61,7 @@ def importance(
   standard error is to first order; it can be trusted only where the noise covers what the energy does.
 
   Args:
-    levels: of dequantized data, None for real numbers.
+    spec: the data's; of integers those that were dequantized.
     number: of draws, a multiple of `chunk`; so many as that are computed at once.
 
   Raises:
@@ -69,7 +70,7 @@ def importance(
   check(noise)
   if chunk < 1 or number < 1 or number % chunk:
     raise UserError(f"{number} draws of noise do not come in chunks of {chunk}: take a multiple")
-  how = ("_density" if levels is None else "_dequantized") + f"_importance_{number}"
+  suffix = ("_density" if spec.levels is None else "_dequantized") + f"_importance_{number}"
 
   @jax.jit
   def estimate(state: State, key: Array) -> tuple[Array, Array]:
@@ -83,29 +84,27 @@ def importance(
     log_z = jax.nn.logsumexp(log_weight) - math.log(number)
     return log_z, jnp.std(jnp.exp(log_weight - log_z)) / math.sqrt(number)
 
-  return lambda state, key: (*estimate(state, key), how)
+  return lambda state, key: (*estimate(state, key), suffix)
 
 
 def _suffix(network: RBM, levels: int | None) -> str:
   return nll_name(network.units.levels, levels, 1)[0].removeprefix("nll_nats")
 
 
-def exact(network: RBM, levels: int | None, side: Side | None = None) -> Partition:
-  """log Z by summing over all states of a side, for `evaluation.likelihood`; see `nn.rbm.log_partition`.
+def exact(network: RBM, spec: Spec, side: Side | None = None) -> Partition:
+  """log Z by summing over all states of a side, for `evaluation.likelihood`; see `nn.energy.rbm.log_partition`.
 
-  levels: of the data, as in `rbm`.
+  spec: the data's.
 
   Raises:
     UserError: the side has too many states.
   """
   side = summed_side(network, side)
   log_z = jax.jit(partial(log_partition, network, side=side))
-  return lambda state, key: (log_z(state.averaged()), 0.0, _suffix(network, levels))
+  return lambda state, key: (log_z(state.averaged()), 0.0, _suffix(network, spec.levels))
 
 
-def ais(
-  network: RBM, data: Dataset, runs: int = 100, steps: int = 14_500, feature: str = "image", examples: int = 10_000
-) -> Partition:
+def ais(network: RBM, data: Dataset, runs: int = 100, steps: int = 14_500, examples: int = 10_000) -> Partition:
   """log Z by annealed importance sampling along (R7), for `evaluation.likelihood`.
 
   The base is independent units that have the means of the training data: Salakhutdinov and Murray 2008, section 4.1,
@@ -125,7 +124,7 @@ def ais(
     start, keys = jax.random.split(key, (2, runs))
     x = apply(start, base, method="draw_base")
     energy = lambda v, beta: apply(v, beta, base, method="free_energy")
-    found = anneal(
+    estimate = anneal(
       lambda beta: kernel(network, params, beta, base),
       energy,
       x,
@@ -133,10 +132,10 @@ def ais(
       betas,
       keys,
     )
-    return found.log_z, found.error
+    return estimate.log_z, estimate.error
 
   def partition(state: State, key: Array) -> tuple[Array, Array, str]:
-    total = len(data.source("train"))
+    total, feature = len(data.source("train")), data.spec.feature
     chosen = np.unique(np.linspace(0, total - 1, min(examples, total)).round().astype(int))
     means = [to_visible(network, batch[feature]).sum(axis=0) for batch in real.batches(data, "train", chosen)]
     params = state.averaged()

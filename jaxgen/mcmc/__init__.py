@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in
 
 Energy = Callable[[Array], Float[Array, " chains"]]
 Carry = Any  # a NamedTuple with the chains' positions as its `x`, and what a kernel need not compute again
@@ -59,7 +60,7 @@ def run(
     raise UserError(f"a chain takes 1 or more steps, not {steps}: change it")
 
   def step(carry: Carry, k: Array):
-    carry, accepted = kernel.step(carry, jax.vmap(jax.random.fold_in, (0, None))(keys, k))
+    carry, accepted = kernel.step(carry, fold_in(keys, k))
     return carry, (accepted, keep(carry))
 
   carry, (accepted, kept) = jax.lax.scan(step, kernel.init(x), jnp.arange(steps))

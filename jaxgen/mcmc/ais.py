@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in
 from jaxgen.mcmc import Kernel
 from jaxgen.mcmc.tempering import check_betas
 
@@ -87,7 +88,7 @@ def ais(
     total = log_w + term
     lost = (total - log_w) - term
     chain = kernel(beta)
-    moved, _ = chain.step(chain.init(x), jax.vmap(jax.random.fold_in, (0, None))(keys, k))
+    moved, _ = chain.step(chain.init(x), fold_in(keys, k))
     return (moved.x, total, lost), None
 
   nothing = jnp.zeros(len(keys), x.dtype)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.keys import split
 from jaxgen.mcmc import Kernel
 
 Draw = Callable[[Key[Array, " chains"], Array], Array]  # (keys, the other block [chains, ...]) -> [chains, ...]
@@ -25,8 +25,8 @@ def gibbs(draw_y: Draw, draw_x: Draw) -> Kernel:
   """
 
   def step(carry: Positions, keys: Key[Array, " chains"]) -> tuple[Positions, Float[Array, " chains"]]:
-    both = jax.vmap(jax.random.split)(keys)
-    x = draw_x(both[:, 1], draw_y(both[:, 0], carry.x))
+    y_keys, x_keys = split(keys)
+    x = draw_x(x_keys, draw_y(y_keys, carry.x))
     return Positions(x), jnp.ones(len(x), x.dtype)
 
   return Kernel(Positions, step)

@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import normal, split
 from jaxgen.mcmc import Energy, Kernel, one_per_chain
 
 Positions = Float[Array, "chains *shape"]
@@ -100,7 +102,7 @@ def langevin(
     _, gradient = value_and_gradient(energy, x)
     if clip is not None:
       gradient = jnp.clip(gradient, -clip, clip)
-    x = x - step / 2 * gradient + noise * _normal(keys, x)
+    x = x - step / 2 * gradient + noise * normal(keys, x.shape[1:], x.dtype)
     if box is not None:
       x = jnp.clip(x, *box)
     return Unadjusted(x), _ones(x)
@@ -123,9 +125,9 @@ def mala(energy: Energy, step: float) -> Kernel:
     return Adjusted(x, *value_and_gradient(energy, x))
 
   def advance(carry: Adjusted, keys: Key[Array, " chains"]) -> tuple[Adjusted, PerChain]:
-    normal_keys, uniform_keys = _two(keys)
+    normal_keys, uniform_keys = split(keys)
     x = carry.x
-    y = x - step / 2 * carry.gradient + math.sqrt(step) * _normal(normal_keys, x)
+    y = x - step / 2 * carry.gradient + math.sqrt(step) * normal(normal_keys, x.shape[1:], x.dtype)
     proposal = init(y)
     ratio = carry.U - proposal.U + log_proposal(y, proposal.gradient, x, step)
     return _accept(ratio - log_proposal(x, carry.gradient, y, step), uniform_keys, proposal, carry)
@@ -169,7 +171,7 @@ def underdamped(energy: Energy, step: float, friction: float = 1.0) -> Kernel:
     x, v, gradient = carry
     v = v - step / 2 * gradient
     x = x + step / 2 * v
-    v = c * v + math.sqrt(1 - c**2) * _normal(keys, x)
+    v = c * v + math.sqrt(1 - c**2) * normal(keys, x.shape[1:], x.dtype)
     x = x + step / 2 * v
     _, gradient = value_and_gradient(energy, x)
     return Underdamped(x, v - step / 2 * gradient, gradient), _ones(x)
@@ -194,8 +196,8 @@ def hmc(energy: Energy, step: float, leapfrogs: int) -> Kernel:
     return Adjusted(x, *value_and_gradient(energy, x))
 
   def advance(carry: Adjusted, keys: Key[Array, " chains"]) -> tuple[Adjusted, PerChain]:
-    normal_keys, uniform_keys = _two(keys)
-    v = _normal(normal_keys, carry.x)
+    normal_keys, uniform_keys = split(keys)
+    v = normal(normal_keys, carry.x.shape[1:], carry.x.dtype)
 
     def leapfrog(_, both: tuple[Adjusted, Array]) -> tuple[Adjusted, Array]:
       at, v = both
@@ -221,17 +223,8 @@ def _accept(log_ratio: PerChain, keys: Key[Array, " chains"], new: Adjusted, old
   log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
   u = jax.vmap(lambda key: jax.random.uniform(key, (), log_ratio.dtype))(keys)
   accepted = jnp.log(u) < log_ratio
-  choose = lambda a, b: jnp.where(accepted.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+  choose = lambda a, b: jnp.where(per_example(accepted, a), a, b)
   return jax.tree.map(choose, new, old), jnp.exp(jnp.minimum(log_ratio, 0))
-
-
-def _two(keys: Key[Array, " chains"]) -> tuple[Array, Array]:
-  both = jax.vmap(jax.random.split)(keys)
-  return both[:, 0], both[:, 1]
-
-
-def _normal(keys: Key[Array, " chains"], x: Positions) -> Positions:
-  return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def _ones(x: Positions) -> PerChain:

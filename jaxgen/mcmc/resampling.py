@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import split
 from jaxgen.core.method import Params
 from jaxgen.mcmc import run
 from jaxgen.mcmc.langevin import Sampler
-from jaxgen.probability.noise import Energy, Event, Noise, draws, split
+from jaxgen.probability.noise import Energy, Event, Noise, draws
 
 
 class Chains(NamedTuple):
@@ -40,7 +41,7 @@ def check_chains(chains: Chains) -> None:
 
 def sample(energy: Energy, noise: Noise, params: Params, keys: Key[Array, " n"], chains: Chains) -> Event:
   """Samples of p(x) in proportion to exp(-energy(x)), nearly; see `Chains`. params: the noise's."""
-  start_keys, choice_keys, chain_keys = split(keys, 3).T
+  start_keys, choice_keys, chain_keys = split(keys, 3)
   y = draws(noise, params, start_keys, chains.candidates)
   if chains.candidates > 1:
     flat = y.reshape(-1, *y.shape[2:])

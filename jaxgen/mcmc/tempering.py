@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in, split
 from jaxgen.mcmc import Kernel
 
 Family = Callable[[Array, Float[Array, " rows"]], Float[Array, " rows"]]  # (x [rows, ...], beta [rows]) -> U_beta(x)
@@ -63,26 +65,27 @@ def tempering(
     chains = len(carry.x)
     flat = carry.x.reshape(chains * copies, *carry.x.shape[2:])
     beta = jnp.tile(jnp.asarray(betas, carry.x.dtype), chains)
-    inner_keys, parity_keys, swap_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3))
+    inner_keys, parity_keys, swap_keys = (fold_in(keys, i) for i in range(3))
     kernel = inner(beta)
-    moved, _ = kernel.step(kernel.init(flat), jax.vmap(lambda key: jax.random.split(key, copies))(inner_keys).ravel())
+    moved, _ = kernel.step(kernel.init(flat), split(inner_keys, copies).T.ravel())
     x = moved.x.reshape(carry.x.shape)
 
-    odd = jax.vmap(jax.random.bernoulli)(parity_keys).astype(int)[:, None] * (copies > 2)
+    # Pairs begin with the first copy, or with the second; where there are two copies, they are always a pair.
+    second = jax.vmap(jax.random.bernoulli)(parity_keys) & (copies > 2)
     t = jnp.arange(copies)[None]
-    other = jnp.where((t - odd) % 2 == 0, t + 1, t - 1)
+    other = jnp.where((t - second[:, None].astype(int)) % 2 == 0, t + 1, t - 1)
     paired = (other >= 0) & (other < copies)
     other = jnp.where(paired, other, t)
     u = jax.vmap(lambda key: jax.random.uniform(key, (copies,), beta.dtype))(swap_keys)
-    theirs = jnp.take_along_axis(x, other.reshape(*other.shape, *[1] * (x.ndim - 2)), axis=1)
+    theirs = jnp.take_along_axis(x, per_example(other, x), axis=1)
     U_mine = energy(moved.x, beta).reshape(chains, copies)
     U_theirs = energy(theirs.reshape(flat.shape), beta).reshape(chains, copies)
     gain = U_mine - U_theirs
     log_a = gain + jnp.take_along_axis(gain, other, axis=1)
     # Both of a pair look at the same number.
     u = jnp.take_along_axis(u, jnp.minimum(t, other), axis=1)
-    swap = (paired & (jnp.log(u) < log_a)).reshape(*other.shape, *[1] * (x.ndim - 2))
+    swap = paired & (jnp.log(u) < log_a)
     accepted = jnp.mean(jnp.exp(jnp.minimum(log_a, 0)), axis=1, where=paired)
-    return Tempered(jnp.where(swap, theirs, x)), accepted
+    return Tempered(jnp.where(per_example(swap, x), theirs, x)), accepted
 
   return Kernel(Tempered, step)

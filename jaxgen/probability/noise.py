@@ -1,8 +1,8 @@
 """Distributions whose density is known and that are drawn from: what energies are contrasted with, where their chains
 begin, and what their normalisers are estimated by.
 
-    fitted_gaussian                      a Gaussian with the moments of the first batch
-    of_method(flow(...), "x")            any method of an exact density, such as a flow or an autoregressive model
+    fitted_gaussian              a Gaussian with the moments of the first batch
+    of_method(flow(...), spec)   any method of an exact density, such as a flow or an autoregressive model
 
 Their parameters are the entry "noise" of a state's `params`.
 """
@@ -17,7 +17,9 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import normal, split
 from jaxgen.core.method import Method, Params, State
+from jaxgen.core.spec import Spec
 
 Event = Float[Array, "batch *shape"]
 PerExample = Float[Array, " batch"]
@@ -57,17 +59,17 @@ def _log_gaussian(params: Params, x: Event) -> PerExample:
 
 def _draw_gaussian(params: Params, keys: Key[Array, " n"]) -> Event:
   mean = params["mean"]
-  z = jax.vmap(lambda key: jax.random.normal(key, (mean.size,), mean.dtype))(keys)
+  z = normal(keys, (mean.size,), mean.dtype)
   return mean + (z @ jnp.tril(params["scale"]).T).reshape(len(keys), *mean.shape)
 
 
 fitted_gaussian = Noise(_fit, _log_gaussian, _draw_gaussian)
 
 
-def of_method(method: Method, feature: str = "image") -> Noise:
-  """The distribution that a method learns, such as `flow(...)` or `autoregressive(...)`, of real numbers: levels=None.
+def of_method(method: Method, spec: Spec) -> Noise:
+  """The distribution that a method learns, such as `flow(...)` or `autoregressive(...)`, of real numbers.
 
-  feature: the name that examples have in the method's batches.
+  spec: what the method was made for, with levels=None.
 
   Its `init` raises:
     UserError: the method does not give "nll_nats_density", an exact density, or draws no samples, or it has buffers,
@@ -75,7 +77,7 @@ def of_method(method: Method, feature: str = "image") -> Noise:
   """
 
   def batch_of(x: Event) -> dict[str, Array]:
-    return {feature: x, "index": jnp.arange(len(x), dtype=jnp.int32)}
+    return {spec.feature: x, "index": jnp.arange(len(x), dtype=jnp.int32)}
 
   def state_of(params: Params) -> State:
     zero = jnp.zeros((), jnp.int32)
@@ -86,11 +88,11 @@ def of_method(method: Method, feature: str = "image") -> Noise:
 
   def init(key: Array, x: Event) -> Params:
     state = method.init(key, batch_of(x))
-    found = jax.eval_shape(method.evaluate, state, batch_of(x), key)
-    if "nll_nats_density" not in found or method.sample is None:
+    given = jax.eval_shape(method.evaluate, state, batch_of(x), key)
+    if "nll_nats_density" not in given or method.sample is None:
       raise UserError(
         "noise has samples and a density that is known exactly, and this method gives "
-        f"{', '.join(found) or 'no density'}: take a flow, an autoregressive model of real numbers with levels=None, "
+        f"{', '.join(given) or 'no density'}: take a flow, an autoregressive model of real numbers with levels=None, "
         "or fitted_gaussian"
       )
     if state.buffers or set(state.params) != {"network"}:
@@ -110,11 +112,7 @@ def check(noise: Noise) -> None:
     )
 
 
-def split(keys: Key[Array, " n"], count: int) -> Key[Array, "n count"]:
-  return jax.vmap(lambda key: jax.random.split(key, count))(keys)
-
-
 def draws(noise: Noise, params: Params, keys: Key[Array, " n"], count: int) -> Float[Array, "n count *shape"]:
   """So many draws for each key."""
-  y = noise.draw(params, split(keys, count).reshape(-1))
+  y = noise.draw(params, split(keys, count).T.ravel())
   return y.reshape(len(keys), count, *y.shape[1:])

@@ -7,31 +7,35 @@ Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, eq. 1. For a fixed G wi
 nothing can be told apart.
 
 A discriminator gives one number per example; where a loss has probabilities, D is that number's sigmoid. A loss, a
-penalty and an augmentation are values, to be chosen apart from each other:
+penalty, a condition and an augmentation are values, to be chosen apart from each other:
 
     gan(
-      MLPGenerator((2,)), MLPDiscriminator(), shape=(2,), latent=2, feature="x",
+      MLPGenerator((2,)), MLPDiscriminator(), spec=cloud.spec, latent=2,
       loss=LOSSES["non_saturating"], penalty=r1(1.0),
       generator_optimizer=optax.adam(1e-3, b1=0.0), discriminator_optimizer=optax.adam(1e-3, b1=0.0),
     )
+
+Losses are means over examples: in nats where D is a probability, else in the unit that `LOSSES` gives them.
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
+from jaxgen.core.arrays import per_example, wide
+from jaxgen.core.condition import UNCONDITIONAL, Condition, check_condition, check_names
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch, check_output
 
 Event = Float[Array, "batch *shape"]
 Output = Float[Array, " batch"]
-Label = Int[Array, " batch"]
 Critic = Callable[[Event], Output]
 Penalty = Callable[[Critic, Event, Event, Key[Array, " batch"]], Output]  # (D, x, G(z), keys)
 Augment = Callable[[Key[Array, " batch"], Event], Event]
@@ -87,7 +91,7 @@ def gradient_penalty(weight: float = 10.0) -> Penalty:
 
   def penalty(critic: Critic, x: Event, generated: Event, keys: Key[Array, " batch"]) -> Output:
     epsilon = jax.vmap(lambda key: jax.random.uniform(key, dtype=x.dtype))(keys)
-    epsilon = epsilon.reshape(-1, *(1,) * (x.ndim - 1))
+    epsilon = per_example(epsilon, x)
     squares = _squares(critic, epsilon * x + (1 - epsilon) * generated)
     some = squares > 0  # the root has no derivative at 0, where units that do not fire leave the critic flat
     return weight * (jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), 0) - 1) ** 2
@@ -120,53 +124,98 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
   return jax.random.uniform(key, shape, minval=-1.0)
 
 
-def generate(generator: Any, state: State, z: Float[Array, "n latent"], label: Label | None = None) -> Event:
+def generate(generator: Any, state: State, z: Float[Array, "n latent"], told: PyTree = None) -> Event:
   """The examples of latents: by averaged parameters, where there are any, and the running statistics of the generator
-  that is trained."""
+  that is trained.
+
+  told: what the generator is told of each, labels [n] for one.
+  """
   variables = {"params": state.averaged("generator"), **state.buffers["generator"]}
-  return generator.apply(variables, z, label).astype(z.dtype)
+  return generator.apply(variables, z, told).astype(z.dtype)
+
+
+class Game(NamedTuple):
+  """Both networks in training, and what they are given.
+
+  generator, discriminator, spec, latent, condition, augment, draw: as in `gan`.
+  """
+
+  generator: Any
+  discriminator: Any
+  spec: Spec
+  latent: int
+  condition: Condition
+  augment: Augment | None
+  draw: Callable[[Array, tuple[int, ...]], Array]
+
+  def latents(self, keys: Key[Array, " batch"], dtype: Any) -> Float[Array, "batch latent"]:
+    return jax.vmap(lambda key: self.draw(key, (self.latent,)))(keys).astype(dtype)
+
+  def make(self, params: Params, buffers: PyTree, z: Array, batch: Batch, key: Array) -> tuple[Event, PyTree]:
+    """(G(z), the generator's buffers afterwards)."""
+    x, buffers = self._call(self.generator, params, buffers, z, batch, key)
+    return x.astype(z.dtype), buffers
+
+  def judge(self, params: Params, buffers: PyTree, x: Event, batch: Batch, key: Array) -> tuple[Output, PyTree]:
+    """(D(x), the discriminator's buffers afterwards)."""
+    output, buffers = self._call(self.discriminator, params, buffers, x, batch, key)
+    return wide(output), buffers
+
+  def augmented(self, keys: Key[Array, " batch"], x: Event) -> Event:
+    return x if self.augment is None else self.augment(keys, x)
+
+  def _call(self, network: Any, params: Params, buffers: PyTree, x: Array, batch: Batch, key: Array):
+    output, changed = network.apply(
+      {"params": params, **buffers},
+      x,
+      self.condition.of(batch),
+      index=batch["index"],
+      rngs={"dropout": key},
+      mutable=list(buffers),
+    )
+    return output, dict(changed)
 
 
 def gan(
   generator: Any,
   discriminator: Any,
   *,
-  shape: tuple[int, ...],
+  spec: Spec,
   latent: int,
   generator_optimizer: optax.GradientTransformation,
   discriminator_optimizer: optax.GradientTransformation,
   loss: Loss = LOSSES["non_saturating"],
   k: int = 1,
+  slices: tuple[int, int] | None = None,
   penalty: Penalty | None = None,
   penalty_every: int = 1,
   augment: Augment | None = None,
   draw: Callable[[Array, tuple[int, ...]], Array] = jax.random.normal,
-  classes: int | None = None,
-  feature: str = "image",
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
+  condition: Condition = UNCONDITIONAL,
 ) -> Method:
-  """A generator against a discriminator. Batch {feature: [B, *shape], "index": [B]}, and "label" [B] with classes.
+  """A generator against a discriminator. Batch {feature: [B, *shape], "index": [B]}, and what the condition reads.
 
-  A step is k updates of the discriminator, each on its own k-th of the batch, and then one of the generator against
-  what they made, with as many examples as each of them had: Goodfellow et al. 2014, Algorithm 1.
+  A step is k updates of the discriminator, each on its own slice of the batch, and then one of the generator against
+  what they made: Goodfellow et al. 2014, Algorithm 1.
 
   Each player changes its own network's parameters, and in `buffers` its own network's statistics and singular vectors;
   the other network is used as it would be in its own step, and what that changes is dropped.
 
   Args:
-    generator: a Flax module, `generator.apply(variables, z, label, index=index, rngs={"dropout": key})` -> examples.
-      label is None without classes. Without index it samples: running statistics, no dropout. Its collections apart
-      from "params" are kept in `buffers["generator"]`, and a network that has any is trained over the whole batch, on
-      all devices as on one, and takes no microbatches.
+    generator: a Flax module, `generator.apply(variables, z, told, index=index, rngs={"dropout": key})` -> examples.
+      told is what the condition reads, None without one. Without index it samples: running statistics, no dropout. Its
+      collections apart from "params" are kept in `buffers["generator"]`, and a network that has any is trained over the
+      whole batch, on all devices as on one, and takes no microbatches.
     discriminator: likewise, of examples in place of z -> one number per example, [B]. It sees data and generated
       examples as two batches, each with its own batch statistics.
-    shape: of one example.
+    spec: the data's.
     latent: the number of values of z.
     generator_optimizer, discriminator_optimizer: two of them, so two time scales: Heusel et al. 2017,
       https://arxiv.org/abs/1706.08500.
     loss: one of `LOSSES`.
+    slices: into how many the batch is cut for the discriminator, whose updates take the first k, and for the generator,
+      which takes the first; None: k for both, so that the generator makes as many examples as the discriminator sees of
+      the data in one update. Papers often have it make more: see `cut`.
     penalty: added to the discriminator's loss: `r1(gamma)`, `gradient_penalty(weight)`. Weights are clipped by the
       optimizer: `clip_weights`.
     penalty_every: in only every so many steps, and as many times as much: Karras et al. 2020,
@@ -175,92 +224,101 @@ def gan(
       data and the i-th generated one are augmented alike, where Zhao et al. draw for each; and a penalty is on the
       gradient in the augmented example.
     draw: (key, shape) -> z, standard normal by default.
-    classes: condition both networks on batch["label"], an int in 0 .. classes - 1; generated examples are asked for the
-      labels that the data has. None: unconditional.
-    feature: the examples' name in a batch.
-    ema: decay of the generator's averaged parameters, which then make the samples.
-    microbatches, axis: as in `compose`.
+    condition: what both networks are told, `labels(spec)` for one; generated examples are asked for what the data has.
+      It is never dropped.
+
+  Average the generator alone: `averaged(method, {"generator": decay})`; the average then makes the samples.
 
   Metrics, with "discriminator/" before them: "loss", its part "penalty", "output_real" and "output_fake", the mean
   outputs for data and for generated examples, and where the loss has a boundary "accuracy_real" and "accuracy_fake",
   the shares of both that it tells rightly. With k > 1 they are the last update's.
 
-  `sample(state, keys, label=None)` gives [N, *shape]. label [N]: drawn uniformly by a model of classes that is given
-  none.
+  `sample(state, keys, **asked)` gives [N, *shape], of what is asked for by the condition's names; where nothing is,
+  labels are drawn uniformly.
 
   Raises:
-    UserError: k, latent or penalty_every less than 1; a batch that does not divide by k; examples of another shape;
-      labels that are missing or not asked for; a discriminator that does not give one number per example.
+    UserError: k, latent or penalty_every less than 1; fewer slices than k; a batch that does not divide by the slices;
+      examples of another shape; labels that are missing or not asked for; a discriminator that does not give one number
+      per example.
   """
   for name, value in (("k", k), ("latent", latent), ("penalty_every", penalty_every)):
     if value < 1:
       raise UserError(f"{name} is a number of 1 or more, not {value}: change it")
-
-  def labels(batch: Batch) -> Label | None:
-    if classes is None:
-      return None
-    if "label" not in batch:
-      raise UserError("a class-conditional model learns from labels and this data has none: use classes=None")
-    return batch["label"]
-
-  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
-    if feature not in batch:
-      raise UserError(f"the model is of {feature!r} and this data has {', '.join(sorted(batch))}: change its feature")
-    x, label = batch[feature], labels(batch)
-    if x.shape[1:] != shape:
-      raise UserError(f"the model makes examples of shape {shape} and the data has {x.shape[1:]}: change one of them")
-    if len(x) % k:
-      raise UserError(f"a batch of {len(x)} does not divide into k = {k} parts: use a multiple of {k}")
-    z_key, g_key, d_key = jax.random.split(key, 3)
-    label = None if label is None else label[:1]
-    z = draw(z_key, (1, latent)).astype(x.dtype)
-    made, g_variables = generator.init_with_output(g_key, z, label)
-    if made.shape[1:] != shape:
-      raise UserError(f"the generator makes examples of shape {made.shape[1:]}, not {shape}: change one of them")
-    output, d_variables = discriminator.init_with_output(d_key, x[:1], label)
-    if output.shape != (1,):
-      raise UserError(
-        f"a discriminator gives one number per example, [B], and this one's output for 1 example has shape "
-        f"{output.shape}: sum over, or index, all but the first axis"
-      )
-    both = {"generator": dict(g_variables), "discriminator": dict(d_variables)}
-    params = {name: variables.pop("params", {}) for name, variables in both.items()}
-    return params, both
-
-  def call(network: Any, params: Params, buffers: PyTree, x: Array, batch: Batch, key: Array) -> tuple[Array, PyTree]:
-    """A network in training: (its output, its buffers afterwards)."""
-    output, changed = network.apply(
-      {"params": params, **buffers},
-      x,
-      labels(batch),
-      index=batch["index"],
-      rngs={"dropout": key},
-      mutable=list(buffers),
+  slices = slices or (k, k)
+  if slices[0] < k or slices[1] < 1:
+    raise UserError(
+      f"the discriminator takes {k} slices of a batch and the generator 1, not of {slices}: change slices"
     )
-    return output, dict(changed)
+  if condition.dropout:
+    raise UserError("adversarial models have no use for a condition that is dropped: set its dropout to 0")
+  for network in (generator, discriminator):
+    check_condition(condition, network)
+  game = Game(generator, discriminator, spec, latent, condition, augment, draw)
+  players = {
+    "discriminator": Player(
+      _discriminator_loss(game, loss, penalty, penalty_every), discriminator_optimizer, updates=k, slices=slices[0]
+    ),
+    "generator": Player(_generator_loss(game, loss), generator_optimizer, slices=slices[1]),
+  }
+  facts = {"A sample": "1 network call"}
+  return compose(_init(game, slices), list(players.items()), sample=_sample(game), facts=facts)
 
-  def judge(params: Params, buffers: PyTree, x: Event, batch: Batch, key: Array) -> tuple[Output, PyTree]:
-    output, buffers = call(discriminator, params, buffers, x, batch, key)
-    return output.astype(jnp.promote_types(output.dtype, jnp.float32)), buffers
 
-  def latents(keys: Key[Array, " batch"], dtype: Any) -> Float[Array, "batch latent"]:
-    return jax.vmap(lambda key: draw(key, (latent,)))(keys).astype(dtype)
+def cut(k: int, discriminator: int, generator: int) -> tuple[int, tuple[int, int]]:
+  """The smallest batch for k updates of the discriminator with so many examples each and one of the generator with so
+  many, and its `slices` for `gan`. What is left over of the batch is not looked at.
 
-  def augmented(keys: Key[Array, " batch"], x: Event) -> Event:
-    return x if augment is None else augment(keys, x)
+  Raises:
+    UserError: neither of the two numbers divides the other.
+  """
+  if generator % discriminator and discriminator % generator:
+    raise UserError(
+      f"the generator's {generator} examples are a multiple of the discriminator's {discriminator}, or the reverse: "
+      "change one of them"
+    )
+  larger = max(generator, discriminator)
+  size = larger * math.ceil(k * discriminator / larger)
+  return size, (size // discriminator, size // generator)
 
+
+def _init(game: Game, slices: tuple[int, int]) -> Callable[[Array, Batch], tuple[dict[str, Params], dict]]:
+  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
+    check_batch(game.spec, batch)
+    x, told = batch[game.spec.feature], game.condition.of(batch)
+    for number in slices:
+      if len(x) % number:
+        raise UserError(f"a batch of {len(x)} does not divide into {number} slices: use a multiple of {number}")
+    z_key, g_key, d_key = jax.random.split(key, 3)
+    told = jax.tree.map(lambda a: a[:1], told)
+    z = game.draw(z_key, (1, game.latent)).astype(x.dtype)
+    made, g_variables = game.generator.init_with_output(g_key, z, told)
+    check_output("what the generator makes", made.shape[1:], game.spec.shape, "change one of them")
+    output, d_variables = game.discriminator.init_with_output(d_key, x[:1], told)
+    check_output(
+      "a discriminator's output",
+      output.shape[1:],
+      (),
+      "it is one number per example, so sum over, or index, all but the first axis",
+    )
+    buffers = {"generator": dict(g_variables), "discriminator": dict(d_variables)}
+    return {name: variables.pop("params", {}) for name, variables in buffers.items()}, buffers
+
+  return init
+
+
+def _discriminator_loss(game: Game, loss: Loss, penalty: Penalty | None, penalty_every: int):
   def discriminate(params: Params, state: State, batch: Batch, key: Array):
-    x, buffers = batch[feature], state.buffers["discriminator"]
+    x, buffers = batch[game.spec.feature], state.buffers["discriminator"]
     noise_key, g_key, real_key, fake_key = jax.random.split(key, 4)
-    z_keys, augment_keys, penalty_keys = _three(example_keys(noise_key, batch["index"]))
-    z = latents(z_keys, x.dtype)
-    generated, _ = call(generator, state.params["generator"], state.buffers["generator"], z, batch, g_key)
-    x, generated = augmented(augment_keys, x), augmented(augment_keys, generated.astype(x.dtype))
-    real, changed = judge(params, buffers, x, batch, real_key)
-    fake, changed = judge(params, changed, generated, batch, fake_key)
+    z_keys, augment_keys, penalty_keys = split(example_keys(noise_key, batch["index"]), 3)
+    z = game.latents(z_keys, x.dtype)
+    generated, _ = game.make(state.params["generator"], state.buffers["generator"], z, batch, g_key)
+    x, generated = game.augmented(augment_keys, x), game.augmented(augment_keys, generated)
+    real, changed = game.judge(params, buffers, x, batch, real_key)
+    fake, changed = game.judge(params, changed, generated, batch, fake_key)
     total, metrics = jnp.mean(loss.discriminator(real, fake)), {}
     if penalty is not None:
-      critic = lambda x: judge(params, buffers, x, batch, real_key)[0]
+      critic = lambda x: game.judge(params, buffers, x, batch, real_key)[0]
       now = lambda: jnp.mean(penalty(critic, x, generated, penalty_keys)) * penalty_every
       if penalty_every == 1:
         metrics["penalty"] = now()
@@ -273,31 +331,27 @@ def gan(
       metrics["accuracy_fake"] = jnp.mean((fake <= loss.boundary).astype(fake.dtype))
     return total, (metrics, {**state.buffers, "discriminator": changed})
 
+  return discriminate
+
+
+def _generator_loss(game: Game, loss: Loss):
   def deceive(params: Params, state: State, batch: Batch, key: Array):
-    dtype = batch[feature].dtype
     noise_key, g_key, fake_key = jax.random.split(key, 3)
-    z_keys, augment_keys, _ = _three(example_keys(noise_key, batch["index"]))
-    z = latents(z_keys, dtype)
-    generated, changed = call(generator, params, state.buffers["generator"], z, batch, g_key)
-    generated = augmented(augment_keys, generated.astype(dtype))
+    z_keys, augment_keys, _ = split(example_keys(noise_key, batch["index"]), 3)
+    z = game.latents(z_keys, batch[game.spec.feature].dtype)
+    generated, changed = game.make(params, state.buffers["generator"], z, batch, g_key)
     opponent = state.params["discriminator"], state.buffers["discriminator"]
-    fake, _ = judge(*opponent, generated, batch, fake_key)
+    fake, _ = game.judge(*opponent, game.augmented(augment_keys, generated), batch, fake_key)
     return jnp.mean(loss.generator(fake)), ({}, {**state.buffers, "generator": changed})
 
-  def sample(state: State, keys: Key[Array, " n"], label: Int[Array, " n"] | None = None) -> Event:
-    if label is not None and classes is None:
-      raise UserError("this model is unconditional and takes no labels: sample without them")
-    z_keys, label_keys, _ = _three(keys)
-    if label is None and classes is not None:
-      label = jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(label_keys)
-    return generate(generator, state, latents(z_keys, jnp.result_type(float)), label)
-
-  players = [("discriminator", Player(discriminate, discriminator_optimizer))] * k
-  players += [("generator", Player(deceive, generator_optimizer))]
-  averages = {} if ema is None else {"generator": ema}
-  how = dict(ema=averages, microbatches=microbatches, axis=axis, facts={"A sample": "1 network call"})
-  return compose(init, players, sample=sample, **how)
+  return deceive
 
 
-def _three(keys: Key[Array, " n"]) -> Key[Array, "3 n"]:
-  return jax.vmap(partial(jax.random.split, num=3), out_axes=1)(keys)
+def _sample(game: Game) -> Callable[..., Event]:
+  def sample(state: State, keys: Key[Array, " n"], **asked: Any) -> Event:
+    check_names(asked, game.condition)
+    z_keys, condition_keys, _ = split(keys, 3)
+    told = game.condition.asked(asked, condition_keys)
+    return generate(game.generator, state, game.latents(z_keys, jnp.result_type(float)), told)
+
+  return sample

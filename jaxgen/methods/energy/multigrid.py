@@ -11,7 +11,7 @@ In training every image gives the 1x1 mean that its own chain begins with, so th
 an image is; samples begin with a mean drawn from those of the images seen last.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +21,11 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, fold_in, split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
-from jaxgen.mcmc import Energy, one_per_chain, run
+from jaxgen.core.spec import Spec, check_batch
+from jaxgen.mcmc import Energy, Kernel, one_per_chain, run
 from jaxgen.mcmc.langevin import Sampler
-from jaxgen.methods.energy.ebm import check_shape
 
 Images = Float[Array, "batch height width channels"]
 
@@ -42,15 +42,14 @@ def expand(x: Images, side: int) -> Float[Array, "batch {side} {side} channels"]
 
 
 def upwards(
-  kernels: Mapping[int, Any], x: Float[Array, "batch 1 1 channels"], keys: Key[Array, " batch"], steps: int
+  kernels: Mapping[int, Kernel], x: Float[Array, "batch 1 1 channels"], keys: Key[Array, " batch"], steps: int
 ) -> tuple[dict[int, Images], dict[int, Float[Array, " batch"]]]:
   """(M2) from 1x1 means: each grid's images, and their chains' mean acceptance. Grid s draws from fold_in(key, s)."""
-  found, accepted = {}, {}
+  images, accepted = {}, {}
   for side, kernel in kernels.items():
-    own = jax.vmap(jax.random.fold_in, (0, None))(keys, side)
-    x, accepted[side], _ = run(kernel, expand(x, side), own, steps)
-    found[side] = x
-  return found, accepted
+    x, accepted[side], _ = run(kernel, expand(x, side), fold_in(keys, side), steps)
+    images[side] = x
+  return images, accepted
 
 
 def name_of(side: int) -> str:
@@ -62,27 +61,24 @@ def multigrid(
   sampler: Sampler | Mapping[int, Sampler],
   steps: int,
   *,
-  shape: tuple[int, int, int],
+  spec: Spec,
   optimizer: optax.GradientTransformation,
   means: int = 1_024,
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
-  """Energies at several grids, trained together by (M3). Batch {"image": [B, S, S, C], "index": [B]}.
+  """Energies at several grids, trained together by (M3). Batch {feature: [B, S, S, C], "index": [B]}.
 
   The energies are one player, `params["network"]` = {"grid4": ..., "grid16": ...}: chains at a grid begin where those
   of the coarser one ended, so all are run once, on the energies as they were before the step; and the sum of losses
   that share no parameter has each one's own gradient. An optimizer that mixes parameters, such as a clipped global
-  norm, mixes grids.
+  norm, mixes grids. The loss is in nats per example, a sum over grids of differences of mean energies. Having buffers,
+  the method takes neither microbatches nor pmap.
 
   Args:
     networks: the energy U_s of each grid by its side, from the coarsest, 1 excepted, to the image's own.
     sampler: energy -> kernel, such as partial(langevin, step=0.01); or one for each grid.
     steps: l, at each grid.
-    shape: of one image.
+    spec: the data's, of square images.
     means: so many 1x1 means of the images seen last are kept for sampling, in `buffers["means"]`.
-    ema, microbatches, axis: as in `compose`; having buffers, it takes neither microbatches nor pmap.
 
   `init` fills the means with those of the batch that it is given.
 
@@ -101,43 +97,40 @@ def multigrid(
   samplers = sampler if isinstance(sampler, Mapping) else dict.fromkeys(sides, sampler)
   if steps < 1 or means < 1:
     raise UserError(f"chains take 1 or more steps from 1 or more means, not {steps} from {means}: change them")
-  if not sides or sides[0] < 2 or any(fine % coarse or fine == coarse for coarse, fine in pairwise(sides)):
-    raise UserError(f"grids are sides from 2 on of which each divides the next, not {sides}: change them")
-  if shape[:2] != (sides[-1], sides[-1]):
-    raise UserError(f"the last grid is that of the images, {shape[0]}x{shape[1]}, and this is {sides[-1]}: change it")
-  if list(samplers) != sides:
-    raise UserError(f"there are samplers for the grids {list(samplers)} and energies for {sides}: give each grid one")
+  _check_grids(sides, list(samplers), spec)
 
   def energy(side: int, params: Params) -> Energy:
     return lambda x: networks[side].apply({"params": params[name_of(side)]}, x)
 
-  def kernels(params: Params) -> dict[int, Any]:
+  def kernels(params: Params) -> dict[int, Kernel]:
     return {side: samplers[side](energy(side, params)) for side in sides}
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
-    check_shape(batch, "image", shape)
+    check_batch(spec, batch)
     params = {}
     for side in sides:
-      x = shrink(batch["image"], side)
-      made = networks[side].init(jax.random.fold_in(key, side), x)["params"]
-      jax.eval_shape(lambda p, x, u=networks[side]: one_per_chain(lambda x: u.apply({"params": p}, x), x), made, x)
-      params[name_of(side)] = made
-    seen = shrink(batch["image"], 1)
+      x = shrink(batch[spec.feature], side)
+      params[name_of(side)] = networks[side].init(jax.random.fold_in(key, side), x)["params"]
+      jax.eval_shape(lambda x, params, side=side: one_per_chain(energy(side, params), x), x, params)
+    seen = shrink(batch[spec.feature], 1)
     return {"network": params}, {"means": seen[jnp.arange(means) % len(seen)]}
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    data = {side: shrink(batch["image"], side) for side in [1, *sides]}
-    frozen, keys = jax.lax.stop_gradient(params), example_keys(key, batch["index"])
-    samples, accepted = jax.lax.stop_gradient(upwards(kernels(frozen), data[1], keys, steps))
+    data = {side: shrink(batch[spec.feature], side) for side in [1, *sides]}
+    fixed, keys = jax.lax.stop_gradient(params), example_keys(key, batch["index"])
+    samples, accepted = jax.lax.stop_gradient(upwards(kernels(fixed), data[1], keys, steps))
     total, metrics, differences = 0.0, {}, []
     for side in sides:
       of_data, of_samples = (jnp.mean(energy(side, params)(v[side])) for v in (data, samples))
       difference = of_data - of_samples
       total += difference
       differences.append(difference)
-      own = {"energy_data": of_data, "energy_samples": of_samples, "energy_difference": difference}
-      own["acceptance"] = jnp.mean(accepted[side])
-      metrics |= {f"{name}_{side}": value for name, value in own.items()}
+      metrics |= {
+        f"energy_data_{side}": of_data,
+        f"energy_samples_{side}": of_samples,
+        f"energy_difference_{side}": difference,
+        f"acceptance_{side}": jnp.mean(accepted[side]),
+      }
     kept = jnp.concatenate([state.buffers["means"], data[1]])[-means:]
     differences = jnp.stack(differences)
     metrics["energy_difference"] = differences[jnp.argmax(jnp.abs(differences))]  # one that is no number before others
@@ -145,22 +138,30 @@ def multigrid(
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     params = state.averaged()
-    found = {side: energy(side, params)(shrink(batch["image"], side)) for side in sides}
-    return {"unnormalised_nll_nats": found.pop(sides[-1])} | {f"energy_{side}": U for side, U in found.items()}
+    energies = {side: energy(side, params)(shrink(batch[spec.feature], side)) for side in sides}
+    coarse = {f"energy_{side}": energies[side] for side in sides[:-1]}
+    return {"unnormalised_nll_nats": energies[sides[-1]], **coarse}
 
   def sample(state: State, keys: Key[Array, " n"]) -> Images:
-    both = jax.vmap(jax.random.split)(keys)
-    chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, means))(both[:, 0])
-    found, _ = upwards(kernels(state.averaged()), state.buffers["means"][chosen], both[:, 1], steps)
-    return found[sides[-1]]
+    mean_keys, chain_keys = split(keys)
+    chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, means))(mean_keys)
+    images, _ = upwards(kernels(state.averaged()), state.buffers["means"][chosen], chain_keys, steps)
+    return images[sides[-1]]
 
   return compose(
     init,
     [("network", Player(loss, optimizer))],
     evaluate=evaluate,
     sample=sample,
-    ema={} if ema is None else {"network": ema},
-    microbatches=microbatches,
-    axis=axis,
     facts={"A sample costs": f"{steps} steps of a Markov chain at each of the grids {', '.join(map(str, sides))}"},
   )
+
+
+def _check_grids(sides: Sequence[int], sampled: Sequence[int], spec: Spec) -> None:
+  if not sides or sides[0] < 2 or any(fine % coarse or fine == coarse for coarse, fine in pairwise(sides)):
+    raise UserError(f"grids are sides from 2 on of which each divides the next, not {sides}: change them")
+  if len(spec.shape) != 3 or spec.shape[:2] != (sides[-1], sides[-1]):
+    size = "x".join(map(str, spec.shape[:2]))
+    raise UserError(f"the last grid is that of the images, {size}, and this is {sides[-1]}: change it")
+  if sampled != sides:
+    raise UserError(f"there are samplers for the grids {sampled} and energies for {sides}: give each grid one")

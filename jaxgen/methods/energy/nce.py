@@ -21,6 +21,8 @@ the energy's and its minimum is any E that differs from -log p of the data by a 
 
 (N5): Gao et al. 2020, https://arxiv.org/abs/1912.00589, section 3.3. The best E makes of it log 4 - 2 JSD(data, flow),
 so that the flow is fitted in that divergence while it becomes a better noise.
+
+All losses are in nats per example, (N2) summed over the example's nu draws.
 """
 
 import math
@@ -32,9 +34,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch
 from jaxgen.mcmc import one_per_chain, resampling
 from jaxgen.mcmc.resampling import OF_THE_NOISE, RESAMPLED, Chains
 from jaxgen.probability import noise as noises
@@ -62,44 +66,6 @@ def conditional(E_x: PerExample, E_y: Float[Array, "batch nu"]) -> PerExample:
   return 2 * jax.nn.softplus(E_x[:, None] - E_y).mean(axis=1)
 
 
-def _example(batch: Batch, feature: str) -> Event:
-  if feature not in batch:
-    raise UserError(f"the energy is of {feature!r} and this data has {', '.join(sorted(batch))}: change its feature")
-  return batch[feature]
-
-
-def _with_noise(x: Event, y: Float[Array, "batch nu *shape"]) -> Float[Array, "both *shape"]:
-  """Each example and behind it its noise: one call of a network, and no data moves between devices."""
-  return jnp.concatenate([x[:, None], y], axis=1).reshape(-1, *x.shape[1:])
-
-
-def _apart(values: Float[Array, " both"], batch: int) -> Ratios:
-  values = values.reshape(batch, -1)
-  return values[:, 0], values[:, 1:]
-
-
-def _measured(loss: PerExample, G_x: PerExample, G_y: Float[Array, "batch nu"]) -> tuple[Array, dict[str, Array]]:
-  """The loss, and the share of data, and of noise, that G tells to be what they are; half and half is no better than
-  chance."""
-  log_nu = math.log(G_y.shape[1])
-  share = lambda right: jnp.mean(right.astype(loss.dtype))
-  return jnp.mean(loss), {"data_found": share(G_x > log_nu), "noise_found": share(G_y < log_nu)}
-
-
-def _init(energy: Any, noise: Noise, feature: str, normalised: bool):
-  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
-    x = _example(batch, feature)
-    energy_key, noise_key = jax.random.split(key)
-    network = {"energy": energy.init(energy_key, x[:1])["params"]}
-    E = one_per_chain(lambda x: energy.apply({"params": network["energy"]}, x), x)
-    params = {"network": network, "noise": noise.init(noise_key, x)}
-    if normalised:
-      network["c"] = -jnp.mean(E + noise.log_density(params["noise"], x)).astype(E.dtype)
-    return params, {}
-
-  return init
-
-
 def energies(energy: Any) -> Callable[[State, Event], PerExample]:
   """(state, x) -> E(x), nats, of a method of this file: for partition functions and figures."""
   return lambda state, x: energy.apply({"params": state.averaged()["energy"]}, x)
@@ -114,82 +80,67 @@ def nce(
   energy: Any,
   noise: Noise = fitted_gaussian,
   *,
+  spec: Spec,
   optimizer: optax.GradientTransformation,
   nu: int = 1,
   contrast: Callable[[PerExample, Float[Array, "batch nu"]], PerExample] = binary,
   noise_optimizer: optax.GradientTransformation | None = None,
-  levels: int | None = None,
-  feature: str = "image",
   chains: Chains = RESAMPLED,
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
   """(N2) or (N3). Batch {feature: [B, *shape], "index": [B]}.
+
+  The energy and c are the network "network", the noise's parameters "noise". Where both are trained, average the first
+  alone: `averaged(method, {"network": decay})`.
 
   Args:
     energy: a Flax module; `energy.apply({"params": p}, x)` -> [B], nats.
     noise: see `jaxgen.probability.noise`. The better it is, the more there is to learn from telling it from data.
+    spec: the data's; its integers are those that `data.transforms.dequantize(levels)` spread over [-1, 1).
     nu: draws of noise for each example.
     contrast: `binary`, which learns c, or `ranking`, which leaves the energy without a normaliser.
     noise_optimizer: the noise is trained beside the energy, before it in each step, by maximum likelihood; None leaves
       it as it begins.
-    levels: of the data's integers, which `data.transforms.dequantize(levels)` spread over [-1, 1); None for real
-      numbers.
-    feature: the examples' name in a batch.
     chains: how samples are made of the noise's.
-    ema: decay of the energy's averaged parameters, which evaluation and sampling then use; None keeps none.
-    microbatches, axis: as in `compose`.
 
   `init` uses the values of the batch that it is given: the noise may start from them, and c starts where G of them is 0
   on average.
 
   `evaluate` gives "unnormalised_nll_nats", E(x), for `likelihood` with a partition function, such as
-  `probability.noise.importance`; of `binary` "nll_nats_density_nce", too, E(x) + c, which is minus the logarithm of
+  `evaluation.partition.importance`; of `binary` "nll_nats_density_nce", too, E(x) + c, which is minus the logarithm of
   a density only as far as c is right; and "nll_nats_density_noise", the noise's own. With levels, "dequantized" stands
   for "density", and D log(levels / 2) is added.
 
   Raises:
     UserError: a noise without log-density, nu < 1, or energies that are not one number per example.
   """
-  noises.check(noise)
-  resampling.check_chains(chains)
-  if nu < 1:
-    raise UserError(f"every example is told from 1 or more draws of noise, not {nu}: change nu")
+  _check_noise(noise, chains, nu)
   normalised = contrast is binary
-  energy_of = energies(energy)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    x, of_noise = batch[feature], state.params["noise"]
-    both = _with_noise(x, draws(noise, of_noise, example_keys(key, batch["index"]), nu))
-    E = energy.apply({"params": params["energy"]}, both)
-    G = _apart(-E - params.get("c", 0) - noise.log_density(of_noise, both), len(x))
+    x, noise_params = batch[spec.feature], state.params["noise"]
+    both = _with_noise(x, draws(noise, noise_params, example_keys(key, batch["index"]), nu))
+    G = _log_ratios(energy, params, noise, noise_params, both, len(x))
     total, metrics = _measured(contrast(*G), *G)
-    return total, (metrics | ({"c": params["c"]} if normalised else {}), state.buffers)
+    if normalised:
+      metrics["c"] = params["c"]
+    return total, (metrics, state.buffers)
 
   def likelihood(params: Params, state: State, batch: Batch, key: Array):
-    return -jnp.mean(noise.log_density(params, batch[feature])), ({}, state.buffers)
+    return -jnp.mean(noise.log_density(params, batch[spec.feature])), ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, PerExample]:
-    x = batch[feature]
-    name, integers = nll_name(None, levels, x[0].size)
-    U = energy_of(state, x) + integers
-    own = {f"{name}_nce": U + state.averaged()["c"]} if normalised else {}
-    of_noise = integers - noise.log_density(state.averaged("noise"), x)
-    return own | {"unnormalised_nll_nats": U, f"{name}_noise": of_noise}
+    U, name, integers = _unnormalised(energy, spec, state, batch)
+    values = {"unnormalised_nll_nats": U}
+    values[f"{name}_noise"] = integers - noise.log_density(state.averaged("noise"), batch[spec.feature])
+    if normalised:
+      values[f"{name}_nce"] = U + state.averaged()["c"]
+    return values
 
-  def sample(state: State, keys: Key[Array, " n"]) -> Event:
-    return resampling.sample(lambda x: energy_of(state, x), noise, state.averaged("noise"), keys, chains)
-
-  players = [] if noise_optimizer is None else [("noise", Player(likelihood, noise_optimizer))]
+  players = [("network", Player(loss, optimizer))]
+  if noise_optimizer is not None:
+    players.insert(0, ("noise", Player(likelihood, noise_optimizer)))
   return compose(
-    _init(energy, noise, feature, normalised),
-    [*players, ("network", Player(loss, optimizer))],
-    evaluate=evaluate,
-    sample=sample,
-    ema={} if ema is None else {"network": ema},
-    microbatches=microbatches,
-    axis=axis,
+    _init(energy, noise, spec, normalised), players, evaluate=evaluate, sample=_sample(energy, noise, chains)
   )
 
 
@@ -197,15 +148,11 @@ def conditional_nce(
   energy: Any,
   stds: Sequence[float],
   *,
+  spec: Spec,
   optimizer: optax.GradientTransformation,
   nu: int = 1,
   start: Noise = fitted_gaussian,
-  levels: int | None = None,
-  feature: str = "image",
   chains: Chains = RESAMPLED,
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
   """(N4). Batch {feature: [B, *shape], "index": [B]}.
 
@@ -213,7 +160,7 @@ def conditional_nce(
     stds: noise is y = x + std z, z ~ N(0, I), with one of these standard deviations, each as likely. Small ones show
       where the density rises and falls around data and none how much of it lies in clouds that are further apart.
     start: a distribution that is not trained, which `chains` and partition functions begin with.
-    energy, nu, levels, feature, chains, ema, microbatches, axis: as in `nce`.
+    energy, spec, nu, chains: as in `nce`.
 
   `evaluate` gives "unnormalised_nll_nats", E(x).
 
@@ -221,41 +168,31 @@ def conditional_nce(
     UserError: no standard deviation or one that is not positive, nu < 1, a start without log-density, or energies that
       are not one number per example.
   """
-  noises.check(start)
-  resampling.check_chains(chains)
-  if nu < 1:
-    raise UserError(f"every example is told from 1 or more draws of noise, not {nu}: change nu")
+  _check_noise(start, chains, nu)
   if not stds or min(stds) <= 0:
     raise UserError(f"noise around examples has standard deviations larger than 0, not {list(stds)}: change them")
-  energy_of = energies(energy)
 
   def around(key: Array, x: Array) -> Float[Array, "nu *shape"]:
     which, noise = jax.random.split(key)
     std = jnp.asarray(stds, x.dtype)[jax.random.randint(which, (nu,), 0, len(stds))]
-    return x + std.reshape(-1, *[1] * x.ndim) * jax.random.normal(noise, (nu, *x.shape), x.dtype)
+    z = jax.random.normal(noise, (nu, *x.shape), x.dtype)
+    return x + per_example(std, z) * z
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    x = batch[feature]
+    x = batch[spec.feature]
     both = _with_noise(x, jax.vmap(around)(example_keys(key, batch["index"]), x))
     E_x, E_y = _apart(energy.apply({"params": params["energy"]}, both), len(x))
-    total, metrics = jnp.mean(conditional(E_x, E_y)), {"data_found": jnp.mean((E_x[:, None] < E_y).astype(E_x.dtype))}
-    return total, (metrics, state.buffers)
+    metrics = {"data_found": jnp.mean((E_x[:, None] < E_y).astype(E_x.dtype))}
+    return jnp.mean(conditional(E_x, E_y)), (metrics, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, PerExample]:
-    x = batch[feature]
-    return {"unnormalised_nll_nats": energy_of(state, x) + nll_name(None, levels, x[0].size)[1]}
-
-  def sample(state: State, keys: Key[Array, " n"]) -> Event:
-    return resampling.sample(lambda x: energy_of(state, x), start, state.params["noise"], keys, chains)
+    return {"unnormalised_nll_nats": _unnormalised(energy, spec, state, batch)[0]}
 
   return compose(
-    _init(energy, start, feature, False),
+    _init(energy, start, spec, normalised=False),
     [("network", Player(loss, optimizer))],
     evaluate=evaluate,
-    sample=sample,
-    ema={} if ema is None else {"network": ema},
-    microbatches=microbatches,
-    axis=axis,
+    sample=_sample(energy, start, chains),
   )
 
 
@@ -263,15 +200,11 @@ def flow_contrastive(
   energy: Any,
   flow: Noise,
   *,
+  spec: Spec,
   optimizer: optax.GradientTransformation,
   flow_optimizer: optax.GradientTransformation,
   energy_steps: int = 1,
-  levels: int | None = None,
-  feature: str = "image",
   chains: Chains = OF_THE_NOISE,
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
   """(N5): an energy, the network "network", and a flow, "noise", against each other and in turn.
 
@@ -282,25 +215,21 @@ def flow_contrastive(
     energy_steps: updates of the energy before each of the flow, each on a part of the batch of its own. Its optimizer
       counts every one of them.
     chains: how samples are made of the flow's; by default they are the flow's.
-    ema: decay of the averaged parameters of both.
-    energy, levels, feature, microbatches, axis: as in `nce`.
+    energy, spec: as in `nce`.
 
   `evaluate` gives "nll_nats_density", the flow's own, which is exact, and the energy's numbers as `nce` does.
 
   Raises:
     UserError: a flow without log-density, no step of the energy, or energies that are not one number per example.
   """
-  noises.check(flow)
-  resampling.check_chains(chains)
+  _check_noise(flow, chains)
   if energy_steps < 1:
     raise UserError(f"the energy takes 1 or more steps before the flow takes one, not {energy_steps}: change it")
-  energy_of = energies(energy)
 
-  def ratios(network: Params, of_flow: Params, batch: Batch, key: Array) -> Ratios:
-    x = batch[feature]
-    both = _with_noise(x, draws(flow, of_flow, example_keys(key, batch["index"]), 1))
-    E = energy.apply({"params": network["energy"]}, both)
-    return _apart(-E - network["c"] - flow.log_density(of_flow, both), len(x))
+  def ratios(network: Params, flow_params: Params, batch: Batch, key: Array) -> Ratios:
+    x = batch[spec.feature]
+    both = _with_noise(x, draws(flow, flow_params, example_keys(key, batch["index"]), 1))
+    return _log_ratios(energy, network, flow, flow_params, both, len(x))
 
   def energy_loss(params: Params, state: State, batch: Batch, key: Array):
     G = ratios(params, state.params["noise"], batch, key)
@@ -312,21 +241,78 @@ def flow_contrastive(
     return -jnp.mean(binary(*G)), ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, PerExample]:
-    x = batch[feature]
-    name, integers = nll_name(None, levels, x[0].size)
-    U = energy_of(state, x) + integers
-    exact = integers - flow.log_density(state.averaged("noise"), x)
+    U, name, integers = _unnormalised(energy, spec, state, batch)
+    exact = integers - flow.log_density(state.averaged("noise"), batch[spec.feature])
     return {name: exact, f"{name}_nce": U + state.averaged()["c"], "unnormalised_nll_nats": U}
 
-  def sample(state: State, keys: Key[Array, " n"]) -> Event:
-    return resampling.sample(lambda x: energy_of(state, x), flow, state.averaged("noise"), keys, chains)
-
   return compose(
-    _init(energy, flow, feature, True),
-    [("network", Player(energy_loss, optimizer))] * energy_steps + [("noise", Player(flow_loss, flow_optimizer))],
+    _init(energy, flow, spec, normalised=True),
+    [("network", Player(energy_loss, optimizer, updates=energy_steps)), ("noise", Player(flow_loss, flow_optimizer))],
     evaluate=evaluate,
-    sample=sample,
-    ema={} if ema is None else dict.fromkeys(("network", "noise"), ema),
-    microbatches=microbatches,
-    axis=axis,
+    sample=_sample(energy, flow, chains),
   )
+
+
+# what the three share -------------------------------------------------------------------------------------------------
+
+
+def _check_noise(noise: Noise, chains: Chains, nu: int = 1) -> None:
+  noises.check(noise)
+  resampling.check_chains(chains)
+  if nu < 1:
+    raise UserError(f"every example is told from 1 or more draws of noise, not {nu}: change nu")
+
+
+def _init(energy: Any, noise: Noise, spec: Spec, normalised: bool):
+  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
+    check_batch(spec, batch)
+    x = batch[spec.feature]
+    energy_key, noise_key = jax.random.split(key)
+    network = {"energy": energy.init(energy_key, x[:1])["params"]}
+    E = one_per_chain(lambda x: energy.apply({"params": network["energy"]}, x), x)
+    params = {"network": network, "noise": noise.init(noise_key, x)}
+    if normalised:
+      network["c"] = -jnp.mean(E + noise.log_density(params["noise"], x)).astype(E.dtype)
+    return params, {}
+
+  return init
+
+
+def _with_noise(x: Event, y: Float[Array, "batch nu *shape"]) -> Float[Array, "both *shape"]:
+  """Each example and behind it its noise: one call of a network, and no data moves between devices."""
+  return jnp.concatenate([x[:, None], y], axis=1).reshape(-1, *x.shape[1:])
+
+
+def _apart(values: Float[Array, " both"], batch: int) -> Ratios:
+  """Values of what `_with_noise` made: the examples', and their noise's."""
+  values = values.reshape(batch, -1)
+  return values[:, 0], values[:, 1:]
+
+
+def _log_ratios(
+  energy: Any, network: Params, noise: Noise, noise_params: Params, both: Float[Array, "both *shape"], batch: int
+) -> Ratios:
+  """G of (N1), of what `_with_noise` made; c is 0 where it is not learned."""
+  E = energy.apply({"params": network["energy"]}, both)
+  return _apart(-E - network.get("c", 0) - noise.log_density(noise_params, both), batch)
+
+
+def _measured(loss: PerExample, G_x: PerExample, G_y: Float[Array, "batch nu"]) -> tuple[Array, dict[str, Array]]:
+  """The loss, and the share of data, and of noise, that G tells to be what they are; half and half is no better than
+  chance."""
+  log_nu = math.log(G_y.shape[1])
+  share = lambda right: jnp.mean(right.astype(loss.dtype))
+  return jnp.mean(loss), {"data_found": share(G_x > log_nu), "noise_found": share(G_y < log_nu)}
+
+
+def _unnormalised(energy: Any, spec: Spec, state: State, batch: Batch) -> tuple[PerExample, str, float]:
+  """(E(x), what a likelihood is called, the nats that make a density one of integers, which E has already)."""
+  name, integers = nll_name(None, spec.levels, spec.size)
+  return energies(energy)(state, batch[spec.feature]) + integers, name, integers
+
+
+def _sample(energy: Any, noise: Noise, chains: Chains) -> Callable[[State, Key[Array, " n"]], Event]:
+  def sample(state: State, keys: Key[Array, " n"]) -> Event:
+    return resampling.sample(lambda x: energies(energy)(state, x), noise, state.averaged("noise"), keys, chains)
+
+  return sample

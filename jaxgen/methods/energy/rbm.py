@@ -19,11 +19,11 @@ where v' is, with T the step v -> h -> v of Gibbs sampling,
     tempered    as in persistent, of chains with copies at several temperatures: Desjardins et al. 2010, Tempered Markov
                 chain Monte Carlo for training of restricted Boltzmann machines
 
-F itself is no likelihood: `exact` and `ais` give its log Z to the evaluator `likelihood`. The value of (C2) says
-nothing of progress; the error of reconstruction falls early on, and then the likelihood is what is left to look at.
+F itself is no likelihood: `exact` and `ais` of `evaluation.partition` give its log Z to the evaluator `likelihood`. The
+loss, (C2) in nats per example, says nothing of progress; the error of reconstruction falls early on, and then the
+likelihood is what is left to look at.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -36,8 +36,9 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen import mcmc
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, fold_in, split
 from jaxgen.core.method import Batch, Buffers, Method, Metrics, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch
 from jaxgen.mcmc.rbm import from_visible, kernel, to_visible
 from jaxgen.mcmc.tempering import check_betas, tempering
 from jaxgen.nn.energy.rbm import RBM
@@ -126,7 +127,7 @@ def tempered(k: int = 1, chains: int = 100, betas: Sequence[float] = tuple(np.li
   def init(network: RBM, params: Params, key: Array) -> Buffers:
     keys = example_keys(key, jnp.arange(chains))
     copies = lambda keys: network.apply({"params": params}, keys, method="draw_base")
-    chained = jax.vmap(copies)(jax.vmap(lambda key: jax.random.split(key, len(betas)))(keys))
+    chained = jax.vmap(copies)(split(keys, len(betas)).T)
     return {"chains": chained, "base": jnp.copy(params["b"])}
 
   def draw(network: RBM, params: Params, v: Array, buffers: Buffers, key: Array, index: Array):
@@ -139,53 +140,47 @@ def tempered(k: int = 1, chains: int = 100, betas: Sequence[float] = tuple(np.li
   return Negative(draw, init, mean=False)
 
 
-def check(network: RBM, levels: int | None, shape: tuple[int, ...]) -> None:
+def check(network: RBM, spec: Spec) -> None:
   """Raises a UserError where a machine's visible units are not of the data's kind or number."""
-  if network.units.levels == 2 and levels != 2:
-    found = "real numbers" if levels is None else f"integers of {levels} levels"
-    raise UserError(f"Bernoulli visible units are of binary data, and these are {found}: binarize them")
-  if network.units.levels is None and levels == 2:
+  if network.units.levels == 2 and spec.levels != 2:
+    kind = "real numbers" if spec.levels is None else f"integers of {spec.levels} levels"
+    raise UserError(f"Bernoulli visible units are of binary data, and these are {kind}: binarize them")
+  if network.units.levels is None and spec.levels == 2:
     raise UserError("Gaussian visible units are of real numbers, and these are binary: use Bernoulli ones")
-  if network.visible != math.prod(shape):
-    raise UserError(f"the machine has {network.visible} visible units, and an example {math.prod(shape)} values")
+  if network.visible != spec.size:
+    raise UserError(f"the machine has {network.visible} visible units, and an example {spec.size} values")
 
 
 def rbm(
   network: RBM,
   *,
-  shape: tuple[int, ...],
-  levels: int | None,
+  spec: Spec,
   optimizer: optax.GradientTransformation,
   negative: Negative,
   sparsity: float = 0.0,
   target: float = 0.02,
   sampling_steps: int = 1_000,
   drawn: bool = True,
-  feature: str = "image",
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
   """A machine trained by (C2). Batch {feature: [B, *shape], "index": [B]}. Weight decay and momentum are optax's.
 
   Args:
     network: its visible units are an example's values, in order.
-    shape: of one example.
-    levels: of the data's integers, 2 for Bernoulli units. Gaussian ones take real numbers, None, or integers of so many
-      levels that `data.transforms.dequantize(levels)` spread over [-1, 1).
-    negative: `cd(k)`, `persistent(k, chains)`, `mean_field(k)` or `tempered(k, chains, betas)`.
+    spec: the data's, of 2 levels for Bernoulli units. Gaussian ones take real numbers, levels=None, or integers that
+      `data.transforms.dequantize(levels)` spread over [-1, 1).
+    negative: `cd(k)`, `persistent(k, chains)`, `mean_field(k)` or `tempered(k, chains, betas)`. Persistent chains take
+      no microbatches.
     sparsity: lambda of lambda sum_j (target - mean over the batch of p(h_j = 1 | v))^2, added to (C2): Lee et al. 2008,
       Sparse deep belief net model for visual area V2, eq. 4. Such a loss is no mean over examples.
     target: of it.
     sampling_steps: of the Gibbs chain that makes a sample.
     drawn: samples are visible units; else their means given the hidden ones, as papers often show.
-    feature: the examples' name in a batch.
-    ema, microbatches, axis: as in `compose`; persistent chains take no microbatches.
 
   `init` uses the values of its batch: b starts at what gives the batch's means, Hinton's guide, section 8.1, and the
   variances that Gaussian units learn from the batch's.
 
-  `evaluate` gives "unnormalised_nll_nats", F(v), with D log(levels / 2) of dequantized data; see `exact` and `ais`.
+  `evaluate` gives "unnormalised_nll_nats", F(v), with D log(levels / 2) of dequantized data; see
+  `evaluation.partition`.
 
   `sample(state, keys)` gives [N, *shape]: each from a chain of its own, which starts from independent units of biases
   b. It forgets where it started only if it mixes in so many steps.
@@ -193,35 +188,30 @@ def rbm(
   Raises:
     UserError: data of another kind or shape than the visible units, or negative sparsity; fewer than one sampling step.
   """
-  check(network, levels, shape)
+  check(network, spec)
   if sparsity < 0:
     raise UserError(f"sparsity is the weight of a penalty, at least 0, and this is {sparsity:g}: change it")
   if sampling_steps < 1:
     raise UserError(f"a sample takes 1 or more steps of its chain, not {sampling_steps}: change sampling_steps")
-  _, integers = nll_name(network.units.levels, levels, math.prod(shape))
+  _, integers = nll_name(network.units.levels, spec.levels, spec.size)
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], Buffers]:
-    if feature not in batch:
-      raise UserError(f"the machine is of {feature!r} and this data has {', '.join(sorted(batch))}: change its feature")
-    x = batch[feature]
-    if x.shape[1:] != shape:
-      raise UserError(f"the model is of examples of shape {shape} and the data has {x.shape[1:]}: change one of them")
-    v = to_visible(network, x)
+    check_batch(spec, batch)
+    v = to_visible(network, batch[spec.feature])
     params_key, chains_key = jax.random.split(key)
-    params = network.init(params_key, v[:1])["params"]
-    start = {"b": network.units.bias(v.mean(axis=0))}
+    params = dict(network.init(params_key, v[:1])["params"])
+    params["b"] = network.units.bias(v.mean(axis=0)).astype(params["b"].dtype)
     if network.units.learned:
-      start["z"] = jnp.log(jnp.maximum(v.var(axis=0), LEAST))
-    params = {name: start.get(name, x).astype(x.dtype) for name, x in params.items()}
+      params["z"] = jnp.log(jnp.maximum(v.var(axis=0), LEAST)).astype(params["z"].dtype)
     return {"network": params}, negative.init(network, params, chains_key)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
     apply = partial(network.apply, {"params": params})
-    v = to_visible(network, batch[feature]).astype(params["W"].dtype)
+    v = to_visible(network, batch[spec.feature]).astype(params["W"].dtype)
     fixed = jax.lax.stop_gradient(params)
-    drawn, buffers, metrics = negative.draw(network, fixed, v, state.buffers, key, batch["index"])
+    model, buffers, metrics = negative.draw(network, fixed, v, state.buffers, key, batch["index"])
     F = jnp.mean(apply(v))
-    value = F - jnp.mean(apply(jax.lax.stop_gradient(drawn)))
+    value = F - jnp.mean(apply(jax.lax.stop_gradient(model)))
     active = jnp.mean(jax.nn.sigmoid(apply(v, method="hidden_logits")), axis=0)
     if sparsity:
       value += sparsity * jnp.sum(jnp.square(target - active))
@@ -230,23 +220,25 @@ def rbm(
     return value, (metrics, buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
-    v = to_visible(network, batch[feature])
+    v = to_visible(network, batch[spec.feature])
     return {"unnormalised_nll_nats": network.apply({"params": state.averaged()}, v) + integers}
 
   def sample(state: State, keys: Key[Array, " n"]) -> Float[Array, "n *shape"]:
     params = state.averaged()
     apply = partial(network.apply, {"params": params})
-    start, chain, end = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3))
+    start, chain, end = (fold_in(keys, i) for i in range(3))
     v, *_ = mcmc.run(kernel(network, params), apply(start, method="draw_base"), chain, sampling_steps)
     if not drawn:
       v = network.units.mean(apply(apply(end, v, method="draw_hidden"), method="location"))
-    return from_visible(network, v, shape)
+    return from_visible(network, v, spec.shape)
 
-  averages = {} if ema is None else {"network": ema}
-  players = [("network", Player(loss, optimizer, mean=negative.mean and not sparsity))]
-  check_batch = check_values(levels, network.units.levels is None, feature)
-  how = dict(ema=averages, microbatches=microbatches, axis=axis, check=check_batch)
-  return compose(init, players, evaluate=evaluate, sample=sample, **how)
+  return compose(
+    init,
+    [("network", Player(loss, optimizer, mean=negative.mean and not sparsity))],
+    evaluate=evaluate,
+    sample=sample,
+    check=check_values(spec.levels, network.units.levels is None, spec.feature),
+  )
 
 
 def weights_only(params: Params) -> dict[str, bool]:
@@ -254,9 +246,9 @@ def weights_only(params: Params) -> dict[str, bool]:
   return {name: name == "W" for name in params}
 
 
-def filters(network: RBM, shape: tuple[int, int, int]) -> Callable[[State], Float[Array, "H h w c"]]:
+def filters(network: RBM, spec: Spec) -> Callable[[State], Float[Array, "H h w c"]]:
   """state -> the weights of each hidden unit, as images, for figures."""
-  return lambda state: state.averaged()["W"].T.reshape(network.hidden, *shape)
+  return lambda state: state.averaged()["W"].T.reshape(network.hidden, *spec.shape)
 
 
 def walk(network: RBM, frames: int = 12, every: int = 20) -> Callable[[State, Event, Key[Array, " n"]], Array]:
@@ -268,8 +260,7 @@ def walk(network: RBM, frames: int = 12, every: int = 20) -> Callable[[State, Ev
     step = kernel(network, state.averaged())
 
     def frame(v: Array, number: Array) -> tuple[Array, Array]:
-      now = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-      v, *_ = mcmc.run(step, v, now, every)
+      v, *_ = mcmc.run(step, v, fold_in(keys, number), every)
       return v, from_visible(network, apply(v, method="reconstruct"), x.shape[1:])
 
     return jax.lax.scan(frame, to_visible(network, x), jnp.arange(frames))[1]

@@ -17,9 +17,11 @@ mean squared distance of s from the score of the data, but for a constant.
 blurred by N(0, sigma^2 I), whose score it finds. Times 2 sigma^2 / D it is the loss of `methods.diffusion.gaussian` at
 that noise: with many noise levels, which are told to the network, it is NCSN (configs/ncsn_digits.py), and
 `jaxgen.nn.energy.score.Score` makes of an energy E(x, level) a network for that.
+
+Losses are sums over an example's entries and means over examples. They are no nats: their unit is one over the square
+of the data's.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -29,10 +31,10 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, normal
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion.likelihood import Trace, exact, hutchinson
-from jaxgen.diffusion.sampling import normal
 from jaxgen.mcmc import one_per_chain, resampling
 from jaxgen.mcmc.langevin import Adjusted
 from jaxgen.mcmc.resampling import Chains
@@ -48,7 +50,7 @@ ScoreOf = Callable[[Event], Event]
 class Objective(NamedTuple):
   """What is made small.
 
-  loss: (s, x [B, ...], keys [B]) -> [B], nats.
+  loss: (s, x [B, ...], keys [B]) -> [B], a sum over entries.
   blur: standard deviation of the noise in the density whose score is learned, 0 for the data's own.
   """
 
@@ -114,7 +116,7 @@ def denoising(sigma: float) -> Objective:
     raise UserError(f"denoising takes noise of a standard deviation larger than 0, not {sigma:g}: change it")
 
   def loss(score: ScoreOf, x: Event, keys: Key[Array, " batch"]) -> PerExample:
-    z = normal(keys, x)
+    z = normal(keys, x.shape[1:], x.dtype)
     return 0.5 * jnp.square(_flat(score(x + sigma * z) + z / sigma)).sum(axis=1)
 
   return Objective(loss, float(sigma))
@@ -130,14 +132,10 @@ def score_matching(
   objective: Objective,
   *,
   energy: bool,
+  spec: Spec,
   optimizer: optax.GradientTransformation,
-  levels: int | None = None,
-  feature: str = "image",
   start: Noise = fitted_gaussian,
   chains: Chains | None = None,
-  ema: float | Callable[[Array], Array] | None = None,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
   """(S1) to (S4). Batch {feature: [B, *shape], "index": [B]}.
 
@@ -145,15 +143,11 @@ def score_matching(
     network: a Flax module; `network.apply({"params": p}, x)` -> [B], nats, or [B, *shape] like x.
     objective: `implicit()`, `sliced(...)` or `denoising(sigma)`.
     energy: the network gives an energy, whose score is minus its gradient; else it gives the score.
-    levels: of the data's integers, which `data.transforms.dequantize(levels)` spread over [-1, 1); None for real
-      numbers.
-    feature: the examples' name in a batch.
+    spec: the data's; its integers are those that `data.transforms.dequantize(levels)` spread over [-1, 1).
     start: where chains begin, a distribution that is not trained; it may start from the first batch's values.
     chains: how samples are made; None for none. A score without an energy takes one candidate, and kernels that use the
       gradient alone: `langevin` and `underdamped`. Of blurred data the last step is x + sigma^2 s(x), the mean of the
       data given x.
-    ema: decay of the averaged parameters that evaluation and sampling then use; None keeps none.
-    microbatches, axis: as in `compose`.
 
   `evaluate` gives "score_matching", the objective, and of an energy "unnormalised_nll_nats", E(x).
 
@@ -167,40 +161,36 @@ def score_matching(
   module = Score(network) if energy else network
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
-    if feature not in batch:
-      raise UserError(f"the score is of {feature!r} and this data has {', '.join(sorted(batch))}: change its feature")
-    x = batch[feature]
+    check_batch(spec, batch)
+    x = batch[spec.feature]
     network_key, start_key = jax.random.split(key)
     if energy:
       variables = module.init(network_key, x[:1], method="energies")
       jax.eval_shape(lambda x: one_per_chain(lambda x: module.apply(variables, x, method="energies"), x), x)
     else:
       s, variables = module.init_with_output(network_key, x[:1])
-      if s.shape != x[:1].shape:
-        raise UserError(
-          f"a score is like its example, and one of shape {x.shape[1:]} has a score of {s.shape[1:]}: change the "
-          "network's outputs, or say energy=True"
-        )
+      check_output("the score", s.shape[1:], spec.shape, "change the network's outputs, or say energy=True")
     params = {"network": variables["params"]}
-    if chains is not None and chains.kernel is not None and not energy:
-      carry = jax.eval_shape(chains.kernel(lambda x: _flat(x).sum(axis=1)).init, x)
-      if isinstance(carry, Adjusted):
-        raise UserError("a score has no energy to reject by: take langevin or underdamped, or an energy network")
-    return params | ({} if chains is None else {"noise": start.init(start_key, x)}), {}
+    if chains is not None:
+      if not energy:
+        _check_gradient_alone(chains, x)
+      params["noise"] = start.init(start_key, x)
+    return params, {}
 
   def score_of(params: Params) -> ScoreOf:
     return lambda x: module.apply({"params": params}, x)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    each = objective.loss(score_of(params), batch[feature], example_keys(key, batch["index"]))
+    each = objective.loss(score_of(params), batch[spec.feature], example_keys(key, batch["index"]))
     return jnp.mean(each), ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, PerExample]:
-    x = batch[feature]
-    found = {"score_matching": objective.loss(score_of(state.averaged()), x, example_keys(key, batch["index"]))}
+    x = batch[spec.feature]
+    values = {"score_matching": objective.loss(score_of(state.averaged()), x, example_keys(key, batch["index"]))}
     if energy:
-      found["unnormalised_nll_nats"] = energies(network)(state, x) + nll_name(None, levels, math.prod(x.shape[1:]))[1]
-    return found
+      _, integers = nll_name(None, spec.levels, spec.size)
+      values["unnormalised_nll_nats"] = energies(network)(state, x) + integers
+    return values
 
   def sample(state: State, keys: Key[Array, " n"]) -> Event:
     score = score_of(state.averaged())
@@ -215,7 +205,13 @@ def score_matching(
     [("network", Player(loss, optimizer))],
     evaluate=evaluate,
     sample=None if chains is None else sample,
-    ema={} if ema is None else {"network": ema},
-    microbatches=microbatches,
-    axis=axis,
   )
+
+
+def _check_gradient_alone(chains: Chains, x: Event) -> None:
+  """Raises a UserError where a chain's kernel asks for energies, of which a score has none."""
+  if chains.kernel is None:
+    return
+  carry = jax.eval_shape(chains.kernel(lambda x: _flat(x).sum(axis=1)).init, x)
+  if isinstance(carry, Adjusted):
+    raise UserError("a score has no energy to reject by: take langevin or underdamped, or an energy network")

@@ -8,7 +8,7 @@ samples, which says little (Theis et al. 2016, https://arxiv.org/abs/1511.01844)
 bias starts from the pixels' means, here from 0, and pixels are in [-1, 1] here.
 
     jaxgen prepare mnist --data-dir DIR     (once, with a network; see README)
-    jaxgen train configs/gan_mnist.py --tfds-dir DIR
+    jaxgen train gan_mnist --tfds-dir DIR
 
 Expect: not measured
 Cost: 150 k steps, not measured; not for a CPU
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen import Experiment, data
+from jaxgen.core.wrappers import averaged
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.methods.adversarial.gan import LOSSES, LossName, gan, generate, uniform
 from jaxgen.nn.adversarial.gan import MLPDiscriminator, MLPGenerator
@@ -38,6 +39,14 @@ def experiment(
   microbatches: int = 1,
   tfds_dir: str | None = None,
 ) -> Experiment:
+  """The first adversarial networks.
+
+  Args:
+    batch_size: images of each update of the discriminator.
+    loss: what both minimise.
+    k: updates of the discriminator for each of the generator.
+    latent: number of values that the generator begins with.
+  """
   mnist = data.images("tfds:mnist", (28, 28, 1), classes=10, data_dir=tfds_dir, train="train[:50000]")
   within = lambda most: lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -most, most)
   # tanh(x / 2) in [-1, 1] is the paper's sigmoid in [0, 1].
@@ -49,21 +58,20 @@ def experiment(
   method = gan(
     generator,
     MLPDiscriminator((240, 240), pieces=5, dropout=(0.2, 0.5), kernel_init=within(0.005)),
-    shape=(28, 28, 1),
+    spec=mnist.spec,
     latent=latent,
     loss=LOSSES[loss],
     k=k,
     draw=uniform,
     generator_optimizer=sgd(),
     discriminator_optimizer=sgd(),
-    ema=ema,
-    microbatches=microbatches,
   )
   return Experiment(
-    method=method,
+    method=averaged(method, None if ema is None else {"generator": ema}),
     data=mnist,
     steps=steps,
     batch_size=k * batch_size,
+    microbatches=microbatches,
     evaluators=(frechet(),),
     figures=(figures.latent_interpolations(partial(generate, generator), latent),),
     log_every=500,

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1709.08868: the convolutions of the authors' code, slope 0
 they are the paper's 30 with noise. Its batch normalisation is left out: with it chains would see each other.
 
     jaxgen prepare cifar10 --data-dir DIR     (once, with a network; see README)
-    jaxgen train configs/multigrid_cifar10.py --tfds-dir DIR
+    jaxgen train multigrid_cifar10 --tfds-dir DIR
 
 Expect: not measured; the paper has an Inception score of 6.565, and this says frechet_10000 of a judge of its own
 Cost: not measured, and not for a CPU; a step has 3 x 30 gradients of energies of 0.4, 1.6 and 4.3 million parameters
@@ -14,10 +14,8 @@ Cost: not measured, and not for a CPU; a step has 3 x 30 gradients of energies o
 
 from functools import partial
 
-import optax
-
-from jaxgen import Experiment, data
-from jaxgen.core.wrappers import rollback
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged, rollback
 from jaxgen.data.transforms import resize, scale
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin
@@ -43,17 +41,24 @@ def experiment(
   limit: float = 1e4,
   tfds_dir: str | None = None,
 ) -> Experiment:
+  """One energy for each grid.
+
+  Args:
+    chain_steps: that chains take at each grid.
+    step_size: of Langevin dynamics on pixel values from 0 to 255.
+    frechet_samples: whose distance from the test images is taken.
+    limit: nats between the mean energies of data and samples, from which on training goes back to a snapshot.
+  """
   cifar = data.images("tfds:cifar10", (32, 32, 3), classes=10, transforms=(scale(), resize(64)), data_dir=tfds_dir)
   method = multigrid(
     {side: EnergyConvNet(layers, activation=leaky_relu) for side, layers in LAYERS.items()},
     partial(langevin, step=(step_size / 127.5) ** 2, box=(-1.0, 1.0)),  # pixel values from -1 to 1 here
     chain_steps,
-    shape=(64, 64, 3),
-    optimizer=optax.adam(learning_rate, b1=0.5),
-    ema=ema,
+    spec=cifar.spec,
+    optimizer=optimizers.adam(learning_rate, b1=0.5),
   )
   return Experiment(
-    method=rollback(method, diverged(limit), every=1_000),
+    method=rollback(averaged(method, ema), diverged(limit), every=1_000),
     data=cifar,
     steps=steps,
     batch_size=batch_size,

@@ -3,10 +3,10 @@
 Paper: Goodfellow et al. 2014, Generative adversarial nets, https://arxiv.org/abs/1406.2661, with R1, Mescheder et al.
 2018, https://arxiv.org/abs/1801.04406; the clouds are PacGAN's, Lin et al. 2018, https://arxiv.org/abs/1712.04086, 4.1.
 
-    jaxgen train configs/gan_rings.py
-    jaxgen train configs/gan_rings.py --points grid25 --steps 20000 --width 128
-    jaxgen train configs/gan_rings.py --loss wasserstein --penalty gradient_penalty --k 4 --steps 4000
-    jaxgen train configs/gan_rings.py --loss minimax --penalty none          (loses clouds)
+    jaxgen train gan_rings
+    jaxgen train gan_rings --points grid25 --steps 20000 --width 128
+    jaxgen train gan_rings --loss wasserstein --penalty gradient_penalty --k 4 --steps 4000
+    jaxgen train gan_rings --loss minimax --penalty none          (loses clouds)
 
 `benchmarks/gan_modes.py` runs them all over several seeds; docs/adversarial.md has its results.
 
@@ -21,7 +21,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.data.sources import modes
 from jaxgen.evaluation.modes import modes_covered
 from jaxgen.methods.adversarial.gan import LOSSES, LossName, clip_weights, gan, gradient_penalty, r1
@@ -44,35 +45,50 @@ def experiment(
   depth: int = 3,
   latent: int = 2,
   ema: float = 0.99,
-  microbatches: int = 1,
 ) -> Experiment:
+  """A game in the plane.
+
+  Args:
+    batch_size: points of each update of the discriminator.
+    learning_rate: the generator's.
+    discriminator_rate: the discriminator's, by default the same.
+    points: where the clouds lie.
+    std: standard deviation of a cloud, by default PacGAN's.
+    loss: what both minimise.
+    penalty: on the discriminator; clip keeps its weights in a box.
+    weight: the penalty's, or the box's size, by default one that suits the points.
+    k: updates of the discriminator for each of the generator.
+    width: of the hidden layers.
+    depth: number of hidden layers.
+    latent: number of values that the generator begins with.
+  """
   centres = modes(points)
   size = float(np.abs(centres).max())
   std = std or {"ring8": 0.01, "grid25": 0.05}[points]
   # R1's gamma is of data of size 1; the gradient at a larger one is as much smaller.
   weight = weight or {"none": 0.0, "r1": 0.01 * size**2, "gradient_penalty": 0.1 * size, "clip": 0.1}[penalty]
-  schedule = lambda rate: optax.cosine_decay_schedule(rate, steps)
-  adam = lambda rate: optax.adam(schedule(rate), b1=0.0, b2=0.99)
-  rate = discriminator_rate or learning_rate
-  # Momentum is said to make the clipped critic unstable: Arjovsky et al. 2017, section 4.3.
-  clipped = optax.chain(optax.rmsprop(schedule(rate)), clip_weights(weight)) if penalty == "clip" else None
+  adam = lambda rate, updates: optimizers.adam(rate, updates, b1=0.0, b2=0.99)
+  cloud = data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
+  rate, updates = discriminator_rate or learning_rate, k * steps  # every update counts
+  discriminator_optimizer = adam(rate, updates)
+  if penalty == "clip":
+    # Momentum is said to make the clipped critic unstable: Arjovsky et al. 2017, section 4.3.
+    rmsprop = optax.rmsprop(optimizers.schedule(rate, updates))
+    discriminator_optimizer = optax.chain(rmsprop, clip_weights(weight))
   method = gan(
     MLPGenerator((2,), (width,) * depth),
     MLPDiscriminator((width,) * depth, activation=jax.nn.relu),
-    shape=(2,),
+    spec=cloud.spec,
     latent=latent,
-    feature="x",
     loss=LOSSES[loss],
     penalty={"r1": r1(weight), "gradient_penalty": gradient_penalty(weight)}.get(penalty),
     k=k,
-    generator_optimizer=adam(learning_rate),
-    discriminator_optimizer=clipped or adam(rate),
-    ema=ema,
-    microbatches=microbatches,
+    generator_optimizer=adam(learning_rate, steps),
+    discriminator_optimizer=discriminator_optimizer,
   )
   return Experiment(
-    method=method,
-    data=data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)}),
+    method=averaged(method, {"generator": ema}),
+    data=cloud,
     steps=steps,
     batch_size=k * batch_size,
     evaluators=(modes_covered(),),

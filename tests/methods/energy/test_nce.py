@@ -10,6 +10,7 @@ from flax import linen as nn
 from scipy import optimize, stats
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
 from jaxgen.evaluation.partition import importance
 from jaxgen.mcmc.langevin import mala
 from jaxgen.mcmc.resampling import Chains
@@ -39,6 +40,10 @@ def fixed_gaussian(mean, std):
   return fitted_gaussian._replace(init=lambda key, x: {"mean": jnp.asarray(mean), "scale": jnp.asarray(scale)})
 
 
+def reals(size, **options):
+  return Spec((size,), feature="x", **options)
+
+
 def batch_of(x):
   return {"x": jnp.asarray(x), "index": jnp.arange(len(x), dtype=jnp.int32)}
 
@@ -66,7 +71,7 @@ def cloud():
 def test_a_gaussian_and_its_normaliser_are_recovered(contrast, cloud, x64):
   start = fixed_gaussian([0, 0], 1.5)
   where = {"start": start} if contrast == "conditional" else {"noise": start}
-  method = CONTRASTS[contrast](Quadratic(), **where, optimizer=optax.adam(RATE), feature="x")
+  method = CONTRASTS[contrast](Quadratic(), **where, spec=reals(2), optimizer=optax.adam(RATE))
   network = trained(method, batch_of(cloud), 200).params["network"]
   L = np.tril(network["energy"]["L"])
   # As far as 5,000 examples know them: the sample's own moments have standard errors of 0.014 and 0.02. All but the
@@ -107,7 +112,7 @@ AT_THE_TRUTH = {
 
 @pytest.mark.parametrize("contrast", AT_THE_TRUTH)
 def test_at_the_optimum_the_loss_is_its_closed_form_and_its_gradient_0(contrast, x64):
-  method = AT_THE_TRUTH[contrast](Quadratic(), optimizer=optax.sgd(1.0), feature="x")
+  method = AT_THE_TRUTH[contrast](Quadratic(), spec=reals(1), optimizer=optax.sgd(1.0))
   x = DATA.rvs((20, 4_000, 1), random_state=0)
   state = jax.jit(method.init)(jax.random.key(0), batch_of(x[0]))
   network = {"energy": {"m": jnp.array([0.5]), "L": jnp.array([[1 / 0.8]])}}
@@ -128,13 +133,13 @@ def test_at_the_optimum_the_loss_is_its_closed_form_and_its_gradient_0(contrast,
 
 
 def actnorm_flow(size):
-  return of_method(flow(Chain((ActNorm(jnp.float64),)), shape=(size,), feature="x", optimizer=optax.sgd(0.1)), "x")
+  return of_method(flow(Chain((ActNorm(jnp.float64),)), spec=reals(size), optimizer=optax.sgd(0.1)), reals(size))
 
 
 def test_a_flow_and_an_energy_have_opposite_losses(x64):
   """The energy's is (N2) of densities that are known, by quadrature, and the flow goes up its slope."""
   method = flow_contrastive(
-    Quadratic(), actnorm_flow(1), optimizer=optax.sgd(0.0), flow_optimizer=optax.sgd(1.0), feature="x"
+    Quadratic(), actnorm_flow(1), spec=reals(1), optimizer=optax.sgd(0.0), flow_optimizer=optax.sgd(1.0)
   )
   x = DATA.rvs((20, 4_000, 1), random_state=1)
   state = jax.jit(method.init)(jax.random.key(0), batch_of(x[0]))
@@ -177,9 +182,9 @@ def test_a_flow_learns_the_data_from_an_energy(cloud, x64):
   method = flow_contrastive(
     Quadratic(),
     actnorm_flow(2),
+    spec=reals(2),
     optimizer=optax.adam(optax.cosine_decay_schedule(0.03, 300)),
     flow_optimizer=optax.adam(optax.cosine_decay_schedule(0.02, 300)),
-    feature="x",
   )
   batch = batch_of(x)
   # The flow starts from other data than it then sees.
@@ -210,7 +215,12 @@ def test_a_flow_learns_the_data_from_an_energy(cloud, x64):
 
 def test_each_player_changes_its_own(x64):
   method = flow_contrastive(
-    Quadratic(), actnorm_flow(2), optimizer=optax.sgd(0.0), flow_optimizer=optax.sgd(0.1), energy_steps=2, feature="x"
+    Quadratic(),
+    actnorm_flow(2),
+    spec=reals(2),
+    optimizer=optax.sgd(0.0),
+    flow_optimizer=optax.sgd(0.1),
+    energy_steps=2,
   )
   batch = batch_of(np.random.default_rng(0).normal(size=(50, 2)))
   state = jax.jit(method.init)(jax.random.key(0), batch)
@@ -238,9 +248,9 @@ def test_noise_that_is_trained_reaches_the_datas_moments(cloud, x64):
   method = nce(
     Quadratic(),
     fixed_gaussian([0, 0], 2.0),
+    spec=reals(2),
     optimizer=optax.adam(0.01),
     noise_optimizer=optax.adam(optax.cosine_decay_schedule(0.1, 200)),
-    feature="x",
   )
   state = trained(method, batch_of(x), 200)
   scale = np.tril(state.params["noise"]["scale"])
@@ -254,15 +264,15 @@ def test_noise_that_is_trained_reaches_the_datas_moments(cloud, x64):
 
 def test_methods_as_noise(x64):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(30, 2)))
-  known = of_method(flow(Chain((Rescale(2.0, -1.0),)), shape=(2,), feature="x", optimizer=optax.sgd(0.1)), "x")
+  known = of_method(flow(Chain((Rescale(2.0, -1.0),)), spec=reals(2), optimizer=optax.sgd(0.1)), reals(2))
   params = jax.jit(known.init)(jax.random.key(0), x)
   np.testing.assert_allclose(known.log_density(params, x), stats.norm(0.5, 0.5).logpdf(x).sum(1), rtol=1e-12)
   y = jax.jit(known.draw)(params, jax.random.split(jax.random.key(1), 4000))
   assert stats.kstest(np.ravel(y), stats.norm(0.5, 0.5).cdf).pvalue > 1e-3
   # An autoregressive model of two dimensions: its density integrates to 1.
   network = RNADE(gaussian_mixture(2).parameters, 4, dtype=jnp.float64, param_dtype=jnp.float64)
-  model = autoregressive(network, gaussian_mixture(2), shape=(2,), levels=None, optimizer=optax.sgd(0.1))
-  rnade = of_method(model, "x")
+  model = autoregressive(network, gaussian_mixture(2), spec=reals(2), optimizer=optax.sgd(0.1))
+  rnade = of_method(model, reals(2))
   params = jax.jit(rnade.init)(jax.random.key(0), x)
   side = np.linspace(-12, 12, 150)
   grid = jnp.asarray(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2))
@@ -275,8 +285,9 @@ def test_methods_as_noise(x64):
 def known():
   """An energy of N(0.5, 0.8^2), and of its c something wrong, with noise N(0, 1.5^2)."""
 
-  def make(**options):
-    method = nce(Quadratic(), fixed_gaussian([0.0], 1.5), optimizer=optax.sgd(0.1), feature="x", **options)
+  def make(levels=None, **options):
+    spec = reals(1, levels=levels)
+    method = nce(Quadratic(), fixed_gaussian([0.0], 1.5), spec=spec, optimizer=optax.sgd(0.1), **options)
     state = jax.jit(method.init)(jax.random.key(0), batch_of(np.zeros((3, 1))))
     energy = {"m": jnp.array([0.5]), "L": jnp.array([[1 / 0.8]])}
     return method, state.replace(params=state.params | {"network": {"energy": energy, "c": jnp.asarray(7.0)}})
@@ -297,14 +308,14 @@ def test_samples_are_of_the_energy_and_not_of_the_noise(known, x64):
 def test_importance_sampling_finds_the_partition_function(known, x64):
   method, state = known()
   exact = 0.5 * math.log(2 * math.pi * 0.8**2)
-  partition = importance(energies(Quadratic()), fixed_gaussian([0.0], 1.5), number=10_000)
+  partition = importance(energies(Quadratic()), fixed_gaussian([0.0], 1.5), reals(1), number=10_000)
   found = [partition(state, jax.random.key(k)) for k in range(20)]
   errors = np.array([float(log_z) - exact for log_z, _, _ in found])
   se = float(found[0][1])
   assert np.abs(errors).max() < 4 * se
   assert 0.5 < errors.std() / se < 1.6
   assert found[0][2] == "_density_importance_10000"
-  wide = importance(energies(Quadratic()), fitted_gaussian, levels=17, number=1000)
+  wide = importance(energies(Quadratic()), fitted_gaussian, reals(1, levels=17), number=1000)
   assert wide(state, jax.random.key(0))[2] == "_dequantized_importance_1000"
 
 
@@ -330,39 +341,40 @@ class Sloppy(nn.Module):
 def test_bad_input():
   batch = batch_of(np.zeros((4, 2), np.float32))
   init = lambda method, batch=batch: jax.eval_shape(method.init, jax.random.key(0), batch)
-  make = partial(nce, Quadratic(), optimizer=optax.sgd(0.1), feature="x")
+  how = dict(spec=reals(2), optimizer=optax.sgd(0.1))
+  make = partial(nce, Quadratic(), **how)
   implicit = Noise(fitted_gaussian.init, None, fitted_gaussian.draw)
   for build in (
     make,
-    lambda noise: conditional_nce(Quadratic(), (1.0,), start=noise, optimizer=optax.sgd(0.1)),
-    lambda noise: flow_contrastive(Quadratic(), noise, optimizer=optax.sgd(0.1), flow_optimizer=optax.sgd(0.1)),
+    lambda noise: conditional_nce(Quadratic(), (1.0,), start=noise, **how),
+    lambda noise: flow_contrastive(Quadratic(), noise, flow_optimizer=optax.sgd(0.1), **how),
   ):
     with pytest.raises(UserError, match="has no log-density"):
       build(noise=implicit)
   with pytest.raises(UserError, match="change nu"):
     make(nu=0)
   with pytest.raises(UserError, match="change nu"):
-    conditional_nce(Quadratic(), (1.0,), nu=0, optimizer=optax.sgd(0.1))
+    conditional_nce(Quadratic(), (1.0,), nu=0, **how)
   with pytest.raises(UserError, match="standard deviations larger than 0"):
-    conditional_nce(Quadratic(), (1.0, 0.0), optimizer=optax.sgd(0.1))
+    conditional_nce(Quadratic(), (1.0, 0.0), **how)
   with pytest.raises(UserError, match="one number per example"):
-    init(nce(Sloppy(), optimizer=optax.sgd(0.1), feature="x"))
-  with pytest.raises(UserError, match="this data has index, x"):
-    init(make(feature="image"))
+    init(nce(Sloppy(), **how))
+  with pytest.raises(UserError, match="this data has x"):
+    init(make(spec=Spec((2,))))
   with pytest.raises(UserError, match="1 or more candidates"):
     make(chains=Chains(0))
   with pytest.raises(UserError, match="set both or neither"):
     make(chains=Chains(1, partial(mala, step=0.1)))
   with pytest.raises(UserError, match="take a multiple"):
-    importance(energies(Quadratic()), fitted_gaussian, number=1500)
-  bits = autoregressive(NADE(4), bernoulli(), shape=(2,), levels=2, optimizer=optax.sgd(0.1))
+    importance(energies(Quadratic()), fitted_gaussian, reals(1), number=1500)
+  bits = autoregressive(NADE(4), bernoulli(), spec=reals(2, levels=2), optimizer=optax.sgd(0.1))
   with pytest.raises(UserError, match="a density that is known exactly, and this method gives nll_nats:"):
-    init(make(noise=of_method(bits, "x")))
+    init(make(noise=of_method(bits, reals(2))))
   with pytest.raises(UserError, match="this method gives no density:"):
-    init(make(noise=of_method(bits._replace(evaluate=lambda state, batch, key: {}), "x")))
-  normed = flow(Chain((BatchNorm(),)), shape=(2,), feature="x", optimizer=optax.sgd(0.1))
+    init(make(noise=of_method(bits._replace(evaluate=lambda state, batch, key: {}), reals(2))))
+  normed = flow(Chain((BatchNorm(),)), **how)
   with pytest.raises(UserError, match="without batch statistics"):
-    init(make(noise=of_method(normed, "x")))
+    init(make(noise=of_method(normed, reals(2))))
 
 
 def test_losses_of_numbers():

@@ -9,6 +9,8 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
 from jaxgen.mcmc.langevin import langevin, mala
 from jaxgen.methods.energy.multigrid import expand, multigrid, shrink, upwards
 from jaxgen.nn.energy.ebm import EnergyConvNet, EnergyMLP
@@ -33,8 +35,8 @@ def images(n=6, side=4, channels=2, seed=0):
 
 def of_images(networks=None, sampler=None, steps=3, shape=(4, 4, 2), **options):
   networks = networks or {2: Bowl(), 4: Bowl()}
-  own = {"optimizer": optax.sgd(0.1), "means": 8, **options}
-  return multigrid(networks, sampler or partial(langevin, step=0.1), steps, shape=shape, **own)
+  options = {"optimizer": optax.sgd(0.1), "means": 8, **options}
+  return multigrid(networks, sampler or partial(langevin, step=0.1), steps, spec=Spec(shape), **options)
 
 
 def test_grids_are_averages_of_blocks_and_repeated_pixels(x64):
@@ -83,17 +85,17 @@ def test_grids_end_in_the_distributions_of_their_chains():
   kernels = {2: langevin(lambda x: 0.5 * (x**2).sum((1, 2, 3)), h)}
   kernels[4] = langevin(lambda x: 0.5 * ((x - 1) ** 2).sum((1, 2, 3)), h)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(n))
-  found, accepted = jax.jit(lambda x: upwards(kernels, x, keys, k))(jnp.full((n, 1, 1, 1), start))
+  reached, accepted = jax.jit(lambda x: upwards(kernels, x, keys, k))(jnp.full((n, 1, 1, 1), start))
   shrunk, new = (1 - h / 2) ** k, h * (1 - (1 - h / 2) ** (2 * k)) / (1 - (1 - h / 2) ** 2)
   mean, variance = {2: start * shrunk}, {2: new}
   mean[4], variance[4] = 1 + (mean[2] - 1) * shrunk, variance[2] * shrunk**2 + new
-  for side, x in found.items():
+  for side, x in reached.items():
     assert x.shape == (n, side, side, 1)
     np.testing.assert_allclose(x.mean(), mean[side], atol=4 * math.sqrt(variance[side] / n))
     np.testing.assert_allclose(x.var(0).mean(), variance[side], rtol=0.06)
     assert (np.asarray(accepted[side]) == 1).all()
   # Pixels of one block share their block's start and nothing else; the grids' noise differs.
-  both = np.asarray(found[4])[:, :2, :2, 0].reshape(n, 4)
+  both = np.asarray(reached[4])[:, :2, :2, 0].reshape(n, 4)
   covariance = np.cov(both.T)
   np.testing.assert_allclose(covariance[0, 1:], variance[2] * shrunk**2, atol=0.06)
 
@@ -122,7 +124,8 @@ def test_networks_learn_the_grids_of_their_data():
   """Images of one grey each: after training, energies of such are below those of others, at both grids."""
   networks = {2: EnergyMLP((16,), reference=1.0), 4: EnergyConvNet(((8, 3, 1),), reference=1.0)}
   sampler = {2: partial(mala, step=0.1), 4: partial(langevin, step=0.05)}
-  method = of_images(networks, sampler, 10, (4, 4, 1), optimizer=optax.adam(5e-3), ema=0.9)
+  method = of_images(networks, sampler, 10, (4, 4, 1), optimizer=optax.adam(5e-3))
+  method = averaged(method, 0.9)
   grey = lambda key: jnp.broadcast_to(0.9 * jnp.sign(jax.random.normal(key, (32, 1, 1, 1))), (32, 4, 4, 1))
   batch = lambda k: {"image": grey(jax.random.key(k)), "index": jnp.arange(32)}
   state = jax.jit(method.init)(jax.random.key(0), batch(0))
@@ -149,12 +152,12 @@ def test_bad_input():
     of_images(means=0)
   for sides in ((), (1, 4), (4, 2), (2, 3), (4, 4, 8)[:1] + (6,)):
     with pytest.raises(UserError, match="each divides the next"):
-      multigrid({s: Bowl() for s in sides}, langevin, 1, shape=(6, 6, 1), optimizer=optax.sgd(0.1))
+      multigrid({s: Bowl() for s in sides}, langevin, 1, spec=Spec((6, 6, 1)), optimizer=optax.sgd(0.1))
   with pytest.raises(UserError, match="8x8, and this is 4"):
     of_images(shape=(8, 8, 1))
   with pytest.raises(UserError, match=r"samplers for the grids \[4\]"):
     of_images(sampler={4: partial(langevin, step=0.1)})
-  with pytest.raises(UserError, match="change one of them"):
+  with pytest.raises(UserError, match="give it the data's own spec"):
     of_images().init(jax.random.key(0), images(side=8))
   with pytest.raises(UserError, match="one number per example"):
     of_images({2: Bowl(), 4: nn.Dense(1)}).init(jax.random.key(0), images())

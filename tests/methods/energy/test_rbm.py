@@ -10,8 +10,10 @@ from scipy import special, stats
 
 from jaxgen import data, mcmc
 from jaxgen.core.errors import UserError
-from jaxgen.methods.energy import rbm as methods
-from jaxgen.methods.energy.rbm import cd, mean_field, persistent, rbm, tempered
+from jaxgen.core.spec import Spec
+from jaxgen.evaluation import partition
+from jaxgen.mcmc.rbm import kernel
+from jaxgen.methods.energy.rbm import cd, filters, mean_field, persistent, rbm, tempered, walk
 from jaxgen.nn.energy.rbm import RBM, gaussian
 
 D, H, DRAWS = 3, 2, 400
@@ -20,8 +22,8 @@ D, H, DRAWS = 3, 2, 400
 def of_bits(machine, negative, rate=1.0, **options):
   """The method at a small machine, whose step of descent is minus the gradient, and its state."""
   network = RBM(*machine.W.shape, param_dtype=jnp.float64)
-  how = dict(shape=(len(machine.b), 1, 1), levels=2, optimizer=optax.sgd(rate))
-  method = rbm(network, negative=negative, **how, **options)
+  spec = Spec((len(machine.b), 1, 1), levels=2)
+  method = rbm(network, negative=negative, spec=spec, optimizer=optax.sgd(rate), **options)
   states = machine.visible[np.arange(4)]
   state = jax.jit(method.init)(jax.random.key(0), batch_of(states))
   return method, state.replace(params={"network": enumerated.params(machine)})
@@ -121,7 +123,7 @@ def test_chains_go_on_from_where_they_were(x64):
   np.testing.assert_array_equal(after.buffers["chains"], other.buffers["chains"])
   key = jax.random.fold_in(jax.random.fold_in(state.key, 0), 0)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(8))
-  step = methods.kernel(RBM(D, H), state.params["network"])
+  step = kernel(RBM(D, H), state.params["network"])
   expected, *_ = jax.jit(lambda: mcmc.run(step, state.buffers["chains"], keys, 3))()
   np.testing.assert_array_equal(after.buffers["chains"], expected)
 
@@ -162,13 +164,13 @@ def test_evaluation_and_the_two_partition_functions(x64):
   network = RBM(4, 3, param_dtype=jnp.float64)
   method, state = of_bits(machine, cd())
   F = method.evaluate(state, batch_of(machine.visible), jax.random.key(0))["unnormalised_nll_nats"]
-  log_z, error, how = methods.exact(network, 2)(state, jax.random.key(0))
+  log_z, error, how = partition.exact(network, Spec((4,), levels=2))(state, jax.random.key(0))
   np.testing.assert_allclose(F + log_z, -np.log(machine.p), rtol=1e-10)
   assert (error, how) == (0.0, "")
   arrays = {"image": machine.visible.astype(np.uint8).reshape(16, 4, 1, 1)}
   found = data.images("somewhere", (4, 1, 1), levels=2)
   found._sources["train"] = data.sources.Arrays(arrays)
-  log_z, error, how = methods.ais(network, found, runs=40, steps=100)(state, jax.random.key(0))
+  log_z, error, how = partition.ais(network, found, runs=40, steps=100)(state, jax.random.key(0))
   assert 0 < error < 0.3
   assert abs(log_z - machine.log_z) < 4 * error
   assert how == "_ais_40x100"
@@ -195,11 +197,13 @@ def test_samples_are_the_models(x64):
 def test_the_first_batch_gives_the_visible_biases():
   x = np.where(np.random.default_rng(0).uniform(size=(50, 4, 4, 1)) < 0.3, 1.0, -1.0).astype(np.float32)
   x[:, 0] = -1
-  how = dict(shape=(4, 4, 1), optimizer=optax.sgd(0.1), negative=cd())
-  state = rbm(RBM(16, 5), levels=2, **how).init(jax.random.key(0), {"image": jnp.asarray(x), "index": jnp.arange(50)})
+  how = dict(optimizer=optax.sgd(0.1), negative=cd())
+  state = rbm(RBM(16, 5), spec=Spec((4, 4, 1), levels=2), **how).init(
+    jax.random.key(0), {"image": jnp.asarray(x), "index": jnp.arange(50)}
+  )
   expected = np.maximum((x.reshape(50, 16).mean(0) + 1) / 2, 0.01)
   np.testing.assert_allclose(special.expit(np.asarray(state.params["network"]["b"])), expected, rtol=1e-4)
-  real = rbm(RBM(16, 5, gaussian(None)), levels=None, **how)
+  real = rbm(RBM(16, 5, gaussian(None)), spec=Spec((4, 4, 1)), **how)
   state = real.init(jax.random.key(0), {"image": jnp.asarray(x), "index": jnp.arange(50)})
   np.testing.assert_allclose(state.params["network"]["b"], x.reshape(50, 16).mean(0), atol=1e-6)
   expected = np.log(np.maximum(x.reshape(50, 16).var(0), 1e-4))
@@ -211,14 +215,14 @@ def test_gaussian_units_learn_the_plane_and_their_density_is_normalised(x64):
   rng = np.random.default_rng(0)
   x = jnp.asarray(np.where(rng.uniform(size=(500, 1)) < 0.5, 1.5, -1.5) + 0.5 * rng.normal(size=(500, 2)))
   network = RBM(2, 4, gaussian(None), jnp.float64)
-  how = dict(shape=(2,), levels=None, feature="x", negative=cd(5), optimizer=optax.adam(0.02))
-  method = rbm(network, sampling_steps=200, **how)
+  spec = Spec((2,), feature="x")
+  method = rbm(network, spec=spec, negative=cd(5), optimizer=optax.adam(0.02), sampling_steps=200)
   batch = {"x": x, "index": jnp.arange(len(x))}
   state = jax.jit(method.init)(jax.random.key(0), batch)
-  partition = methods.exact(network, None)
+  log_partition = partition.exact(network, spec)
 
   def nll(state):
-    log_z, _, how = partition(state, jax.random.key(0))
+    log_z, _, how = log_partition(state, jax.random.key(0))
     assert how == "_density"
     return method.evaluate(state, batch, jax.random.key(0))["unnormalised_nll_nats"].mean() + log_z
 
@@ -231,7 +235,7 @@ def test_gaussian_units_learn_the_plane_and_their_density_is_normalised(x64):
   line = np.linspace(-8, 8, 321)
   grid = jnp.asarray(np.stack(np.meshgrid(line, line), -1).reshape(-1, 2))
   F = network.apply({"params": state.params["network"]}, grid)
-  log_z, *_ = partition(state, jax.random.key(0))
+  log_z, *_ = log_partition(state, jax.random.key(0))
   np.testing.assert_allclose(np.exp(-F - log_z).sum() * (line[1] - line[0]) ** 2, 1, rtol=1e-6)
   samples = np.asarray(jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 1_000)))
   expected = np.exp(-F - log_z) * (line[1] - line[0]) ** 2 @ (grid.sum(1) > 0)
@@ -239,28 +243,27 @@ def test_gaussian_units_learn_the_plane_and_their_density_is_normalised(x64):
 
 
 def test_dequantized_values_cost_their_width():
-  digits = data.digits()
   network = RBM(64, 3, gaussian())
-  how = dict(shape=(8, 8, 1), optimizer=optax.sgd(0.1), negative=cd())
   batch = {"image": jnp.zeros((2, 8, 8, 1)), "index": jnp.arange(2)}
-  of = {levels: rbm(network, levels=levels, **how) for levels in (None, digits.levels)}
+  specs = {levels: Spec((8, 8, 1), levels) for levels in (None, 17)}
+  of = {n: rbm(network, spec=spec, optimizer=optax.sgd(0.1), negative=cd()) for n, spec in specs.items()}
   state = of[None].init(jax.random.key(0), batch)
   nats = {n: m.evaluate(state, batch, jax.random.key(0))["unnormalised_nll_nats"] for n, m in of.items()}
   np.testing.assert_allclose(nats[17] - nats[None], 64 * np.log(17 / 2), rtol=1e-5)
-  assert methods.exact(network, 17)(state, jax.random.key(0))[2] == "_dequantized"
+  assert partition.exact(network, specs[17])(state, jax.random.key(0))[2] == "_dequantized"
 
 
 def test_walks_and_filters(x64):
   machine = enumerated.random(4, 3, seed=9)
   network = RBM(4, 3, param_dtype=jnp.float64)
   _, state = of_bits(machine, cd())
-  images = methods.filters(network, (2, 2, 1))(state)
+  images = filters(network, Spec((2, 2, 1)))(state)
   np.testing.assert_array_equal(images[1, :, :, 0], machine.W[:, 1].reshape(2, 2))
   x = jnp.asarray(2 * machine.visible[:5] - 1).reshape(5, 2, 2, 1)
   keys = jax.random.split(jax.random.key(0), 5)
-  frames = jax.jit(partial(methods.walk(network, frames=3, every=2), state))(x, keys)
+  frames = jax.jit(partial(walk(network, frames=3, every=2), state))(x, keys)
   assert frames.shape == (3, 5, 2, 2, 1)
-  step = methods.kernel(network, state.params["network"])
+  step = kernel(network, state.params["network"])
   v, *_ = jax.jit(lambda: mcmc.run(step, jnp.asarray(machine.visible[:5]), fold(keys, 0), 2))()
   up = 1 / (1 + np.exp(-(machine.c + v @ machine.W)))
   expected = 2 / (1 + np.exp(-(machine.b + up @ machine.W.T))) - 1
@@ -278,23 +281,24 @@ def test_fewer_steps_than_one(negative):
 
 
 def test_bad_input():
-  how = dict(shape=(8, 8, 1), optimizer=optax.sgd(0.1), negative=cd())
+  make = partial(rbm, optimizer=optax.sgd(0.1), negative=cd())
+  bits = Spec((8, 8, 1), levels=2)
   for levels, found in ((17, "integers of 17 levels"), (None, "real numbers")):
     with pytest.raises(UserError, match=f"of binary data, and these are {found}"):
-      rbm(RBM(64, 3), levels=levels, **how)
+      make(RBM(64, 3), spec=Spec((8, 8, 1), levels))
   with pytest.raises(UserError, match="of real numbers, and these are binary"):
-    rbm(RBM(64, 3, gaussian()), levels=2, **how)
+    make(RBM(64, 3, gaussian()), spec=bits)
   with pytest.raises(UserError, match="63 visible units, and an example 64 values"):
-    rbm(RBM(63, 3), levels=2, **how)
+    make(RBM(63, 3), spec=bits)
   with pytest.raises(UserError, match="sparsity is the weight"):
-    rbm(RBM(64, 3), levels=2, sparsity=-1.0, **how)
+    make(RBM(64, 3), spec=bits, sparsity=-1.0)
   with pytest.raises(UserError, match="1 or more steps of its chain"):
-    rbm(RBM(64, 3), levels=2, sampling_steps=0, **how)
+    make(RBM(64, 3), spec=bits, sampling_steps=0)
   batch = {"image": jnp.zeros((2, 4, 16, 1)), "index": jnp.arange(2)}
   with pytest.raises(UserError, match=r"shape \(8, 8, 1\) and the data has \(4, 16, 1\)"):
-    rbm(RBM(64, 3), levels=2, **how).init(jax.random.key(0), batch)
+    make(RBM(64, 3), spec=bits).init(jax.random.key(0), batch)
   with pytest.raises(UserError, match="26 hidden units is too long"):
-    methods.exact(RBM(64, 26), 2)
+    partition.exact(RBM(64, 26), bits)
   for negative in (persistent, tempered):
     with pytest.raises(UserError, match="needs 1 or more chains, not 0"):
       negative(chains=0)

@@ -1,9 +1,9 @@
 """Denoising score matching at one noise level on scikit-learn's 8x8 digits, sampled by Langevin dynamics.
 
 Paper: Vincent 2011, A connection between score matching and denoising autoencoders,
-https://doi.org/10.1162/NECO_a_00142. With many noise levels it is NCSN: configs/ncsn_digits.py
+https://doi.org/10.1162/NECO_a_00142. With many noise levels it is NCSN: configs/diffusion
 
-    jaxgen train configs/score_matching_digits.py
+    jaxgen train score_matching_digits
 
 Expect: frechet_1437 4.73, 4.0 times its floor; one noise level is too few, for some chains stray to where no data
 were: with 50 levels NCSN has 1.31. One seed
@@ -12,9 +12,8 @@ Cost: 2 minutes on 2 CPU cores that others used as well
 
 from functools import partial
 
-import optax
-
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin
 from jaxgen.mcmc.resampling import Chains
@@ -31,21 +30,27 @@ def experiment(
   langevin_steps: int = 200,
   step_size: float = 0.2,
   ema: float = 0.995,
-  microbatches: int = 1,
 ) -> Experiment:
-  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
+  """An energy of digits with noise.
+
+  Args:
+    sigma: standard deviation of the noise.
+    width: of the energy's two hidden layers.
+    langevin_steps: of the chain that makes a sample.
+    step_size: of Langevin dynamics, in units of sigma squared.
+  """
+  digits = data.digits()
   method = score_matching(
     EnergyMLP((width, width), reference=1.0),
     denoising(sigma),
     energy=True,
-    optimizer=optax.chain(optax.clip_by_global_norm(100.0), optax.adam(rate)),
+    spec=digits.spec,
+    optimizer=optimizers.adam(learning_rate, steps, warmup=100, clip=100.0),
     chains=Chains(1, partial(langevin, step=step_size * sigma**2), langevin_steps),
-    ema=ema,
-    microbatches=microbatches,
   )
   return Experiment(
-    method=method,
-    data=data.digits(),
+    method=averaged(method, ema),
+    data=digits,
     steps=steps,
     batch_size=batch_size,
     evaluators=(frechet(),),

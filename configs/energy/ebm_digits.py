@@ -6,9 +6,9 @@ near 0. Unlike theirs the chains have as much noise as Langevin dynamics asks fo
 energy says: Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370. With `--replay 0` all chains begin with
 noise at every step: Nijkamp et al. 2019, https://arxiv.org/abs/1904.09770.
 
-    jaxgen train configs/ebm_digits.py
-    jaxgen train configs/ebm_digits.py --replay 0 --chain-steps 60
-    jaxgen train configs/ebm_digits.py --kernel mala        (or underdamped)
+    jaxgen train ebm_digits
+    jaxgen train ebm_digits --replay 0 --chain-steps 60
+    jaxgen train ebm_digits --kernel mala        (or underdamped)
 
 Expect: frechet_1437 4.28, 3.6 times its floor. Chains of 2,000 steps from test digits and from noise stay in one
 distribution of energies (R-hat 1.07, when both kinds still had the same noise) and move from digit to digit; one seed
@@ -18,10 +18,8 @@ Cost: 5 minutes on 2 CPU cores that were busy with much other work, 2 of them of
 from functools import partial
 from typing import Literal
 
-import optax
-
-from jaxgen import Experiment, data
-from jaxgen.core.wrappers import rollback
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged, rollback
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.mcmc.langevin import langevin, mala, underdamped
@@ -46,6 +44,20 @@ def experiment(
   ema: float = 0.99,
   limit: float = 50.0,
 ) -> Experiment:
+  """Without a replay buffer samples are chains of `chain_steps`, as in training.
+
+  Args:
+    widths: of the energy's hidden layers.
+    kernel: of the Markov chains.
+    step_size: of the chains, h of Langevin dynamics.
+    chain_steps: that chains take in a training step.
+    replay: places where chains ended, from which others begin; 0 begins all with noise.
+    restart: probability with which a chain begins with noise all the same.
+    data_noise: standard deviation of noise that is added to the data, and taken off the samples.
+    alpha: of the penalty that keeps energies near 0.
+    sampling_steps: of the chains that make samples.
+    limit: nats between the mean energies of data and samples, from which on training goes back to a snapshot.
+  """
   digits = data.digits()
   network = EnergyMLP(widths, reference=1.0)
   # In the underdamped kernel the step is a time, and a step of size h there goes as far as one of h^2 here.
@@ -58,20 +70,17 @@ def experiment(
     network,
     sampler,
     chain_steps,
-    shape=(8, 8, 1),
-    optimizer=optax.chain(
-      optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    ),
+    spec=digits.spec,
+    optimizer=optimizers.adam(learning_rate, steps, clip=10.0),
     replay=Replay(replay, restart) if replay else None,
     data_noise=data_noise,
     alpha=alpha,
     sampling_steps=sampling_steps if replay else chain_steps,
     denoised=True,
-    ema=ema,
   )
   runs = long_runs(energies(network), sampler, uniform(), steps=2_000, chains=64)
   return Experiment(
-    method=rollback(method, diverged(limit), every=100),
+    method=rollback(averaged(method, ema), diverged(limit), every=100),
     data=digits,
     steps=steps,
     batch_size=batch_size,

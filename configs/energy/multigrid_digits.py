@@ -4,7 +4,7 @@ Paper: Gao et al. 2018, Learning generative ConvNets via multi-grid modeling and
 https://arxiv.org/abs/1709.08868, Algorithm 1: chains of 30 Langevin steps at each grid, from the image's 1x1 mean up.
 Here with fully connected energies, all of Langevin's noise, and digits dequantized, for a density.
 
-    jaxgen train configs/multigrid_digits.py
+    jaxgen train multigrid_digits
 
 Expect: frechet_1437 2.60, 2.2 times its floor (one seed)
 Cost: 5 minutes on 2 CPU cores that were busy with much other work, 2.5 of them of one core's time
@@ -12,10 +12,8 @@ Cost: 5 minutes on 2 CPU cores that were busy with much other work, 2.5 of them 
 
 from functools import partial
 
-import optax
-
-from jaxgen import Experiment, data
-from jaxgen.core.wrappers import rollback
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged, rollback
 from jaxgen.data.transforms import dequantize
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.mcmc.langevin import langevin
@@ -34,20 +32,25 @@ def experiment(
   ema: float = 0.99,
   limit: float = 50.0,
 ) -> Experiment:
+  """One energy for each grid.
+
+  Args:
+    widths: of each energy's hidden layers.
+    chain_steps: that chains take at each grid.
+    step_sizes: of Langevin dynamics at each grid, from the coarsest.
+    limit: nats between the mean energies of data and samples, from which on training goes back to a snapshot.
+  """
   digits = data.digits(transforms=(dequantize(17),))
   sides = (2, 4, 8)
   method = multigrid(
     {side: EnergyMLP(widths, reference=1.0) for side in sides},
     {side: partial(langevin, step=step, box=(-1.0, 1.0)) for side, step in zip(sides, step_sizes, strict=True)},
     chain_steps,
-    shape=(8, 8, 1),
-    optimizer=optax.chain(
-      optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-    ),
-    ema=ema,
+    spec=digits.spec,
+    optimizer=optimizers.adam(learning_rate, steps, clip=10.0),
   )
   return Experiment(
-    method=rollback(method, diverged(limit), every=100),
+    method=rollback(averaged(method, ema), diverged(limit), every=100),
     data=digits,
     steps=steps,
     batch_size=batch_size,

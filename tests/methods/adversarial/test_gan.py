@@ -8,8 +8,11 @@ import pytest
 from flax import linen as nn
 from scipy import integrate, optimize, stats
 
+from jaxgen.core.condition import labels
 from jaxgen.core.errors import UserError
-from jaxgen.methods.adversarial.gan import LOSSES, clip_weights, gan, generate, gradient_penalty, r1, uniform
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
+from jaxgen.methods.adversarial.gan import LOSSES, clip_weights, cut, gan, generate, gradient_penalty, r1, uniform
 from jaxgen.nn.adversarial.gan import MLPDiscriminator, MLPGenerator
 from jaxgen.nn.blocks.layers import BatchNorm
 
@@ -37,11 +40,13 @@ class Linear(nn.Module):
     return x @ w + b + (0 if label is None else 10.0 * label)
 
 
+PLANE = Spec((2,), classes=2, feature="x")
+
+
 def of_points(generator=None, discriminator=None, **options):
-  own = {"shape": (2,), "latent": 2, "feature": "x", **options}
-  own.setdefault("generator_optimizer", optax.sgd(0.5))
-  own.setdefault("discriminator_optimizer", optax.sgd(0.3))
-  return gan(generator or Constant(), discriminator or Linear(), **own)
+  optimizers = {"generator_optimizer": optax.sgd(0.5), "discriminator_optimizer": optax.sgd(0.3)}
+  options = {"spec": PLANE, "latent": 2, **optimizers, **options}
+  return gan(generator or Constant(), discriminator or Linear(), **options)
 
 
 def points(n=8, seed=0):
@@ -88,9 +93,8 @@ def test_a_trained_discriminator_reaches_that_loss():
   method = gan(
     Shifted(),
     Linear((0.0,)),
-    shape=(1,),
+    spec=Spec((1,), feature="x"),
     latent=1,
-    feature="x",
     loss=LOSSES["minimax"],
     generator_optimizer=optax.sgd(0.0),
     discriminator_optimizer=optax.adam(optax.cosine_decay_schedule(0.1, 300)),
@@ -222,6 +226,28 @@ def test_the_generator_plays_against_the_updated_discriminator(x64):
   assert {"generator/gradient_norm", "discriminator/gradient_norm", "generator/loss"} <= metrics.keys()
 
 
+@pytest.mark.parametrize(
+  ("sizes", "batch", "slices"), [((5, 64, 128), 384, (6, 3)), ((4, 128, 128), 512, (4, 4)), ((3, 8, 4), 24, (3, 6))]
+)
+def test_batches_are_cut_for_the_numbers_that_a_paper_has(sizes, batch, slices):
+  """WGAN-GP and SNGAN: 5 updates of 64 images, then one of 128."""
+  assert cut(*sizes) == (batch, slices)
+  k, of_discriminator, of_generator = sizes
+  seen = []
+
+  class Counting(Constant):
+    def __call__(self, z, label=None, index=None):
+      seen.append(len(z))
+      return super().__call__(z, label, index)
+
+  method = of_points(Counting(), k=k, slices=slices)
+  state = jax.eval_shape(method.init, jax.random.key(0), points(batch))
+  seen.clear()
+  jax.eval_shape(method.step, state, points(batch))
+  assert set(seen[:-1]) == {of_discriminator}
+  assert seen[-1] == of_generator
+
+
 @pytest.mark.parametrize("still", ["generator", "discriminator"])
 def test_a_players_step_changes_no_parameter_of_the_other(still):
   networks = dict(generator=MLPGenerator((2,), (8,)), discriminator=MLPDiscriminator((8,)))
@@ -267,7 +293,7 @@ def test_statistics_are_of_data_and_generated_examples_apart_and_each_players_ow
 
 def test_the_averaged_generator_makes_the_samples(x64):
   batch, keys = points(), jax.random.split(jax.random.key(2), 3)
-  method = of_points(ema=0.75)
+  method = averaged(of_points(), {"generator": 0.75})
   state = start(method, batch)
   after, _ = method.step(state, batch)
   old, new = (s.params["generator"]["theta"][0] for s in (state, after))
@@ -302,7 +328,7 @@ def test_samples_of_networks_in_half_precision_are_not():
 def test_generated_examples_have_the_labels_of_the_data(x64):
   batch = points(4) | {"label": jnp.asarray([0, 1, 1, 1])}
   batch["x"] = jnp.zeros((4, 2))
-  method = of_points(Constant(((0.0, 0.0), (0.0, 0.0))), classes=2)
+  method = of_points(Constant(((0.0, 0.0), (0.0, 0.0))), condition=labels(PLANE))
   _, metrics = method.step(start(method, batch), batch)
   for kind in ("real", "fake"):
     np.testing.assert_allclose(metrics[f"discriminator/output_{kind}"], 0.1 + 10 * 3 / 4, rtol=1e-12)
@@ -311,11 +337,11 @@ def test_generated_examples_have_the_labels_of_the_data(x64):
 def test_samples_are_of_the_labels_asked_for_and_else_of_all():
   batch = points(4) | {"label": jnp.asarray([0, 1, 1, 1])}
   batch["x"] = batch["x"].astype(jnp.float32)
-  method = of_points(Constant(((1.0, 1.0), (2.0, 2.0))), classes=2)
+  method = of_points(Constant(((1.0, 1.0), (2.0, 2.0))), condition=labels(PLANE))
   state = start(method, batch)
   keys = jax.random.split(jax.random.key(0), 200)
   label = np.arange(200) % 2
-  np.testing.assert_array_equal(method.sample(state, keys, jnp.asarray(label))[:, 0], label + 1.0)
+  np.testing.assert_array_equal(method.sample(state, keys, label=jnp.asarray(label))[:, 0], label + 1.0)
   assert 60 < (np.asarray(method.sample(state, keys))[:, 0] == 1).sum() < 140
 
 
@@ -355,16 +381,25 @@ def test_bad_input():
   with pytest.raises(UserError, match="c > 0"):
     clip_weights(0.0)
   fails = [
-    (dict(discriminator=Wrong()), r"one number per example, \[B\], and this one's output for 1 example has shape"),
-    (dict(shape=(3,)), "examples of shape .3,. and the data has .2,."),
-    (dict(generator=MLPGenerator((3,))), "generator makes examples of shape .3,., not .2,."),
-    (dict(feature="image"), "this data has index, x"),
-    (dict(classes=2), "this data has none: use classes=None"),
-    (dict(k=4), "a batch of 6 does not divide into k = 4 parts"),
+    (dict(discriminator=Wrong()), r"output for one example is \(1,\), not \(\): it is one number per example"),
+    (dict(spec=Spec((3,), feature="x")), "examples of shape .3,. and the data has .2,."),
+    (dict(generator=MLPGenerator((3,))), "generator makes for one example is .3,., not .2,."),
+    (dict(spec=Spec((2,))), "this data has x"),
+    (dict(condition=labels(PLANE)), "'label' of each example, which this data has not"),
+    (dict(k=4), "a batch of 6 does not divide into 4 slices"),
+    (dict(slices=(3, 4)), "a batch of 6 does not divide into 4 slices"),
   ]
   for options, sentence in fails:
     with pytest.raises(UserError, match=sentence):
       of_points(**options).init(jax.random.key(0), batch)
   method = of_points()
-  with pytest.raises(UserError, match="takes no labels"):
-    method.sample(start(method, batch), jax.random.split(jax.random.key(0), 2), jnp.zeros(2, int))
+  with pytest.raises(UserError, match="is unconditional"):
+    method.sample(start(method, batch), jax.random.split(jax.random.key(0), 2), label=jnp.zeros(2, int))
+  with pytest.raises(UserError, match="takes 3 slices of a batch and the generator 1, not of .2, 1."):
+    of_points(k=3, slices=(2, 1))
+  with pytest.raises(UserError, match="no use for a condition that is dropped"):
+    of_points(condition=labels(PLANE, 0.1))
+  with pytest.raises(UserError, match="knows 3 classes and the method needs 2"):
+    of_points(MLPGenerator((2,), classes=3), condition=labels(PLANE))
+  with pytest.raises(UserError, match="or the reverse"):
+    cut(5, 64, 96)

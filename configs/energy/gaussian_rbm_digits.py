@@ -3,8 +3,8 @@
 Paper: Cho, Ilin and Raiko 2011, Improved learning of Gaussian-Bernoulli restricted Boltzmann machines: each visible
 unit learns the logarithm of its variance. The likelihood is exact, of the dequantized values.
 
-    jaxgen train configs/gaussian_rbm_digits.py
-    jaxgen train configs/gaussian_rbm_digits.py --negative tempering
+    jaxgen train gaussian_rbm_digits
+    jaxgen train gaussian_rbm_digits --negative tempering --learning-rate 0.0033
 
 Expect: at most 3.03 bits/dim on the test digits (standard error 0.02), 2.97 on the training digits; with tempering and
 a third of the rate of learning 3.04. A normal density of independent pixels has 3.40, one with a full covariance 2.98.
@@ -15,9 +15,8 @@ Cost: 1 minute on 2 CPU cores, which others used as well
 from functools import partial
 from typing import Literal
 
-import optax
-
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.data.transforms import dequantize
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.evaluation.partition import exact
@@ -38,30 +37,35 @@ def experiment(
   ema: float = 0.999,
   sampling_steps: int = 1_000,
 ) -> Experiment:
+  """A machine of real numbers.
+
+  Args:
+    weight_decay: of the weights alone.
+    hidden: number of hidden units.
+    negative: phase: contrastive divergence, persistent chains, or those at several temperatures.
+    k: Gibbs steps of the negative phase.
+    chains: of the persistent negative phases.
+    sampling_steps: of the Gibbs chain that makes a sample.
+  """
   digits = data.digits(transforms=(dequantize(17),))
   network = RBM(64, hidden, gaussian(None))
   phases = {"cd": cd, "pcd": partial(persistent, chains=chains), "tempering": partial(tempered, chains=chains)}
-  rate = optax.cosine_decay_schedule(learning_rate, steps)
   method = rbm(
     network,
-    shape=(8, 8, 1),
-    levels=digits.levels,
-    optimizer=optax.chain(
-      optax.clip_by_global_norm(10.0), optax.adamw(rate, weight_decay=weight_decay, mask=weights_only)
-    ),
+    spec=digits.spec,
+    optimizer=optimizers.adam(learning_rate, steps, clip=10.0, weight_decay=weight_decay, mask=weights_only),
     negative=phases[negative](k),
     sampling_steps=sampling_steps,
     drawn=False,
-    ema=ema,
   )
-  partition = exact(network, digits.levels)
+  partition = exact(network, digits.spec)
   return Experiment(
-    method=method,
+    method=averaged(method, ema),
     data=digits,
     steps=steps,
     batch_size=batch_size,
     evaluators=(likelihood("train", partition=partition), likelihood(partition=partition)),
-    figures=(figures.filters(filters(network, (8, 8, 1))), figures.chains(walk(network))),
+    figures=(figures.filters(filters(network, digits.spec)), figures.chains(walk(network))),
     log_every=500,
     checkpoint_every=5_000,
   )

@@ -7,11 +7,14 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
 from scipy import stats
 
 from jaxgen import diffusion
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
+from jaxgen.core.spec import Spec
 from jaxgen.diffusion import losses
 from jaxgen.diffusion.closed_form import gaussian
 from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin
@@ -41,6 +44,10 @@ class Linear(nn.Module):
     return b - x @ A
 
 
+def reals(size, levels=None):
+  return Spec((size,), levels, feature="x")
+
+
 def batch_of(x):
   return {"x": jnp.asarray(x), "index": jnp.arange(len(x), dtype=jnp.int32)}
 
@@ -51,7 +58,7 @@ def minimisers(objective, x, draws=1, energy=False):
   The loss is quadratic in them, so that Newton's step is exact.
   """
   network = Linear(energy)
-  method = score_matching(network, objective, energy=energy, optimizer=optax.sgd(1.0), feature="x")
+  method = score_matching(network, objective, energy=energy, spec=reals(3), optimizer=optax.sgd(1.0))
   batch = batch_of(x)
   state = jax.jit(method.init)(jax.random.key(1), batch)
   start, unravel = ravel_pytree(state.params["network"])
@@ -169,13 +176,10 @@ def test_scores_of_energies_are_their_gradients_and_serve_diffusion(x64):
   method = gaussian_diffusion(
     network,
     diffusion.geometric(4, 0.1, 3.0),
-    shape=(2, 2, 1),
-    prediction=diffusion.PREDICTIONS["score"],
-    weighting=diffusion.WEIGHTINGS["eps"],
-    optimizer=optax.adam(3e-2),
-    solver=partial(annealed_langevin, corrections=2),
-    sampling_steps=4,
-    clip=False,
+    Spec((2, 2, 1)),
+    optax.adam(3e-2),
+    objective=Objective(diffusion.PREDICTIONS["score"], diffusion.WEIGHTINGS["eps"]),
+    sampler=Sampler(partial(annealed_langevin, corrections=2), steps=4, clip=False),
   )
   batch = {"image": 0.1 * x, "index": jnp.arange(3)}
   state = jax.jit(method.init)(jax.random.key(0), batch)
@@ -218,7 +222,8 @@ def test_samples(kind, x64):
   """Chains go where the score leads, and the last step takes the blur away, as far as the mean can."""
   energy, objective, chains = CHAINS[kind]
   network = Linear(energy)
-  method = score_matching(network, objective, energy=energy, optimizer=optax.sgd(1.0), feature="x", chains=chains)
+  make = partial(score_matching, network, energy=energy, spec=reals(1), optimizer=optax.sgd(1.0), chains=chains)
+  method = make(objective)
   batch = batch_of(np.random.default_rng(0).normal(2.0, 1.5, size=(100, 1)))
   state = jax.jit(method.init)(jax.random.key(0), batch)
   of_score = {"A": jnp.array([[4.0]]), "b": jnp.array([2.0])}  # N(0.5, 0.25)
@@ -227,14 +232,14 @@ def test_samples(kind, x64):
   x = np.ravel(jax.jit(method.sample)(state, keys))
   # x + sigma^2 s(x) = x + (2 - 4 x) / 4 is 0.5 whatever x. Without the last step it is N(0.5, 0.25).
   np.testing.assert_allclose(x, 0.5, atol=1e-6)
-  plain = score_matching(network, implicit(), energy=energy, optimizer=optax.sgd(1.0), feature="x", chains=chains)
+  plain = make(implicit())
   x = np.ravel(jax.jit(plain.sample)(state, keys))
   assert stats.kstest(x, stats.norm(0.5, 0.5).cdf).pvalue > 1e-3
 
 
 def test_what_evaluation_says(cloud, x64):
   batch = batch_of(cloud[:7])
-  method = score_matching(Linear(True), implicit(), energy=True, optimizer=optax.sgd(1.0), levels=17, feature="x")
+  method = score_matching(Linear(True), implicit(), energy=True, spec=reals(3, 17), optimizer=optax.sgd(1.0))
   state = method.init(jax.random.key(0), batch)
   found = method.evaluate(state, batch, jax.random.key(3))
   E = energies(Linear(True))(state, batch["x"])
@@ -243,7 +248,7 @@ def test_what_evaluation_says(cloud, x64):
   A = state.params["network"]["energy"]["A"]
   np.testing.assert_allclose(found["score_matching"], 0.5 * np.square(s).sum(1) - np.trace(A), rtol=1e-12)
   assert method.sample is None
-  noisy = score_matching(Linear(False), denoising(0.1), energy=False, optimizer=optax.sgd(1.0), feature="x")
+  noisy = score_matching(Linear(False), denoising(0.1), energy=False, spec=reals(3), optimizer=optax.sgd(1.0))
   other = noisy.evaluate(noisy.init(jax.random.key(0), batch), batch, jax.random.key(3))
   assert set(other) == {"score_matching"}
   assert len(example_keys(jax.random.key(3), batch["index"])) == len(other["score_matching"])
@@ -251,7 +256,7 @@ def test_what_evaluation_says(cloud, x64):
 
 def test_bad_input():
   batch = batch_of(np.zeros((4, 2), np.float32))
-  make = partial(score_matching, optimizer=optax.sgd(0.1), feature="x")
+  make = partial(score_matching, spec=reals(2), optimizer=optax.sgd(0.1))
   init = lambda method: jax.eval_shape(method.init, jax.random.key(0), batch)
   with pytest.raises(UserError, match="1 or more projections"):
     sliced(0)
@@ -263,7 +268,7 @@ def test_bad_input():
     init(make(Linear(False), implicit(), energy=False, chains=Chains(1, partial(mala, step=0.1), 5)))
   with pytest.raises(UserError, match="one number per example"):
     init(make(nn.Dense(1), implicit(), energy=True))
-  with pytest.raises(UserError, match="a score is like its example"):
+  with pytest.raises(UserError, match=r"the score for one example is \(3,\), not \(2,\)"):
     init(make(nn.Dense(3), implicit(), energy=False))
-  with pytest.raises(UserError, match="this data has index, x"):
-    init(make(Linear(False), implicit(), energy=False, **{"feature": "image"}))
+  with pytest.raises(UserError, match="this data has x"):
+    init(make(Linear(False), implicit(), energy=False, spec=Spec((2,))))

@@ -6,7 +6,7 @@ for samples; images with noise of 0.03; a 3x3 convolution, then 4x4 ones of stri
 The paper has no MNIST. With `--replay 10000` chains begin with Du and Mordatch's buffer instead.
 
     jaxgen prepare mnist --data-dir DIR     (once, with a network; see README)
-    jaxgen train configs/ebm_mnist.py --tfds-dir DIR
+    jaxgen train ebm_mnist --tfds-dir DIR
 
 Expect: not measured
 Cost: not measured, and not for a CPU
@@ -14,10 +14,8 @@ Cost: not measured, and not for a CPU
 
 from functools import partial
 
-import optax
-
-from jaxgen import Experiment, data
-from jaxgen.core.wrappers import rollback
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged, rollback
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.mcmc.langevin import langevin
@@ -43,6 +41,20 @@ def experiment(
   limit: float = 1e3,
   tfds_dir: str | None = None,
 ) -> Experiment:
+  """Without a replay buffer samples are chains of `chain_steps`, as in training.
+
+  Args:
+    features: of the first convolution.
+    chain_steps: that chains take in a training step, and for a sample.
+    gradient_step: what a chain's step multiplies the gradient by.
+    noise: standard deviation of a chain's noise.
+    data_noise: standard deviation of noise that is added to the data.
+    replay: places where chains ended, from which others begin; 0 begins all with noise.
+    restart: probability with which a chain begins with noise all the same.
+    alpha: of the penalty that keeps energies near 0.
+    frechet_samples: whose distance from the test images is taken.
+    limit: nats between the mean energies of data and samples, from which on training goes back to a snapshot.
+  """
   mnist = data.images("tfds:mnist", (28, 28, 1), classes=10, data_dir=tfds_dir)
   layers = ((features, 3, 1), (2 * features, 4, 2), (4 * features, 4, 2), (8 * features, 4, 2))
   network = EnergyConvNet(layers, activation=leaky_relu)
@@ -51,16 +63,15 @@ def experiment(
     network,
     sampler,
     chain_steps,
-    shape=(28, 28, 1),
-    optimizer=optax.adam(learning_rate),
+    spec=mnist.spec,
+    optimizer=optimizers.adam(learning_rate),
     replay=Replay(replay, restart) if replay else None,
     data_noise=data_noise,
     alpha=alpha,
-    ema=ema,
   )
   runs = long_runs(energies(network), sampler, uniform(), steps=2_000, chains=64)
   return Experiment(
-    method=rollback(method, diverged(limit), every=500),
+    method=rollback(averaged(method, ema), diverged(limit), every=500),
     data=mnist,
     steps=steps,
     batch_size=batch_size,

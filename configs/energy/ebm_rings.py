@@ -5,8 +5,8 @@ Paper: Du and Mordatch 2019, Implicit generation and modeling with energy-based 
 https://arxiv.org/abs/1903.08689, Algorithm 1, with chains that keep the density: Roberts and Tweedie 1996. In the plane
 the normaliser is a sum over a fine grid, so that the likelihood is exact.
 
-    jaxgen train configs/ebm_rings.py
-    jaxgen train configs/ebm_rings.py --kernel langevin     (or underdamped)
+    jaxgen train ebm_rings
+    jaxgen train ebm_rings --kernel langevin     (or underdamped)
 
 Expect: 0.371 nats (standard error 0.009) per point; the clouds' entropy is ln 8 + ln(2 pi e 0.01) = 0.31. Chains of
 1,000 steps from test points and from noise agree nearly (R-hat 1.08 of their energies: few change cloud). One seed
@@ -18,10 +18,9 @@ from typing import Literal
 
 import jax
 import numpy as np
-import optax
 
-from jaxgen import Experiment, data
-from jaxgen.core.wrappers import rollback
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged, rollback
 from jaxgen.data.sources import modes
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.evaluation.long_run import long_run, long_runs
@@ -36,7 +35,7 @@ def experiment(
   steps: int = 3_000,
   batch_size: int = 256,
   learning_rate: float = 2e-3,
-  points: str = "ring8",
+  points: Literal["ring8", "grid25"] = "ring8",
   std: float = 0.1,
   widths: tuple[int, ...] = (128, 128),
   kernel: Literal["mala", "langevin", "underdamped"] = "mala",
@@ -48,6 +47,20 @@ def experiment(
   ema: float = 0.99,
   limit: float = 20.0,
 ) -> Experiment:
+  """An energy of points, whose normaliser is found by quadrature.
+
+  Args:
+    points: where the clouds lie.
+    std: standard deviation of a cloud.
+    widths: of the energy's hidden layers.
+    kernel: of the Markov chains.
+    step_size: of the chains, h of Langevin dynamics.
+    chain_steps: that chains take in a training step.
+    replay: places where chains ended, from which others begin.
+    restart: probability with which a chain begins with noise all the same.
+    sampling_steps: of the chains that make samples.
+    limit: nats between the mean energies of data and samples, from which on training goes back to a snapshot.
+  """
   cloud = data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
   edge = float(np.abs(modes(points)).max()) + 6 * std
   network = EnergyMLP(widths, reference=edge)
@@ -61,18 +74,16 @@ def experiment(
     network,
     sampler,
     chain_steps,
-    shape=(2,),
-    optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
+    spec=cloud.spec,
+    optimizer=optimizers.adam(learning_rate, steps),
     replay=Replay(replay, restart),
     start=uniform(-edge, edge),
     sampling_steps=sampling_steps,
-    feature="x",
-    ema=ema,
   )
   U = energies(network)
-  runs = long_runs(U, sampler, uniform(-edge, edge), steps=1_000, chains=64, feature="x")
+  runs = long_runs(U, sampler, uniform(-edge, edge), steps=1_000, chains=64)
   return Experiment(
-    method=rollback(method, diverged(limit), every=100),
+    method=rollback(averaged(method, ema), diverged(limit), every=100),
     data=cloud,
     steps=steps,
     batch_size=batch_size,

@@ -11,7 +11,8 @@ from flax import linen as nn
 
 from jaxgen import data
 from jaxgen.core.errors import UserError
-from jaxgen.core.wrappers import rollback
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged, rollback
 from jaxgen.evaluation.long_run import long_run, long_runs
 from jaxgen.evaluation.partition import quadrature
 from jaxgen.mcmc.langevin import langevin, mala, underdamped
@@ -37,9 +38,12 @@ def points(n=32, seed=0, scale=1.0, mean=0.0):
   return {"x": x, "index": jnp.arange(n)}
 
 
+PLANE = Spec((2,), feature="x")
+
+
 def of_points(network=None, sampler=None, steps=3, **options):
-  own = {"shape": (2,), "feature": "x", "optimizer": optax.sgd(0.0), **options}
-  return ebm(network or Gaussian(), sampler or partial(langevin, step=0.1), steps, **own)
+  options = {"spec": PLANE, "optimizer": optax.sgd(0.0), **options}
+  return ebm(network or Gaussian(), sampler or partial(langevin, step=0.1), steps, **options)
 
 
 def started(method, batch=None, seed=0):
@@ -182,7 +186,7 @@ def test_samples_are_denoised():
 
 
 def test_the_averaged_energy_samples_and_evaluates():
-  method = of_points(ema=0.5)
+  method = averaged(of_points(), 0.5)
   state = started(method)
   state = state.replace(ema={"network": {"m": jnp.ones(2), "s": jnp.zeros(2)}})
   found = method.evaluate(state, points(), jax.random.key(0))["unnormalised_nll_nats"]
@@ -239,7 +243,7 @@ def test_long_runs_tell_chains_that_stay_from_chains_that_leave():
   """The density of data and of chains the same, a ring of radius 1; and one where chains leave for radius 3."""
   ring = lambda state, x: 50 * (jnp.linalg.norm(x, axis=1) - state) ** 2
   for radius in (1.0, 3.0):
-    runs = long_runs(ring, partial(mala, step=0.02), uniform(-2.0, 2.0), steps=400, chains=16, feature="x")
+    runs = long_runs(ring, partial(mala, step=0.02), uniform(-2.0, 2.0), steps=400, chains=16)
     run = a_run(radius)
     found = runs(run)
     assert runs(run) is found
@@ -254,11 +258,11 @@ def test_long_runs_tell_chains_that_stay_from_chains_that_leave():
     assert numbers["long_run_400_ess"] > 100
     assert set(figures.long_run(runs)(run)) == {"long_run_energy.png"}
   convex = lambda state, x: 5 * (x**2).sum(1)
-  bowl = long_runs(convex, partial(langevin, step=0.05), uniform(-2.0, 2.0), steps=200, chains=16, feature="x")
+  bowl = long_runs(convex, partial(langevin, step=0.05), uniform(-2.0, 2.0), steps=200, chains=16)
   found = bowl(a_run(0.0))
   assert np.abs(found.last["data"] - found.last["noise"]).max() > 0.1  # noise of their own: else they would meet
   apart = lambda state, x: 50 * (jnp.linalg.norm(x, axis=1) - state) ** 2 + jnp.where(x[:, 0] > 4, 5.0, 0)
-  runs = long_runs(apart, still, uniform(5.0, 6.0), steps=40, chains=16, feature="x")
+  runs = long_runs(apart, still, uniform(5.0, 6.0), steps=40, chains=16)
   assert long_run(runs)(a_run(1.0))["long_run_40_r_hat"] > 1.5  # those from noise stay there
 
 
@@ -274,11 +278,13 @@ def test_bad_input():
   for options in ({"alpha": -1.0}, {"data_noise": -0.1}):
     with pytest.raises(UserError, match="at least 0"):
       of_points(**options)
-  with pytest.raises(UserError, match="this data has index, x"):
-    of_points(feature="image").init(jax.random.key(0), points())
-  with pytest.raises(UserError, match="change one of them"):
-    of_points(shape=(3,)).init(jax.random.key(0), points())
+  with pytest.raises(UserError, match="this data has x"):
+    of_points(spec=Spec((2,))).init(jax.random.key(0), points())
+  with pytest.raises(UserError, match="give it the data's own spec"):
+    of_points(spec=Spec((3,), feature="x")).init(jax.random.key(0), points())
   with pytest.raises(UserError, match="one number per example"):
     of_points(nn.Dense(1)).init(jax.random.key(0), points())
+  method = of_points(replay=Replay(8))
+  state = started(method)
   with pytest.raises(ValueError, match="no microbatches"):
-    of_points(replay=Replay(8), microbatches=2)
+    method.step(state, points(), microbatches=2)

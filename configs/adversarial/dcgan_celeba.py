@@ -6,8 +6,8 @@ Adam at 2e-4 with beta_1 = 0.5, batches of 128, and weights N(0, 0.02^2). With 6
 example, the generator has 3,576,704 parameters; `--authors True` has their 128 filters, 5x5 kernels and weight decay of
 1e-5, 18,885,760.
 
-    jaxgen train configs/dcgan_celeba.py --images DIR     (pictures DIR/train/*.jpg, such as CelebA's)
-    jaxgen train configs/dcgan_celeba.py --images DIR --authors True
+    jaxgen train dcgan_celeba --images DIR     (pictures DIR/train/*.jpg, such as CelebA's)
+    jaxgen train dcgan_celeba --images DIR --authors True
 
 The paper has no number for faces. Images are cut square from the middle and scaled.
 
@@ -20,7 +20,8 @@ from functools import partial
 import jax.numpy as jnp
 import optax
 
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.methods.adversarial.gan import LOSSES, LossName, gan, generate, uniform
 from jaxgen.nn.adversarial.gan import DCGANDiscriminator, DCGANGenerator
 from jaxgen.show import figures
@@ -38,26 +39,35 @@ def experiment(
   bfloat16: bool = False,
   images: str = "data/celeba",
 ) -> Experiment:
-  shape = (side, side, 3)
+  """Convolutions that grow an image.
+
+  Args:
+    loss: what both minimise.
+    authors: the authors' widths, kernels and weight decay in place of PyTorch's.
+    side: pixels that images are scaled to.
+    latent: number of values that the generator begins with.
+    bfloat16: networks compute in half precision.
+    images: folder with pictures in train/.
+  """
+  faces = data.images(f"folder:{images}", (side, side, 3))
   size = dict(width=128, kernel=5) if authors else dict(width=64, kernel=4)
   dtype = jnp.bfloat16 if bfloat16 else jnp.float32
-  generator = DCGANGenerator(shape, **size, units=authors, dtype=dtype)
+  generator = DCGANGenerator(faces.spec.shape, **size, units=authors, dtype=dtype)
   decay = optax.add_decayed_weights(1e-5 if authors else 0.0)
-  adam = lambda: optax.chain(decay, optax.adam(learning_rate, b1=0.5))
+  adam = lambda: optax.chain(decay, optimizers.adam(learning_rate, b1=0.5))
   method = gan(
     generator,
     DCGANDiscriminator(**size, dtype=dtype),
-    shape=shape,
+    spec=faces.spec,
     latent=latent,
     loss=LOSSES[loss],
     draw=uniform,
     generator_optimizer=adam(),
     discriminator_optimizer=adam(),
-    ema=ema,
   )
   return Experiment(
-    method=method,
-    data=data.images(f"folder:{images}", shape),
+    method=averaged(method, None if ema is None else {"generator": ema}),
+    data=faces,
     steps=steps,
     batch_size=batch_size,
     figures=(figures.latent_interpolations(partial(generate, generator), latent),),

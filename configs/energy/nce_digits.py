@@ -4,7 +4,7 @@ Paper: Gutmann and Hyvärinen 2012, Noise-contrastive estimation of unnormalized
 https://www.jmlr.org/papers/v13/gutmann12a.html. The noise, affine coupling layers of the logits of all pixels (Dinh et
 al. 2016, https://arxiv.org/abs/1605.08803), learns beside the energy by maximum likelihood.
 
-    jaxgen train configs/nce_digits.py
+    jaxgen train nce_digits
 
 Expect: frechet_1437 2.28, 1.9 times its floor, of samples chosen among 100 of the flow's. 97.9 nats (standard error
 1.0) with log Z by importance sampling, whose logarithm tends to be too low where few draws weigh much; the flow 106.5
@@ -13,9 +13,8 @@ One seed
 Cost: 3 minutes on 2 CPU cores that others used as well
 """
 
-import optax
-
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
+from jaxgen.core.wrappers import averaged
 from jaxgen.data.transforms import dequantize
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.evaluation.likelihood import likelihood
@@ -38,13 +37,20 @@ def experiment(
   couplings: int = 6,
   hidden: int = 128,
   ema: float = 0.99,
-  microbatches: int = 1,
 ) -> Experiment:
+  """An energy beside a flow.
+
+  Args:
+    nu: draws of noise for each digit.
+    width: of the energy's two hidden layers.
+    couplings: layers of the flow.
+    hidden: width of the networks in them.
+  """
   digits = data.digits(transforms=(dequantize(17),))
-  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=1.0)
   bijection = Flattened(Chain((Logit(), realnvp_vectors(couplings, (hidden,)))))
-  noise = of_method(flow(bijection, shape=(8, 8, 1), optimizer=optimizer))
+  real = digits.spec._replace(levels=None)  # the noise's density is that of the dequantized values
+  noise = of_method(flow(bijection, spec=real, optimizer=optimizer), real)
   energy = EnergyMLP((width, width))
   method = nce(
     energy,
@@ -52,18 +58,16 @@ def experiment(
     nu=nu,
     optimizer=optimizer,
     noise_optimizer=optimizer,
-    levels=digits.levels,
+    spec=digits.spec,
     chains=Chains(100),
-    ema=ema,
-    microbatches=microbatches,
   )
   return Experiment(
-    method=method,
+    method=averaged(method, {"network": ema}),
     data=digits,
     steps=steps,
     batch_size=batch_size,
     evaluators=(
-      likelihood(partition=importance(energies(energy), noise, levels=digits.levels)),
+      likelihood(partition=importance(energies(energy), noise, digits.spec)),
       frechet(data=data.digits()),
     ),
     sample_every=1_000,
