@@ -38,8 +38,12 @@ def mesh(devices: int):
   return make_mesh(devices=jax.devices()[:1]) if devices == 1 else make_mesh(2)
 
 
-@functools.lru_cache(maxsize=4)
 def program(name: str, devices: int, dtype: Any = jnp.float64, microbatches: int = 1) -> Program:
+  return _program(name, devices, dtype, microbatches)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(name: str, devices: int, dtype: Any, microbatches: int) -> Program:
   case = CASES[name]
   return Program(
     case.build(dtype),
@@ -51,9 +55,13 @@ def program(name: str, devices: int, dtype: Any = jnp.float64, microbatches: int
   )
 
 
-@functools.lru_cache(maxsize=4)
 def trained(name: str, devices: int, steps: int = STEPS, dtype: Any = jnp.float64, microbatches: int = 1):
-  """(state as numpy, losses) after so many steps on real data."""
+  """(state, losses) after so many steps on real data."""
+  return _trained(name, devices, steps, dtype, microbatches)
+
+
+@functools.lru_cache(maxsize=4)
+def _trained(name: str, devices: int, steps: int, dtype: Any, microbatches: int):
   case, compiled = CASES[name], program(name, devices, dtype, microbatches)
   stream = pipeline.Stream(case.data.source("train"), 0, BATCH)
   state, losses = compiled.init(0, {k: x[0] for k, x in stream.take(0, 1).items()}), []

@@ -103,7 +103,6 @@ def determinism(job: dict):
   """N updates from one seed in float32, and the SHA-256 of the state after them; then turns of N more."""
   import jax
   import jax.numpy as jnp
-
   from jaxgen.checkpoint import state_hash
 
   _, make = ddpm(job, jnp.float32)
@@ -165,9 +164,9 @@ def networks(job: dict):
   import jax.numpy as jnp
   import numpy as np
   import optax
+  from jaxgen.nn.conv import jax_derivatives
 
   from jaxgen.inspection import flops as flops_of
-  from jaxgen.nn.conv import jax_derivatives
 
   if job.get("cuda_warm", True):
     jax.block_until_ready(jnp.ones(8) + 1)
@@ -183,6 +182,7 @@ def networks(job: dict):
       method = make(steps=message["sampling_steps"])
     else:
       from jaxgen.methods.classifier import classifier
+
       from jaxgen.nn import resnet, vit
 
       network = {
@@ -290,7 +290,6 @@ def attention(job: dict):
   """Forms of attention at one shape, forward, and with the gradient of queries, keys and values."""
   import jax
   import jax.numpy as jnp
-
   from jaxgen.nn.attention import attend, attention_weights
 
   jax.block_until_ready(jnp.ones(8) + 1)
