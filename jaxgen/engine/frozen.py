@@ -1,0 +1,88 @@
+"""Frozen networks in a run: read once from their source, saved once in the run's folder, restored with its checkpoints.
+
+    RUN/frozen/           their values, as a checkpoint of its own
+    RUN/checkpoints/      the state without them
+    RUN/run.json          "frozen": {name: {"source", "sha256"}}
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxgen.core.errors import UserError
+from jaxgen.core.method import Frozen, State
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import state_hash
+
+
+def load(frozen: Mapping[str, Frozen], like: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """The values of frozen networks, on the devices.
+
+  Args:
+    like: by name, the shapes, dtypes and shardings that the method's `init` gives them.
+
+  Raises:
+    UserError: a source has other arrays than the network.
+  """
+  return {name: _placed(name, network.source, network.load(), like[name]) for name, network in frozen.items()}
+
+
+def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
+  keyed = lambda tree: {
+    jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  found, wanted = keyed(values), keyed(like)
+  for leaf in sorted(found.keys() | wanted.keys()):
+    a, b = found.get(leaf), wanted.get(leaf)
+    if a is None or b is None or np.shape(a) != b.shape:
+      say = lambda x: "absent" if x is None else str(list(np.shape(x)))
+      raise UserError(f"the frozen network {name!r} is not that of {source}: {leaf} is {say(a)} there and {say(b)} here")
+
+  def put(leaf: str, x: Any) -> jax.Array:
+    host = np.asarray(found[leaf]).astype(x.dtype)
+    return jax.make_array_from_callback(host.shape, x.sharding, lambda index: host[index])
+
+  flat, tree = jax.tree_util.tree_flatten_with_path(like)
+  return tree.unflatten(put(jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in flat)
+
+
+class RunCheckpoints(Checkpoints):
+  """A run's checkpoints: of its state without the frozen networks, which are saved apart, once."""
+
+  def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
+    super().__init__(folder / "checkpoints", **options)
+    self._frozen, self._apart = frozen, folder / "frozen"
+
+  def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
+    """Saves the frozen networks of a new run and returns what run.json says of them; {} where there are none."""
+    if not self._frozen:
+      return {}
+    values = {name: state.params[name] for name in self._frozen}
+    with contextlib.closing(Checkpoints(self._apart, keep=1)) as apart:
+      apart.save(0, values)
+      apart.wait()
+    sources = {name: network.source for name, network in self._frozen.items()}
+    return {name: {"source": sources[name], "sha256": state_hash(values[name])} for name in values}
+
+  def save(self, step: int, state: State, *rest: Any) -> None:
+    super().save(step, self._without(state), *rest)
+
+  def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:
+    restored = super().restore(self._without(like), step)
+    if restored is None or not self._frozen:
+      return restored
+    with contextlib.closing(Checkpoints(self._apart)) as apart:
+      found = apart.restore({name: like.params[name] for name in self._frozen})
+    if found is None:
+      raise UserError(f"{self._apart} is missing, where the run keeps its frozen networks: put back a copy")
+    step, state = restored
+    return step, state.replace(params={**state.params, **found[1]})
+
+  def _without(self, state: State) -> State:
+    kept = {name: params for name, params in state.params.items() if name not in self._frozen}
+    return state.replace(params=kept) if self._frozen else state

@@ -1,0 +1,94 @@
+"""A frozen network is read once and then is the run's own: a student that outlives its teacher's file."""
+
+import json
+
+import jaxgen
+import numpy as np
+import pytest
+from jaxgen.core.errors import UserError
+from jaxgen.engine.config import load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.loop import train
+from jaxgen.engine.run import Run
+
+SOURCE = '''"""A student: one number a pixel, towards what a frozen teacher makes of the digits.
+
+Paper: none
+
+Expect: nothing
+Cost: seconds
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen import Experiment, data
+from jaxgen.core.method import Frozen, Player, compose
+from jaxgen.core.wrappers import averaged
+
+
+def experiment(steps: int = 4, teacher: str = "teacher.npz") -> Experiment:
+  def load():
+    with np.load(teacher) as file:
+      return {"w": file["w"]}
+
+  def init(key, batch):
+    zeros = jnp.zeros(batch["image"].shape[1:])
+    return {"student": {"w": zeros}, "teacher": {"w": zeros}}, {}
+
+  def loss(params, state, batch, key):
+    error = (params["w"] - state.params["teacher"]["w"]) * batch["image"]
+    return jnp.mean(jnp.sum(error**2, axis=(1, 2, 3))), ({}, state.buffers)
+
+  def sample(state, keys):
+    return jnp.broadcast_to(state.averaged("student")["w"], (len(keys), 8, 8, 1))
+
+  method = compose(
+    init,
+    [("student", Player(loss, optax.sgd(0.1)))],
+    frozen={"teacher": Frozen(f"the file {teacher}", load)},
+    sample=sample,
+  )
+  return Experiment(method=averaged(method, {"student": 0.5}), data=data.digits(), steps=steps, batch_size=16,
+                    checkpoint_every=2, samples=4, updates_per_dispatch=2)
+'''
+
+
+@pytest.fixture
+def student(tmp_path):
+  """(config, arguments, folder, teacher's weights)."""
+  w = np.random.default_rng(0).normal(size=(8, 8, 1)).astype(np.float32)
+  np.savez(tmp_path / "teacher.npz", w=w)
+  (tmp_path / "student.py").write_text(SOURCE)
+  return load_config(tmp_path / "student.py"), {"teacher": str(tmp_path / "teacher.npz")}, tmp_path / "run", w
+
+
+def run_of(student, **arguments):
+  config, given, folder, _ = student
+  return Run(Folder(folder), config, {**given, **arguments}, 0)
+
+
+def test_a_student_outlives_its_teacher(student, tmp_path):
+  whole = run_of((*student[:2], tmp_path / "whole", student[3]), steps=8)
+  train(whole)
+  run = run_of(student)
+  train(run)
+  (tmp_path / "teacher.npz").unlink()
+  again = run_of(student, steps=8)
+  train(again)
+  np.testing.assert_array_equal(again.state.params["teacher"]["w"], student[3])
+  np.testing.assert_array_equal(again.state.params["student"]["w"], whole.state.params["student"]["w"])
+  loaded = jaxgen.load(tmp_path / "run")
+  np.testing.assert_array_equal(loaded.sample(1)[0], whole.sample(1)[0])
+  said = json.loads((tmp_path / "run" / "run.json").read_text())["frozen"]["teacher"]
+  assert "teacher.npz" in said["source"]
+  assert len(said["sha256"]) == 64
+  checkpoint = next((tmp_path / "run" / "checkpoints").glob("0*"))
+  assert "teacher" not in (checkpoint / "manifest.json").read_text()
+
+
+def test_what_is_no_teacher_is_said(student, tmp_path):
+  np.savez(tmp_path / "teacher.npz", w=np.zeros((4, 4, 1), np.float32))
+  with pytest.raises(UserError, match=r"'teacher' is not that of the file .*: w is \[4, 4, 1\] there and \[8, 8, 1\]"):
+    train(run_of(student))
