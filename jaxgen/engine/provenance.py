@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+from jaxgen.core.environment import set_xla_flags
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import Config, code_of
 from jaxgen.engine.folder import Folder
@@ -36,11 +37,14 @@ def where() -> dict[str, Any]:
   """What the bits of a session depend on besides its arguments and versions."""
   import jax
 
+  too_late = set_xla_flags().too_late
   return {
     "git": git_revision(),
     "devices": [d.device_kind for d in jax.devices()],
     "processes": jax.process_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    # What jaxgen would have set, had jax not started before it was imported.
+    **({"xla_flags_too_late": list(too_late)} if too_late else {}),
   }
 
 
