@@ -21,7 +21,9 @@ PUBLISHED = """
 """
 SOURCE = (
   tiny.SOURCE.replace("    log_every=5,\n", PUBLISHED.lstrip("\n") + "    log_every=5,\n")
-  .replace("from jaxgen import Experiment", "from jaxgen.engine.experiment import Published\nfrom jaxgen import Experiment")
+  .replace(
+    "from jaxgen import Experiment", "from jaxgen.engine.experiment import Published\nfrom jaxgen import Experiment"
+  )
   .replace("steps: int = 30", "steps: int = 4")
 )
 
