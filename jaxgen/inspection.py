@@ -6,7 +6,7 @@ import jax
 from jax.extend import core
 
 from jaxgen.core.method import network_sizes
-from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
 

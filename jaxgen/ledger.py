@@ -50,7 +50,7 @@ def reproduce(
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
-  from jaxgen.engine.checkpoint import state_hash
+  from jaxgen.engine.hashing import state_hash
   from jaxgen.engine.loop import train
   from jaxgen.show import report
 

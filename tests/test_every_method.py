@@ -24,7 +24,8 @@ from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
-from jaxgen.engine.checkpoint import Checkpoints, state_hash
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
 from jaxgen.engine.program import PREPARE_STREAM, Program

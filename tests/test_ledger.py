@@ -8,8 +8,8 @@ import tiny
 
 from jaxgen import cli, ledger
 from jaxgen.core.errors import UserError
-from jaxgen.engine.checkpoint import state_hash
 from jaxgen.engine.config import load_config
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.progress import Progress
 from jaxgen.engine.run import load
 

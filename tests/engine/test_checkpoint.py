@@ -24,7 +24,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
-from jaxgen.engine.checkpoint import MANIFEST, SMALL, UNCHECKED, Checkpoints, leaf_names, state_hash
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.hashing import MANIFEST, SMALL, UNCHECKED, leaf_names, state_hash
 
 
 def make_state(seed: int = 0, width: int = 16) -> State:
@@ -380,7 +381,7 @@ def test_flipped_bits_of_the_arrays(tmp_path):
 
 def test_wrong_arrays_that_orbax_reads_without_a_word(tmp_path, monkeypatch):
   """A whole, readable Orbax checkpoint whose arrays are not those of the manifest."""
-  monkeypatch.setattr("jaxgen.engine.checkpoint._files", lambda folder: {})
+  monkeypatch.setattr("jaxgen.engine.checkpoint.files_of", lambda folder: {})
   save(tmp_path, 1, 2)
   save(tmp_path / "other", 3)
   shutil.move(tmp_path / "00000002" / MANIFEST, tmp_path / "other" / "00000003" / MANIFEST)
@@ -573,7 +574,8 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=number)
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from jaxgen.engine.checkpoint import Checkpoints, state_hash
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.hashing import state_hash
 mesh = jax.make_mesh((8,), ("fsdp",))
 def state(seed):
   whole = np.random.default_rng(seed).normal(size=(16, 4)).astype("f")

@@ -41,13 +41,13 @@ def shapes_of(name, **arguments):
 def test_builds(name):
   shapes = shapes_of(name)
   assert any(leaf.startswith("params/") for leaf in shapes)
-  assert all(dtype != "float64" for _, dtype in shapes.values())
+  assert all(x.dtype != "float64" for x in shapes.values())
 
 
 @pytest.mark.parametrize(("name", "arguments"), PUBLISHED)
 def test_number_of_parameters(name, arguments):
   shapes = shapes_of(name, **dict(arguments))
   assert (
-    sum(math.prod(shape) for leaf, (shape, _) in shapes.items() if leaf.startswith("params/"))
+    sum(math.prod(x.shape) for leaf, x in shapes.items() if leaf.startswith("params/"))
     == PUBLISHED[name, arguments]
   )

@@ -14,9 +14,9 @@ import tiny
 import jaxgen
 from jaxgen.core.errors import Stopped, UserError
 from jaxgen.engine import loop as training
-from jaxgen.engine.checkpoint import state_hash
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
 
@@ -194,7 +194,7 @@ def test_loading_sampling_and_evaluating(finished):
   assert not np.array_equal(more.sample(4, seed=3), samples[:4])
   with pytest.raises(UserError, match="n must be at least 1"):
     loaded.sample(0)
-  with pytest.raises(UserError, match=r"layers=\(32, 32\) changes the state of .*float32\[64\] there"):
+  with pytest.raises(UserError, match=r"layers=\(32, 32\) changes the state of .*float32\[64\] in the checkpoint"):
     jaxgen.load(run.folder.path, layers=(32, 32))
   with pytest.raises(UserError, match="perhaps you meant 'sampling_steps'"):
     jaxgen.load(run.folder.path, sampling_step=10)

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 import jaxgen
 from jaxgen.core.errors import UserError
-from jaxgen.engine.checkpoint import state_hash
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 from jaxgen.interop import files
 from jaxgen.interop.runs import export_weights, import_weights
