@@ -1,7 +1,7 @@
 """What every method must satisfy, driven by one dict. A new method adds an entry and gets all of it for free."""
 
 import functools
-import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
+from jaxgen.engine.catalogue import config_summary, configs_in, find_config, shipped_folder
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.mesh import make_mesh
@@ -672,7 +673,7 @@ def test_what_has_an_inverse_is_undone_after_training(name):
   assert program.evaluate(state, raw, jax.random.key(0))["round_trip"].max() < 1e-4
 
 
-CONFIGS = sorted(path.stem for path in (pathlib.Path(conftest.REPOSITORY) / "configs").glob("*.py"))
+CONFIGS = [entry.name for entry in configs_in(shipped_folder())]
 
 BUILD = """
 import sys, traceback
@@ -704,7 +705,7 @@ for name, experiment in built.items():
 
 @pytest.mark.parametrize("part", range(8))
 def test_every_config_builds_without_computing_and_has_a_step_at_full_size(part):
-  words = [sys.executable, "-c", BUILD, *(f"configs/{config}.py" for config in CONFIGS[part::8])]
+  words = [sys.executable, "-c", BUILD, *CONFIGS[part::8]]
   result = subprocess.run(words, cwd=conftest.REPOSITORY, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
   assert not result.stdout, result.stdout
@@ -712,10 +713,8 @@ def test_every_config_builds_without_computing_and_has_a_step_at_full_size(part)
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_says_its_paper_number_and_cost(config):
-  from jaxgen.engine.config import config_summary
-
-  path = pathlib.Path(conftest.REPOSITORY) / "configs" / f"{config}.py"
+  path = find_config(config)
   summary = config_summary(path)
   assert all(summary.values()), f"{config}'s docstring lacks {[k for k, v in summary.items() if not v]}"
   assert "to be measured" not in path.read_text()
-  assert f"jaxgen train configs/{config}.py" in path.read_text()
+  assert re.search(rf"jaxgen train (configs/\S*)?{config}\b", path.read_text())

@@ -41,19 +41,20 @@ COMMANDS = {
 
 USAGE = """usage: jaxgen COMMAND ...
 
-  train CONFIG      train a config, or go on with its run        jaxgen train configs/ddpm_digits.py
+  train CONFIG      train a config, or go on with its run        jaxgen train ddpm_digits
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
   report RUN        write a run's report.html
   inspect RUN|CONFIG  parameters, bytes, FLOPs and memory; for a run also its step and the SHA-256 of its state
-  import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors configs/vit_cifar10.py
+  import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
   export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
   reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number
   ledger            the ledger: papers' numbers and ours
-  list              the configs, their papers, expected numbers and costs
+  list              the configs by family, their papers, expected numbers and costs
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
-CONFIG is a Python file, or a name in configs/; it comes before the flags. RUN is a run's folder.
+CONFIG is a Python file, or the name of one that `jaxgen list` shows: those of ./configs and those that come with jaxgen.
+RUN is a run's folder. Both come before the flags.
 `jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
 
 exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or SIGTERM with the state saved

@@ -24,5 +24,5 @@ def evaluate(subject: str, words: list[str]) -> None:
   if jax.process_index() == 0:
     print_numbers(numbers)
     if options["out"]:
-      document = {"step": run.step, "arguments": run.arguments, **numbers}
+      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), **numbers}
       files.write(options["out"], json.dumps(document, indent=2) + "\n")

@@ -9,7 +9,7 @@ from jaxgen import ledger
 from jaxgen.cli.options import option, parse
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
-from jaxgen.engine.config import shipped_configs
+from jaxgen.engine.catalogue import configs_in, shipped_folder
 
 
 def show_ledger(words: list[str]) -> None:
@@ -23,7 +23,7 @@ def show_ledger(words: list[str]) -> None:
     "Papers' numbers and ours.",
   )
   out, lines = options["out"], ledger.read(options["ledger"])
-  waiting = ledger.not_run(lines, shipped_configs())
+  waiting = ledger.not_run(lines, configs_in(shipped_folder()))
   if out is None:
     print_ledger(lines, waiting)
     return

@@ -32,7 +32,7 @@ from jaxgen.engine.checkpoint import Checkpoints, agreed
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.progress import Progress
-from jaxgen.engine.provenance import check_same, describe, where
+from jaxgen.engine.provenance import check_same, describe, keep_config, where
 from jaxgen.engine.run import Run
 from jaxgen.engine.signals import Signals
 
@@ -113,7 +113,7 @@ def _train(
     check_same(folder, run.config, run.arguments, run.seed)
   elif main:
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    (folder / "config.py").write_text(run.config.source)
+    keep_config(folder, run.config)
     folder.write_info(describe(run.config, run.arguments, run.seed))
   program = run.program
   checkpoints = Checkpoints(folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name})
@@ -140,7 +140,7 @@ def _train(
     if main:
       folder.keep_metrics_until(step)
       info = folder.info()
-      info["arguments"] = dict(run.arguments)  # the same but for the steps
+      info["arguments"] = run.config.to_json(run.arguments)  # the same but for the steps
       info["parameters"] = network_sizes(state.params)
       folder.write_info(info)
     writer = _event_writer(folder, step) if main else None

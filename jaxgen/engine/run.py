@@ -1,7 +1,6 @@
 """A run: an experiment, its folder, and its state at some step."""
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.checkpoint import Checkpoints
-from jaxgen.engine.config import Config, load_config
+from jaxgen.engine.config import Config, load_kept
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import Leaf, difference, named_leaves
@@ -185,9 +184,7 @@ def load(folder: str | os.PathLike, *, fsdp: int = 1, **overrides: Any) -> Run:
   """
   folder = Folder(folder)
   info = folder.info()
-  if not (folder / "config.py").is_file():
-    raise UserError(f"{folder.path} is not a whole run: it has no config.py")
-  config = dataclasses.replace(load_config(folder / "config.py"), name=info["config"])
+  config = load_kept(folder.path, info["config"])
   run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])

@@ -222,7 +222,8 @@ def _copies(run: Run) -> dict[str, Any] | None:
 def _origin(run: Run, info: Mapping[str, Any]) -> dict[str, Any]:
   """Where the run came from, and the command that repeats it."""
   defaults = run.config.defaults()
-  flags = {**{k: v for k, v in run.arguments.items() if v != defaults.get(k)}, "seed": info["seed"]}
+  changed = {name: value for name, value in run.arguments.items() if value != defaults.get(name)}
+  flags = {**run.config.to_json(changed), "seed": info["seed"]}
   file = f"{run.config.name}.py"
   command = ["jaxgen", "train", file]
   for name, value in flags.items():
@@ -239,5 +240,5 @@ def _origin(run: Run, info: Mapping[str, Any]) -> dict[str, Any]:
     "devices": words.devices(info.get("devices", ())),
     "versions": ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items()),
     "arguments": [f"{name} = {value!r}" for name, value in run.arguments.items()],
-    "sources": {file: run.config.source},
+    "sources": run.config.files(),
   }

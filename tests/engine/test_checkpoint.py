@@ -381,7 +381,8 @@ def test_flipped_bits_of_the_arrays(tmp_path):
 
 def test_wrong_arrays_that_orbax_reads_without_a_word(tmp_path, monkeypatch):
   """A whole, readable Orbax checkpoint whose arrays are not those of the manifest."""
-  monkeypatch.setattr("jaxgen.engine.checkpoint.files_of", lambda folder: {})
+  for module in ("checkpoint", "hashing"):
+    monkeypatch.setattr(f"jaxgen.engine.{module}.files_of", lambda folder: {})
   save(tmp_path, 1, 2)
   save(tmp_path / "other", 3)
   shutil.move(tmp_path / "00000002" / MANIFEST, tmp_path / "other" / "00000003" / MANIFEST)

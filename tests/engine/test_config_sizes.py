@@ -2,13 +2,13 @@
 
 import math
 
-import conftest
 import pytest
 
+from jaxgen.engine.catalogue import configs_in, shipped_folder
 from jaxgen.engine.config import load_config
 from jaxgen.engine.run import state_shapes
 
-CONFIGS = sorted(path.stem for path in (conftest.REPOSITORY / "configs").glob("*.py"))
+CONFIGS = [entry.name for entry in configs_in(shipped_folder())]
 # Parameters, with the flags in brackets.
 PUBLISHED = {
   ("ddpm_cifar10", ()): 35_746_307,
@@ -33,7 +33,7 @@ PUBLISHED = {
 
 
 def shapes_of(name, **arguments):
-  config = load_config(conftest.REPOSITORY / "configs" / f"{name}.py")
+  config = load_config(name)
   return state_shapes(config.build(**{**config.defaults(), **arguments}))
 
 
@@ -48,6 +48,5 @@ def test_builds(name):
 def test_number_of_parameters(name, arguments):
   shapes = shapes_of(name, **dict(arguments))
   assert (
-    sum(math.prod(x.shape) for leaf, x in shapes.items() if leaf.startswith("params/"))
-    == PUBLISHED[name, arguments]
+    sum(math.prod(x.shape) for leaf, x in shapes.items() if leaf.startswith("params/")) == PUBLISHED[name, arguments]
   )

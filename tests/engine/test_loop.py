@@ -1,11 +1,9 @@
 """The training loop, in this process: what it writes, how it resumes, and when it stops."""
 
 import os
-import pathlib
 import signal
 import threading
 
-import conftest
 import jax
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import tiny
 import jaxgen
 from jaxgen.core.errors import Stopped, UserError
 from jaxgen.engine import loop as training
+from jaxgen.engine.catalogue import find_config
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
@@ -125,7 +124,7 @@ def test_a_longer_run_goes_on_from_the_shorter(finished, tmp_path):
 
 
 def test_data_that_are_not_what_the_method_is_of_are_refused(tmp_path):
-  source = (pathlib.Path(conftest.REPOSITORY) / "configs" / "fvsbn_digits.py").read_text()
+  source = find_config("fvsbn_digits").read_text()
   source = source.replace("data.binarized(data.digits())", "data.digits()").replace("levels=digits.levels", "levels=2")
   run = make_run(tmp_path, source=source)
   with pytest.raises(UserError, match="of values of 2 levels, and the data has others, such as .*: binarize them"):

@@ -253,6 +253,6 @@ def test_other_bad_input(config, tmp_path):
     export_weights(run, tmp_path / "out.bin", "timm")
   with pytest.raises(UserError, match="no folder"):
     export_weights(run, pathlib.Path(tmp_path / "nowhere" / "out.npz"), "timm")
-  digits = load_config(conftest.REPOSITORY / "configs" / "classifier_digits.py")
+  digits = load_config("classifier_digits")
   with pytest.raises(UserError, match="no layouts"):
     import_weights(run_of(digits, tmp_path, "digits"), tmp_path / "in.npz")
