@@ -45,7 +45,7 @@ USAGE = """usage: jaxgen COMMAND ...
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
   report RUN        write a run's report.html
-  inspect RUN|CONFIG  parameters, bytes, FLOPs and memory; for a run also its step and the SHA-256 of its state
+  inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
   import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
   export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
   reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number
@@ -53,7 +53,7 @@ USAGE = """usage: jaxgen COMMAND ...
   list              the configs by family, their papers, expected numbers and costs
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
-CONFIG is a Python file, or the name of one that `jaxgen list` shows: those of ./configs and those that come with jaxgen.
+CONFIG is a Python file, or the name of one that `jaxgen list` shows: those in ./configs, and those that jaxgen has.
 RUN is a run's folder. Both come before the flags.
 `jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
 
