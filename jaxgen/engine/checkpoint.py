@@ -8,7 +8,6 @@ Orbax and the file system hand over a flipped bit without a word; therefore `res
 and goes back to the checkpoint before if it is not the one that was saved.
 """
 
-import errno
 import functools
 import logging
 import os
@@ -24,9 +23,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, is_disk_full
+from jaxgen.engine.cluster import agreed
 from jaxgen.engine.hashing import (
   Leaf,
+  add_to_manifest,
   difference,
   files_of,
   from_data,
@@ -58,28 +59,8 @@ def _sharding(x) -> jax.sharding.Sharding:
   return getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-  """TensorStore and Orbax wrap the operating system's error, so the chain of causes is searched."""
-  while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if any(text in str(error) for text in ("ENOSPC", "No space left", "EDQUOT", "Disk quota exceeded")):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
-
-
 class _Damaged(Exception):
   """A checkpoint cannot be used; the message says why, without the checkpoint's name."""
-
-
-def agreed(value: int) -> int:
-  """Process 0's value, in every process, so that all take the same way whatever each sees of the file system."""
-  if jax.process_count() == 1:
-    return value
-  from jax.experimental import multihost_utils
-
-  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def _check(problem: str | None) -> None:
@@ -141,7 +122,7 @@ class Checkpoints:
   Args:
     folder: made by the first save.
     keep: number of newest checkpoints that stay, at least 1; an older one is deleted when a newer one is on the disk.
-    best: (name of a metric, "min" or "max"): the checkpoint with the best value of it stays as well.
+    best: (name of a metric, "min" or "max"): of those that were rated, the checkpoint with its best value stays too.
     meta: what to keep in every checkpoint's manifest, as JSON.
   """
 
@@ -185,7 +166,7 @@ class Checkpoints:
 
   # Saving
 
-  def save(self, step: int, state: PyTree, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
+  def save(self, step: int, state: PyTree) -> None:
     """Starts to save a state and returns when the state may be changed or donated; the rest is done in the background.
 
     A step that is saved already and good is not saved again.
@@ -207,11 +188,10 @@ class Checkpoints:
     is_first = jax.process_index() == 0
     local = {name: to_host(x) for name, x in data.items() if is_first or not x.is_fully_replicated}
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
-    metrics = {name: float(value) for name, value in (metrics or {}).items()}
 
     def describe(folder: Path) -> None:
       leaves = {name: Leaf(*described[name], sha256(x)) for name, x in local.items()}
-      write_manifest(folder, leaves, step=step, metrics=metrics, meta=self._meta)
+      write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 
     ocp, Handler, Save, _ = _orbax()
     self._saving = step
@@ -227,6 +207,22 @@ class Checkpoints:
         self._delete(step)
       self._writer.handler.describe = describe
       self._writer.save(self._path(step), args=Save(_nested(data)))
+
+  def rate(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+    """Writes an evaluation's numbers to the checkpoint of its step, after it was saved; only the best stays by them.
+
+    Raises:
+      UserError: there is no such checkpoint, or it cannot be written.
+    """
+    self.wait()
+    if jax.process_index() != 0:
+      return
+    metrics = {name: float(value) for name, value in metrics.items()}
+    try:
+      add_to_manifest(self._path(step), step, metrics=metrics)
+    except (ValueError, OSError) as e:
+      raise UserError(f"checkpoint {self._path(step)} cannot be rated: {e}") from e
+    self._delete_old(step)
 
   def wait(self) -> None:
     """Returns when the last save is on the disk.
@@ -259,7 +255,7 @@ class Checkpoints:
       if jax.process_index() == 0:
         self._remove_leftovers()
       what = f"checkpoint of step {step} could not be written to {self.folder}"
-      if _is_disk_full(e):
+      if is_disk_full(e):
         raise UserError(
           f"{what}: the disk is full; the earlier ones are intact, free some space and start again"
         ) from e

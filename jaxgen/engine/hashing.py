@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxgen.core import files
+
 MANIFEST = "jaxgen.json"
 FORMAT = 1  # of the manifest and of the hash
 UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
@@ -115,13 +117,13 @@ def files_of(folder: Path) -> dict[str, list]:
   Orbax must not be given a file that is missing, cut short or, where it describes the arrays, changed: it reports such
   errors from threads that nobody waits for. The large files hold arrays, which have hashes of their own.
   """
-  files = {}
+  found = {}
   for path in sorted(folder.rglob("*")):
     if path.is_file() and path.name not in UNCHECKED:
       size = path.stat().st_size
       digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= SMALL else None
-      files[path.relative_to(folder).as_posix()] = [size, digest]
-  return files
+      found[path.relative_to(folder).as_posix()] = [size, digest]
+  return found
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -130,9 +132,21 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 def write_manifest(folder: Path, leaves: Mapping[str, Leaf], **content: Any) -> None:
   content |= {"format": FORMAT, "sha256": combine(leaves), "leaves": leaves, "files": files_of(folder)}
+  _write(folder, content)
+
+
+def add_to_manifest(folder: Path, step: int, **content: Any) -> None:
+  """Changes entries of a checkpoint's manifest.
+
+  Raises:
+    ValueError: it is missing or damaged, in words.
+  """
+  _write(folder, {**read_manifest(folder, step), **content})
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
   content = json.loads(json.dumps(content))  # tuples become lists here, as they will when the file is read
-  text = json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1)
-  (folder / MANIFEST).write_text(text)
+  files.write(folder / MANIFEST, json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1))
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[st
     "config": config.name,
     "arguments": config.to_json(arguments),
     "seed": seed,
+    "config_git": git_revision(config.path),
     "command": " ".join(["jaxgen", *sys.argv[1:]]),
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     "versions": versions(),
@@ -39,7 +40,7 @@ def where() -> dict[str, Any]:
 
   too_late = set_xla_flags().too_late
   return {
-    "git": git_revision(),
+    "git": git_revision(pathlib.Path(__file__)),
     "devices": [d.device_kind for d in jax.devices()],
     "processes": jax.process_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -56,16 +57,20 @@ def versions() -> dict[str, str]:
   return found
 
 
-def git_revision() -> str | None:
-  """The revision of the code that runs, with "+" where the tree has changes; None outside a git checkout."""
-  here = pathlib.Path(__file__).resolve().parent
+def git_revision(file: pathlib.Path) -> str | None:
+  """The revision of the checkout that a file belongs to, with "+" where the tree has changes.
+
+  None where git does not track the file: a package in an environment within a repository is not part of that.
+  """
   git = lambda *words: (
-    subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10, check=True).stdout
+    subprocess.run(
+      ["git", "-C", file.resolve().parent, *words], capture_output=True, text=True, timeout=10, check=True
+    ).stdout
   )
   try:
-    return git("rev-parse", "HEAD").strip() + (
-      "+" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
-    )
+    git("ls-files", "--error-unmatch", file.name)
+    has_changes = bool(git("status", "--porcelain", "--untracked-files=no").strip())
+    return git("rev-parse", "HEAD").strip() + ("+" if has_changes else "")
   except (OSError, subprocess.SubprocessError):
     return None
 

@@ -198,13 +198,16 @@ def test_hash_tells_states_apart():
 
 def test_manifest(tmp_path):
   checkpoints = Checkpoints(tmp_path, meta={"config": "ddpm_digits"})
-  checkpoints.save(1, make_state(1), {"loss": np.float32(0.5)})
-  checkpoints.wait()
+  checkpoints.save(1, make_state(1))
+  checkpoints.rate(1, {"loss": np.float32(0.5)})
   manifest = Checkpoints(tmp_path).manifest(1)
   assert (manifest["step"], manifest["metrics"], manifest["meta"]) == (1, {"loss": 0.5}, {"config": "ddpm_digits"})
   assert manifest["leaves"]["params/unet/half"][:2] == ("bfloat16", (8, 16))
+  assert Checkpoints(tmp_path).restore(like(make_state()))[0] == 1
   with pytest.raises(UserError, match="00000002"):
     checkpoints.manifest(2)
+  with pytest.raises(UserError, match="00000002 cannot be rated"):
+    checkpoints.rate(2, {"loss": 1.0})
 
 
 # What stays
@@ -220,8 +223,8 @@ def test_keep_best(tmp_path, mode, stays):
   values = {1: 0.5, 2: 0.1, 3: 0.9, 4: float("nan"), 5: 0.5}
   for step, value in values.items():  # reopened each time: the best survives a restart
     checkpoints = Checkpoints(tmp_path, keep=1, best=("loss", mode))
-    checkpoints.save(step, make_state(step), {"loss": value})
-    checkpoints.close()
+    checkpoints.save(step, make_state(step))
+    checkpoints.rate(step, {"loss": value})
   assert checkpoints.steps() == stays
   assert checkpoints.restore(like(make_state()), step=stays[0])[0] == stays[0]
 

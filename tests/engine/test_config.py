@@ -4,6 +4,7 @@ import collections
 import json
 import pathlib
 import shutil
+import subprocess
 
 import conftest
 import numpy as np
@@ -16,7 +17,7 @@ from jaxgen.engine import catalogue
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.loop import Progress, train
-from jaxgen.engine.provenance import check_same, keep_config
+from jaxgen.engine.provenance import check_same, describe, git_revision, keep_config
 from jaxgen.engine.run import Run
 
 SMALL = '''"""A config that trains nothing.
@@ -189,3 +190,23 @@ def test_a_cut_config_of_a_run_is_said(tmp_path):
   (folder / "config.py").write_text(tiny.SOURCE[:300])
   with pytest.raises(UserError, match="run/config.py is damaged"):
     check_same(folder, config, {}, 0)
+
+
+def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path):
+  git = lambda *words: subprocess.run(
+    ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words],
+    cwd=tmp_path,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
+  config = load_config(write(tmp_path / "c.py"))
+  git("init")
+  assert git_revision(tmp_path / "c.py") is None
+  git("add", "c.py")
+  git("commit", "-m", "first")
+  assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD")
+  write(tmp_path / "c.py", SMALL + "\n")
+  assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD") + "+"
+  write(tmp_path / ".venv" / "jaxgen" / "provenance.py", "")
+  assert git_revision(tmp_path / ".venv" / "jaxgen" / "provenance.py") is None
