@@ -17,8 +17,9 @@ import numpy as np
 from sklearn.svm import SVC
 
 import jaxgen
-from jaxgen import cli, diffusion
+from jaxgen import diffusion
 from jaxgen.core import pictures
+from jaxgen.core.environment import set_up_jax
 from jaxgen.data import real
 from jaxgen.evaluation import judge
 from jaxgen.evaluation.frechet import frechet_distance
@@ -112,5 +113,5 @@ def figure(document: dict, grids: list[np.ndarray], path: pathlib.Path):
 
 
 if __name__ == "__main__":
-  cli.set_up_jax()
+  set_up_jax()
   main()

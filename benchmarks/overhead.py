@@ -15,7 +15,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxgen import cli, diffusion
+from jaxgen import diffusion
+from jaxgen.core.environment import set_up_jax
 from jaxgen.diffusion.sampling import network_calls
 from jaxgen.nn import UNet
 
@@ -67,5 +68,5 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.set_up_jax()
+  set_up_jax()
   main()

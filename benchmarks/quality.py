@@ -23,8 +23,9 @@ import jax
 import numpy as np
 
 import jaxgen
-from jaxgen import cli, diffusion
+from jaxgen import diffusion
 from jaxgen.core import pictures
+from jaxgen.core.environment import set_up_jax
 from jaxgen.core.errors import UserError
 from jaxgen.data import real
 from jaxgen.diffusion.closed_form import Mixture
@@ -252,7 +253,7 @@ def figure(document: dict, path: pathlib.Path):
 
 
 if __name__ == "__main__":
-  cli.set_up_jax()
+  set_up_jax()
   try:
     main()
   except UserError as error:

@@ -7,6 +7,10 @@ images = run.sample(16, seed=0)          # [16, H, W, C] in [-1, 1]
 import importlib
 from typing import Any
 
+from jaxgen.core import environment
+
+environment.set_xla_flags()  # before jax's backend reads them
+
 # Where the public names live. They are imported when they are first asked for, so that `jaxgen --help` need not wait
 # for jax.
 _HOMES = {

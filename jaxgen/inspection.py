@@ -1,4 +1,4 @@
-"""What a config or a run is made of, and what a training step costs, before anything is allocated."""
+"""What a config or a run is made of, and what a training step costs, before anything is allocated or compiled."""
 
 import math
 
@@ -6,7 +6,7 @@ import jax
 from jax.extend import core
 
 from jaxgen.core.method import network_sizes
-from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
 
@@ -44,27 +44,18 @@ def flops(jaxpr: core.Jaxpr) -> float:
   return total
 
 
-def costs(run: Run) -> dict[str, float]:
-  """FLOPs of a training step over the whole batch, and bytes on one device; the program is compiled, nothing is run.
+def work_bytes(run: Run) -> int:
+  """Bytes that the compiled training loop sets aside on one device beside its arguments: activations above all.
 
-  flops: see `flops`; as the program computes them, forward and backward.
-  state_bytes, batch_bytes: arguments of the compiled training loop on one device.
-  work_bytes: what the compiler sets aside beside them, activations and gradients above all.
+  The loop is compiled for it and nothing is run.
   """
+  return run.program.loop.memory_analysis().temp_size_in_bytes
+
+
+def show(run: Run, restored: bool, compiled: bool) -> None:
+  """Prints it all; for a run also its step and the SHA-256 of its state, and what only the compiler knows if asked."""
   program = run.program
-  memory = program.loop.memory_analysis()
-  state = device_bytes(program.abstract)
-  return {
-    "flops": flops(program.step_jaxpr().jaxpr),
-    "state_bytes": state,
-    "batch_bytes": memory.argument_size_in_bytes - state,
-    "work_bytes": memory.temp_size_in_bytes,
-  }
-
-
-def show(run: Run, restored: bool) -> None:
-  """Prints it all; for a run also its step and the SHA-256 of its state."""
-  abstract = run.program.abstract
+  abstract = program.abstract
   mib = lambda n: f"{n / 2**20:,.1f} MiB"
   rows = [(f"parameters of {name}", f"{size:,}") for name, size in network_sizes(abstract.params).items()]
   parts = {
@@ -74,13 +65,12 @@ def show(run: Run, restored: bool) -> None:
     "buffers": abstract.buffers,
   }
   rows += [(f"bytes of {name}", mib(nbytes(tree))) for name, tree in parts.items() if nbytes(tree)]
-  cost = costs(run)
   rows += [
-    ("FLOPs a step", f"{cost['flops']:.4g}"),
-    ("memory a device, state", mib(cost["state_bytes"])),
-    ("memory a device, batches", mib(cost["batch_bytes"])),
-    ("memory a device, work", mib(cost["work_bytes"])),
-    ("devices", f"{run.program.mesh.size} x {run.program.mesh.devices.flat[0].device_kind}"),
+    ("FLOPs a step", f"{flops(program.step_traced.jaxpr.jaxpr):.4g}"),
+    ("memory a device, state", mib(device_bytes(abstract))),
+    ("memory a device, batches", mib(device_bytes(program.batches))),
+    ("memory a device, work", mib(work_bytes(run)) if compiled else "not compiled: --compile True measures it"),
+    ("devices", f"{program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"),
   ]
   if restored:
     rows += [("step", str(run.step)), ("SHA-256 of the state", state_hash(run.state))]

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxgen.core.errors import UserError
-from jaxgen.engine.config import Config, code_of, config_summary
+from jaxgen.engine.catalogue import Entry, config_summary
+from jaxgen.engine.config import Config, code_of
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.provenance import versions, where
 from jaxgen.engine.run import Run
@@ -50,7 +51,7 @@ def reproduce(
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
-  from jaxgen.engine.checkpoint import state_hash
+  from jaxgen.engine.hashing import state_hash
   from jaxgen.engine.loop import train
   from jaxgen.show import report
 
@@ -85,7 +86,7 @@ def reproduce(
       "standard_error": numbers[-1].get(f"{published.metric}_se"),
       "note": published.note,
       "config": config.name,
-      "arguments": dict(arguments),
+      "arguments": config.to_json(arguments),
       "config_hash": config_hash(config, arguments),
       "state_hashes": hashes,
       "data": experiment.data.title,
@@ -100,8 +101,9 @@ def reproduce(
 
 
 def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
-  """SHA-256 of what a config's source does, docstrings and comments aside, and of the arguments given to it."""
-  return hashlib.sha256(json.dumps([code_of(config.source), dict(arguments)], sort_keys=True).encode()).hexdigest()
+  """SHA-256 of what a config's files do, docstrings and comments aside, and of the arguments given to it."""
+  first, *imported = (code_of(text) for text in config.files().values())
+  return hashlib.sha256(json.dumps([first, config.to_json(arguments), *imported], sort_keys=True).encode()).hexdigest()
 
 
 def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
@@ -172,18 +174,21 @@ def cells(line: Line) -> tuple[str, ...]:
   )
 
 
-def not_run(lines: Sequence[Line], configs: Iterable[pathlib.Path]) -> list[tuple[str, str, str, str]]:
-  """(config, paper's numbers, metric, cost) of the configs that name published numbers and have no line."""
+def not_run(lines: Sequence[Line], configs: Iterable[Entry]) -> list[tuple[str, str, str, str]]:
+  """(config, paper's numbers, metric, cost) of the configs that name published numbers and have no line.
+
+  This runs the code of those configs that mention such a number.
+  """
   from jaxgen.engine.config import load_config
 
-  done, found = {line["config"] for line in lines}, []
-  for path in configs:
-    if path.stem in done or "published" not in path.read_text():
+  done, waiting = {line["config"] for line in lines}, []
+  for name, _, path in configs:
+    if name in done or "published" not in path.read_text():
       continue
     for published in load_config(path).build().published:
       paper = f"{published.paper}, {published.table}: {published.number:.5g}"
-      found.append((path.stem, paper, published.metric, config_summary(path)["cost"]))
-  return found
+      waiting.append((name, paper, published.metric, config_summary(path)["cost"]))
+  return waiting
 
 
 def page(lines: Sequence[Line], waiting: Sequence[tuple[str, str, str, str]]) -> str:

@@ -130,7 +130,7 @@ def test_xla_flags_that_pay_are_set_and_said_unless_the_user_has_set_them(traine
 
 def test_list_names_every_config():
   out = command("list").stdout
-  for path in (conftest.REPOSITORY / "configs").glob("*.py"):
+  for path in (conftest.REPOSITORY / "configs").rglob("*_*.py"):
     assert path.stem in out
 
 

@@ -16,7 +16,8 @@ import pytest
 from cases import BATCH
 
 from jaxgen.data import pipeline
-from jaxgen.engine.checkpoint import Checkpoints, state_hash
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
 from jaxgen.engine.program import PREPARE_STREAM, Program

@@ -8,8 +8,9 @@ import tiny
 
 from jaxgen import cli, ledger
 from jaxgen.core.errors import UserError
-from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.catalogue import configs_in
 from jaxgen.engine.config import load_config
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.progress import Progress
 from jaxgen.engine.run import load
 
@@ -21,7 +22,9 @@ PUBLISHED = """
 """
 SOURCE = (
   tiny.SOURCE.replace("    log_every=5,\n", PUBLISHED.lstrip("\n") + "    log_every=5,\n")
-  .replace("from jaxgen import Experiment", "from jaxgen.ledger import Published\nfrom jaxgen import Experiment")
+  .replace(
+    "from jaxgen import Experiment", "from jaxgen.engine.experiment import Published\nfrom jaxgen import Experiment"
+  )
   .replace("steps: int = 30", "steps: int = 4")
 )
 
@@ -106,7 +109,7 @@ def test_what_cannot_be_reproduced(tmp_path):
 
 def test_configs_that_were_not_run_are_listed(folder):
   (folder / "waiting.py").write_text(SOURCE.replace("Cost: seconds", "Cost: a year"))
-  waiting = ledger.not_run(ledger.read(folder / "ledger.jsonl"), sorted(folder.glob("*.py")))
+  waiting = ledger.not_run(ledger.read(folder / "ledger.jsonl"), [x for x in configs_in(folder) if not x.family])
   assert waiting == [
     ("waiting", "Nobody 2020, Table 1: 3", "test_bits_per_dim_17_levels", "a year"),
     ("waiting", "Nobody 2020, Table 2: 1e+09", "test_nll_nats_17_levels", "a year"),

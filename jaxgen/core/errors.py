@@ -1,5 +1,7 @@
 """The errors that the command line turns into one sentence and an exit status."""
 
+import errno
+
 
 class UserError(Exception):
   """Something that the user gave cannot be used. The message is one sentence that names the thing and the way out."""
@@ -11,3 +13,14 @@ class Stopped(Exception):
   def __init__(self, message: str, signum: int):
     super().__init__(message)
     self.code = 128 + signum
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that it came from, is that of a full disk; TensorStore and Orbax wrap the system's."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if any(text in str(error) for text in ("ENOSPC", "No space left", "EDQUOT", "Disk quota exceeded")):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

@@ -2,19 +2,13 @@
 
 A checkpoint is a folder named after its step. Orbax writes it in the background under a temporary name and renames it
 when everything is there, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder.
-The arrays are stored under their names (`leaf_names`), and `jaxgen.json` beside them lists every leaf with its dtype,
-shape and SHA-256, the SHA-256 of the whole state (`state_hash`), the metrics and what the caller wants to keep with it.
+The arrays are stored under their names, and a manifest beside them has the hashes of everything (`engine.hashing`).
 
 Orbax and the file system hand over a flipped bit without a word; therefore `restore` computes the hash of what it read
 and goes back to the checkpoint before if it is not the one that was saved.
-
-Typed PRNG keys are stored as their key data (uint32).
 """
 
-import errno
 import functools
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -23,105 +17,30 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, is_disk_full
+from jaxgen.engine.cluster import agreed
+from jaxgen.engine.hashing import (
+  Leaf,
+  add_to_manifest,
+  difference,
+  files_of,
+  from_data,
+  named_leaves,
+  read_manifest,
+  sha256,
+  to_data,
+  to_host,
+  write_manifest,
+)
 
-MANIFEST = "jaxgen.json"
-FORMAT = 1  # of the manifest and of the hash
-UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
-SMALL = 2**20  # bytes; up to here a file's content is checked before Orbax reads it
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax appends it to the name of a folder that it is still writing
 DELETING = ".deleting"  # appended before a folder is deleted, so that half of a checkpoint never bears a step's name
-
-
-class Leaf(NamedTuple):
-  """What the hash sees of an array. The PRNG key type's name stands for its dtype and key data for its bytes."""
-
-  dtype: str
-  shape: tuple[int, ...]
-  sha256: str
-
-
-def _named(state: PyTree) -> dict[str, Any]:
-  """The state's leaves by name, sorted by name. A name is the path from the root, its parts joined by slashes."""
-  flat = jax.tree_util.tree_flatten_with_path(state)[0]
-  named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-  # Orbax joins the parts of a path by dots, so both ways of joining must tell any two leaves apart.
-  if len({name.replace("/", ".") for name in named}) != len(flat):
-    raise ValueError("two leaves of the state have the same name: keys must not contain slashes or dots that clash")
-  return dict(sorted(named.items()))
-
-
-def leaf_names(state: PyTree) -> list[str]:
-  """Names of the state's leaves, "params/unet/conv_in/kernel", in the order of the hash: sorted by code point."""
-  return list(_named(state))
-
-
-def _is_key(leaf) -> bool:
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf):
-  """The array that is stored for a leaf: itself, or a PRNG key's data."""
-  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _undata(data, like):
-  """The leaf that was stored as this array."""
-  if not _is_key(like):
-    return data
-  impl = []  # only an array, or a tracer, tells the name of its key's implementation
-  jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
-  return jax.random.wrap_key_data(data, impl=impl[0])
-
-
-def _host(x) -> np.ndarray:
-  """The whole of an array in this process's memory. Collective (all processes call it) where it is spread over them."""
-  if not isinstance(x, jax.Array):
-    return np.asarray(x)
-  if x.is_fully_replicated:
-    return np.asarray(x.addressable_shards[0].data)
-  if not x.is_fully_addressable:
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-  # Not np.asarray(x), which would keep the copy for as long as x lives.
-  whole = np.empty(x.shape, x.dtype)
-  for shard in x.addressable_shards:
-    if shard.replica_id == 0:
-      whole[shard.index] = shard.data
-  return whole
-
-
-def _sha256(x: np.ndarray) -> str:
-  """SHA-256 of an array's bytes in C order, little-endian."""
-  if x.dtype.byteorder == ">":
-    x = x.astype(x.dtype.newbyteorder("<"))
-  return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()
-
-
-def _combine(leaves: Mapping[str, Leaf]) -> str:
-  lines = (f"{name} {leaf.dtype} {list(leaf.shape)} {leaf.sha256}\n" for name, leaf in sorted(leaves.items()))
-  return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def leaf_hashes(state: PyTree) -> dict[str, Leaf]:
-  """Dtype, shape and SHA-256 of every leaf by name, in the order of the names.
-
-  The bytes are those of the whole array in C order, little-endian, and of a PRNG key's data. They do not depend on the
-  mesh. Called by all processes, where arrays are spread over several.
-  """
-  return {name: Leaf(str(x.dtype), tuple(x.shape), _sha256(_host(_data(x)))) for name, x in _named(state).items()}
-
-
-def state_hash(state: PyTree) -> str:
-  """SHA-256 of a state: of the lines "name dtype [shape] sha256\\n" of its leaves (`leaf_hashes`) in their order."""
-  return _combine(leaf_hashes(state))
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,94 +55,12 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def _files(folder: Path) -> dict[str, list]:
-  """Size of every file, and SHA-256 of the small ones: {path: [bytes, sha256 or None]}.
-
-  Orbax must not be given a file that is missing, cut short or, where it describes the arrays, changed: it reports such
-  errors from threads that nobody waits for. The large files hold arrays, which have hashes of their own.
-  """
-  files = {}
-  for path in sorted(folder.rglob("*")):
-    if path.is_file() and path.name not in UNCHECKED:
-      size = path.stat().st_size
-      digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= SMALL else None
-      files[path.relative_to(folder).as_posix()] = [size, digest]
-  return files
-
-
-def _canonical(content: Mapping[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_manifest(folder: Path, leaves: Mapping[str, Leaf], **content: Any) -> None:
-  content |= {"format": FORMAT, "sha256": _combine(leaves), "leaves": leaves, "files": _files(folder)}
-  content = json.loads(json.dumps(content))  # tuples become lists here, as they will when the file is read
-  text = json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1)
-  (folder / MANIFEST).write_text(text)
-
-
-def _read_manifest(folder: Path, step: int) -> dict[str, Any]:
-  """The manifest of a checkpoint.
-
-  Raises:
-    ValueError: it is missing or damaged, in words.
-  """
-  try:
-    content = json.loads((folder / MANIFEST).read_bytes())
-    if content.pop("manifest_sha256") != _canonical(content) or content["step"] != step:
-      raise ValueError
-  except OSError as e:
-    raise ValueError(f"{MANIFEST} cannot be read ({e.strerror})") from e
-  except (ValueError, KeyError, TypeError, AttributeError) as e:
-    raise ValueError(f"{MANIFEST} is damaged") from e
-  content["leaves"] = {name: Leaf(d, tuple(s), h) for name, (d, s, h) in content["leaves"].items()}
-  return content
-
-
-def _difference(saved: Mapping[str, Leaf], like: Mapping[str, Any]) -> str | None:
-  """What tells the state that was saved from the one that is asked for, in words, or None."""
-  differences = []
-  for name in sorted(saved.keys() | like.keys()):
-    if name not in like:
-      differences.append(f"{name} is in the checkpoint only")
-    elif name not in saved:
-      differences.append(f"{name} is missing in the checkpoint")
-    else:
-      there, here = [
-        f"{dtype}{list(shape)}" for dtype, shape in (saved[name][:2], (like[name].dtype, like[name].shape))
-      ]
-      if there != here:
-        differences.append(f"{name} is {there} in the checkpoint and {here} here")
-  more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
-  return differences[0] + more if differences else None
-
-
 def _sharding(x) -> jax.sharding.Sharding:
   return getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-  """TensorStore and Orbax wrap the operating system's error, so the chain of causes is searched."""
-  while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if any(text in str(error) for text in ("ENOSPC", "No space left", "EDQUOT", "Disk quota exceeded")):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
-
-
 class _Damaged(Exception):
   """A checkpoint cannot be used; the message says why, without the checkpoint's name."""
-
-
-def agreed(value: int) -> int:
-  """Process 0's value, in every process, so that all take the same way whatever each sees of the file system."""
-  if jax.process_count() == 1:
-    return value
-  from jax.experimental import multihost_utils
-
-  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def _check(problem: str | None) -> None:
@@ -263,11 +100,11 @@ def _orbax():
       arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
       registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
       super().__init__(type_handler_registry=registry, use_compression=False)
-      self.write_manifest = None  # folder -> None, set before each save
+      self.describe = None  # (folder) -> None writes the manifest; set before each save
 
     def finalize(self, directory) -> None:
       super().finalize(directory)
-      self.write_manifest(Path(directory))
+      self.describe(Path(directory))
 
   # Orbax finds the handler by the class of the arguments, so ours has classes of its own.
   Save, Restore = (type(c.__name__, (c,), {}) for c in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore))
@@ -285,7 +122,7 @@ class Checkpoints:
   Args:
     folder: made by the first save.
     keep: number of newest checkpoints that stay, at least 1; an older one is deleted when a newer one is on the disk.
-    best: (name of a metric, "min" or "max"): the checkpoint with the best value of it stays as well.
+    best: (name of a metric, "min" or "max"): of those that were rated, the checkpoint with its best value stays too.
     meta: what to keep in every checkpoint's manifest, as JSON.
   """
 
@@ -323,13 +160,13 @@ class Checkpoints:
       UserError: there is no such checkpoint, or it is damaged.
     """
     try:
-      return _read_manifest(self._path(step), step)
+      return read_manifest(self._path(step), step)
     except ValueError as e:
       raise UserError(f"checkpoint {self._path(step)} cannot be used: {e}") from e
 
   # Saving
 
-  def save(self, step: int, state: PyTree, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
+  def save(self, step: int, state: PyTree) -> None:
     """Starts to save a state and returns when the state may be changed or donated; the rest is done in the background.
 
     A step that is saved already and good is not saved again.
@@ -344,18 +181,17 @@ class Checkpoints:
         self._look(step, state)
       if step in self._good:
         return
-    named = _named(state)
-    data = {name: _data(x) for name, x in named.items()}
+    named = named_leaves(state)
+    data = {name: to_data(x) for name, x in named.items()}
     # For the hash, which is computed in the background: on a CPU these are views, which keep the memory from being
     # written to by whoever the state is donated to.
     is_first = jax.process_index() == 0
-    local = {name: _host(x) for name, x in data.items() if is_first or not x.is_fully_replicated}
+    local = {name: to_host(x) for name, x in data.items() if is_first or not x.is_fully_replicated}
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
-    metrics = {name: float(value) for name, value in (metrics or {}).items()}
 
-    def write_manifest(folder: Path) -> None:
-      leaves = {name: Leaf(*described[name], _sha256(x)) for name, x in local.items()}
-      _write_manifest(folder, leaves, step=step, metrics=metrics, meta=self._meta)
+    def describe(folder: Path) -> None:
+      leaves = {name: Leaf(*described[name], sha256(x)) for name, x in local.items()}
+      write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 
     ocp, Handler, Save, _ = _orbax()
     self._saving = step
@@ -369,8 +205,24 @@ class Checkpoints:
           self._remove_leftovers()
       if is_first and step in self._damaged:
         self._delete(step)
-      self._writer.handler.write_manifest = write_manifest
+      self._writer.handler.describe = describe
       self._writer.save(self._path(step), args=Save(_nested(data)))
+
+  def rate(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+    """Writes an evaluation's numbers to the checkpoint of its step, after it was saved; only the best stays by them.
+
+    Raises:
+      UserError: there is no such checkpoint, or it cannot be written.
+    """
+    self.wait()
+    if jax.process_index() != 0:
+      return
+    metrics = {name: float(value) for name, value in metrics.items()}
+    try:
+      add_to_manifest(self._path(step), step, metrics=metrics)
+    except (ValueError, OSError) as e:
+      raise UserError(f"checkpoint {self._path(step)} cannot be rated: {e}") from e
+    self._delete_old(step)
 
   def wait(self) -> None:
     """Returns when the last save is on the disk.
@@ -403,7 +255,7 @@ class Checkpoints:
       if jax.process_index() == 0:
         self._remove_leftovers()
       what = f"checkpoint of step {step} could not be written to {self.folder}"
-      if _is_disk_full(e):
+      if is_disk_full(e):
         raise UserError(
           f"{what}: the disk is full; the earlier ones are intact, free some space and start again"
         ) from e
@@ -437,7 +289,7 @@ class Checkpoints:
     values = {}
     for step in steps:
       with suppress(ValueError):
-        value = _read_manifest(self._path(step), step)["metrics"].get(name, float("nan"))
+        value = read_manifest(self._path(step), step)["metrics"].get(name, float("nan"))
         if step not in self._damaged and value == value:
           values[step] = -value if mode == "min" else value
     return {max(values, key=lambda s: (values[s], s))} if values else set()
@@ -497,26 +349,26 @@ class Checkpoints:
     return state, None
 
   def _load(self, step: int, like: PyTree) -> PyTree:
-    path, problem, manifest, data, names = self._path(step), None, None, None, _named(like)
+    path, problem, manifest, data, names = self._path(step), None, None, None, named_leaves(like)
     try:
-      manifest = _read_manifest(path, step)
-      files = _files(path)
+      manifest = read_manifest(path, step)
+      files = files_of(path)
       changed = [name for name, there in manifest["files"].items() if files.get(name) != there]
       problem = f"{changed[0]} is missing or not what was written" if changed else None
     except (ValueError, OSError) as e:
       problem = str(e)
     _check(problem)
-    difference = _difference(manifest["leaves"], names)
-    if difference:
+    other = difference(manifest["leaves"], names)
+    if other:
       raise UserError(
-        f"checkpoint {path} is of another configuration: {difference}; use the configuration it was saved with, or "
+        f"checkpoint {path} is of another configuration: {other}; use the configuration it was saved with, or "
         "another folder"
       )
 
     ocp, Handler, _, Restore = _orbax()
     from etils import epath  # Orbax's paths
 
-    stored = {name: jax.eval_shape(_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for name, x in names.items()}
+    stored = {name: jax.eval_shape(to_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for name, x in names.items()}
     targets = {name: _sharding(x) for name, x in names.items()}
     restore_args = {
       name: ocp.ArrayRestoreArgs(sharding=targets[name], global_shape=x.shape, dtype=x.dtype)
@@ -525,14 +377,14 @@ class Checkpoints:
     try:
       # Not the checkpointer's restore: it ends with a barrier that a process with an error never reaches.
       restored = Handler().restore(epath.Path(path), args=Restore(_nested(stored), _nested(restore_args)))
-      data = _named(restored)
+      data = named_leaves(restored)
     except Exception as e:  # whatever a damaged file makes TensorStore, Orbax or the json module raise
       problem = f"it cannot be read: {type(e).__name__}"
     _check(problem)
 
-    state = {name: _undata(data[name], x) for name, x in names.items()}
+    state = {name: from_data(data[name], x) for name, x in names.items()}
     for name, leaf in manifest["leaves"].items():
-      if _sha256(_host(data[name])) != leaf.sha256 and problem is None:
+      if sha256(to_host(data[name])) != leaf.sha256 and problem is None:
         problem = f"{name} is not what was saved"
     _check(problem)
     flat, tree = jax.tree_util.tree_flatten_with_path(like)

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import numpy as np
 
 from jaxgen.core.errors import UserError
 
@@ -37,3 +38,12 @@ def join_cluster(coordinator: str | None = None, processes: int | None = None, p
   except (RuntimeError, ValueError) as error:
     raise UserError(f"could not join the cluster: {str(error).splitlines()[0]}") from error
   return True
+
+
+def agreed(value: int) -> int:
+  """Process 0's value, in every process, so that all take the same way whatever each sees of the file system."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -1,32 +1,38 @@
-"""Configs: how they are found, loaded and called.
+"""Configs: how they are loaded and called; `engine.catalogue` finds them.
 
 A config is a Python file with one function, `experiment`, whose keyword arguments are the command line's flags:
 
     def experiment(steps: int = 3_000, batch_size: int = 128) -> Experiment: ...
 
-Calling it builds an `Experiment` and computes nothing. A run's folder keeps the config's source and its arguments, so
-`jaxgen.load(folder)` rebuilds the experiment by running that source.
+Calling it builds an `Experiment` and computes nothing. A run's folder keeps the config's source, that of the modules it
+imports from its own folder, and its arguments, so `jaxgen.load(folder)` rebuilds the experiment by running that source.
 """
 
 import ast
 import dataclasses
 import difflib
+import enum
 import importlib.util
 import inspect
 import pathlib
-import re
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxgen.core.errors import UserError
-from jaxgen.engine.experiment import Experiment
+import numpy as np
 
+from jaxgen.core.errors import UserError
+from jaxgen.engine.arguments import from_json, is_dtype, to_json
+from jaxgen.engine.catalogue import find_config
+from jaxgen.engine.experiment import Experiment
+from jaxgen.engine.imports import Imports
+
+KEPT = "config.py"  # a run's copy of its config
+KEPT_IMPORTS = "config"  # the folder with its copies of what that imports
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
-  + ["layout", "fresh", "average", "seeds", "ledger"]
+  + ["layout", "fresh", "average", "seeds", "ledger", "compile"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
 
@@ -40,12 +46,14 @@ class Config:
     path: the file.
     source: its text.
     function: its `experiment`.
+    imports: what it imports from its own folder.
   """
 
   name: str
   path: pathlib.Path
   source: str
   function: Callable[..., Experiment]
+  imports: Imports
 
   @property
   def doc(self) -> str:
@@ -62,9 +70,37 @@ class Config:
   def defaults(self) -> dict[str, Any]:
     return {name: p.default for name, p in self.parameters.items()}
 
+  def files(self) -> dict[str, str]:
+    """What a run keeps of it, by path within the run's folder: see `load_kept`."""
+    return {KEPT: self.source, **{f"{KEPT_IMPORTS}/{name}": text for name, text in self.imports.sources.items()}}
+
   def cast(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that went through JSON, with lists made tuples again where the config wants tuples."""
-    return {name: _cast(value, self.types.get(name)) for name, value in arguments.items()}
+    """Arguments that went through JSON as the config wants them: paths, members of Enums, dtypes and tuples again."""
+    defaults = self.defaults()
+    return {name: self._cast(name, value, defaults.get(name)) for name, value in arguments.items()}
+
+  def _cast(self, name: str, value: Any, default: Any) -> Any:
+    if isinstance(value, str) and is_dtype(default):
+      return np.dtype(value)
+    try:
+      return from_json(value, self.types.get(name, type(default)))
+    except KeyError:
+      members = ", ".join(type(default).__members__) if isinstance(default, enum.Enum) else "its members"
+      raise UserError(f"config {self.name}: {name}={value!r} is none of {members}") from None
+
+  def to_json(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as run.json keeps them.
+
+    Raises:
+      UserError: one cannot be kept.
+    """
+    kept = {}
+    for name, value in arguments.items():
+      try:
+        kept[name] = to_json(value)
+      except TypeError as error:
+        raise UserError(f"config {self.name}: argument {name!r} {error}") from None
+    return kept
 
   def build(self, **arguments: Any) -> Experiment:
     """Calls the config with these arguments over its defaults.
@@ -84,20 +120,13 @@ class Config:
         choices = ", ".join(map(repr, typing.get_args(kind)))
         raise UserError(f"config {self.name}: {name}={value!r} is none of {choices}")
     try:
-      experiment = self.function(**cast)
-    except (ValueError, ArithmeticError) as error:
+      with self.imports.active():
+        experiment = self.function(**cast)
+    except (ValueError, ArithmeticError, ImportError) as error:
       raise UserError(f"config {self.name}: {error}") from error
     if not isinstance(experiment, Experiment):
       raise UserError(f"config {self.name}: experiment() returned a {type(experiment).__name__}, not an Experiment")
     return experiment
-
-
-def _cast(value: Any, kind: Any) -> Any:
-  """Undoes what JSON does to tuples."""
-  if isinstance(value, list) and (kind is tuple or typing.get_origin(kind) is tuple):
-    inner = [k for k in typing.get_args(kind) if k is not Ellipsis]
-    return tuple(_cast(v, inner[min(i, len(inner) - 1)] if inner else None) for i, v in enumerate(value))
-  return value
 
 
 def code_of(source: str) -> str:
@@ -109,35 +138,6 @@ def code_of(source: str) -> str:
   return ast.dump(tree)
 
 
-def config_folders() -> list[pathlib.Path]:
-  """Where a config is looked for by name: ./configs, then the `configs` beside the package."""
-  return [pathlib.Path("configs"), pathlib.Path(__file__).resolve().parent.parent / "configs"]
-
-
-def shipped_configs() -> list[pathlib.Path]:
-  """The configs in the first of these folders that has any, sorted."""
-  return next((found for folder in config_folders() if (found := sorted(folder.glob("*.py")))), [])
-
-
-def find_config(name: str) -> pathlib.Path:
-  """The file of a config given by path or by name.
-
-  Raises:
-    UserError: there is none; the nearest name is suggested.
-  """
-  path = pathlib.Path(name)
-  if path.is_file():
-    return path
-  for folder in config_folders():
-    for file in (folder / name, folder / f"{name}.py"):
-      if file.is_file():
-        return file
-  known = sorted({f.stem for folder in config_folders() for f in folder.glob("*.py")})
-  near = difflib.get_close_matches(path.stem, known, 1)
-  hint = f"perhaps you meant {near[0]!r}" if near else "`jaxgen list` shows the configs there are"
-  raise UserError(f"there is no config {name!r}: {hint}")
-
-
 def load_config(name: str | pathlib.Path) -> Config:
   """Finds and loads a config; this runs the file's code, as importing it does.
 
@@ -146,6 +146,21 @@ def load_config(name: str | pathlib.Path) -> Config:
       flags.
   """
   path = find_config(str(name))
+  return _load(path, path.stem, Imports(path.parent))
+
+
+def load_kept(folder: pathlib.Path, name: str) -> Config:
+  """Loads the config that a run's folder keeps, by its name of then.
+
+  Raises:
+    UserError: there is none, and as `load_config`.
+  """
+  if not (folder / KEPT).is_file():
+    raise UserError(f"{folder} is not a whole run: it has no {KEPT}")
+  return _load(folder / KEPT, name, Imports(folder / KEPT_IMPORTS))
+
+
+def _load(path: pathlib.Path, name: str, imports: Imports) -> Config:
   try:
     source = path.read_text()
   except (UnicodeDecodeError, OSError) as error:
@@ -153,22 +168,20 @@ def load_config(name: str | pathlib.Path) -> Config:
   spec = importlib.util.spec_from_file_location(f"jaxgen_config_{path.stem}", path)
   if spec is None:
     raise UserError(f"{path} is not a config: a config is a Python file with a function experiment()")
-  module = importlib.util.module_from_spec(spec)
-  bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+  module = imports.modules[spec.name] = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
+    with imports.active():
+      spec.loader.exec_module(module)
   except SyntaxError as error:
-    raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
+    raise UserError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
   except ImportError as error:
     raise UserError(f"{path} cannot be imported: {error}") from error
   except Exception as error:  # whatever the user's code raises
     raise UserError(f"{path} fails when it is loaded: {type(error).__name__}: {error}") from error
-  finally:
-    sys.dont_write_bytecode = bytecode
   function = getattr(module, "experiment", None)
   if not callable(function):
     raise UserError(f"{path} has no function experiment(): a config is a file with one that returns an Experiment")
-  config = Config(path.stem, path, source, function)
+  config = Config(name, path, source, function, imports)
   for argument, parameter in config.parameters.items():
     if argument in RESERVED:
       raise UserError(
@@ -176,14 +189,5 @@ def load_config(name: str | pathlib.Path) -> Config:
       )
     if parameter.default is parameter.empty:
       raise UserError(f"{path}: argument {argument!r} of experiment() needs a default")
+  config.to_json(config.defaults())  # says what cannot be kept
   return config
-
-
-def config_summary(path: pathlib.Path) -> dict[str, str]:
-  """A config's title and the `Paper:`, `Expect:` and `Cost:` paragraphs of its docstring, read without running it."""
-  doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-  summary = {"title": doc.split("\n", 1)[0]}
-  for field in ("Paper", "Expect", "Cost"):
-    match = re.search(rf"^{field}:\s*(.*?)(?=\n\s*\n|\n\S+:|\Z)", doc, re.MULTILINE | re.DOTALL)
-    summary[field.lower()] = " ".join(match[1].split()) if match else ""
-  return summary

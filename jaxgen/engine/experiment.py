@@ -55,7 +55,8 @@ class Experiment:
     sample_chunk: samples are computed in padded chunks of this size; sample i does not depend on anything else.
     evaluate_batch: examples in a batch of an evaluation, `batch_size` by default.
     keep: checkpoints kept, the newest.
-    best: (metric, "min" or "max"): also keep the checkpoint that is best by this evaluated metric.
+    best: (metric, "min" or "max"): also keep the checkpoint that is best by this evaluated metric. Every evaluation
+      makes a checkpoint then.
     render: (samples, their conditions) -> {suffix of a file: its contents}: what shows samples; pictures by default.
     figures: functions of a `Run` that return files by name, pictures, sounds or texts that show what was learned. They
       are drawn at the end of training, into the run's folder `figures/`, and shown in its report.

@@ -1,8 +1,8 @@
 """Frozen networks in a run: read once from their source, saved once in the run's folder, restored with its checkpoints.
 
-    RUN/frozen/           their values, as a checkpoint of its own
-    RUN/checkpoints/      the state without them
-    RUN/run.json          "frozen": {name: {"source", "sha256"}}
+RUN/frozen/           their values, as a checkpoint of its own
+RUN/checkpoints/      the state without them
+RUN/run.json          "frozen": {name: {"source", "sha256"}}
 """
 
 import contextlib
@@ -41,7 +41,9 @@ def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
     a, b = found.get(leaf), wanted.get(leaf)
     if a is None or b is None or np.shape(a) != b.shape:
       say = lambda x: "absent" if x is None else str(list(np.shape(x)))
-      raise UserError(f"the frozen network {name!r} is not that of {source}: {leaf} is {say(a)} there and {say(b)} here")
+      raise UserError(
+        f"the frozen network {name!r} is not that of {source}: {leaf} is {say(a)} there and {say(b)} here"
+      )
 
   def put(leaf: str, x: Any) -> jax.Array:
     host = np.asarray(found[leaf]).astype(x.dtype)

@@ -1,51 +1,68 @@
 """The training loop, the only one.
 
-It dispatches one compiled program (see `Program`): up to `updates_per_dispatch` updates from batches that a
-thread has already put on the devices. Hooks by step (sample, evaluate, checkpoint) cut dispatches where they must; the
-bits do not depend on where. While the devices work on one dispatch, the host reads the metrics of the one before.
+It dispatches one compiled program (see `Program`): up to `updates_per_dispatch` updates from batches that a thread has
+already put on the devices. While the devices work on one dispatch, the host reads the metrics of the one before.
 
     run = Run(Folder("runs/x"), config, arguments, seed)
     train(run)
 
+Hooks act after dispatches, which they cut where they must; the bits do not depend on where. Their order is
+
+    1. the checkpoint, before anything that may fail or take long,
+    2. samples,
+    3. the evaluation, which also marks the checkpoint of its step where the config keeps the best,
+    4. figures and 5. the report, at the last step alone.
+
 A run that exists is resumed from its newest good checkpoint: the batch of step k is a function of (seed, k), so nothing
-else needs restoring. SIGINT and SIGTERM finish the dispatch, save, and raise `Stopped`; a second SIGINT does not wait.
+else needs restoring. A hook that was due at that step, and whose result the folder lacks because the run was killed
+meanwhile, acts before training goes on. An error of data, samples or evaluation saves the state before it ends the run.
+SIGINT and SIGTERM finish the dispatch, save, and raise `Stopped`; a second SIGINT does not wait.
 """
 
 import collections
 import contextlib
-import errno
-import io
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxgen.core import files
-from jaxgen.core.errors import Stopped, UserError
+from jaxgen.core.errors import Stopped, UserError, is_disk_full
 from jaxgen.core.method import network_sizes
 from jaxgen.data import pipeline
-from jaxgen.engine.checkpoint import Checkpoints, agreed
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.cluster import agreed
 from jaxgen.engine.experiment import Experiment
-from jaxgen.engine.folder import Folder
 from jaxgen.engine.progress import Progress
-from jaxgen.engine.provenance import check_same, describe, where
+from jaxgen.engine.provenance import check_same, describe, keep_config, where
+from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
 from jaxgen.engine.run import Run
 from jaxgen.engine.signals import Signals
 
 
 class Hook(NamedTuple):
-  """Something done every so many steps, and at the last one if `last`."""
+  """Something done every so many steps, and at the last one, unless it has been done before.
 
+  what: what the terminal says meanwhile, "" for nothing.
+  every: in steps; None: at the last one only.
+  act: (step) -> None.
+  is_done: (step) -> whether the run's folder has its result.
+  """
+
+  what: str
   every: int | None
-  last: bool
   act: Callable[[int], None]
+  is_done: Callable[[int], bool]
 
-  def due(self, step: int, steps: int) -> bool:
-    return (self.every is not None and step > 0 and step % self.every == 0) or (self.last and step == steps)
+  def is_due(self, step: int, steps: int) -> bool:
+    return step == steps or (self.every is not None and step > 0 and step % self.every == 0)
+
+
+class Diverged(UserError):
+  """Losses or gradients have not been finite for too long."""
 
 
 def batches(experiment: Experiment, seed: int) -> pipeline.Stream:
@@ -59,17 +76,13 @@ def batches(experiment: Experiment, seed: int) -> pipeline.Stream:
   )
 
 
-def cuts(start: int, steps: int, size: int, hooks: list[Hook]) -> Iterator[tuple[int, int]]:
+def cuts(start: int, steps: int, size: int, hooks: Sequence[Hook]) -> Iterator[tuple[int, int]]:
   """(first step, number of steps) of each dispatch: at most `size` steps, ending wherever a hook is due."""
   periods = [hook.every for hook in hooks if hook.every]
   while start < steps:
     end = min([start + size, steps, *((start // p + 1) * p for p in periods)])
     yield start, end - start
     start = end
-
-
-def _first(stream: pipeline.Stream) -> dict[str, np.ndarray]:
-  return {k: x[0] for k, x in stream.take(0, 1).items()}
 
 
 def train(run: Run, progress: Progress | None = None, report: Callable[[Run], Any] | None = None) -> dict[str, float]:
@@ -82,7 +95,6 @@ def train(run: Run, progress: Progress | None = None, report: Callable[[Run], An
     UserError: the run cannot go on: another process writes it, it is of another config, its losses are not finite, its
       disk is full. What was saved is kept.
   """
-  main = jax.process_index() == 0
   signals = Signals()
   with signals.handled():
     # Wrong data, batches and meshes are said before a folder is made.
@@ -90,12 +102,12 @@ def train(run: Run, progress: Progress | None = None, report: Callable[[Run], An
     if run.experiment.evaluators:
       run.data.source(run.data.test)
     _ = run.program
-    if main:
+    if jax.process_index() == 0:
       run.folder.lock()
     try:
-      return _train(run, progress or Progress(), signals, main, report)
+      return _Training(run, progress or Progress(), signals, report).to_the_end()
     except OSError as error:
-      if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      if is_disk_full(error):
         raise UserError(
           f"the disk of {run.folder.path} is full: free some space and start again; what was saved is kept"
         ) from error
@@ -104,218 +116,205 @@ def train(run: Run, progress: Progress | None = None, report: Callable[[Run], An
       run.folder.unlock()
 
 
-def _train(
-  run: Run, progress: Progress, signals: Signals, main: bool, report: Callable[[Run], Any] | None
-) -> dict[str, float]:
-  e, folder, began = run.experiment, run.folder, time.time()
-  # What is decided by looking at files is decided by process 0 for all: they may not see the same.
-  if agreed(folder.exists()):
-    check_same(folder, run.config, run.arguments, run.seed)
-  elif main:
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    (folder / "config.py").write_text(run.config.source)
-    folder.write_info(describe(run.config, run.arguments, run.seed))
-  program = run.program
-  checkpoints = Checkpoints(folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name})
-  with contextlib.ExitStack() as stack:
-    stack.callback(checkpoints.close)
-    stream = stack.enter_context(contextlib.closing(batches(e, run.seed)))
+class _Training:
+  """One start of a run: from its newest checkpoint, or from nothing, to its last step or to a signal."""
+
+  def __init__(self, run: Run, progress: Progress, signals: Signals, report: Callable[[Run], Any] | None):
+    e = run.experiment
+    self.run, self.progress, self.signals, self.report = run, progress, signals, report
+    self.main = jax.process_index() == 0
+    self.began = time.time()
+    self.step = 0  # steps that the run's state has behind it
+    self.pending = collections.deque()  # (first step, number of steps, metrics on the devices) of dispatches
+    self.skipping = False  # the newest update whose metrics were read was skipped
+    self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
+    self.checkpoints = Checkpoints(
+      run.folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name}
+    )
+    self.stream = batches(e, run.seed)
+    self.log = self.window = None
+    self.hooks = [Hook("", e.checkpoint_every, self.save, lambda step: False)]  # `Checkpoints.save` sees what is there
+    if e.method.sample is not None and e.samples:
+      drawn = lambda step: any((run.folder / "samples").glob(f"{sample_name(step)}.*"))
+      self.hooks.append(Hook("sampling", e.sample_every, self.sample, drawn))
+    evaluated = lambda step: run.folder.evaluation(step) is not None
+    self.hooks.append(Hook("evaluating", e.evaluate_every if e.evaluators else None, self.evaluate, evaluated))
+    if e.figures:
+      drawn = lambda step: (run.folder / "figures" / sample_name(step)).exists()
+      self.hooks.append(Hook("drawing", None, self.draw, drawn))
+    if report is not None:
+      self.hooks.append(Hook("writing the report", None, self.write_report, lambda step: False))
+
+  def to_the_end(self) -> dict[str, float]:
+    """Trains, or goes on, and returns the numbers of the last step."""
+    run, last = self.run, self.run.experiment.steps
+    with contextlib.ExitStack() as stack:
+      stack.callback(self.checkpoints.close)
+      stack.enter_context(contextlib.closing(self.stream))
+      self.restore()
+      self.log = stack.enter_context(contextlib.closing(Log(run.folder, self.step)))
+      if self.step < last:
+        stopped = self.session()
+        if stopped is not None:
+          self.save(self.step)
+          self.checkpoints.wait()
+          raise Stopped(
+            f"{signal.Signals(stopped).name}: saved {run.folder.path} at step {self.step} of {last}; "
+            "the same command goes on from there",
+            stopped,
+          )
+      self.act()
+      self.progress.stop()
+    return self.numbers.get(last) or run.folder.evaluation(last) or {}
+
+  def restore(self) -> None:
+    """Restores the newest good checkpoint, or makes the first state; writes what the folder says of the run."""
+    run, folder, last = self.run, self.run.folder, self.run.experiment.steps
+    # What is decided by looking at files is decided by process 0 for all: they may not see the same.
+    if agreed(folder.exists()):
+      check_same(folder, run.config, run.arguments, run.seed)
+    elif self.main:
+      (folder / "samples").mkdir(parents=True, exist_ok=True)
+      keep_config(folder, run.config)
+      folder.write_info(describe(run.config, run.arguments, run.seed))
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always", UserWarning)
-      restored = checkpoints.restore(program.abstract)
+      restored = self.checkpoints.restore(run.program.abstract)
     for warning in caught:
-      progress.say(str(warning.message))
-    if restored is not None:
-      step, state = restored
-      if step > e.steps:
-        raise UserError(f"{folder.path} has {step} steps already: --steps may be raised, not lowered to {e.steps}")
-      progress.say(
-        f"resuming {folder.path} at step {step}" if step < e.steps else f"{folder.path} is trained: step {step}"
-      )
+      self.progress.say(str(warning.message))
+    if restored is None:
+      first = {name: x[0] for name, x in self.stream.take(0, 1).items()}
+      run.experiment.method.check(run.program.prepared(first))
+      run.state = run.program.init(run.seed, first)
     else:
-      first = _first(stream)
-      e.method.check(program.prepared(first))
-      step, state = 0, program.init(run.seed, first)
-    run.state = state
-    if main:
-      folder.keep_metrics_until(step)
+      self.step, run.state = restored
+      if self.step > last:
+        raise UserError(f"{folder.path} has {self.step} steps already: --steps may be raised, not lowered to {last}")
+      is_trained = self.step == last
+      self.progress.say(
+        f"{folder.path} is trained: step {last}" if is_trained else f"resuming {folder.path} at step {self.step}"
+      )
+    if self.main:
+      folder.keep_metrics_until(self.step)
       info = folder.info()
-      info["arguments"] = dict(run.arguments)  # the same but for the steps
-      info["parameters"] = network_sizes(state.params)
+      info["arguments"] = run.config.to_json(run.arguments)  # the same but for the steps
+      info["parameters"] = network_sizes(run.state.params)
       folder.write_info(info)
-    writer = _event_writer(folder, step) if main else None
-    if writer is not None:
-      stack.callback(writer.close)
 
-    def write(step: int, kind: str, numbers: dict[str, float]) -> None:
-      if main:
-        folder.append_metrics({"step": step, "kind": kind, **numbers})
-        for name, value in numbers.items():
-          writer.add_scalar(f"{kind}/{name}", value, step)
-        writer.flush()
+  def session(self) -> int | None:
+    """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""
+    session = {"from": self.step, **where()}
+    try:
+      self.act()  # what was due when the run was killed
+      return self.loop()
+    except (Diverged, Stopped):
+      raise
+    except Exception:
+      self.save_after_error()
+      raise
+    finally:
+      self.progress.stop()
+      if self.main:
+        info = self.run.folder.info()
+        seconds = round(time.time() - self.began, 1)
+        info["sessions"].append({**session, "to": self.step, "seconds": seconds})
+        self.run.folder.write_info(info)
 
-    evaluated = {}
+  def loop(self) -> int | None:
+    run, e, program = self.run, self.run.experiment, self.run.program
+    began = time.perf_counter()
+    _ = program.loop
+    self.progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
+    self.window = Window(self.log, e.log_every, self.step, e.steps)
+    self.progress.start(self.step, e.steps)
+    put = lambda cut: (*cut, program.put_many(self.stream.take(*cut)))
+    requests = cuts(self.step, e.steps, e.updates_per_dispatch, self.hooks)
+    self.signals.waiting = True
+    try:
+      with contextlib.closing(pipeline.prefetch(put, requests, depth=2)) as ready:
+        for start, count, raws in ready:
+          run.state, metrics = program.dispatch(run.state, raws, count)
+          self.step = start + count
+          self.pending.append((start, count, metrics))
+          is_due = any(hook.is_due(self.step, e.steps) for hook in self.hooks)
+          self.settle(keep=0 if is_due else 1)
+          if self.step < e.steps:
+            self.act()
+          stopped = self.signals.wish()
+          if stopped is not None:
+            self.settle(keep=0)
+            return stopped
+    finally:
+      self.signals.waiting = False
+    return None
 
-    def sample(at: int) -> None:
-      progress.status("sampling")
-      pictures = run.sample(e.samples)
-      if main:
-        write_samples(run, pictures, at)
+  def settle(self, keep: int) -> None:
+    """Reads the metrics of all dispatches but the newest few.
 
-    def evaluate(at: int) -> None:
-      progress.status("evaluating")
-      evaluated[at] = run.evaluate()
-      if e.best and e.best[0] not in evaluated[at]:
-        raise UserError(f"config {run.config.name}: best={e.best[0]!r} is none of {', '.join(evaluated[at])}")
-      write(at, "evaluate", evaluated[at])
-
-    def save(at: int) -> None:
-      checkpoints.save(at, run.state, evaluated.get(at))
-
-    hooks = [Hook(e.checkpoint_every, True, save)]
-    if e.method.sample is not None and e.samples:
-      hooks.insert(0, Hook(e.sample_every, False, sample))
-    if e.evaluators:
-      hooks.insert(0, Hook(e.evaluate_every, e.best is not None, evaluate))  # the last checkpoint, too, may be the best
-
-    if step < e.steps:
-      session = {"from": step, "to": step, **where()}
-      try:
-        stopped = _loop(run, program, stream, session, hooks, signals, progress, write)
-      finally:
-        if main:
-          info = folder.info()
-          info["sessions"].append({**session, "seconds": round(time.time() - began, 1)})
-          folder.write_info(info)
-      step = session["to"]
-      if stopped:
-        checkpoints.save(step, run.state)
-        checkpoints.wait()
-        raise Stopped(
-          f"{signal.Signals(stopped).name}: saved {folder.path} at step {step} of {e.steps}; "
-          "the same command goes on from there",
-          stopped,
-        )
-      checkpoints.wait()
-
-    drawn = any((folder / "samples").glob(f"{sample_name(step)}.*"))
-    if e.method.sample is not None and e.samples and not agreed(drawn):
-      sample(step)
-    numbers = folder.evaluation(step)
-    if not agreed(numbers is not None):
-      evaluate(step)
-      numbers = evaluated[step]
-    if e.figures and not agreed((folder / "figures" / sample_name(step)).exists()):
-      progress.status("drawing")
-      drawn = run.draw()
-      if main:
-        write_figures(folder, drawn, step)
-  if main and report is not None:
-    progress.status("writing the report")
-    report(run)
-  progress.stop()
-  return numbers or {}
-
-
-def _loop(
-  run: Run, program, stream, session: dict, hooks: list[Hook], signals: Signals, progress: Progress, write
-) -> int | None:
-  """Trains from session["from"] to the last step, or until a signal, which it returns; session["to"] goes along."""
-  e, step = run.experiment, session["from"]
-  began = time.perf_counter()
-  _ = program.loop
-  progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
-  window = Window(e, write, step)
-  progress.start(step, e.steps)
-  put = lambda cut: (*cut, program.put_many(stream.take(*cut)))
-  pending = collections.deque()
-
-  def settle(keep: int) -> None:
-    while len(pending) > keep:
-      start, count, metrics = pending.popleft()
+    Raises:
+      Diverged: too many updates in a row were skipped.
+    """
+    while len(self.pending) > keep:
+      start, count, metrics = self.pending.popleft()
       host = {name: np.asarray(x)[:count] for name, x in jax.device_get(metrics).items()}
-      window.add(start, host)
-      progress.update(start + count, float(next(x for name, x in host.items() if name.endswith("loss"))[-1]))
-      row = host["skipped"].astype(int)
-      if row.max() >= e.max_skipped:
-        since = start + 1 + row.argmax() - (row.max() - 1)
-        raise UserError(
+      self.window.add(start, host)
+      self.progress.update(start + count, float(next(x for name, x in host.items() if name.endswith("loss"))[-1]))
+      skipped = host["skipped"].astype(int)
+      self.skipping = skipped[-1] > 0
+      if skipped.max() >= self.run.experiment.max_skipped:
+        since = start + 1 + skipped.argmax() - (skipped.max() - 1)
+        raise Diverged(
           f"stopped at step {start + count}: the loss or a gradient has not been finite since step {since} "
-          f"({row.max()} updates skipped); the last good checkpoint in {run.folder.path} is kept; "
+          f"({skipped.max()} updates skipped); the last good checkpoint in {self.run.folder.path} is kept; "
           "a lower learning rate or gradient clipping usually helps"
         )
 
-  requests = cuts(step, e.steps, e.updates_per_dispatch, hooks)
-  signals.waiting = True
-  try:
-    with contextlib.closing(pipeline.prefetch(put, requests, depth=2)) as ready:
-      for start, count, raws in ready:
-        run.state, metrics = program.dispatch(run.state, raws, count)
-        pending.append((start, count, metrics))
-        step = session["to"] = start + count
-        due = [hook for hook in hooks if hook.due(step, e.steps)]
-        settle(0 if due or step == e.steps else 1)
-        for hook in due:
-          hook.act(step)
-          progress.status("training")
-        stopped = signals.wish()
-        if stopped is not None:
-          settle(0)
-          return stopped
-  finally:
-    signals.waiting = False
-    progress.stop()
-  return None
+  def act(self) -> None:
+    """Does what is due at this step and not done yet, in the hooks' order."""
+    for hook in self.hooks:
+      if hook.is_due(self.step, self.run.experiment.steps) and not agreed(hook.is_done(self.step)):
+        if hook.what:
+          self.progress.status(hook.what)
+        hook.act(self.step)
+        self.progress.status("training")
 
+  def save_after_error(self) -> None:
+    """Keeps the newest state, if it is good, when an error ends the run.
 
-class Window:
-  """Averages metrics over the steps between two log lines."""
+    Not where several processes run: those that have met no error would not take part.
+    """
+    if jax.process_count() > 1:
+      return
+    with contextlib.suppress(Exception):  # the error that ends the run is the one to be said
+      self.settle(keep=0)
+      if not self.skipping:  # the state before it may be what is wrong
+        self.save(self.step)
+        self.checkpoints.wait()
+        self.progress.say(f"saved {self.run.folder.path} at step {self.step}")
 
-  def __init__(self, experiment: Experiment, write, step: int):
-    self.every, self.steps, self.write = experiment.log_every, experiment.steps, write
-    self.rows, self.time, self.since = [], time.perf_counter(), step
+  def save(self, step: int) -> None:
+    self.checkpoints.save(step, self.run.state)
 
-  def add(self, start: int, metrics: dict[str, np.ndarray]) -> None:
-    """Takes the metrics [count] of the steps start+1 .. start+count."""
-    for i in range(len(metrics["skipped"])):
-      self.rows.append({name: float(x[i]) for name, x in metrics.items()})
-      step = start + i + 1
-      if step % self.every == 0 or step == self.steps:
-        self._flush(step)
+  def sample(self, step: int) -> None:
+    samples = self.run.sample(self.run.experiment.samples)
+    if self.main:
+      write_samples(self.run, samples, step)
 
-  def _flush(self, step: int) -> None:
-    good = [row for row in self.rows if row["skipped"] == 0] or self.rows
-    numbers = {name: float(np.mean([row[name] for row in good])) for name in good[0] if name != "skipped"}
-    numbers["skipped"] = len(self.rows) - sum(row["skipped"] == 0 for row in self.rows)
-    now = time.perf_counter()
-    numbers["steps_per_second"] = (step - self.since) / (now - self.time)
-    self.rows, self.time, self.since = [], now, step
-    self.write(step, "train", numbers)
+  def evaluate(self, step: int) -> None:
+    numbers, best = self.run.evaluate(), self.run.experiment.best
+    if best is not None:
+      if best[0] not in numbers:
+        raise UserError(f"config {self.run.config.name}: best={best[0]!r} is none of {', '.join(numbers)}")
+      self.save(step)
+      self.checkpoints.rate(step, numbers)
+    self.log.write(step, "evaluate", numbers)  # last, for it says that the evaluation is done
+    self.numbers[step] = numbers
 
+  def draw(self, step: int) -> None:
+    figures = self.run.draw()
+    if self.main:
+      write_figures(self.run.folder, figures, step)
 
-def sample_name(step: int) -> str:
-  return f"step_{step:08d}"
-
-
-def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
-  """Writes samples as samples/step_XXXXXXXX.png, or what else shows them, and as samples/final.npz."""
-  for suffix, contents in run.render(samples).items():
-    files.write(run.folder / "samples" / f"{sample_name(step)}{suffix}", contents)
-  buffer = io.BytesIO()
-  np.savez(buffer, samples=samples)
-  files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
-
-
-def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
-  """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
-  for old in (folder / "figures").glob("*"):
-    old.unlink()
-  for name, contents in drawn.items():
-    files.write(folder / "figures" / name, contents)
-  files.write(folder / "figures" / sample_name(step), b"")
-
-
-def _event_writer(folder, step: int):
-  from tensorboardX import SummaryWriter
-
-  return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None, write_to_disk=True)
+  def write_report(self, step: int) -> None:
+    if self.main:
+      self.report(self.run)

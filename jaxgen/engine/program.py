@@ -43,6 +43,7 @@ class Program:
   Attributes:
     mesh: the mesh.
     abstract: the state's shapes, dtypes and shardings.
+    step_traced: one training step over the whole batch, traced.
     updates: the most updates that one dispatch makes.
     traces: how often Python has traced the training loop; it stays at 1.
   """
@@ -65,13 +66,16 @@ class Program:
     self.batches_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     self._prepare = prepare or (lambda key, batch, train: batch)
     self._spec = spec
-    self._jit_step = jax.jit(self._step)  # traced once: for its shapes, and for the loop's body
+    self._jit_step = jax.jit(self._step)
     batch_size = jax.tree.leaves(spec)[0].shape[0]
     check_divides(batch_size, mesh)
     shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
     self.abstract = shard_state(shapes, mesh, rule)
     self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
-    jax.eval_shape(self._jit_step, shapes, spec)  # a step that cannot be traced is said here, before anything is made
+    placed = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding)
+    # With the shardings that the loop's body will have, so that this is the only trace of the step. A step that cannot
+    # be traced is said here, before anything is made.
+    self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
     self._counts = {}
     self._evaluate = jax.jit(
       self._evaluate_batch, in_shardings=(self.shardings, self.batch_sharding, None), out_shardings=self.replicated
@@ -88,10 +92,8 @@ class Program:
   def _loop(self, state: State, raws: Batch, count: Any) -> tuple[State, Metrics]:
     self.traces += 1
     step = self._jit_step
-    first = jax.tree.map(lambda x: x[0], raws)
-    metrics = jax.tree.map(
-      lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), jax.eval_shape(step, state, first)[1]
-    )
+    shapes = self.step_traced.out_info[1]
+    metrics = jax.tree.map(lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), shapes)
 
     def body(i, carry):
       state, metrics = carry
@@ -121,20 +123,18 @@ class Program:
     """This process's rows of a batch as the method sees them, on the host."""
     return jax.device_get(jax.jit(functools.partial(self._prepare, train=True))(jax.random.key(0), dict(raw)))
 
-  def step_jaxpr(self):
-    """The jaxpr of one training step, over the whole batch."""
-    return self._jit_step.trace(self.abstract, self._spec).jaxpr
+  @property
+  def batches(self) -> Specs:
+    """Shapes, dtypes and shardings of the batches of one dispatch: [updates, B, ...]."""
+    placed = lambda s: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding)
+    return {name: placed(s) for name, s in self._spec.items()}
 
   @functools.cached_property
   def lowered(self) -> jax.stages.Lowered:
     """The training loop for the abstract state, traced but not compiled; nothing is allocated."""
-    raws = {
-      k: jax.ShapeDtypeStruct((self.updates, *s.shape), s.dtype, sharding=self.batches_sharding)
-      for k, s in self._spec.items()
-    }
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
     loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, self.replicated))
-    return loop.lower(self.abstract, raws, count)
+    return loop.lower(self.abstract, self.batches, count)
 
   @functools.cached_property
   def loop(self) -> jax.stages.Compiled:

@@ -1,7 +1,6 @@
 """What a run's bits depend on, as run.json keeps it."""
 
 import contextlib
-import json
 import os
 import pathlib
 import subprocess
@@ -11,8 +10,10 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+from jaxgen.core import files
+from jaxgen.core.environment import set_xla_flags
 from jaxgen.core.errors import UserError
-from jaxgen.engine.config import Config, code_of
+from jaxgen.engine.config import KEPT, KEPT_IMPORTS, Config, code_of
 from jaxgen.engine.folder import Folder
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
@@ -22,8 +23,9 @@ def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[st
   """What run.json says of a new run."""
   return {
     "config": config.name,
-    "arguments": dict(arguments),
+    "arguments": config.to_json(arguments),
     "seed": seed,
+    "config_git": git_revision(config.path),
     "command": " ".join(["jaxgen", *sys.argv[1:]]),
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     "versions": versions(),
@@ -36,11 +38,14 @@ def where() -> dict[str, Any]:
   """What the bits of a session depend on besides its arguments and versions."""
   import jax
 
+  too_late = set_xla_flags().too_late
   return {
-    "git": git_revision(),
+    "git": git_revision(pathlib.Path(__file__)),
     "devices": [d.device_kind for d in jax.devices()],
     "processes": jax.process_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    # What jaxgen would have set, had jax not started before it was imported.
+    **({"xla_flags_too_late": list(too_late)} if too_late else {}),
   }
 
 
@@ -52,16 +57,20 @@ def versions() -> dict[str, str]:
   return found
 
 
-def git_revision() -> str | None:
-  """The revision of the code that runs, with "+" where the tree has changes; None outside a git checkout."""
-  here = pathlib.Path(__file__).resolve().parent
+def git_revision(file: pathlib.Path) -> str | None:
+  """The revision of the checkout that a file belongs to, with "+" where the tree has changes.
+
+  None where git does not track the file: a package in an environment within a repository is not part of that.
+  """
   git = lambda *words: (
-    subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10, check=True).stdout
+    subprocess.run(
+      ["git", "-C", file.resolve().parent, *words], capture_output=True, text=True, timeout=10, check=True
+    ).stdout
   )
   try:
-    return git("rev-parse", "HEAD").strip() + (
-      "+" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
-    )
+    git("ls-files", "--error-unmatch", file.name)
+    has_changes = bool(git("status", "--porcelain", "--untracked-files=no").strip())
+    return git("rev-parse", "HEAD").strip() + ("+" if has_changes else "")
   except (OSError, subprocess.SubprocessError):
     return None
 
@@ -69,8 +78,8 @@ def git_revision() -> str | None:
 def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int) -> None:
   """Raises a UserError, naming the difference, unless the folder's run is one of this config, arguments and seed.
 
-  `steps` may be raised, which also moves schedules that the config makes of it; the config's docstring, comments and
-  layout may change.
+  `steps` may be raised, which also moves schedules that the config makes of it; docstrings, comments and layout of the
+  config and of what it imports from its own folder may change.
   """
   info = folder.info()
   other = f"{folder.path} is a run of"
@@ -78,7 +87,7 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
   if info["config"] != config.name:
     raise UserError(f"{other} config {info['config']}, not {config.name}: {way_out}")
   old = {**info["arguments"], "seed": info["seed"]}
-  new = {**json.loads(json.dumps(dict(arguments))), "seed": seed}
+  new = {**config.to_json(arguments), "seed": seed}
   for name in sorted(old.keys() | new.keys()):
     longer = name == "steps" and new.get(name, 0) >= old.get(name, 0)
     if not longer and old.get(name) != new.get(name):
@@ -86,7 +95,18 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
       raise UserError(
         f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}"
       )
-  if code_of((folder / "config.py").read_text()) != code_of(config.source):
-    raise UserError(
-      f"{config.path} has changed since {folder.path} began, which keeps its own copy in config.py: {way_out}"
-    )
+  for name, text in config.files().items():
+    path = folder / name
+    try:
+      is_same = path.is_file() and code_of(path.read_text()) == code_of(text)
+    except (SyntaxError, ValueError) as error:
+      raise UserError(f"{path} is damaged: put back a copy of {config.path}") from error
+    if not is_same:
+      source = config.path if name == KEPT else config.imports.folder / name.removeprefix(f"{KEPT_IMPORTS}/")
+      raise UserError(f"{source} has changed since {folder.path} began, which keeps its own copy in {name}: {way_out}")
+
+
+def keep_config(folder: Folder, config: Config) -> None:
+  """Writes the run's copies of the config and of what it imports from its own folder."""
+  for name, text in config.files().items():
+    files.write(folder / name, text)

@@ -1,7 +1,6 @@
 """A run: an experiment, its folder, and its state at some step."""
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.checkpoint import Checkpoints
-from jaxgen.engine.config import Config, load_config
+from jaxgen.engine.config import Config, load_kept
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import Leaf, difference, named_leaves
 from jaxgen.engine.mesh import check_divides, make_mesh
 from jaxgen.engine.program import Program
 
@@ -185,34 +185,19 @@ def load(folder: str | os.PathLike, *, fsdp: int = 1, **overrides: Any) -> Run:
   """
   folder = Folder(folder)
   info = folder.info()
-  if not (folder / "config.py").is_file():
-    raise UserError(f"{folder.path} is not a whole run: it has no config.py")
-  config = dataclasses.replace(load_config(folder / "config.py"), name=info["config"])
+  config = load_kept(folder.path, info["config"])
   run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
-    change = difference(state_shapes(before.experiment), state_shapes(run.experiment))
+    leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}
+    change = difference(leaves, state_shapes(run.experiment))
     if change:
       flags = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
       raise UserError(f"{flags} changes the state of {folder.path}: {change}")
   return run
 
 
-def state_shapes(experiment: Experiment) -> dict[str, tuple[tuple[int, ...], str]]:
+def state_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
   """Shape and dtype of every array of an experiment's state, by name; nothing is computed."""
-
   spec = experiment.data.batch_spec(experiment.batch_size, train=True)
-  shapes = jax.eval_shape(experiment.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-  leaves = jax.tree_util.tree_leaves_with_path(shapes)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves
-  }
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-  """The first difference of two states' shapes in words, None where there is none."""
-  for name in sorted(old.keys() | new.keys()):
-    if old.get(name) != new.get(name):
-      say = lambda leaf: f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
-      return f"{name} is {say(old.get(name))} there and {say(new.get(name))} here"
-  return None
+  return named_leaves(jax.eval_shape(experiment.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Frozen, State
 from jaxgen.engine.checkpoint import Checkpoints
-from jaxgen.engine.provenance import describe
+from jaxgen.engine.provenance import describe, keep_config
 from jaxgen.engine.run import Run, load
 from jaxgen.interop import files
 from jaxgen.interop.layout import Entry, read, write
@@ -98,7 +98,7 @@ def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fres
   run.folder.lock()
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
-    (run.folder / "config.py").write_text(run.config.source)
+    keep_config(run.folder, run.config)
     with contextlib.closing(Checkpoints(run.folder / "checkpoints", keep=run.experiment.keep)) as checkpoints:
       checkpoints.save(0, state)
       checkpoints.wait()

@@ -24,7 +24,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
-from jaxgen.engine.checkpoint import MANIFEST, SMALL, UNCHECKED, Checkpoints, leaf_names, state_hash
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.hashing import MANIFEST, SMALL, UNCHECKED, leaf_names, state_hash
 
 
 def make_state(seed: int = 0, width: int = 16) -> State:
@@ -197,13 +198,16 @@ def test_hash_tells_states_apart():
 
 def test_manifest(tmp_path):
   checkpoints = Checkpoints(tmp_path, meta={"config": "ddpm_digits"})
-  checkpoints.save(1, make_state(1), {"loss": np.float32(0.5)})
-  checkpoints.wait()
+  checkpoints.save(1, make_state(1))
+  checkpoints.rate(1, {"loss": np.float32(0.5)})
   manifest = Checkpoints(tmp_path).manifest(1)
   assert (manifest["step"], manifest["metrics"], manifest["meta"]) == (1, {"loss": 0.5}, {"config": "ddpm_digits"})
   assert manifest["leaves"]["params/unet/half"][:2] == ("bfloat16", (8, 16))
+  assert Checkpoints(tmp_path).restore(like(make_state()))[0] == 1
   with pytest.raises(UserError, match="00000002"):
     checkpoints.manifest(2)
+  with pytest.raises(UserError, match="00000002 cannot be rated"):
+    checkpoints.rate(2, {"loss": 1.0})
 
 
 # What stays
@@ -219,8 +223,8 @@ def test_keep_best(tmp_path, mode, stays):
   values = {1: 0.5, 2: 0.1, 3: 0.9, 4: float("nan"), 5: 0.5}
   for step, value in values.items():  # reopened each time: the best survives a restart
     checkpoints = Checkpoints(tmp_path, keep=1, best=("loss", mode))
-    checkpoints.save(step, make_state(step), {"loss": value})
-    checkpoints.close()
+    checkpoints.save(step, make_state(step))
+    checkpoints.rate(step, {"loss": value})
   assert checkpoints.steps() == stays
   assert checkpoints.restore(like(make_state()), step=stays[0])[0] == stays[0]
 
@@ -380,7 +384,8 @@ def test_flipped_bits_of_the_arrays(tmp_path):
 
 def test_wrong_arrays_that_orbax_reads_without_a_word(tmp_path, monkeypatch):
   """A whole, readable Orbax checkpoint whose arrays are not those of the manifest."""
-  monkeypatch.setattr("jaxgen.engine.checkpoint._files", lambda folder: {})
+  for module in ("checkpoint", "hashing"):
+    monkeypatch.setattr(f"jaxgen.engine.{module}.files_of", lambda folder: {})
   save(tmp_path, 1, 2)
   save(tmp_path / "other", 3)
   shutil.move(tmp_path / "00000002" / MANIFEST, tmp_path / "other" / "00000003" / MANIFEST)
@@ -573,7 +578,8 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=number)
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from jaxgen.engine.checkpoint import Checkpoints, state_hash
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.hashing import state_hash
 mesh = jax.make_mesh((8,), ("fsdp",))
 def state(seed):
   whole = np.random.default_rng(seed).normal(size=(16, 4)).astype("f")

@@ -2,9 +2,10 @@
 
 import json
 
-import jaxgen
 import numpy as np
 import pytest
+
+import jaxgen
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder

@@ -1,11 +1,9 @@
 """The training loop, in this process: what it writes, how it resumes, and when it stops."""
 
 import os
-import pathlib
 import signal
 import threading
 
-import conftest
 import jax
 import numpy as np
 import pytest
@@ -14,9 +12,11 @@ import tiny
 import jaxgen
 from jaxgen.core.errors import Stopped, UserError
 from jaxgen.engine import loop as training
-from jaxgen.engine.checkpoint import state_hash
+from jaxgen.engine.catalogue import find_config
+from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
 
@@ -125,7 +125,7 @@ def test_a_longer_run_goes_on_from_the_shorter(finished, tmp_path):
 
 
 def test_data_that_are_not_what_the_method_is_of_are_refused(tmp_path):
-  source = (pathlib.Path(conftest.REPOSITORY) / "configs" / "fvsbn_digits.py").read_text()
+  source = find_config("fvsbn_digits").read_text()
   source = source.replace("data.binarized(data.digits())", "data.digits()").replace("levels=digits.levels", "levels=2")
   run = make_run(tmp_path, source=source)
   with pytest.raises(UserError, match="of values of 2 levels, and the data has others, such as .*: binarize them"):
@@ -141,6 +141,71 @@ def test_losses_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(tmp_pat
   state = jaxgen.load(run.folder.path).state
   assert int(state.step) == 10
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+EVALUATED = (
+  tiny.SOURCE.replace("evaluators=(likelihood(),),", "evaluators=(lambda run: score(run),),")
+  + """
+
+def score(run):
+  raise NotImplementedError
+"""
+)
+
+
+def scored(folder, score, source=EVALUATED, **arguments):
+  """A run whose evaluator is `score`."""
+  run = make_run(folder, source=source, **arguments)
+  run.config.function.__globals__["score"] = score
+  return run
+
+
+def test_an_error_of_the_evaluation_leaves_the_newest_state_and_is_made_good(tmp_path):
+  source = EVALUATED.replace("log_every=5", "log_every=5,\n    evaluate_every=10")
+
+  def fails(run):
+    raise ZeroDivisionError
+
+  run = scored(tmp_path, fails, source, checkpoint_every=20)
+  with pytest.raises(ZeroDivisionError):
+    training.train(run, quiet())
+  assert Checkpoints(run.folder / "checkpoints").steps() == [10]  # no checkpoint was due
+  assert [line["step"] for line in run.folder.metrics()] == [5, 10]
+  again = scored(tmp_path, lambda run: {"score": float(run.step)}, source, checkpoint_every=20)
+  assert training.train(again, quiet()) == {"score": 30.0}
+  assert [line["step"] for line in again.folder.metrics() if line["kind"] == "evaluate"] == [10, 20, 30]
+
+
+def test_an_error_of_the_data_leaves_the_newest_state(tmp_path, monkeypatch):
+  whole = training.batches
+
+  def damaged(experiment, seed):
+    stream = whole(experiment, seed)
+    take = stream.take
+
+    def fails(start, count):
+      if start + count > 17:
+        raise OSError("a damaged picture")
+      return take(start, count)
+
+    monkeypatch.setattr(stream, "take", fails, raising=False)
+    return stream
+
+  monkeypatch.setattr(training, "batches", damaged)
+  run = make_run(tmp_path)
+  with pytest.raises(OSError, match="a damaged picture"):
+    training.train(run, quiet())
+  assert Checkpoints(run.folder / "checkpoints").steps()[-1] == run.folder.info()["sessions"][0]["to"] == 14
+
+
+def test_the_best_is_kept_where_evaluations_and_checkpoints_fall_on_other_steps(tmp_path):
+  scores = {6: 1.0, 12: 3.0, 18: 2.0, 24: 1.0, 30: 0.0}
+  options = 'log_every=5,\n    evaluate_every=6,\n    keep=1,\n    best=("score", "max")'
+  run = scored(tmp_path, lambda run: {"score": scores[run.step]}, EVALUATED.replace("log_every=5", options))
+  training.train(run, quiet())
+  checkpoints = Checkpoints(run.folder / "checkpoints")
+  assert checkpoints.steps() == [12, 30]
+  assert [checkpoints.manifest(step)["metrics"]["score"] for step in (12, 30)] == [3.0, 0.0]
 
 
 def test_another_process_writes_the_run(finished):
@@ -194,7 +259,7 @@ def test_loading_sampling_and_evaluating(finished):
   assert not np.array_equal(more.sample(4, seed=3), samples[:4])
   with pytest.raises(UserError, match="n must be at least 1"):
     loaded.sample(0)
-  with pytest.raises(UserError, match=r"layers=\(32, 32\) changes the state of .*float32\[64\] there"):
+  with pytest.raises(UserError, match=r"layers=\(32, 32\) changes the state of .*float32\[64\] in the checkpoint"):
     jaxgen.load(run.folder.path, layers=(32, 32))
   with pytest.raises(UserError, match="perhaps you meant 'sampling_steps'"):
     jaxgen.load(run.folder.path, sampling_step=10)
@@ -216,7 +281,7 @@ def test_samples_on_eight_devices_agree_with_one(finished):
 
 
 def test_hooks_cut_dispatches():
-  hook = lambda every: training.Hook(every, False, lambda step: None)
+  hook = lambda every: training.Hook("", every, lambda step: None, lambda step: False)
   assert list(training.cuts(0, 20, 8, [hook(5), hook(None), hook(12)])) == [(0, 5), (5, 5), (10, 2), (12, 3), (15, 5)]
   assert list(training.cuts(13, 20, 8, [])) == [(13, 7)]
   assert list(training.cuts(20, 20, 8, [])) == []

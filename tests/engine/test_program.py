@@ -160,6 +160,14 @@ def test_the_program_cannot_compile_again():
   assert program.traces == 1
 
 
+def test_the_step_is_traced_once():
+  method, traced = regression(), []
+  count = lambda state, batch: (traced.append(1), method.step(state, batch))[1]
+  program = Program(method._replace(step=count), spec(), make_mesh(2), updates=2)
+  _ = program.lowered
+  assert len(traced) == 1
+
+
 def test_the_rule_can_be_exchanged():
   program = Program(regression(), spec(), make_mesh(8), rule=replicate)
   assert all(s.spec == PartitionSpec(*[None] * len(s.spec)) for s in jax.tree.leaves(program.shardings))

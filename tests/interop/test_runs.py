@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 import jaxgen
 from jaxgen.core.errors import UserError
-from jaxgen.engine.checkpoint import state_hash
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 from jaxgen.interop import files
 from jaxgen.interop.runs import export_weights, frozen, import_weights
@@ -269,6 +269,6 @@ def test_other_bad_input(config, tmp_path):
     export_weights(run, tmp_path / "out.bin", "timm")
   with pytest.raises(UserError, match="no folder"):
     export_weights(run, pathlib.Path(tmp_path / "nowhere" / "out.npz"), "timm")
-  digits = load_config(conftest.REPOSITORY / "configs" / "supervised" / "backbone_digits.py")
+  digits = load_config("backbone_digits")
   with pytest.raises(UserError, match="no layouts"):
     import_weights(run_of(digits, tmp_path, "digits"), tmp_path / "in.npz")

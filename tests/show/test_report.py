@@ -17,7 +17,7 @@ from jaxgen.data import digits
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
-from jaxgen.show import report
+from jaxgen.show import curves, report, words
 
 CONFIG = '''"""A <b>classifier</b> & more.
 
@@ -223,7 +223,7 @@ def test_figures_are_drawings_that_fit_the_page(make):
     words = [e for e in root.iter() if e.tag.endswith("}text")]
     assert "step" in ["".join(e.itertext()) for e in words]
     assert len(words) >= 6
-    assert report.INK not in drawing
+    assert curves.INK not in drawing
     assert "currentColor" in drawing
 
 
@@ -322,7 +322,7 @@ def test_a_folder_that_is_no_run(tmp_path):
   ],
 )
 def test_values_are_rounded_to_their_error(value, error, shown):
-  assert report._with_error(value, error) == shown
+  assert words.with_error(value, error) == shown
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_values_are_rounded_to_their_error(value, error, shown):
   [(360.0, "360"), (1.3, "1.300"), (0.00012345, "1.234e-04"), (123456.7, "123,457"), (12.3456, "12.35")],
 )
 def test_values_have_four_digits(value, shown):
-  assert report._format(value) == shown
+  assert words.number(value) == shown
 
 
 def test_curves_of_many_points_are_thinned(make):

@@ -1,0 +1,116 @@
+"""The command line. Only it knows all the other packages; a command's module is imported when the command is given."""
+
+import contextlib
+import difflib
+import importlib
+import itertools
+import os
+import sys
+from typing import NamedTuple
+
+from jaxgen.core import environment
+from jaxgen.core.errors import Stopped, UserError
+
+
+class Command(NamedTuple):
+  """Where a command is, as module and function of (its first words, the other words), and what its first words are.
+
+  subjects: names of the first words, which come before the flags.
+  computes: it starts jax.
+  """
+
+  module: str
+  function: str
+  subjects: tuple[str, ...] = ()
+  computes: bool = True
+
+
+COMMANDS = {
+  "train": Command("train", "train", ("CONFIG",)),
+  "sample": Command("sample", "sample", ("RUN",)),
+  "evaluate": Command("evaluate", "evaluate", ("RUN",)),
+  "report": Command("report", "report", ("RUN",)),
+  "inspect": Command("inspect", "inspect", ("RUN|CONFIG",)),
+  "import": Command("weights", "import_weights", ("FILE", "CONFIG")),
+  "export": Command("weights", "export_weights", ("RUN", "FILE")),
+  "reproduce": Command("reproduce", "reproduce", ("CONFIG",)),
+  "ledger": Command("ledger", "show_ledger", computes=False),
+  "list": Command("list_configs", "list_configs", computes=False),
+  "prepare": Command("prepare", "prepare", ("NAME",), computes=False),
+}
+
+USAGE = """usage: jaxgen COMMAND ...
+
+  train CONFIG      train a config, or go on with its run        jaxgen train ddpm_digits
+  sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
+  evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
+  report RUN        write a run's report.html
+  inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
+  import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
+  export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
+  reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number
+  ledger            the ledger: papers' numbers and ours
+  list              the configs by family, their papers, expected numbers and costs
+  prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
+
+CONFIG is a Python file, or the name of one that `jaxgen list` shows: those in ./configs, and those that jaxgen has.
+RUN is a run's folder. Both come before the flags.
+`jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
+
+exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or SIGTERM with the state saved
+"""
+
+
+def main(words: list[str] | None = None) -> None:
+  """The entry point of the command `jaxgen`; always exits."""
+  words = list(sys.argv[1:] if words is None else words)
+  if not words or words[0] in ("-h", "--help", "help"):
+    print(USAGE, end="")
+    sys.exit(0 if words else 2)
+  if words[0] in ("--version", "-V"):
+    from importlib.metadata import version
+
+    print(f"jaxgen {version('jaxgen')}")
+    sys.exit(0)
+  command, *words = words
+  if command not in COMMANDS:
+    near = difflib.get_close_matches(command, COMMANDS, 1)
+    hint = f"perhaps you meant {near[0]!r}" if near else f"the commands are {', '.join(COMMANDS)}"
+    sys.exit(_fail(f"there is no command {command!r}: {hint}", 2))
+  try:
+    _run(command, words)
+  except UserError as error:
+    sys.exit(_fail(str(error), 1))
+  except Stopped as stop:
+    sys.exit(_fail(str(stop), stop.code))
+  except KeyboardInterrupt:
+    sys.exit(_fail("stopped; what was saved before is kept", 130))
+  except BrokenPipeError:  # `jaxgen list | head`
+    with contextlib.suppress(OSError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+  sys.exit(0)
+
+
+def _run(name: str, words: list[str]) -> None:
+  command = COMMANDS[name]
+  count = len(command.subjects)
+  usage = f"jaxgen {name} {' '.join(command.subjects)}"
+  if count and (not words or words[0] in ("-h", "--help")):
+    print(f"usage: {usage} [flags]\n\n`{usage} --help` shows the flags.")
+    sys.exit(0 if words else 2)
+  for subject, word in itertools.zip_longest(command.subjects, words[:count]):
+    if word is None:
+      raise UserError(f"{subject} is missing: {usage} [flags]")
+    if word.startswith("-"):
+      raise UserError(f"{subject} comes before the flags: {usage} {' '.join(words)}")
+  if command.computes:
+    environment.set_up_jax()
+  module = importlib.import_module(f"jaxgen.cli.{command.module}")
+  getattr(module, command.function)(*words[:count], words[count:])
+
+
+def _fail(sentence: str, code: int) -> int:
+  prefix = "error: " if code in (1, 2) else ""
+  print(f"jaxgen: {prefix}{sentence}", file=sys.stderr, flush=True)
+  return code

@@ -1,0 +1,5 @@
+"""`python -m jaxgen.cli` is `jaxgen`."""
+
+from jaxgen.cli import main
+
+main()

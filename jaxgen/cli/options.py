@@ -1,0 +1,87 @@
+"""A command's options and a config's arguments, parsed together."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import tyro
+
+Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
+
+RUNS = pathlib.Path("runs")
+
+
+def option(kind: Any, help: str, default: Any) -> tuple[Any, Any]:
+  """An option of a command: its type with its sentence in --help, and its default."""
+  return Annotated[kind, tyro.conf.arg(help=help)], default
+
+
+def cluster_options() -> Options:
+  """Options of every command that computes."""
+  return {
+    "fsdp": option(int, "devices that share one copy of the state (1: each has its own)", 1),
+    "coordinator": option(str | None, "HOST:PORT of process 0, where the environment does not say", None),
+    "processes": option(int | None, "number of processes of the job", None),
+    "process": option(int | None, "number of this process, from 0", None),
+  }
+
+
+def parse(
+  command: str,
+  words: list[str],
+  options: Options,
+  description: str,
+  config: Any = None,
+  arguments: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parses a command's options and the arguments of a config (an `engine.config.Config`), all of them flags.
+
+  arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
+
+  Returns:
+    (the options, those of the config's arguments that a flag has changed)
+  """
+  fields = [(name, kind, dataclasses.field(default=default)) for name, (kind, default) in options.items()]
+  defaults = {}
+  if config is not None:
+    defaults = {**config.defaults(), **(arguments or {})}
+    fields += [
+      (name, config.types.get(name, type(value)), dataclasses.field(default=value)) for name, value in defaults.items()
+    ]
+  parsed = tyro.cli(
+    dataclasses.make_dataclass("flags", fields),
+    args=words,
+    prog=f"jaxgen {command}",
+    description=description,
+    config=(tyro.conf.FlagConversionOff,),
+  )
+  given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+  chosen = {name: given.pop(name) for name in defaults}
+  return given, {name: value for name, value in chosen.items() if value != defaults[name]}
+
+
+def join(options: Mapping[str, Any]) -> None:
+  """Joins the job that the options of `cluster_options` name, or the environment."""
+  from jaxgen.engine.cluster import join_cluster
+
+  join_cluster(options["coordinator"], options["processes"], options["process"])
+
+
+def load_run(command: str, subject: str, words: list[str], options: Options, description: str):
+  """(a run with some of its config's arguments changed by flags, the command's options); joins the job."""
+  from jaxgen.engine.run import load
+
+  run = load(subject)
+  given, changed = parse(
+    f"{command} {subject}", words, {**options, **cluster_options()}, description, run.config, run.arguments
+  )
+  join(given)
+  return load(subject, fsdp=given["fsdp"], **changed), given
+
+
+def print_numbers(numbers: Mapping[str, float]) -> None:
+  """Prints numbers by name, a line each."""
+  width = max((len(name) for name in numbers), default=0)
+  for name, value in numbers.items():
+    print(f"{name:<{width}}  {value:.6g}")

@@ -1,0 +1,32 @@
+"""jaxgen reproduce CONFIG: train, evaluate, and add a line to the ledger beside the paper's number."""
+
+import pathlib
+
+import jax
+
+from jaxgen import ledger
+from jaxgen.cli.options import RUNS, cluster_options, join, option, parse
+from jaxgen.engine.config import load_config
+
+
+def reproduce(subject: str, words: list[str]) -> None:
+  config = load_config(subject)
+  options, changed = parse(
+    f"reproduce {subject}",
+    words,
+    {
+      "runs": option(pathlib.Path, "folder of runs", RUNS),
+      "seeds": option(int, "number of seeds, from 0", 1),
+      "ledger": option(pathlib.Path, "file of the ledger", ledger.FILE),
+      **cluster_options(),
+    },
+    config.doc,
+    config,
+  )
+  join(options)
+  lines = ledger.reproduce(config, changed, seeds=options["seeds"], runs=options["runs"], fsdp=options["fsdp"])
+  if jax.process_index() == 0:
+    ledger.append(options["ledger"], lines)
+    for line in lines:
+      print(f"{line['metric']}  {line['mean']:.6g}, published {line['published']:g} ({line['paper']})")
+    print(options["ledger"])

@@ -1,0 +1,38 @@
+"""jaxgen train CONFIG: train a config, or go on with its run."""
+
+import pathlib
+
+import jax
+
+from jaxgen.cli.options import RUNS, cluster_options, join, option, parse, print_numbers
+from jaxgen.engine import loop
+from jaxgen.engine.config import load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import Run
+from jaxgen.show import report
+
+
+def train(subject: str, words: list[str]) -> None:
+  config = load_config(subject)
+  options, changed = parse(
+    f"train {subject}",
+    words,
+    {
+      "runs": option(pathlib.Path, "folder of runs", RUNS),
+      "name": option(str | None, "the run's name (the config's by default); a run that exists goes on", None),
+      "seed": option(int, "seed of initialisation, data order and noise", 0),
+      **cluster_options(),
+    },
+    config.doc,
+    config,
+  )
+  join(options)
+  folder = Folder(options["runs"] / (options["name"] or config.name))
+  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
+  numbers = loop.train(run, report=report.write)
+  if jax.process_index() == 0:
+    print_numbers(numbers)
+    print(f"checkpoints  {folder / 'checkpoints'}")
+    if run.experiment.method.sample is not None and run.experiment.samples:
+      print(f"samples      {folder / 'samples'}")
+    print(f"report       {folder / 'report.html'}")

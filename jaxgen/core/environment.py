@@ -1,0 +1,73 @@
+"""What has to be set before jax starts.
+
+`import jaxgen` sets the flags of XLA, so that the command line and the library give equal bits.
+
+XLA ends the process at a flag that it does not know, and which flags it knows changes with every release of jaxlib.
+Therefore jaxlib is asked: its library holds the name of every flag, as a C string that ends with a zero byte. (The same
+words in a message's description do not.)
+"""
+
+import functools
+import importlib.util
+import mmap
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+from jaxgen.core.cache import cache_folder
+
+CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)  # what pays on a CPU: `benchmarks/README.md` has the numbers
+
+
+class XlaFlags(NamedTuple):
+  """What became of CPU_FLAGS in this process: those that were added, and those that came too late."""
+
+  added: tuple[str, ...]
+  too_late: tuple[str, ...]
+
+
+def is_known(flag: str) -> bool:
+  """Whether the installed jaxlib knows a flag, "--name=value". Takes milliseconds where it does, 0.4 s where not."""
+  spec = importlib.util.find_spec("jaxlib")
+  if spec is None or spec.origin is None:
+    return False
+  name = flag.removeprefix("--").split("=")[0].encode() + b"\0"
+  for path in sorted(pathlib.Path(spec.origin).parent.glob("*jax_common*")):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+      if library.find(name) >= 0:
+        return True
+  return False
+
+
+def _backend_has_started() -> bool:
+  bridge = sys.modules.get("jax._src.xla_bridge")  # jax says it nowhere else
+  return bridge is not None and bridge.backends_are_initialized()
+
+
+@functools.cache
+def set_xla_flags() -> XlaFlags:
+  """Adds those of CPU_FLAGS to $XLA_FLAGS that jaxlib knows and the user has not set; does so once a process.
+
+  XLA reads the variable when jax's backend starts. Where it has started already nothing is set, and run.json says so.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  wanted = tuple(flag for flag in CPU_FLAGS if flag.split("=")[0] not in flags and is_known(flag))
+  if _backend_has_started():
+    return XlaFlags((), wanted)
+  if wanted:
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *wanted])
+  return XlaFlags(wanted, ())
+
+
+def set_up_jax() -> None:
+  """For commands and benchmarks: says which flags were added, and keeps compiled programs for later processes."""
+  added = set_xla_flags().added
+  if added:
+    print(f"jaxgen: XLA_FLAGS now has {' '.join(added)}, which is faster on a CPU", file=sys.stderr)
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
+  import jax
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

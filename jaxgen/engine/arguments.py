@@ -1,0 +1,74 @@
+"""A config's arguments as JSON, as run.json and the ledger keep them, and back."""
+
+import enum
+import inspect
+import pathlib
+import types
+import typing
+from typing import Any
+
+import numpy as np
+
+
+def to_json(value: Any) -> Any:
+  """A value as JSON has it: a path as its text, an Enum's member and a dtype as their names, a tuple as a list.
+
+  Raises:
+    TypeError: JSON has nothing for it; the message says what can be kept.
+  """
+  if isinstance(value, enum.Enum):
+    return value.name
+  if value is None or type(value) in (bool, int, float, str):
+    return value
+  if isinstance(value, (list, tuple)):
+    return [to_json(x) for x in value]
+  if isinstance(value, dict) and all(type(key) is str for key in value):
+    return {key: to_json(x) for key, x in value.items()}
+  if isinstance(value, pathlib.PurePath):
+    return str(value)
+  if isinstance(value, np.generic):
+    return to_json(value.item())
+  if is_dtype(value):
+    return np.dtype(value).name
+  raise TypeError(
+    f"is a {type(value).__name__}, which a run cannot keep: take a number, a text, a path, an Enum, a dtype, or a "
+    "tuple or dict of these"
+  )
+
+
+def is_dtype(value: Any) -> bool:
+  """Whether a value stands for a dtype: np.dtype("float32"), np.float32 or jnp.float32."""
+  if isinstance(value, type):
+    return issubclass(value, np.generic) or isinstance(getattr(value, "dtype", None), np.dtype)
+  return isinstance(value, np.dtype)
+
+
+def from_json(value: Any, kind: Any) -> Any:
+  """Undoes `to_json` for a value of the annotated type `kind`; what is of that type already stays.
+
+  Raises:
+    KeyError: no member of an Enum has this name.
+  """
+  origin, inner = typing.get_origin(kind), typing.get_args(kind)
+  if origin is typing.Annotated:
+    return from_json(value, inner[0])
+  if origin in (typing.Union, types.UnionType):
+    fitting = [k for k in inner if inspect.isclass(k) and isinstance(value, k)]
+    return value if fitting or value is None else from_json(value, next(k for k in inner if k is not type(None)))
+  if isinstance(value, list) and (kind is tuple or origin is tuple):
+    kinds = [k for k in inner if k is not Ellipsis] or [None]
+    return tuple(from_json(x, kinds[min(i, len(kinds) - 1)]) for i, x in enumerate(value))
+  if isinstance(value, list) and origin is list:
+    return [from_json(x, inner[0]) for x in value]
+  if not inspect.isclass(kind) or isinstance(value, kind):
+    return value
+  if isinstance(value, str):
+    if issubclass(kind, enum.Enum):
+      return kind[value]
+    if issubclass(kind, pathlib.PurePath):
+      return kind(value)
+    if issubclass(kind, np.dtype):
+      return np.dtype(value)
+  if issubclass(kind, np.generic) and isinstance(value, (bool, int, float)):
+    return kind(value)
+  return value

@@ -1,0 +1,184 @@
+"""What a checkpoint says of itself: hashes of its arrays, and the manifest that lists them.
+
+The arrays of a state have names (`leaf_names`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape and
+SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and what the caller keeps with them.
+
+Typed PRNG keys count as their key data (uint32).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxgen.core import files
+
+MANIFEST = "jaxgen.json"
+FORMAT = 1  # of the manifest and of the hash
+UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
+SMALL = 2**20  # bytes; up to here a file's content is checked before Orbax reads it
+
+
+class Leaf(NamedTuple):
+  """What the hash sees of an array. The PRNG key type's name stands for its dtype and key data for its bytes."""
+
+  dtype: str
+  shape: tuple[int, ...]
+  sha256: str
+
+
+def named_leaves(state: PyTree) -> dict[str, Any]:
+  """The state's leaves by name, sorted by name. A name is the path from the root, its parts joined by slashes."""
+  flat = jax.tree_util.tree_flatten_with_path(state)[0]
+  named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+  # Orbax joins the parts of a path by dots, so both ways of joining must tell any two leaves apart.
+  if len({name.replace("/", ".") for name in named}) != len(flat):
+    raise ValueError("two leaves of the state have the same name: keys must not contain slashes or dots that clash")
+  return dict(sorted(named.items()))
+
+
+def leaf_names(state: PyTree) -> list[str]:
+  """Names of the state's leaves, "params/unet/conv_in/kernel", in the order of the hash: sorted by code point."""
+  return list(named_leaves(state))
+
+
+def _is_key(leaf) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_data(leaf):
+  """The array that is stored for a leaf: itself, or a PRNG key's data."""
+  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def from_data(data, like):
+  """The leaf that was stored as this array."""
+  if not _is_key(like):
+    return data
+  impl = []  # only an array, or a tracer, tells the name of its key's implementation
+  jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+  return jax.random.wrap_key_data(data, impl=impl[0])
+
+
+def to_host(x) -> np.ndarray:
+  """The whole of an array in this process's memory. Collective (all processes call it) where it is spread over them."""
+  if not isinstance(x, jax.Array):
+    return np.asarray(x)
+  if x.is_fully_replicated:
+    return np.asarray(x.addressable_shards[0].data)
+  if not x.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+  # Not np.asarray(x), which would keep the copy for as long as x lives.
+  whole = np.empty(x.shape, x.dtype)
+  for shard in x.addressable_shards:
+    if shard.replica_id == 0:
+      whole[shard.index] = shard.data
+  return whole
+
+
+def sha256(x: np.ndarray) -> str:
+  """SHA-256 of an array's bytes in C order, little-endian."""
+  if x.dtype.byteorder == ">":
+    x = x.astype(x.dtype.newbyteorder("<"))
+  return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def combine(leaves: Mapping[str, Leaf]) -> str:
+  lines = (f"{name} {leaf.dtype} {list(leaf.shape)} {leaf.sha256}\n" for name, leaf in sorted(leaves.items()))
+  return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def leaf_hashes(state: PyTree) -> dict[str, Leaf]:
+  """Dtype, shape and SHA-256 of every leaf by name, in the order of the names.
+
+  The bytes are those of the whole array in C order, little-endian, and of a PRNG key's data. They do not depend on the
+  mesh. Called by all processes, where arrays are spread over several.
+  """
+  return {
+    name: Leaf(str(x.dtype), tuple(x.shape), sha256(to_host(to_data(x)))) for name, x in named_leaves(state).items()
+  }
+
+
+def state_hash(state: PyTree) -> str:
+  """SHA-256 of a state: of the lines "name dtype [shape] sha256\\n" of its leaves (`leaf_hashes`) in their order."""
+  return combine(leaf_hashes(state))
+
+
+def files_of(folder: Path) -> dict[str, list]:
+  """Size of every file, and SHA-256 of the small ones: {path: [bytes, sha256 or None]}.
+
+  Orbax must not be given a file that is missing, cut short or, where it describes the arrays, changed: it reports such
+  errors from threads that nobody waits for. The large files hold arrays, which have hashes of their own.
+  """
+  found = {}
+  for path in sorted(folder.rglob("*")):
+    if path.is_file() and path.name not in UNCHECKED:
+      size = path.stat().st_size
+      digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= SMALL else None
+      found[path.relative_to(folder).as_posix()] = [size, digest]
+  return found
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, leaves: Mapping[str, Leaf], **content: Any) -> None:
+  content |= {"format": FORMAT, "sha256": combine(leaves), "leaves": leaves, "files": files_of(folder)}
+  _write(folder, content)
+
+
+def add_to_manifest(folder: Path, step: int, **content: Any) -> None:
+  """Changes entries of a checkpoint's manifest.
+
+  Raises:
+    ValueError: it is missing or damaged, in words.
+  """
+  _write(folder, {**read_manifest(folder, step), **content})
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+  content = json.loads(json.dumps(content))  # tuples become lists here, as they will when the file is read
+  files.write(folder / MANIFEST, json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1))
+
+
+def read_manifest(folder: Path, step: int) -> dict[str, Any]:
+  """The manifest of a checkpoint.
+
+  Raises:
+    ValueError: it is missing or damaged, in words.
+  """
+  try:
+    content = json.loads((folder / MANIFEST).read_bytes())
+    if content.pop("manifest_sha256") != _canonical(content) or content["step"] != step:
+      raise ValueError
+  except OSError as e:
+    raise ValueError(f"{MANIFEST} cannot be read ({e.strerror})") from e
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    raise ValueError(f"{MANIFEST} is damaged") from e
+  content["leaves"] = {name: Leaf(d, tuple(s), h) for name, (d, s, h) in content["leaves"].items()}
+  return content
+
+
+def difference(saved: Mapping[str, Leaf], like: Mapping[str, Any]) -> str | None:
+  """What tells the state that was saved from the one that is asked for, by names, dtypes and shapes, or None."""
+  differences = []
+  for name in sorted(saved.keys() | like.keys()):
+    if name not in like:
+      differences.append(f"{name} is in the checkpoint only")
+    elif name not in saved:
+      differences.append(f"{name} is missing in the checkpoint")
+    else:
+      there = f"{saved[name].dtype}{list(saved[name].shape)}"
+      here = f"{like[name].dtype}{list(like[name].shape)}"
+      if there != here:
+        differences.append(f"{name} is {there} in the checkpoint and {here} here")
+  more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
+  return differences[0] + more if differences else None

@@ -1,0 +1,85 @@
+"""What training writes into a run's folder: numbers, samples and figures. Only process 0 writes."""
+
+import io
+import time
+
+import jax
+import numpy as np
+
+from jaxgen.core import files
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import Run
+
+
+class Log:
+  """Numbers by step, in metrics.jsonl and in tensorboard/."""
+
+  def __init__(self, folder: Folder, step: int):
+    """step: that of the state which training goes on from."""
+    self._folder, self._events = folder, None
+    if jax.process_index() == 0:
+      from tensorboardX import SummaryWriter  # takes a second
+
+      purge = step + 1 if step else None
+      self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, write_to_disk=True)
+
+  def write(self, step: int, kind: str, numbers: dict[str, float]) -> None:
+    """kind: "train" or "evaluate"."""
+    if self._events is None:
+      return
+    self._folder.append_metrics({"step": step, "kind": kind, **numbers})
+    for name, value in numbers.items():
+      self._events.add_scalar(f"{kind}/{name}", value, step)
+    self._events.flush()
+
+  def close(self) -> None:
+    if self._events is not None:
+      self._events.close()
+
+
+class Window:
+  """Averages metrics over the steps between two lines of the log."""
+
+  def __init__(self, log: Log, every: int, step: int, steps: int):
+    """step: the last one behind us; steps: the last of all."""
+    self._log, self._every, self._steps = log, every, steps
+    self._rows, self._time, self._since = [], time.perf_counter(), step
+
+  def add(self, start: int, metrics: dict[str, np.ndarray]) -> None:
+    """Takes the metrics [count] of the steps start+1 .. start+count."""
+    for i in range(len(metrics["skipped"])):
+      self._rows.append({name: float(x[i]) for name, x in metrics.items()})
+      step = start + i + 1
+      if step % self._every == 0 or step == self._steps:
+        self._flush(step)
+
+  def _flush(self, step: int) -> None:
+    good = [row for row in self._rows if row["skipped"] == 0] or self._rows
+    numbers = {name: float(np.mean([row[name] for row in good])) for name in good[0] if name != "skipped"}
+    numbers["skipped"] = len(self._rows) - sum(row["skipped"] == 0 for row in self._rows)
+    now = time.perf_counter()
+    numbers["steps_per_second"] = (step - self._since) / (now - self._time)
+    self._rows, self._time, self._since = [], now, step
+    self._log.write(step, "train", numbers)
+
+
+def sample_name(step: int) -> str:
+  return f"step_{step:08d}"
+
+
+def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
+  """Writes samples as samples/final.npz and as samples/step_XXXXXXXX.png, or what else shows them."""
+  buffer = io.BytesIO()
+  np.savez(buffer, samples=samples)
+  files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
+  for suffix, contents in run.render(samples).items():  # last, for they say that this is done
+    files.write(run.folder / "samples" / f"{sample_name(step)}{suffix}", contents)
+
+
+def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
+  """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
+  for old in (folder / "figures").glob("*"):
+    old.unlink()
+  for name, contents in drawn.items():
+    files.write(folder / "figures" / name, contents)
+  files.write(folder / "figures" / sample_name(step), b"")
