@@ -40,10 +40,8 @@ def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
   for leaf in sorted(found.keys() | wanted.keys()):
     a, b = found.get(leaf), wanted.get(leaf)
     if a is None or b is None or np.shape(a) != b.shape:
-      say = lambda x: "absent" if x is None else str(list(np.shape(x)))
-      raise UserError(
-        f"the frozen network {name!r} is not that of {source}: {leaf} is {say(a)} there and {say(b)} here"
-      )
+      there, here = ("absent" if x is None else list(np.shape(x)) for x in (a, b))
+      raise UserError(f"the frozen network {name!r} is not that of {source}: {leaf} is {there} there and {here} here")
 
   def put(leaf: str, x: Any) -> jax.Array:
     host = np.asarray(found[leaf]).astype(x.dtype)

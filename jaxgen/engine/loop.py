@@ -33,9 +33,9 @@ import numpy as np
 from jaxgen.core.errors import Stopped, UserError, is_disk_full
 from jaxgen.core.method import network_sizes
 from jaxgen.data import pipeline
-from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.cluster import agreed
 from jaxgen.engine.experiment import Experiment
+from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.progress import Progress
 from jaxgen.engine.provenance import check_same, describe, keep_config, where
 from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
@@ -128,8 +128,8 @@ class _Training:
     self.pending = collections.deque()  # (first step, number of steps, metrics on the devices) of dispatches
     self.skipping = False  # the newest update whose metrics were read was skipped
     self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
-    self.checkpoints = Checkpoints(
-      run.folder / "checkpoints", keep=e.keep, best=e.best, meta={"config": run.config.name}
+    self.checkpoints = RunCheckpoints(
+      run.folder, e.method.frozen, keep=e.keep, best=e.best, meta={"config": run.config.name}
     )
     self.stream = batches(e, run.seed)
     self.log = self.window = None
@@ -182,10 +182,12 @@ class _Training:
       restored = self.checkpoints.restore(run.program.abstract)
     for warning in caught:
       self.progress.say(str(warning.message))
+    frozen = {}  # what a new run has read and saved
     if restored is None:
       first = {name: x[0] for name, x in self.stream.take(0, 1).items()}
       run.experiment.method.check(run.program.prepared(first))
       run.state = run.program.init(run.seed, first)
+      frozen = self.checkpoints.save_frozen(run.state)
     else:
       self.step, run.state = restored
       if self.step > last:
@@ -199,7 +201,7 @@ class _Training:
       info = folder.info()
       info["arguments"] = run.config.to_json(run.arguments)  # the same but for the steps
       info["parameters"] = network_sizes(run.state.params)
-      folder.write_info(info)
+      folder.write_info(info | ({"frozen": frozen} if frozen else {}))
 
   def session(self) -> int | None:
     """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""

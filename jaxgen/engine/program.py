@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.core.method import Batch, Method, Metrics, State
+from jaxgen.engine import frozen
 from jaxgen.engine.mesh import BATCH_AXES, Rule, check_divides, fsdp, shard_state
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
@@ -108,8 +109,13 @@ class Program:
     return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
 
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
-    """The initial state of a run. raw: the first batch, this process's rows, for a method that starts from data."""
-    return self._jit_init(jax.random.key(seed), self.put(raw))
+    """The initial state of a run, frozen networks read from their sources.
+
+    raw: the first batch, this process's rows, for a method that starts from data.
+    """
+    state = self._jit_init(jax.random.key(seed), self.put(raw))
+    values = frozen.load(self.method.frozen, self.abstract.params)
+    return state.replace(params={**state.params, **values})
 
   @functools.cached_property
   def _jit_init(self):

@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset, pipeline
-from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.config import Config, load_kept
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.hashing import Leaf, difference, named_leaves
 from jaxgen.engine.mesh import check_divides, make_mesh
 from jaxgen.engine.program import Program
@@ -70,7 +70,7 @@ class Run:
   @property
   def state(self):
     if self._state is None:
-      with contextlib.closing(Checkpoints(self.folder / "checkpoints")) as checkpoints:
+      with contextlib.closing(RunCheckpoints(self.folder, self.experiment.method.frozen)) as checkpoints:
         restored = checkpoints.restore(self.program.abstract)
       if restored is None:
         raise UserError(

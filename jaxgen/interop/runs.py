@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Frozen, State
-from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.provenance import describe, keep_config
 from jaxgen.engine.run import Run, load
 from jaxgen.interop import files
@@ -87,7 +87,7 @@ def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fres
 
   def put(tree: Any, collection: str) -> Any:
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    place = lambda name, x: jax.device_put(found.get(f"{collection}/{name}", x), x.sharding)
+    place = lambda name, x: jax.device_put(found.get(f"{collection}/{name}", x), x.sharding).astype(x.dtype)
     return flax.traverse_util.unflatten_dict({name: place(name, x) for name, x in flat.items()}, sep="/")
 
   state = state.replace(
@@ -99,10 +99,14 @@ def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fres
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
     keep_config(run.folder, run.config)
-    with contextlib.closing(Checkpoints(run.folder / "checkpoints", keep=run.experiment.keep)) as checkpoints:
+    frozen_of = run.experiment.method.frozen
+    with contextlib.closing(RunCheckpoints(run.folder, frozen_of, keep=run.experiment.keep)) as checkpoints:
+      saved = checkpoints.save_frozen(state)
       checkpoints.save(0, state)
       checkpoints.wait()
-    run.folder.write_info(describe(run.config, run.arguments, run.seed) | {"imported": str(file)})
+    run.folder.write_info(
+      describe(run.config, run.arguments, run.seed) | {"imported": str(file)} | ({"frozen": saved} if saved else {})
+    )
   finally:
     run.folder.unlock()
   return sum(x.size for x in found.values())
