@@ -1,5 +1,7 @@
 """The errors that the command line turns into one sentence and an exit status."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
   """Something that the user gave cannot be used. The message is one sentence that names the thing and the way out."""
@@ -11,3 +13,13 @@ class Stopped(Exception):
   def __init__(self, message: str, signum: int):
     super().__init__(message)
     self.code = 128 + signum
+
+
+def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
+  """Raises a UserError where a size, or one of several under the same name, is below the least.
+
+  check_sizes("MADE", hidden=(500, 0))    MADE has hidden=(500, 0): it takes 1 or more
+  """
+  for name, size in sizes.items():
+    if any(each < least for each in (size if isinstance(size, Sequence) else [size])):
+      raise UserError(f"{what} has {name}={size}: it takes {least} or more")
