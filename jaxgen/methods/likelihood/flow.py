@@ -35,15 +35,15 @@ def flow(
   """A flow trained by (F1). Batch {spec.feature: [B, *spec.shape], "index": [B]}.
 
   Args:
-    bijection: from examples to latents; a Flax module as in `jaxgen.nn.flows.bijections`. One with statistics or other
-      buffers takes no microbatches.
+    bijection: from examples to latents; a Flax module as in `jaxgen.nn.flows.bijections`. One with batch statistics
+      takes no microbatches.
     spec: of the data. Its levels are of integers that `data.transforms.dequantize(levels)` spread over [-1, 1); None
       for real numbers.
     base: of the latent: `gaussian` or `logistic`.
     temperature: latents are drawn and multiplied by it. Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039,
       section 6, where 0.7 looks best.
 
-  The loss is (F1), with levels + D log(levels / 2) for the integers, in nats per example, summed over its D entries.
+  The loss is (F1), plus D log(levels / 2) where there are levels, in nats per example, summed over its D entries.
 
   `init` uses the values of the batch that it is given: data-dependent initialisation.
 

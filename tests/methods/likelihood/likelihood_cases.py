@@ -119,7 +119,7 @@ CASES = {
   "VQ-VAE": Case(small_vqvae, DIGITS, whole="buffers"),
   "NICE": Case(small_nice, DEQUANTIZED),
   "RealNVP": Case(small_realnvp, DEQUANTIZED, whole="buffers"),
-  "Glow": Case(small_glow, DEQUANTIZED, whole="buffers"),
+  "Glow": Case(small_glow, DEQUANTIZED),
   "NADE": Case(small_nade, BITS),
   "MADE, 3 masks": Case(small_made, BITS, pmap=True),
   "gated PixelCNN": Case(small_gated_pixelcnn, DIGITS, conditions=some_labels),
