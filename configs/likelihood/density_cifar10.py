@@ -6,7 +6,7 @@ features, 5 blocks a stage, dropout 1/2, Adam at 1e-3 falling by 5e-6 of itself 
 
     jaxgen prepare cifar10 --data-dir DIR     (once, with a network)
     jaxgen train density_cifar10 --tfds-dir DIR
-    jaxgen train density_cifar10 --model gated_pixelcnn --conditional --tfds-dir DIR
+    jaxgen train density_cifar10 --model gated_pixelcnn --conditional True --tfds-dir DIR
 
 Expect: not measured; the papers' are 2.92 bits/dim for pixelcnnpp and 3.03 for gated_pixelcnn
 Cost: not measured, and not for a CPU
