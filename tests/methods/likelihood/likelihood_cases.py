@@ -91,7 +91,7 @@ def small_realnvp(dtype):
 
 
 def small_glow(dtype):
-  bijection = glow(2, 2, 8, dtype=dtype, param_dtype=dtype)
+  bijection = glow(1, 2, 8, dtype=dtype, param_dtype=dtype)
   return averaged(flow(bijection, spec=DEQUANTIZED.spec, optimizer=optax.adam(2e-3)), 0.9)
 
 
