@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxgen.core.spec import Spec
 from jaxgen.methods.likelihood.autoregressive import autoregressive
 from jaxgen.nn.autoregressive.made import MADE, NADE, rerun
 from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN, PixelCNN
@@ -75,7 +76,7 @@ def sampling(sides: list[int], n: int, turns: int) -> list[dict]:
     }
     for name, (network, distribution, levels) in models.items():
       make = lambda network, d=distribution, levels=levels, shape=shape: autoregressive(
-        network, d, shape=shape, levels=levels, optimizer=optax.sgd(0.0)
+        network, d, spec=Spec(shape, levels), optimizer=optax.sgd(0.0)
       )
       own, naive = make(network), make(Naive(network))
       state = own.init(jax.random.key(0), {"image": jnp.zeros((1, *shape)), "index": jnp.arange(1)})

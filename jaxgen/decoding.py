@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in
 
 Carry = PyTree
 Step = Callable[[Carry, Array], tuple[Array, Carry]]
 
 
 def _log_probabilities(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
-  return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+  return jax.nn.log_softmax(wide(logits))
 
 
 def greedy(
@@ -47,7 +49,7 @@ def greedy(
     return (carry, token, ended | (token == end), total), token
 
   logits = jax.eval_shape(step, carry, start)[0]
-  total = jnp.zeros(start.shape, jnp.promote_types(logits.dtype, jnp.float32))
+  total = wide(jnp.zeros(start.shape, logits.dtype))
   state = (carry, start, jnp.zeros(start.shape, bool), total)
   (_, _, _, total), tokens = jax.lax.scan(body, state, length=length)
   return tokens.T, total
@@ -77,8 +79,8 @@ def beam_search(
   step = jax.vmap(step, 1, 1)  # over the beam: what step closes over is shared, not repeated
   spread = lambda x: jnp.repeat(x[:, None], width, axis=1)
   carry, token = jax.tree.map(spread, (carry, start))
-  batch, vocabulary = token.shape[0], jax.eval_shape(step, carry, token)[0]
-  dtype, vocabulary = jnp.promote_types(vocabulary.dtype, jnp.float32), vocabulary.shape[-1]
+  batch, logits = token.shape[0], jax.eval_shape(step, carry, token)[0]
+  dtype, vocabulary = jnp.promote_types(logits.dtype, jnp.float32), logits.shape[-1]
 
   def body(state, t):
     carry, token, tokens, lengths, ended, total = state
@@ -165,12 +167,12 @@ def ancestral(
     logits, carry = step(carry, token)
     log_p = _log_probabilities(logits)
     kept = truncated(log_p / temperature.astype(log_p.dtype), top_k, top_p)
-    token = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in, (0, None))(keys, t), kept)
+    token = jax.vmap(jax.random.categorical)(fold_in(keys, t), kept)
     token = token.astype(start.dtype)
     total = total + jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
     return (carry, token, total), token
 
   logits = jax.eval_shape(step, carry, start)[0]
-  total = jnp.zeros(start.shape, jnp.promote_types(logits.dtype, jnp.float32))
+  total = wide(jnp.zeros(start.shape, logits.dtype))
   (_, _, total), tokens = jax.lax.scan(body, (carry, start, total), first + jnp.arange(length))
   return tokens.T, total

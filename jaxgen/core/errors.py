@@ -1,6 +1,7 @@
 """The errors that the command line turns into one sentence and an exit status."""
 
 import errno
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -24,3 +25,13 @@ def is_disk_full(error: BaseException | None) -> bool:
       return True
     error = error.__cause__ or error.__context__
   return False
+
+
+def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
+  """Raises a UserError where a size, or one of several under the same name, is below the least.
+
+  check_sizes("MADE", hidden=(500, 0))    MADE has hidden=(500, 0): it takes 1 or more
+  """
+  for name, size in sizes.items():
+    if any(each < least for each in (size if isinstance(size, Sequence) else [size])):
+      raise UserError(f"{what} has {name}={size}: it takes {least} or more")

@@ -88,9 +88,11 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
     raise UserError(f"{other} config {info['config']}, not {config.name}: {way_out}")
   old = {**info["arguments"], "seed": info["seed"]}
   new = {**config.to_json(arguments), "seed": seed}
+  steps_of = lambda steps: config.build(**{**arguments, "steps": steps}).steps  # None is what a preset says
   for name in sorted(old.keys() | new.keys()):
-    longer = name == "steps" and new.get(name, 0) >= old.get(name, 0)
-    if not longer and old.get(name) != new.get(name):
+    if old.get(name) == new.get(name):
+      continue
+    if name != "steps" or steps_of(new.get(name)) < steps_of(old.get(name)):
       flag = name.replace("_", "-")
       raise UserError(
         f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}"

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.arrays import wide
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.core.method import Batch
 
 MIN_LOG_SCALE = -7.0  # the authors' of PixelCNN++
@@ -98,18 +99,14 @@ def check_values(levels: int | None, dequantized: bool, feature: str | None = No
   return (lambda batch: None) if levels is None else check
 
 
-def _wide(x: Array) -> Array:
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def bernoulli() -> Distribution:
   """-1 or 1; the parameter is the logit of 1."""
 
   def log_prob(logit: Float[Array, "*b 1"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
-    return jax.nn.log_sigmoid(jnp.where(x > 0, 1, -1) * _wide(logit))[..., 0]
+    return jax.nn.log_sigmoid(jnp.where(x > 0, 1, -1) * wide(logit))[..., 0]
 
   def sample(key: Key[Array, ""], logit: Float[Array, "1"]) -> Float[Array, "1"]:
-    return jnp.where(jax.random.bernoulli(key, jax.nn.sigmoid(_wide(logit))), 1, -1).astype(logit.dtype)
+    return jnp.where(jax.random.bernoulli(key, jax.nn.sigmoid(wide(logit))), 1, -1).astype(logit.dtype)
 
   return Distribution(1, 1, 2, log_prob, sample, lambda logit: 2 * jax.nn.sigmoid(logit) - 1)
 
@@ -120,14 +117,14 @@ def categorical(levels: int) -> Distribution:
   Raises:
     UserError: fewer than two levels.
   """
-  _check("levels", levels, 2)
+  check_sizes("a distribution", 2, levels=levels)
 
   def log_prob(logits: Float[Array, "*b k"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
-    log_p = jax.nn.log_softmax(_wide(logits))
+    log_p = jax.nn.log_softmax(wide(logits))
     return jnp.take_along_axis(log_p, to_integers(x, levels), axis=-1)[..., 0]
 
   def sample(key: Key[Array, ""], logits: Float[Array, "k"]) -> Float[Array, "1"]:
-    return to_values(jax.random.categorical(key, _wide(logits))[None], levels, logits.dtype)
+    return to_values(jax.random.categorical(key, wide(logits))[None], levels, logits.dtype)
 
   return Distribution(levels, 1, levels, log_prob, sample)
 
@@ -136,7 +133,7 @@ def gaussian() -> Distribution:
   """Of real numbers; the parameters are the mean and the logarithm of the standard deviation."""
 
   def log_prob(parameters: Float[Array, "*b 2"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
-    mean, log_std = jnp.moveaxis(_wide(parameters), -1, 0)
+    mean, log_std = jnp.moveaxis(wide(parameters), -1, 0)
     return -0.5 * ((x[..., 0] - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
 
   def sample(key: Key[Array, ""], parameters: Float[Array, "2"]) -> Float[Array, "1"]:
@@ -151,10 +148,10 @@ def gaussian_mixture(components: int) -> Distribution:
   Raises:
     UserError: no components.
   """
-  _check("components", components, 1)
+  check_sizes("a distribution", components=components)
 
   def log_prob(parameters: Float[Array, "*b p"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
-    logits, mean, log_std = jnp.split(_wide(parameters), 3, axis=-1)
+    logits, mean, log_std = jnp.split(wide(parameters), 3, axis=-1)
     log_density = -0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_density, axis=-1)
 
@@ -203,10 +200,10 @@ def logistic(levels: int = 256) -> Distribution:
   Raises:
     UserError: fewer than two levels.
   """
-  _check("levels", levels, 2)
+  check_sizes("a distribution", 2, levels=levels)
 
   def log_prob(parameters: Float[Array, "*b 2"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
-    mean, log_scale = jnp.moveaxis(_wide(parameters), -1, 0)
+    mean, log_scale = jnp.moveaxis(wide(parameters), -1, 0)
     return discretized_logistic(x[..., 0].astype(mean.dtype), mean, jnp.maximum(log_scale, MIN_LOG_SCALE), levels)
 
   def sample(key: Key[Array, ""], parameters: Float[Array, "2"]) -> Float[Array, "1"]:
@@ -228,15 +225,14 @@ def logistic_mixture(components: int, levels: int = 256, channels: int = 1) -> D
   Raises:
     UserError: no components, no channels, or fewer than two levels.
   """
-  _check("components", components, 1)
-  _check("levels", levels, 2)
-  _check("channels", channels, 1)
+  check_sizes("a distribution", components=components, channels=channels)
+  check_sizes("a distribution", 2, levels=levels)
   pairs = [(c, d) for c in range(channels) for d in range(c)]
   size = 2 * channels + len(pairs)
 
   def parts(parameters: Float[Array, "*b p"]) -> tuple[Array, Array, Array, Array]:
     """Logits [.., K]; means and log-scales [.., K, C]; coefficients [.., K, C (C - 1) / 2]."""
-    parameters = _wide(parameters)
+    parameters = wide(parameters)
     rest = parameters[..., components:].reshape(*parameters.shape[:-1], components, size)
     mean, log_scale, coefficients = jnp.split(rest, [channels, 2 * channels], axis=-1)
     return parameters[..., :components], mean, jnp.maximum(log_scale, MIN_LOG_SCALE), jnp.tanh(coefficients)
@@ -264,8 +260,3 @@ def logistic_mixture(components: int, levels: int = 256, channels: int = 1) -> D
     return x.astype(parameters.dtype)
 
   return Distribution(components * (1 + size), channels, levels, log_prob, sample)
-
-
-def _check(name: str, value: int, least: int) -> None:
-  if value < least:
-    raise UserError(f"a distribution has {name}={value}: it takes {least} or more")

@@ -1,4 +1,4 @@
-"""Every config builds without computing, has the parameters that its paper says and a step at full size, and says so."""
+"""Every config builds without computing, has its paper's parameters and a step at full size, and says so."""
 
 import contextlib
 import math

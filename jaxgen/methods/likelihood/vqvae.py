@@ -19,19 +19,20 @@ https://arxiv.org/abs/2005.00341, section 3.2), as most do after the first step.
 codes as they are, while they are learned, and -log p(x | z_q) - log p(k) bounds -log p(x).
 """
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
+from jaxgen.core.keys import split
 from jaxgen.core.method import Batch, Buffers, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.decoding import ancestral
-from jaxgen.methods.likelihood.vae import Image, average, check, check_shapes, draw, log_prob
+from jaxgen.methods.likelihood.vae import Image, average, check_decoder, check_likelihood, draw, log_prob
 from jaxgen.probability.distributions import Distribution, check_values, nll_name
 
 Vectors = Float[Array, "*positions dim"]
@@ -72,14 +73,85 @@ def perplexity(k: Int[Array, "*positions"], codes: int) -> Float[Array, ""]:
   return jnp.exp(jnp.sum(jax.scipy.special.entr(share)))
 
 
+class Model(NamedTuple):
+  """Encoder and decoder, the prior of their codes, and how many codes there are.
+
+  integers: nats that make -log of a dequantized density a bound on the integers'; see `distributions.nll_name`.
+  """
+
+  encoder: Any
+  decoder: Any
+  prior: Any
+  likelihood: Distribution
+  codes: int
+  integers: float
+
+  def encode(self, params: Params, x: Image) -> Float[Array, "batch h w dim"]:
+    """z_e."""
+    return self.encoder.apply({"params": params["encoder"]}, x)
+
+  def decode(self, params: Params, z_q: Float[Array, "batch h w dim"]) -> Float[Array, "batch height width outputs"]:
+    return self.decoder.apply({"params": params["decoder"]}, z_q)
+
+  def log_likelihood(self, params: Params, z_q: Float[Array, "batch h w dim"], x: Image) -> Float[Array, " batch"]:
+    return log_prob(self.likelihood, self.decode(params, z_q), x) - self.integers
+
+
+def quantized(buffers: Buffers, z_e: Vectors) -> tuple[Codes, Vectors]:
+  """(k, e_k) of (Q1), without gradients."""
+  e = jax.lax.stop_gradient(codebook(buffers))
+  k = nearest(e, jax.lax.stop_gradient(z_e))
+  return k, e[k]
+
+
+def prior_nats(model: Model, params: Params, k: Int[Array, "batch h w"], **options: Any) -> Float[Array, " batch"]:
+  """-log p(k), of the prior's parameters."""
+  tokens = k.reshape(len(k), -1)
+  read = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=model.codes)
+  logits = model.prior.apply({"params": params}, read, **options)[..., : model.codes]
+  return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).sum(axis=1)
+
+
+def draw_codes(
+  model: Model, params: Params, keys: Key[Array, " n"], height: int, width: int
+) -> Int[Array, "n {height} {width}"]:
+  """Codes of the prior, row by row."""
+  step, carry = model.prior.stepper(params, jnp.zeros((len(keys), 0), jnp.int32), height * width)
+
+  def without_start(carry: Any, tokens: Array) -> tuple[Array, Any]:
+    logits, carry = step(carry, tokens)
+    return logits[:, : model.codes], carry
+
+  start = jnp.full(len(keys), model.codes, jnp.int32)
+  k, _ = ancestral(without_start, carry, start, keys, length=height * width)
+  return k.reshape(-1, height, width)
+
+
+def init_networks(model: Model, spec: Spec, key: Key[Array, ""], image: Image) -> tuple[dict[str, Params], Buffers]:
+  """(parameters, buffers), from one image's shape. Raises a UserError for networks of another shape."""
+  keys = jax.random.split(key, 4)
+  z, of_encoder = model.encoder.init_with_output(keys[0], image)
+  output, of_decoder = model.decoder.init_with_output(keys[1], z)
+  check_decoder(model.likelihood, spec, output)
+  tokens = jnp.full((1, z.shape[1] * z.shape[2]), model.codes, jnp.int32)
+  logits, of_prior = model.prior.init_with_output(keys[2], tokens)
+  check_output(
+    "the prior's output", logits.shape[1:], (tokens.shape[1], model.codes + 1), "its tokens are the codes and a start"
+  )
+  params = {"network": {"encoder": of_encoder["params"], "decoder": of_decoder["params"]}, "prior": of_prior["params"]}
+  # Random codes that weigh next to nothing: those of the first batch take their place.
+  count = jnp.full(model.codes, 1e-4, z.dtype)
+  vectors = jax.random.normal(keys[3], (model.codes, z.shape[-1]), z.dtype)
+  return params, {"count": count, "sum": count[:, None] * vectors}
+
+
 def vqvae(
   encoder: Any,
   decoder: Any,
   prior: Any,
   likelihood: Distribution,
   *,
-  shape: tuple[int, int, int],
-  levels: int | None,
+  spec: Spec,
   codes: int,
   optimizer: optax.GradientTransformation,
   prior_optimizer: optax.GradientTransformation,
@@ -87,85 +159,53 @@ def vqvae(
   decay: float = 0.99,
   restart: float = 0.03,
   drawn: bool = True,
-  microbatches: int = 1,
-  axis: str | None = None,
 ) -> Method:
-  """(Q2) and the prior's maximum likelihood. Batch {"image": [B, H, W, C], "index": [B]}.
+  """(Q2) and the prior's maximum likelihood. Batch {spec.feature: [B, H, W, C], "index": [B]}.
 
   Args:
     encoder: `encoder.apply({"params": p}, x)` -> z_e [B, h, w, d]: `jaxgen.nn.autoencoders.vqvae.Encoder`.
     decoder: `decoder.apply({"params": p}, z_q)` -> [B, H, W, likelihood.parameters * C].
-    prior: of h w tokens, row by row, after a token `codes` that starts them: `nn.transformer.LanguageModel` of
-      codes + 1 tokens, or what is called as it is.
-    likelihood, shape, levels, drawn: as in `vae`.
+    prior: of h w tokens, row by row, after a token `codes` that starts them:
+      `nn.sequence.transformer.LanguageModel` of codes + 1 tokens, or what is called as it is.
+    likelihood, spec, drawn: as in `vae`.
     codes: number of vectors in the codebook.
     optimizer, prior_optimizer: of encoder and decoder, and of the prior.
     commitment: beta.
     decay: gamma.
     restart: share of the mean use below which a code starts anew.
-    microbatches, axis: as in `compose`; the codebook is in the run's `buffers`, so there are no microbatches.
 
-  The loss is in nats per example, summed over positions; "perplexity" is that of the batch's codes.
+  The losses are in nats per example, summed over its values ("network") or its codes ("prior"); the commitment is
+  summed over positions as well. "perplexity" is that of the batch's codes. The codebook is in the run's `buffers`, so
+  there are no microbatches.
 
   `evaluate` gives "nll_nats_elbo" (with a Gaussian likelihood, as in `vae`). `sample(state, keys)` gives [N, H, W, C]:
   codes of the prior, then x.
 
   Raises:
     UserError: a likelihood of other data; fewer than two codes; a negative commitment; a decay or restart outside
-      [0, 1); images or networks of another shape.
+      [0, 1); in `init`, images or networks of another shape.
   """
-  check(likelihood, levels)
-  if codes < 2:
-    raise UserError(f"a codebook has at least 2 codes, and this one {codes}: change it")
+  check_likelihood(likelihood, spec.levels)
+  check_sizes("a codebook", 2, codes=codes)
   if commitment < 0:
     raise UserError(f"commitment is 0 or more, and this is {commitment:g}: change it")
-  for name, share in dict(decay=decay, restart=restart).items():
+  for share_name, share in dict(decay=decay, restart=restart).items():
     if not 0 <= share < 1:
-      raise UserError(f"{name} lies in [0, 1), and this is {share:g}: change it")
-  name, integers = nll_name(likelihood.levels, levels, math.prod(shape))
-
-  def encode(params: Params, x: Image) -> Float[Array, "batch h w dim"]:
-    return encoder.apply({"params": params["encoder"]}, x)
-
-  def quantize(buffers: Buffers, z: Vectors) -> tuple[Codes, Vectors]:
-    e = jax.lax.stop_gradient(codebook(buffers))
-    k = nearest(e, jax.lax.stop_gradient(z))
-    return k, e[k]
-
-  def log_likelihood(params: Params, z: Array, x: Image) -> Float[Array, " batch"]:
-    return log_prob(likelihood, decoder.apply({"params": params["decoder"]}, z), x) - integers
-
-  def prior_nats(params: Params, k: Int[Array, "batch h w"], **options) -> Float[Array, " batch"]:
-    """-log p(k)."""
-    tokens = k.reshape(len(k), -1)
-    read = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=codes)
-    logits = prior.apply({"params": params}, read, **options)[..., :codes]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).sum(axis=1)
+      raise UserError(f"{share_name} lies in [0, 1), and this is {share:g}: change it")
+  name, integers = nll_name(likelihood.levels, spec.levels, spec.size)
+  model = Model(encoder, decoder, prior, likelihood, codes, integers)
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], Buffers]:
-    image = batch["image"][:1]
-    keys = jax.random.split(key, 4)
-    z, of_encoder = encoder.init_with_output(keys[0], image)
-    output, of_decoder = decoder.init_with_output(keys[1], z)
-    check_shapes(likelihood, shape, image, output)
-    tokens = jnp.full((1, z.shape[1] * z.shape[2]), codes, jnp.int32)
-    logits, of_prior = prior.init_with_output(keys[2], tokens)
-    if logits.shape != (*tokens.shape, codes + 1):
-      raise UserError(f"the prior has {logits.shape[-1]} tokens, not {codes + 1}, of which one starts: change them")
-    params = {
-      "network": {"encoder": of_encoder["params"], "decoder": of_decoder["params"]},
-      "prior": of_prior["params"],
-    }
-    # Random codes that weigh next to nothing: those of the first batch take their place.
-    count = jnp.full(codes, 1e-4, z.dtype)
-    return params, {"count": count, "sum": count[:, None] * jax.random.normal(keys[3], (codes, z.shape[-1]), z.dtype)}
+    check_batch(spec, batch)
+    return init_networks(model, spec, key, batch[spec.feature][:1])
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    x = batch["image"]
-    z_e = encode(params, x)
-    k, e = quantize(state.buffers, z_e)
+    """(Q2), and the codebook moved."""
+    x = batch[spec.feature]
+    z_e = model.encode(params, x)
+    k, e = quantized(state.buffers, z_e)
     z_q = z_e + jax.lax.stop_gradient(e - z_e)
-    reconstruction = -jnp.mean(log_likelihood(params, z_q, x))
+    reconstruction = -jnp.mean(model.log_likelihood(params, z_q, x))
     distance = jnp.mean(jnp.sum((z_e - e) ** 2, axis=(1, 2, 3)))
     flat = jax.lax.stop_gradient(z_e).reshape(-1, z_e.shape[-1])
     buffers, restarted = moved(state.buffers, flat, k.reshape(-1), decay, restart, key)
@@ -178,42 +218,33 @@ def vqvae(
     return reconstruction + commitment * distance, (metrics, buffers)
 
   def prior_loss(params: Params, state: State, batch: Batch, key: Array):
-    k, _ = quantize(state.buffers, encode(state.params["network"], batch["image"]))
-    nats = prior_nats(params, k, index=batch["index"], rngs={"dropout": key})
+    k, _ = quantized(state.buffers, model.encode(state.params["network"], batch[spec.feature]))
+    nats = prior_nats(model, params, k, index=batch["index"], rngs={"dropout": key})
     return jnp.mean(nats), ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
-    params = state.params["network"]
-    k, e = quantize(state.buffers, encode(params, batch["image"]))
-    bound = log_likelihood(params, e, batch["image"]) - prior_nats(state.params["prior"], k)
-    return {f"{name}_elbo": -bound}
+    params, x = state.averaged(), batch[spec.feature]
+    k, e = quantized(state.buffers, model.encode(params, x))
+    return {f"{name}_elbo": prior_nats(model, state.averaged("prior"), k) - model.log_likelihood(params, e, x)}
 
   def sample(state: State, keys: Key[Array, " n"]) -> Image:
-    k_keys, x_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    params, e = state.params["network"], codebook(state.buffers)
-    height, width = jax.eval_shape(encode, params, jax.ShapeDtypeStruct((1, *shape), e.dtype)).shape[1:3]
-    nothing = jnp.zeros((len(keys), 0), jnp.int32)
-    step, carry = prior.stepper(state.params["prior"], nothing, height * width)
-
-    def of_codes(carry: Any, tokens: Array) -> tuple[Array, Any]:
-      logits, carry = step(carry, tokens)
-      return logits[:, :codes], carry
-
-    start = jnp.full(len(keys), codes, jnp.int32)
-    k, _ = ancestral(of_codes, carry, start, k_keys, length=height * width)
-    output = decoder.apply({"params": params["decoder"]}, e[k].reshape(-1, height, width, e.shape[1]))
+    k_keys, x_keys = split(keys)
+    params, e = state.averaged(), codebook(state.buffers)
+    image = jax.ShapeDtypeStruct((1, *spec.shape), e.dtype)
+    height, width = jax.eval_shape(model.encode, params, image).shape[1:3]
+    output = model.decode(params, e[draw_codes(model, state.averaged("prior"), k_keys, height, width)])
     return draw(likelihood, x_keys, output) if drawn else average(likelihood, output)
 
   players = [("network", Player(loss, optimizer)), ("prior", Player(prior_loss, prior_optimizer))]
-  how = dict(microbatches=microbatches, axis=axis, check=check_values(levels, likelihood.levels is None))
-  return compose(init, players, evaluate=evaluate, sample=sample, **how)
+  check = check_values(spec.levels, likelihood.levels is None, spec.feature)
+  return compose(init, players, evaluate=evaluate, sample=sample, check=check)
 
 
 def reconstruct(encoder: Any, decoder: Any, likelihood: Distribution) -> Callable[[State, Image], Image]:
   """(state, images) -> the means of p(x | z_q), for figures."""
 
   def images(state: State, x: Image) -> Image:
-    params, e = state.params["network"], codebook(state.buffers)
+    params, e = state.averaged(), codebook(state.buffers)
     k = nearest(e, encoder.apply({"params": params["encoder"]}, x))
     return average(likelihood, decoder.apply({"params": params["decoder"]}, e[k]))
 

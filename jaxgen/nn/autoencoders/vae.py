@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense
 
 Dtype = Any
@@ -41,6 +41,20 @@ class Shared(nn.Module):
     return jnp.concatenate([x, jnp.broadcast_to(value, (*x.shape[:-1], self.count))], axis=-1)
 
 
+def of_network(outputs: int, shared: int) -> int:
+  """How many of a decoder's outputs for a value depend on z.
+
+  Raises:
+    UserError: none.
+  """
+  if not 0 <= shared < outputs:
+    raise UserError(
+      f"a decoder with outputs={outputs} and shared={shared} leaves {outputs - shared} outputs that depend on z: it "
+      "takes 1 or more"
+    )
+  return outputs - shared
+
+
 class MLPEncoder(nn.Module):
   """Kingma and Welling 2013, https://arxiv.org/abs/1312.6114, Appendix C.2; without hidden layers it is linear.
 
@@ -55,6 +69,7 @@ class MLPEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Image) -> tuple[Latent, Latent]:
+    check_sizes("an encoder", latent=self.latent, hidden=self.hidden)
     options = dict(kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype)
     h = (x.reshape(len(x), -1) + 1) / 2
     for i, width in enumerate(self.hidden):
@@ -79,12 +94,14 @@ class MLPDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Latent) -> Float[Array, "batch height width outputs"]:
+    """Raises a UserError for hidden layers of no units, or outputs none of which depends on z."""
+    check_sizes("a decoder", hidden=self.hidden)
     options = dict(kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype)
     height, width, channels = self.shape
+    channels *= of_network(self.outputs, self.shared)
     h = z
     for i, features in enumerate(self.hidden):
       h = self.activation(Dense(features, name=f"hidden_{i}", **options)(h))
-    channels *= self.outputs - self.shared
     h = Dense(height * width * channels, name="out", **options)(h).reshape(-1, height, width, channels)
     return Shared(self.shared * self.shape[2], self.param_dtype, name="shared")(h)
 
@@ -103,7 +120,8 @@ class ConvEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Image) -> tuple[Latent, Latent]:
-    """Raises a UserError where the image's sides do not halve so often."""
+    """Raises a UserError for sizes of 0, or where the image's sides do not halve so often."""
+    check_sizes("an encoder", latent=self.latent, levels=len(self.channels), channels=self.channels, hidden=self.hidden)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     smallest(x.shape[1:3], len(self.channels))
     h = x
@@ -129,7 +147,10 @@ class ConvDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Latent) -> Float[Array, "batch height width outputs"]:
-    """Raises a UserError where the image's sides do not halve so often."""
+    """Raises a UserError for sizes of 0, for outputs none of which depends on z, or where the image's sides do not
+    halve so often."""
+    check_sizes("a decoder", levels=len(self.channels), channels=self.channels, hidden=self.hidden)
+    outputs = of_network(self.outputs, self.shared)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     size = smallest(self.shape[:2], len(self.channels))
     h = nn.silu(Dense(self.hidden, name="hidden", **dtypes)(z))
@@ -137,7 +158,7 @@ class ConvDecoder(nn.Module):
     h = h.reshape(-1, *size, self.channels[0])
     for i, width in enumerate(self.channels):
       h = nn.silu(Conv(width, double=i > 0, name=f"conv_{i}", **dtypes)(h))
-    h = Conv((self.outputs - self.shared) * self.shape[2], name="out", **dtypes)(h)
+    h = Conv(outputs * self.shape[2], name="out", **dtypes)(h)
     return Shared(self.shared * self.shape[2], self.param_dtype, name="shared")(h)
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.nn.autoencoders.vae import Shared, smallest
+from jaxgen.core.errors import check_sizes
+from jaxgen.nn.autoencoders.vae import Shared, of_network, smallest
 from jaxgen.nn.blocks.layers import Conv
 
 Dtype = Any
@@ -49,7 +50,9 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Map) -> Float[Array, "batch h w {self.dim}"]:
-    """Raises a UserError where the image's sides do not halve so often."""
+    """Raises a UserError for sizes of 0, or where the image's sides do not halve so often."""
+    check_sizes("an encoder", dim=self.dim, features=self.features)
+    check_sizes("an encoder", 0, halvings=self.halvings, blocks=self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     smallest(x.shape[1:3], self.halvings + 1)
     h = x
@@ -77,11 +80,14 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Float[Array, "batch h w dim"]) -> Float[Array, "batch height width outputs"]:
+    """Raises a UserError for sizes of 0, or outputs none of which depends on z."""
+    check_sizes("a decoder", channels=self.channels, features=self.features)
+    outputs = of_network(self.outputs, self.shared)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = Conv(self.features, name="in", **dtypes)(z)
     for i in range(self.blocks):
       h = Residual(self.features, name=f"block_{i}", **dtypes)(h)
     for i in range(self.halvings):
       h = Conv(self.features, double=True, name=f"up_{i}", **dtypes)(nn.relu(h))
-    h = Conv((self.outputs - self.shared) * self.channels, name="out", **dtypes)(nn.relu(h))
+    h = Conv(outputs * self.channels, name="out", **dtypes)(nn.relu(h))
     return Shared(self.shared * self.channels, self.param_dtype, name="shared")(h)

@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.conv import written_out
 from jaxgen.nn.blocks.layers import Dtype, add_bias, matmul
 
@@ -170,6 +171,7 @@ class NADE(nn.Module):
   def __call__(
     self, x: Float[Array, "batch *shape"], index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch d 1"]:
+    check_sizes("NADE", hidden=self.hidden)
     v = _bits(x)
     D, normal = v.shape[1], nn.initializers.normal(0.01)
     params = {"W": self.param("W", normal, (D, self.hidden), self.param_dtype)}
@@ -207,6 +209,7 @@ class RNADE(nn.Module):
   def __call__(
     self, x: Float[Array, "batch *shape"], index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch d {self.outputs}"]:
+    check_sizes("RNADE", outputs=self.outputs, hidden=self.hidden)
     x = _flat(x)
     D, normal = x.shape[1], nn.initializers.normal
     params = {
@@ -271,12 +274,13 @@ class MADE(nn.Module):
     member: Int[Array, ""] | int = 0,
     index: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch d {self.outputs}"]:
+    check_sizes("MADE", outputs=self.outputs, layers=len(self.hidden), hidden=self.hidden, members=self.members)
     h = _flat(x).astype(self.dtype)
     D = h.shape[1]
     degrees = [jnp.asarray(m)[member] for m in self.degrees(D)]
-    for i, (width, below, own) in enumerate(zip(self.hidden, degrees, degrees[1:], strict=False)):
+    for i, (width, below, above) in enumerate(zip(self.hidden, degrees, degrees[1:], strict=False)):
       W, b = self._layer(f"hidden_{i}", h.shape[1], width)
-      h = nn.relu(add_bias(matmul(h, W * (own >= below[:, None])), b))
+      h = nn.relu(add_bias(matmul(h, W * (above >= below[:, None])), b))
     V, c = self._layer("out", h.shape[1], D * self.outputs)
     sees = jnp.repeat(degrees[0] > degrees[-1][:, None], self.outputs, axis=1)
     return add_bias(matmul(h, V * sees), c).reshape(len(h), D, self.outputs)
@@ -306,12 +310,14 @@ class MADE(nn.Module):
       value = jnp.where(k > 0, _flat(x)[every, last], 0).astype(a.dtype)
       a = a + value[:, None] * weights["hidden_0_kernel"][last] * (degrees[1] >= k)
       h = nn.relu(a)
-      for i, (below, own) in enumerate(zip(degrees[1:], degrees[2:], strict=False), 1):
-        seen = h[:, :, None] * (own[:, None] >= below[:, :, None])
+      for i, (below, above) in enumerate(zip(degrees[1:], degrees[2:], strict=False), 1):
+        seen = h[:, :, None] * (above[:, None] >= below[:, :, None])
+        # each example n has a mask of its own: units i of the layer below, o of this one
         h = nn.relu(jnp.einsum("nio,io->no", seen, weights[f"hidden_{i}_kernel"]) + weights[f"hidden_{i}_bias"])
       d = order[:, k]
       V = weights["out_kernel"].reshape(-1, D, self.outputs)[:, d]  # [H, n, P]
       h = h * (degrees[-1] <= k)
+      # hidden units h of each example n, whose next dimension's parameters p these are
       return jnp.einsum("nh,hnp->np", h, V) + weights["out_bias"].reshape(D, self.outputs)[d], a
 
     return step, jnp.broadcast_to(weights["hidden_0_bias"], (n, self.hidden[0]))

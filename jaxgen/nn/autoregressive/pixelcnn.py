@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.causal import At, Map, Window, colors_mask, stepper, whole
 from jaxgen.nn.blocks.layers import Dense, Dtype
 
@@ -52,6 +52,9 @@ class PixelCNN(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   def __call__(self, x: Map, index: Labels = None) -> Float[Array, "batch k {self.outputs}"]:
+    """Raises a UserError for sizes of 0."""
+    sizes = dict(outputs=self.outputs, features=self.features, head=self.head, first=self.first, kernel=self.kernel)
+    check_sizes("PixelCNN", **sizes)
     return whole(self, x, None, index)
 
   def vertical(self, x: Map, label: Labels = None, index: Labels = None, at: At | None = None) -> list:
@@ -188,8 +191,10 @@ class GatedPixelCNN(nn.Module):
     """Parameters of all colours of all pixels, in the order in which they are drawn.
 
     Raises:
-      UserError: a label without `classes`, or the reverse.
+      UserError: sizes of 0, a label without `classes`, or the reverse.
     """
+    sizes = dict(outputs=self.outputs, features=self.features, layers=self.layers, head=self.head)
+    check_sizes("a gated PixelCNN", **sizes, first=self.first, kernel=self.kernel)
     if (label is None) != (self.classes is None):
       raise UserError("a gated PixelCNN takes labels exactly if it has a number of classes: give both or neither")
     return whole(self, x, label, index)

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.causal import At, Map, Window, stepper, whole
 from jaxgen.nn.blocks.layers import Dense, Dropout, Dtype
 
@@ -173,8 +173,9 @@ class PixelCNNpp(nn.Module):
     """Parameters of all pixels. Dropout is on where `index` is given; it needs rngs={"dropout": key}.
 
     Raises:
-      UserError: sides that do not divide, a label without `classes`, or the reverse.
+      UserError: sides that do not divide, sizes of 0, a label without `classes`, or the reverse.
     """
+    check_sizes("PixelCNN++", outputs=self.outputs, features=self.features, blocks=self.blocks, stages=self.stages)
     if (label is None) != (self.classes is None):
       raise UserError("PixelCNN++ takes labels exactly if it has a number of classes: give both or neither")
     factor = 2 ** (self.stages - 1)

@@ -21,6 +21,7 @@ from flax import linen as nn
 from jax.scipy.linalg import lu, solve_triangular
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import average
 
@@ -315,7 +316,7 @@ class InvertibleConvLU(nn.Module):
 
 def _moments(x: Array) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
   """Mean and variance of each channel over the batch and its positions, at least float32."""
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  x = wide(x)
   mean = average(x).mean(axis=0)
   return mean, average(jnp.square(x - mean)).mean(axis=0)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Conv
 from jaxgen.nn.flows.bijections import (
   ActNorm,
@@ -104,7 +105,11 @@ def glow(
   width: of the coupling layers' networks.
   lu: the 1x1 convolutions are kept decomposed, else as they are.
   additive: coupling, else affine.
+
+  Raises:
+    UserError: sizes of 0.
   """
+  check_sizes("Glow", levels=levels, steps=steps, width=width)
   dtypes = dict(dtype=dtype, param_dtype=param_dtype)
   convolution = InvertibleConvLU if lu else InvertibleConv
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Dense
 from jaxgen.nn.flows.bijections import Chain, Coupling, Flattened, Permutation, Rescale, Scaling, evens_first
 
@@ -51,7 +52,11 @@ def nice(
   """The flow of images in [-1, 1]; their pixels are brought to [0, 1], and the even ones are the first half.
 
   widths: of each coupling layer's hidden layers. The coupling layers change the second half and the first in turn.
+
+  Raises:
+    UserError: sizes of 0.
   """
+  check_sizes("NICE", couplings=couplings, widths=widths)
   shift = lambda: Shift(widths, kernel_init, dtype, param_dtype)
   layers = [Coupling(shift(), swap=i % 2 == 1) for i in range(couplings)]
   return Flattened(Chain((Rescale(0.5, 0.5), Permutation(evens_first), *layers, Scaling(param_dtype))))

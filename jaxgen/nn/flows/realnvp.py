@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.conv import conv
 from jaxgen.nn.blocks.layers import BatchNorm, Dense, add_bias, matmul
 from jaxgen.nn.flows import bijections
@@ -118,7 +119,12 @@ def realnvp(
   features: width of the residual networks, twice as much at every halving.
   blocks: residual blocks in each.
   alpha: of `Logit`.
+
+  Raises:
+    UserError: sizes of 0; `blocks` may be 0.
   """
+  check_sizes("RealNVP", scales=scales, features=features)
+  check_sizes("RealNVP", 0, blocks=blocks)
   dtypes = dict(dtype=dtype, param_dtype=param_dtype)
   norm = lambda: bijections.BatchNorm(param_dtype=param_dtype)
 
@@ -160,7 +166,11 @@ def realnvp_vectors(couplings: int, widths: Sequence[int], *, param_dtype: Dtype
   """The flow of vectors [B, D]: affine coupling layers that change the halves in turn, each after actnorm.
 
   widths: of each layer's perceptron, which is smooth, and so is the density.
+
+  Raises:
+    UserError: sizes of 0.
   """
+  check_sizes("RealNVP", couplings=couplings, widths=widths)
   return Chain(
     tuple(
       layer

@@ -7,7 +7,9 @@ from flax import linen as nn
 from scipy import stats
 
 from jaxgen.core.errors import UserError
-from jaxgen.methods.likelihood.vae import check_shapes, kl, log_prob, to_image, to_latent, vae
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
+from jaxgen.methods.likelihood.vae import kl, log_prob, to_image, to_latent, vae
 from jaxgen.nn.autoencoders.vae import MLPDecoder, MLPEncoder
 from jaxgen.probability.distributions import bernoulli, gaussian, logistic, logistic_mixture
 
@@ -27,7 +29,7 @@ def batch(x):
 
 def linear(**options):
   dtypes = dict(param_dtype=jnp.float64, dtype=jnp.float64)
-  options = dict(shape=SHAPE, levels=None, latent=LATENT, optimizer=optax.sgd(0.0)) | options
+  options = dict(spec=Spec(SHAPE), latent=LATENT, optimizer=optax.sgd(0.0)) | options
   encoder, decoder = MLPEncoder(LATENT, (), **dtypes), MLPDecoder(SHAPE, (), outputs=2, shared=1, **dtypes)
   return vae(encoder, decoder, gaussian(), **options)
 
@@ -189,7 +191,7 @@ class Deaf(nn.Module):
 
 
 def deaf(**options):
-  options = dict(shape=SHAPE, levels=2, latent=LATENT, optimizer=optax.sgd(1.0)) | options
+  options = dict(spec=Spec(SHAPE, 2), latent=LATENT, optimizer=optax.sgd(1.0)) | options
   return vae(Constant(), Deaf(), bernoulli(), **options)
 
 
@@ -200,8 +202,8 @@ def test_free_bits_leave_dimensions_below_them_alone():
   moved, losses = {}, {}
   for bits in (0.0, 0.3):
     method = deaf(free_bits=bits, beta=2.0)
-    state = method.init(jax.random.key(0), x)
-    after, metrics = method.step(state, x)
+    state = jax.jit(method.init)(jax.random.key(0), x)
+    after, metrics = jax.jit(method.step)(state, x)
     moved[bits] = jax.tree.map(
       lambda a, b: np.asarray(a != b), *(s.params["network"]["encoder"] for s in (after, state))
     )
@@ -229,7 +231,7 @@ def test_binary_samples_are_drawn_or_probabilities():
 
 def test_dequantized_densities_bound_integers(x64):
   x = batch(data(3))
-  density, bound = linear(importance_samples=3), linear(importance_samples=3, levels=17)
+  density, bound = linear(importance_samples=3), linear(importance_samples=3, spec=Spec(SHAPE, 17))
   state = random_state(density)
   a, b = (list(m.evaluate(state, x, jax.random.key(0)).items()) for m in (density, bound))
   for (name, nats), (other, more) in zip(a, b, strict=True):
@@ -245,11 +247,10 @@ def test_outputs_are_by_channel():
 
 
 def test_figures_see_the_averaged_means(x64):
-  method = linear(ema=0.5, optimizer=optax.sgd(0.01))
+  method = averaged(linear(optimizer=optax.sgd(0.01)), 0.5)
   x = data(5)
-  state, _ = method.step(method.init(jax.random.key(0), batch(x)), batch(x))
-  averaged = state.replace(params=state.ema)
-  W, b, _, encode = pieces(averaged)
+  state, _ = jax.jit(method.step)(jax.jit(method.init)(jax.random.key(0), batch(x)), batch(x))
+  W, b, _, encode = pieces(state.replace(params=state.ema))
   z = to_latent(MLPEncoder(LATENT, (), param_dtype=jnp.float64, dtype=jnp.float64))(state, batch(x)["image"])
   np.testing.assert_allclose(z, encode(x)[0], rtol=1e-9)
   decoder = MLPDecoder(SHAPE, (), outputs=2, shared=1, param_dtype=jnp.float64, dtype=jnp.float64)
@@ -259,27 +260,29 @@ def test_figures_see_the_averaged_means(x64):
 
 def test_bad_input():
   with pytest.raises(UserError, match="is of binary data, and these are integers of 17 levels"):
-    deaf(levels=17)
+    deaf(spec=Spec(SHAPE, 17))
   with pytest.raises(UserError, match="is of binary data, and these are real numbers"):
-    deaf(levels=None)
-  options = dict(shape=SHAPE, latent=LATENT, optimizer=optax.sgd(0.0))
+    deaf(spec=Spec(SHAPE))
+  options = dict(latent=LATENT, optimizer=optax.sgd(0.0))
   with pytest.raises(UserError, match="is of data of 17 levels, and these are integers of 2 levels"):
-    vae(Constant(), Deaf(), logistic(17), levels=2, **options)
+    vae(Constant(), Deaf(), logistic(17), spec=Spec(SHAPE, 2), **options)
   with pytest.raises(UserError, match="independent given z"):
-    vae(Constant(), Deaf(), logistic_mixture(2, 17), levels=17, **options)
+    vae(Constant(), Deaf(), logistic_mixture(2, 17), spec=Spec(SHAPE, 17), **options)
   with pytest.raises(UserError, match="beta is 0 or more, and this is -1"):
     deaf(beta=-1.0)
   with pytest.raises(UserError, match="free_bits is 0 or more"):
     deaf(free_bits=-0.1)
-  with pytest.raises(UserError, match="importance_samples counts"):
+  with pytest.raises(UserError, match="has importance_samples=0: it takes 1 or more"):
     deaf(importance_samples=0)
-  with pytest.raises(UserError, match="k counts"):
+  with pytest.raises(UserError, match="has k=0"):
     deaf(k=0)
   with pytest.raises(UserError, match="has no KL"):
     deaf(importance_weighted=True, beta=0.5)
-  with pytest.raises(UserError, match="change one of them"):
+  with pytest.raises(UserError, match="has latent=0"):
+    deaf(latent=0)
+  with pytest.raises(UserError, match="give it the data's own spec"):
     deaf().init(jax.random.key(0), {"image": jnp.ones((1, 4, 4, 1))})
   with pytest.raises(UserError, match="set its latent dimensions"):
     deaf(latent=3).init(jax.random.key(0), {"image": jnp.ones((1, *SHAPE))})
   with pytest.raises(UserError, match="set its shape and outputs"):
-    check_shapes(gaussian(), SHAPE, jnp.ones((1, *SHAPE)), jnp.ones((1, *SHAPE)))
+    vae(Constant(), Deaf(), gaussian(), spec=Spec(SHAPE), **options).init(jax.random.key(0), batch(data(1)))

@@ -5,16 +5,14 @@ Paper: van den Oord et al. 2017, Neural discrete representation learning, https:
 128, 250 k steps; 4.67 bits/dim. Here p(x | z) is a discretized logistic with a scale for each channel, and the prior a
 Transformer that learns the codes while they are learned.
 
-    jaxgen prepare cifar10 --data-dir DIR     (once, with a network; see README)
-    jaxgen train configs/vqvae_cifar10.py --tfds-dir DIR
+    jaxgen prepare cifar10 --data-dir DIR     (once, with a network)
+    jaxgen train vqvae_cifar10 --tfds-dir DIR
 
 Expect: at most 4.67 bits/dim; not run to the end here
 Cost: not measured; for an accelerator
 """
 
-import optax
-
-from jaxgen import Experiment, data
+from jaxgen import Experiment, data, optimizers
 from jaxgen.engine.experiment import Published
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.methods.likelihood.vqvae import reconstruct, vqvae
@@ -23,11 +21,16 @@ from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.probability.distributions import logistic
 from jaxgen.show import figures
 
+PUBLISHED = Published(
+  paper="van den Oord et al. 2017 (VQ-VAE)",
+  table="Section 4.1",
+  metric="test_bits_per_dim_256_levels_elbo",
+  number=4.67,
+  note="the paper does not say what p(x | z) is",
+)
+
 
 def experiment(
-  steps: int = 250_000,
-  batch_size: int = 128,
-  learning_rate: float = 2e-4,
   codes: int = 512,
   dim: int = 64,
   features: int = 256,
@@ -37,32 +40,39 @@ def experiment(
   prior_features: int = 256,
   prior_depth: int = 6,
   drawn: bool = True,
+  steps: int = 250_000,
+  batch_size: int = 128,
+  learning_rate: float = 2e-4,
   tfds_dir: str | None = None,
 ) -> Experiment:
-  cifar10 = data.images("tfds:cifar10", (32, 32, 3), classes=10, data_dir=tfds_dir)
+  """
+  Args:
+    codes: vectors in the codebook.
+    dim: width of a code.
+    features: of the encoder and the decoder.
+    commitment: factor of the distance of the encoder's vectors to their codes.
+    decay: of the codebook's moving averages.
+    restart: share of the mean use below which a code starts anew.
+    prior_features: width of the Transformer over codes.
+    prior_depth: its blocks.
+    drawn: samples are drawn from p(x | z), else they are its means.
+  """
+  cifar10 = data.cifar10(tfds_dir)
   value = logistic(cifar10.levels)
-  encoder, decoder = Encoder(dim, features), Decoder(3, features, outputs=2, shared=1)
+  encoder, decoder = Encoder(dim, features), Decoder(3, features, outputs=value.parameters, shared=1)
   method = vqvae(
     encoder,
     decoder,
     LanguageModel(codes + 1, gpt(prior_features, 8, prior_depth, context=64, dropout=0.1)),
     value,
-    shape=(32, 32, 3),
-    levels=cifar10.levels,
+    spec=cifar10.spec,
     codes=codes,
-    optimizer=optax.adam(learning_rate),
-    prior_optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate)),
+    optimizer=optimizers.adam(learning_rate),
+    prior_optimizer=optimizers.adam(learning_rate, clip=1.0),
     commitment=commitment,
     decay=decay,
     restart=restart,
     drawn=drawn,
-  )
-  published = Published(
-    paper="van den Oord et al. 2017 (VQ-VAE)",
-    table="Section 4.1",
-    metric="test_bits_per_dim_256_levels_elbo",
-    number=4.67,
-    note="the paper does not say what p(x | z) is",
   )
   return Experiment(
     method=method,
@@ -71,7 +81,7 @@ def experiment(
     batch_size=batch_size,
     evaluators=(likelihood(),),
     figures=(figures.reconstructions(reconstruct(encoder, decoder, value)),),
-    published=(published,),
+    published=(PUBLISHED,),
     log_every=100,
     sample_every=20_000,
     checkpoint_every=5_000,

@@ -8,11 +8,13 @@ import pytest
 from scipy import stats
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
 from jaxgen.evaluation.likelihood import bits_per_value, integers_from_density
-from jaxgen.methods.likelihood.flow import BASES, decode, encode, flow, gaussian, log_density, logistic
+from jaxgen.methods.likelihood.flow import decode, encode, flow, log_density
 from jaxgen.nn.flows.bijections import ActNorm, Chain, Logit, Rescale
 from jaxgen.nn.flows.glow import glow
 from jaxgen.nn.flows.realnvp import realnvp_vectors
+from jaxgen.probability.bases import BASES, gaussian, logistic
 
 
 def points(n, shape=(2,), seed=0):
@@ -22,7 +24,7 @@ def points(n, shape=(2,), seed=0):
 
 
 def of_vectors(bijection, shape=(2,), **options):
-  return flow(bijection, shape=shape, feature="x", optimizer=optax.adam(1e-2), **options)
+  return flow(bijection, spec=Spec(shape, feature="x"), optimizer=optax.adam(1e-2), **options)
 
 
 def randomised(state, scale=0.4):
@@ -44,7 +46,7 @@ def test_nats_are_those_of_the_change_of_variables(base, x64):
 def test_a_uniform_density_costs_log_levels_a_value(x64):
   # logit of a uniform variable is logistic, so that this flow is uniform on [-1, 1].
   shape, levels = (2, 4, 1), 17
-  method = flow(Logit(0.0), shape=shape, optimizer=optax.sgd(0.1), levels=levels, base=logistic)
+  method = flow(Logit(0.0), spec=Spec(shape, levels), optimizer=optax.sgd(0.1), base=logistic)
   x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (20, *shape)))
   batch = {"image": x, "index": jnp.arange(20)}
   found = method.evaluate(method.init(jax.random.key(0), batch), batch, jax.random.key(1))
@@ -144,16 +146,18 @@ def test_training_reaches_the_entropy(x64):
 
 
 def test_bad_input():
-  make = lambda **options: flow(Rescale(2.0), **{"shape": (4, 6, 1), "optimizer": optax.sgd(0.1), **options})
+  make = lambda levels=None, feature="image", shape=(4, 6, 1), bijection=Rescale(2.0), **options: flow(  # noqa: B008
+    bijection, spec=Spec(shape, levels, feature=feature), optimizer=optax.sgd(0.1), **options
+  )
   batch = {"image": jnp.zeros((1, 4, 4, 1)), "index": jnp.arange(1)}
   with pytest.raises(UserError, match="2 or more levels"):
     make(levels=1)
   with pytest.raises(UserError, match="at least 0"):
     make(temperature=-1.0)
-  with pytest.raises(UserError, match="change one of them"):
+  with pytest.raises(UserError, match="give it the data's own spec"):
     make().init(jax.random.key(0), batch)
-  with pytest.raises(UserError, match="this data has image, index"):
+  with pytest.raises(UserError, match="is of 'x' and this data has image: "):
     make(feature="x").init(jax.random.key(0), batch)
-  seven, image = flow(glow(1, 1, 4), shape=(7, 7, 1), optimizer=optax.sgd(0.1)), jnp.zeros((1, 7, 7, 1))
+  seven, image = make(shape=(7, 7, 1), bijection=glow(1, 1, 4)), jnp.zeros((1, 7, 7, 1))
   with pytest.raises(UserError, match="images are 7x7 .* only even sides squeeze"):
     jax.eval_shape(seven.init, jax.random.key(0), {"image": image, "index": jnp.arange(1)})

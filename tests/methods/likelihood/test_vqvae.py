@@ -6,6 +6,7 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
 from jaxgen.methods.likelihood.vqvae import codebook, moved, nearest, perplexity, reconstruct, vqvae
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.probability.distributions import bernoulli, gaussian
@@ -35,8 +36,8 @@ class Unpatch(nn.Module):
 
 def small(**options):
   prior = LanguageModel(CODES + 1, gpt(8, 2, 1, context=4))
-  defaults = dict(levels=None, codes=CODES, optimizer=optax.sgd(1.0), prior_optimizer=optax.sgd(0.0))
-  return vqvae(Patches(), Unpatch(), prior, gaussian(), shape=SHAPE, **(defaults | options))
+  defaults = dict(codes=CODES, optimizer=optax.sgd(1.0), prior_optimizer=optax.sgd(0.0))
+  return vqvae(Patches(), Unpatch(), prior, gaussian(), spec=Spec(SHAPE), **(defaults | options))
 
 
 def batch(n=16, seed=0):
@@ -46,7 +47,7 @@ def batch(n=16, seed=0):
 
 def started(method, seed=1):
   """A state with a random codebook."""
-  state = method.init(jax.random.key(0), batch(1))
+  state = jax.jit(method.init)(jax.random.key(0), batch(1))
   rng = np.random.default_rng(seed)
   count = jnp.asarray(rng.uniform(5, 20, CODES), jnp.float32)
   buffers = {"count": count, "sum": count[:, None] * jnp.asarray(rng.normal(size=(CODES, DIM)), jnp.float32)}
@@ -140,7 +141,7 @@ def test_dead_codes_start_anew_from_the_batch():
 
 def test_after_the_first_step_codes_are_of_its_batch():
   method = small(optimizer=optax.sgd(0.0))
-  state, step = method.init(jax.random.key(0), batch(1)), jax.jit(method.step)
+  state, step = jax.jit(method.init)(jax.random.key(0), batch(1)), jax.jit(method.step)
   before = codebook(state.buffers)
   state, metrics = step(state, batch())
   encoded = Patches().apply({"params": state.params["network"]["encoder"]}, batch()["image"]).reshape(-1, DIM)
@@ -189,18 +190,23 @@ def test_evaluation_adds_the_codes_and_samples_follow_the_prior():
 
 
 def test_bad_input():
-  with pytest.raises(UserError, match="at least 2 codes"):
+  with pytest.raises(UserError, match="has codes=1: it takes 2 or more"):
     small(codes=1)
   with pytest.raises(UserError, match="commitment is 0 or more"):
     small(commitment=-1.0)
   with pytest.raises(UserError, match="decay lies in"):
     small(decay=1.0)
-  with pytest.raises(UserError, match="of which one starts"):
+  with pytest.raises(UserError, match="its tokens are the codes and a start"):
     jax.eval_shape(small(codes=7).init, jax.random.key(0), batch(1))
-  options = dict(shape=SHAPE, codes=CODES, optimizer=optax.sgd(0.0), prior_optimizer=optax.sgd(0.0))
+  options = dict(codes=CODES, optimizer=optax.sgd(0.0), prior_optimizer=optax.sgd(0.0))
   with pytest.raises(UserError, match="is of binary data"):
-    vqvae(Patches(), Unpatch(), None, bernoulli(), levels=17, **options)
+    vqvae(Patches(), Unpatch(), None, bernoulli(), spec=Spec(SHAPE, 17), **options)
   with pytest.raises(UserError, match="set its shape and outputs"):
     vqvae(
-      Patches(), Unpatch(), LanguageModel(CODES + 1, gpt(8, 2, 1, context=4)), bernoulli(), levels=2, **options
+      Patches(),
+      Unpatch(),
+      LanguageModel(CODES + 1, gpt(8, 2, 1, context=4)),
+      bernoulli(),
+      spec=Spec(SHAPE, 2),
+      **options,
     ).init(jax.random.key(0), batch(1))

@@ -12,6 +12,7 @@ from scipy import integrate, stats
 
 from jaxgen import data
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
 from jaxgen.methods.likelihood.autoregressive import autoregressive
 from jaxgen.nn.autoregressive.made import FVSBN, MADE, NADE, RNADE
 from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN, PixelCNN
@@ -27,9 +28,12 @@ class Case(NamedTuple):
   network: Any
   distribution: Distribution
   shape: tuple[int, ...] = (10,)
-  levels: int = 2
-  members: int = 1
+  levels: int | None = 2
   classes: int | None = None
+
+  @property
+  def spec(self) -> Spec:
+    return Spec(self.shape, self.levels, self.classes, "x")
 
 
 CASES = {
@@ -37,8 +41,8 @@ CASES = {
   "NADE": Case(NADE(6, **WIDE), bernoulli()),
   "tied NADE": Case(NADE(6, tied=True, **WIDE), bernoulli()),
   "MADE": Case(MADE(1, (20,), **WIDE), bernoulli()),
-  "deep MADE, 4 masks and orders": Case(MADE(1, (20, 20), members=4, shuffle=True, **WIDE), bernoulli(), members=4),
-  "MADE, softmax": Case(MADE(3, (20,), members=2, **WIDE), categorical(3), (2, 3, 1), 3, members=2),
+  "deep MADE, 4 masks and orders": Case(MADE(1, (20, 20), members=4, shuffle=True, **WIDE), bernoulli()),
+  "MADE, softmax": Case(MADE(3, (20,), members=2, **WIDE), categorical(3), (2, 3, 1), 3),
   "PixelCNN": Case(PixelCNN(3, 4, 2, 4, first=3, **WIDE), categorical(3), (2, 3, 1), 3),
   "PixelCNN, binary": Case(PixelCNN(1, 8, 2, 16, first=3, **WIDE), bernoulli(), (2, 5, 1)),
   "gated PixelCNN, colours": Case(GatedPixelCNN(2, 4, 2, 4, first=3, **WIDE), categorical(2), (2, 2, 2)),
@@ -54,10 +58,8 @@ every_case = pytest.mark.parametrize(
 )
 
 
-def method(case, **options):
-  options = {"optimizer": optax.adam(1e-2), "levels": case.levels, "members": case.members, **options}
-  conditional = case.classes is not None
-  return autoregressive(case.network, case.distribution, shape=case.shape, conditional=conditional, **options)
+def method(case):
+  return autoregressive(case.network, case.distribution, spec=case.spec, optimizer=optax.adam(1e-2))
 
 
 def batch(case, x):
@@ -132,11 +134,11 @@ def test_a_mixture_of_members_is_the_mean_of_their_probabilities(x64):
   for k in range(5):
     state = state.replace(step=jnp.asarray(k))
     loss = jax.jit(made.step)(state, batch(case, x))[1]["loss"]
-    np.testing.assert_allclose(loss, -np.log(p[k % 4]).mean() / 10, rtol=1e-10)
+    np.testing.assert_allclose(loss, -np.log(p[k % 4]).mean(), rtol=1e-10)
 
 
 def real_valued(levels=None):
-  return autoregressive(RNADE(6, 8, **WIDE), gaussian_mixture(2), shape=(2,), levels=levels, optimizer=optax.adam(1e-2))
+  return method(Case(RNADE(6, 8, **WIDE), gaussian_mixture(2), (2,), levels))
 
 
 def test_rnade_is_a_density_and_its_samples_follow_it(x64):
@@ -159,19 +161,20 @@ def test_rnade_is_a_density_and_its_samples_follow_it(x64):
 
 
 def test_bad_input(tmp_path):
-  made = method(CASES["NADE"])
+  nade, key = CASES["NADE"], jax.random.key(0)
   with pytest.raises(UserError, match="binarize the data"):
-    method(CASES["NADE"], levels=17)
+    method(nade._replace(levels=17))
   with pytest.raises(UserError, match="real numbers"):
-    method(CASES["NADE"], levels=None)
-  with pytest.raises(UserError, match="change one"):
-    made.init(jax.random.key(0), {"x": jnp.zeros((1, 9)), "index": jnp.arange(1)})
+    method(nade._replace(levels=None))
+  with pytest.raises(UserError, match="give it the data's own spec"):
+    method(nade).init(key, {"x": jnp.zeros((1, 9)), "index": jnp.arange(1)})
   with pytest.raises(UserError, match="change the network's outputs"):
-    method(Case(MADE(2, (3,)), bernoulli())).init(jax.random.key(0), batch(CASES["NADE"], np.zeros((1, 10))))
-  with pytest.raises(UserError, match="no|'label'"):
-    autoregressive(NADE(3), bernoulli(), shape=(10,), levels=2, optimizer=optax.adam(1e-2), conditional=True).init(
-      jax.random.key(0), batch(CASES["NADE"], np.zeros((1, 10)))
-    )
+    method(Case(MADE(2, (3,)), bernoulli())).init(key, batch(nade, np.zeros((1, 10))))
+  labelled = CASES["gated PixelCNN, labels"]
+  with pytest.raises(UserError, match="the network has 2 classes and the data no labels"):
+    method(labelled._replace(classes=None))
+  with pytest.raises(UserError, match="this data has none"):
+    method(labelled).init(key, {"x": jnp.zeros((1, 2, 3, 1)), "index": jnp.arange(1)})
   # Said to be binary, and is not.
   np.savez(tmp_path / "grey.npz", train_image=np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1))
   with pytest.raises(UserError, match="values 0 to 3, but the config expects 2 levels"):

@@ -1,0 +1,24 @@
+"""Distributions of a latent whose entries are independent and alike: what a normalising flow maps the data to."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array
+
+
+class Base(NamedTuple):
+  """A distribution of one entry.
+
+  log_density: of each entry, in nats.
+  draw: (key, shape) -> an array of that shape.
+  """
+
+  log_density: Callable[[Array], Array]
+  draw: Callable[[Array, tuple[int, ...]], Array]
+
+
+gaussian = Base(lambda z: -0.5 * (z**2 + math.log(2 * math.pi)), jax.random.normal)
+logistic = Base(lambda z: -jax.nn.softplus(z) - jax.nn.softplus(-z), jax.random.logistic)
+BASES = {"gaussian": gaussian, "logistic": logistic}
