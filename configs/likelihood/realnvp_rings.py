@@ -10,16 +10,9 @@ Cost: 6 minutes on 2 CPU cores that were busy with other work as well
 """
 
 from typing import Literal
-<<<<<<<< HEAD:configs/energy/realnvp_rings.py
-
-import jax
-import numpy as np
-
-========
 
 import numpy as np
 
->>>>>>>> like:configs/likelihood/realnvp_rings.py
 from jaxgen import Experiment, data, optimizers
 from jaxgen.core.wrappers import averaged
 from jaxgen.data.sources import modes
@@ -31,12 +24,6 @@ from jaxgen.show import figures
 
 
 def experiment(
-<<<<<<<< HEAD:configs/energy/realnvp_rings.py
-  steps: int = 2_000,
-  batch_size: int = 512,
-  learning_rate: float = 2e-3,
-========
->>>>>>>> like:configs/likelihood/realnvp_rings.py
   points: Literal["ring8", "grid25"] = "ring8",
   std: float = 0.1,
   couplings: int = 8,
@@ -47,25 +34,6 @@ def experiment(
   learning_rate: float = 2e-3,
   ema: float = 0.99,
 ) -> Experiment:
-<<<<<<<< HEAD:configs/energy/realnvp_rings.py
-  """A flow of points, beside the energies of energy_rings.
-
-  Args:
-    points: where the clouds lie.
-    std: standard deviation of a cloud.
-    couplings: layers of the flow.
-    width: of the two hidden layers of the networks in them.
-    temperature: standard deviation of the latents that samples are made of.
-  """
-  cloud = data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
-  bijection = realnvp_vectors(couplings, (width, width))
-  method = flow(
-    bijection,
-    spec=cloud.spec,
-    optimizer=optimizers.adam(learning_rate, steps, warmup=100, clip=1.0),
-    temperature=temperature,
-  )
-========
   """
   Args:
     points: where the clouds' centres are.
@@ -79,7 +47,6 @@ def experiment(
   # The clip was chosen for a loss in nats per value, and the loss is in nats per example, of two values.
   optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=2.0, eps=2e-8)
   method = flow(bijection, spec=cloud.spec, optimizer=optimizer, temperature=temperature)
->>>>>>>> like:configs/likelihood/realnvp_rings.py
   edge = float(np.abs(modes(points)).max()) + 4 * std
   return Experiment(
     method=averaged(method, ema),
