@@ -1,0 +1,127 @@
+"""What a network is told of an example: its class, a text, a picture, several at once.
+
+A `Condition` says how to read it from a batch, what stands for nothing, and how often training says nothing. Networks
+are given the pytree as it is; guidance, dropout and sampling treat its leaves [B, ...] alike and know no more.
+
+    labels(spec, dropout=0.1)                                            a class, or none for one example in ten
+    entries({"tokens": jnp.zeros(16, jnp.int32), "token_mask": ...})     a text and which of its tokens are there
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key, PyTree
+
+from jaxgen.core.arrays import per_example
+from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
+
+Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
+
+
+class Condition(NamedTuple):
+  """What a network is told, by name of what a batch has.
+
+  names: entries of a batch that `read` takes; `sample` takes arguments of these names.
+  read: batch -> what the network is told, a pytree with leaves [B, ...].
+  nothing: one example's pytree, leaves [...], that stands for no condition.
+  dropout: the probability with which training tells an example nothing. Classifier-free guidance needs it above 0.
+  draw: keys [N] -> conditions for samples that are asked for without any; None: they must be asked for.
+  check: network -> None; raises a UserError where a network is not made for this condition.
+  """
+
+  names: tuple[str, ...]
+  read: Callable[[Mapping[str, Any]], Told]
+  nothing: PyTree
+  dropout: float = 0.0
+  draw: Callable[[Key[Array, " n"]], Told] | None = None
+  check: Callable[[Any], None] = lambda network: None
+
+  def of(self, batch: Mapping[str, Any]) -> Told:
+    """What the network is told of a batch.
+
+    Raises:
+      UserError: the batch lacks an entry.
+    """
+    missing = [name for name in self.names if name not in batch]
+    if missing:
+      raise UserError(
+        f"the model is told {' and '.join(map(repr, missing))} of each example, which this data has not: use data that "
+        "has, or no condition"
+      )
+    return self.read(batch)
+
+  def dropped(self, told: Told, keys: Key[Array, " batch"]) -> Told:
+    """Nothing in place of what is told, for each example with probability `dropout`, by its own key."""
+    if not self.dropout:
+      return told
+    drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(keys)
+    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.nothing)
+
+  def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
+    """What samples are told: what `sample` was given by these names, or what is drawn where it was given nothing.
+
+    Raises:
+      UserError: some of the names are missing, or all of them where nothing draws them.
+    """
+    given = {name: jnp.asarray(given[name]) for name in self.names if given.get(name) is not None}
+    if not given and self.draw is not None:
+      return self.draw(keys)
+    missing = [name for name in self.names if name not in given]
+    if missing:
+      raise UserError(f"samples of this model are asked for with {', '.join(self.names)}: give {', '.join(missing)}")
+    return self.read(given)
+
+
+UNCONDITIONAL = Condition((), lambda batch: None, None)
+
+
+def labels(spec: Spec, dropout: float = 0.0) -> Condition:
+  """The class, batch["label"] [B] in 0 .. classes - 1; `classes` itself is no label, where labels are dropped.
+
+  Samples that are asked for without labels draw them uniformly. A network with an attribute `classes` must have room
+  for them, and for no label.
+
+  Raises:
+    UserError: data without classes.
+  """
+  if spec.classes is None:
+    raise UserError("a class-conditional model is of data with classes, and this data has none: use other data")
+  needed = spec.classes + (dropout > 0)
+
+  def check(network: Any) -> None:
+    if getattr(network, "classes", needed) != needed:
+      raise UserError(
+        f"the network knows {network.classes} classes and the method needs {needed}"
+        f"{', one of which is no label' if dropout else ''}: set the network's to that"
+      )
+
+  draw = lambda keys: jax.vmap(lambda key: jax.random.randint(key, (), 0, spec.classes))(keys)
+  return Condition(("label",), lambda batch: batch["label"], np.int32(spec.classes), dropout, draw, check)
+
+
+def entries(nothing: Mapping[str, Any], dropout: float = 0.0) -> Condition:
+  """Several entries of a batch at once, as a dict by the same names: a text's tokens and their mask, a small picture.
+
+  nothing: by name, one example's arrays that stand for no condition; they are dropped together.
+  """
+  return Condition(tuple(nothing), lambda batch: {name: batch[name] for name in nothing}, dict(nothing), dropout)
+
+
+def check_condition(condition: Condition, network: Any) -> None:
+  """Raises a UserError where a condition cannot be dropped so often, or the network is not made for it."""
+  if not 0 <= condition.dropout < 1:
+    raise UserError(f"a condition's dropout is a probability below 1, and this is {condition.dropout:g}: change it")
+  condition.check(network)
+
+
+def check_names(given: Mapping[str, Any], *conditions: Condition) -> None:
+  """Raises a UserError where samples are asked for with what none of the conditions takes."""
+  known = [name for condition in conditions for name in condition.names]
+  unknown = [name for name, value in given.items() if value is not None and name not in known]
+  if unknown:
+    takes = f"takes {', '.join(known)}" if known else "is unconditional"
+    raise UserError(f"this model {takes} and is not told {', '.join(unknown)}: sample without")
