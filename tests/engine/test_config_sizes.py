@@ -11,13 +11,13 @@ from jaxgen.engine.run import state_shapes
 CONFIGS = sorted(path.stem for path in (conftest.REPOSITORY / "configs").glob("*.py"))
 # Parameters, with the flags in brackets.
 PUBLISHED = {
-  ("ddpm_cifar10", ()): 35_746_307,
-  ("improved_ddpm_cifar10", ()): 52_546_438,
-  ("edm_cifar10", ()): 55_732_739,
-  ("vdm_cifar10", ()): 30_577_667 + 2,  # the schedule
-  ("score_sde_vp_cifar10", ()): 61_804_419,
-  ("score_sde_subvp_cifar10", ()): 61_804_419,
-  ("score_sde_ve_cifar10", ()): 62_758_787 + 128,  # frequencies
+  ("ddpm", ()): 35_746_307,
+  ("improved_ddpm", (("preset", "cifar10"),)): 52_546_438,
+  ("edm", (("preset", "cifar10"),)): 55_732_739,
+  ("vdm", (("preset", "cifar10"),)): 30_577_667 + 2,  # the schedule
+  ("score_sde_cifar10", ()): 61_804_419,
+  ("score_sde_cifar10", (("sde", "sub_vp"),)): 61_804_419,
+  ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
   ("vit_imagenet", ()): 86_567_656,
   ("vit_imagenet", (("size", "H/14"),)): 632_045_800,
   ("deit_imagenet", (("size", "Ti"),)): 5_910_800,
