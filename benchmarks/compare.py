@@ -36,7 +36,7 @@ class Shape:
 
 
 SHAPES = {
-  "digits": Shape(32, (1, 1), 1, (4,), (8, 8, 1), 128, 10, 20),  # configs/ddpm_digits.py, 0.27 M parameters
+  "digits": Shape(32, (1, 1), 1, (4,), (8, 8, 1), 128, 10, 20),  # ddpm_digits, 0.27 M parameters
   "digits-wide": Shape(32, (1, 2), 1, (4,), (8, 8, 1), 128, 5, 20),  # 0.70 M
   "middle": Shape(64, (1, 2, 2), 2, (16,), (32, 32, 3), 16, 1, 4),  # 6.5 M
   "cifar10": Shape(

@@ -1,6 +1,6 @@
 """What guidance does to class-conditional samples: their accuracy and their distance, against the weight.
 
-    jaxgen train configs/guided_digits.py
+    jaxgen train guided_digits
     python benchmarks/guidance.py runs/guided_digits
 
 Accuracy is the share of samples that a classifier takes for the digit they were asked to be: a support vector machine
@@ -30,7 +30,7 @@ SEEDS = (0, 1)
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("run", help="a trained run of configs/guided_digits.py")
+  parser.add_argument("run", help="a trained run of guided_digits")
   parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0])
   parser.add_argument("--solver", default="dpmpp_2m", choices=list(diffusion.SOLVERS))
   parser.add_argument("--grid", default="log_snr", choices=list(diffusion.GRIDS))

@@ -1,6 +1,6 @@
 """Quality of samples against network calls and against seconds, for every solver.
 
-    jaxgen train configs/ddpm_digits.py
+    jaxgen train ddpm_digits
     python benchmarks/quality.py runs/ddpm_digits
 
 Two denoisers, so that a network's errors and a solver's can be told apart: the trained network of the run, and the
@@ -162,7 +162,7 @@ def table(title: str, rows: list[dict]) -> str:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("run", help="a trained run of configs/ddpm_digits.py")
+  parser.add_argument("run", help="a trained run of ddpm_digits")
   parser.add_argument("--budgets", type=int, nargs="+", default=[8, 16, 32, 64])
   parser.add_argument("--seeds", type=int, default=2, help="of the samples; their spread is the distance's own")
   parser.add_argument("--grid", choices=list(diffusion.GRIDS), help="for all; default: each solver's own")
@@ -176,7 +176,7 @@ def main():
   names = arguments.solvers or fixed
   run = jaxgen.load(arguments.run)
   if run.config.name != "ddpm_digits" or run.arguments["schedule"] != "cosine":
-    raise UserError(f"{arguments.run} is not a run of configs/ddpm_digits.py with the cosine schedule")
+    raise UserError(f"{arguments.run} is not a run of ddpm_digits with the cosine schedule")
   data, chunk = run.data, run.experiment.sample_chunk
   looks = judge.trained_on(data)
   whole = lambda split: np.concatenate(list(real.images(data, split, None)))

@@ -14,9 +14,12 @@ def prepare(job: dict):
   import optax
 
   from jaxgen import diffusion
+  from jaxgen.core.spec import Spec
+  from jaxgen.core.wrappers import averaged
   from jaxgen.engine.mesh import make_mesh
   from jaxgen.engine.program import Program
   from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+  from jaxgen.methods.diffusion.sampler import Sampler
   from jaxgen.nn import UNet
   from jaxgen.nn.blocks.conv import jax_derivatives
 
@@ -29,15 +32,10 @@ def prepare(job: dict):
     out_channels=image[-1],
     dtype=dtype,
   )
-  process = diffusion.linear(1000)
   method = gaussian_diffusion(
-    network,
-    process,
-    shape=image,
-    optimizer=optax.adam(1e-3),
-    sampling_steps=steps,
-    ema=0.999,
+    network, diffusion.linear(1000), Spec(image), optax.adam(1e-3), sampler=Sampler(steps=steps)
   )
+  method = averaged(method, 0.999)
   rng = np.random.default_rng(0)
   updates = job["updates"]
   raws = {

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen import Experiment, data, diffusion
+from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.evaluation.likelihood import likelihood
 
 
@@ -46,20 +48,18 @@ def experiment(
   side: int = 8,
   dtype: str = "float32",
 ) -> Experiment:
-  process = diffusion.constant(10, 0.5)
+  images = data.images(data_name, (side, side, 1), levels=17, classes=10)
   method = gaussian_diffusion(
     Net(layers, dtype),
-    process,
-    shape=(side, side, 1),
-    optimizer=optax.adam(learning_rate),
-    solver=diffusion.SOLVERS[solver],
-    sampling_steps=sampling_steps,
-    ema=0.9,
+    diffusion.constant(10, 0.5),
+    images.spec,
+    optax.adam(learning_rate),
+    sampler=Sampler(diffusion.SOLVERS[solver], steps=sampling_steps),
     likelihoods={"nll_nats": partial(bound_nll, levels=17, terms=2)},
   )
   return Experiment(
-    method=method,
-    data=data.images(data_name, (side, side, 1), levels=17, classes=10),
+    method=averaged(method, 0.9),
+    data=images,
     steps=steps,
     batch_size=batch_size,
     evaluators=(likelihood(),),

@@ -1,7 +1,7 @@
 """Small operations on arrays that losses and samplers share."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -12,3 +12,8 @@ def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def per_example(a: Array, x: Array) -> Array:
   """a [B] as [B, 1, ...], so that it multiplies the examples x [B, ...]; a scalar stays one."""
   return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
+
+
+def masked(x: Array, mask: Bool[Array, "..."] | None) -> Array:
+  """x [B, ...] with zeros where the mask of its leading axes [B, ...] is False; without a mask as it is."""
+  return x if mask is None else jnp.where(per_example(mask, x), x, jnp.zeros((), x.dtype))

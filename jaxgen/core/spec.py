@@ -17,6 +17,8 @@ class Spec(NamedTuple):
   classes: number of labels, None without labels.
   feature: the example's name in a batch.
   dtype: as a method sees it.
+  mask: the name of a batch's booleans [B, ...], of the example's leading axes, that say which entries are there; what
+    is not there is padding. None: all are.
   """
 
   shape: tuple[int, ...]
@@ -24,6 +26,7 @@ class Spec(NamedTuple):
   classes: int | None = None
   feature: str = "image"
   dtype: Any = np.float32
+  mask: str | None = None
 
   @property
   def size(self) -> int:
@@ -37,7 +40,7 @@ def check_batch(spec: Spec, batch: Mapping[str, Any], labels: bool = False) -> N
   labels: the method needs "label", too.
 
   Raises:
-    UserError: the batch lacks the feature or the labels, or has the feature in another shape.
+    UserError: the batch lacks the feature, its mask or the labels, or has the feature or mask in another shape.
   """
   if spec.feature not in batch:
     raise UserError(
@@ -49,6 +52,13 @@ def check_batch(spec: Spec, batch: Mapping[str, Any], labels: bool = False) -> N
     raise UserError(
       f"the method is of examples of shape {tuple(spec.shape)} and the data has {found}: give it the data's own spec"
     )
+  if spec.mask is not None:
+    mask = tuple(batch[spec.mask].shape[1:]) if spec.mask in batch else None
+    if mask is None or mask != found[: len(mask)]:
+      raise UserError(
+        f"the method is of examples with padding, which the batch's {spec.mask!r} says, and this is "
+        f"{'missing' if mask is None else f'of shape {mask}'}: its shape is that of the example's leading axes, {found}"
+      )
   if labels and "label" not in batch:
     raise UserError("the method learns from labels and this data has none: use data with a 'label', or no classes")
 

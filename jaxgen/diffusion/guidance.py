@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
@@ -95,9 +96,9 @@ def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array]
 
   def guided(x, t):
     x_0, eps, *more = denoise(x, t)
-    alpha, sigma = _like(schedule.alpha(t), x), _like(schedule.sigma(t), x)
+    alpha, sigma = per_example(schedule.alpha(t), x), per_example(schedule.sigma(t), x)
     gradient = jnp.where(alpha > 0, jax.grad(lambda x: jnp.sum(log_p(x, t)))(x), 0)
-    push = _like(scale, x) * gradient
+    push = per_example(jnp.asarray(scale, x.dtype), x) * gradient
     return x_0 + jnp.where(alpha > 0, sigma**2 / alpha, 0) * push, eps - sigma * push, *more
 
   return guided
@@ -109,7 +110,7 @@ def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float
   def clip(x, t):
     x_0, _, *more = denoise(x, t)
     x_0 = x_0.clip(low, high)
-    return x_0, (x - _like(schedule.alpha(t), x) * x_0) / _like(schedule.sigma(t), x), *more
+    return x_0, (x - per_example(schedule.alpha(t), x) * x_0) / per_example(schedule.sigma(t), x), *more
 
   return clip
 
@@ -134,8 +135,8 @@ def _guided(
 
   def guided(x, t):
     (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t)
-    alpha, sigma = _like(schedule.alpha(t), x), _like(schedule.sigma(t), x)
-    w = _like(weight, x)
+    alpha, sigma = per_example(schedule.alpha(t), x), per_example(schedule.sigma(t), x)
+    w = per_example(jnp.asarray(weight, x.dtype), x)
     if interval is not None:
       r = sigma / alpha
       w = jnp.where((interval[0] < r) & (r <= interval[1]), w, 1)
@@ -150,9 +151,3 @@ def _guided(
     return jnp.where(w == 1, x_0, guided_x_0), jnp.where(w == 1, eps, guided_eps), *more
 
   return guided
-
-
-def _like(a: Weight, x: Float[Array, "n ..."]) -> Float[Array, "..."]:
-  """A number, or one per sample, to broadcast against x, in its dtype."""
-  a = jnp.asarray(a, x.dtype)
-  return a.reshape(a.shape + (1,) * (x.ndim - 1)) if a.ndim else a

@@ -11,16 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Key, Num
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import Denoise, normal
+from jaxgen.core.keys import fold_in, normal, split
+from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule, Variance, lookup, posterior
 
 
-def simple(output: Float[Array, "batch ..."], target: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-  """(7): the squared error, a mean over each example's dimensions. Ho et al. 2020, eq. 14, where the target is eps."""
-  return jnp.mean((output - target) ** 2, axis=range(1, output.ndim))
+def simple(
+  output: Float[Array, "batch ..."], target: Float[Array, "batch ..."], mask: Bool[Array, "batch ..."] | None = None
+) -> Float[Array, " batch"]:
+  """(7): the squared error, a mean over each example's dimensions. Ho et al. 2020, eq. 14, where the target is eps.
+
+  mask: of an example's leading axes; the mean is over what it lets through, 0 where that is nothing.
+  """
+  square, axes = (output - target) ** 2, range(1, output.ndim)
+  if mask is None:
+    return jnp.mean(square, axis=axes)
+  there = jnp.broadcast_to(per_example(mask, square), square.shape)
+  return jnp.sum(square, axis=axes, where=there) / jnp.maximum(jnp.sum(there, axis=axes), 1)
 
 
 class Bound(NamedTuple):
@@ -64,12 +75,12 @@ def bound(schedule: Schedule, variance: Variance = "posterior", levels: int | No
     t: Num[Array, " batch"],
     fraction: Float[Array, "batch ..."] | float = 1.0,
   ) -> Float[Array, " batch"]:
-    each = lambda table: lookup(table)(t - 1).reshape(-1, *[1] * (x_0.ndim - 1))
+    each = lambda table: per_example(lookup(table)(t - 1), x_0)
     log_ratio = fraction * each(log_beta - log_c)  # log v - log c, (12)
     constants = 0.5 * (jnp.expm1(-log_ratio) + log_ratio)
     kl = jnp.sum(constants + each(0.5 * q.b**2 / c) * jnp.exp(-log_ratio) * (x_0 - predicted) ** 2, axis=dims(x_0))
     # In the step to t = 0, a = 0 and b = 1: the mean is the predicted x_0. Elsewhere the decoder sees a harmless one.
-    mean = jnp.where((t == 1).reshape(-1, *[1] * (x_0.ndim - 1)), predicted, x_0)
+    mean = jnp.where(per_example(t == 1, x_0), predicted, x_0)
     std = jnp.exp(0.5 * (float(log_c[0]) + fraction * float(log_beta[0] - log_c[0])))
     return jnp.where(t == 1, jnp.sum(decoder_nll(x_0, mean, std, levels), axis=dims(x_0)), kl)
 
@@ -107,7 +118,7 @@ def bound_nll(
 
   def add(total, stratum):
     k, low, high = stratum
-    t_keys, eps_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k)), out_axes=1)(keys)
+    t_keys, eps_keys = split(fold_in(keys, k))
     t = jax.vmap(lambda key: jax.random.randint(key, (), low + 1, high + 1))(t_keys).astype(x_0.dtype)
     x_t, _ = diffuse(schedule, x_0, t, eps_keys)
     predicted, _, *fraction = denoise(x_t, t)
@@ -122,9 +133,8 @@ def diffuse(
   schedule: Schedule, x_0: Float[Array, "batch ..."], t: Float[Array, " batch"], keys: Key[Array, " batch"]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
   """(x_t, eps) by (1), each example's noise from its own key."""
-  shape = (-1, *[1] * (x_0.ndim - 1))
-  eps = normal(keys, x_0)
-  return schedule.alpha(t).reshape(shape) * x_0 + schedule.sigma(t).reshape(shape) * eps, eps
+  eps = normal(keys, x_0.shape[1:], x_0.dtype)
+  return per_example(schedule.alpha(t), x_0) * x_0 + per_example(schedule.sigma(t), x_0) * eps, eps
 
 
 def decoder_nll(

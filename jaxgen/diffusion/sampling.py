@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in
 from jaxgen.diffusion.schedules import Schedule
 
 Denoise = Callable[[Float[Array, "n ..."], Float[Array, ""]], tuple]
@@ -68,7 +69,7 @@ def sample(
     return solver.solve(denoise, times, x, keys)
   first, last = apart(solver, times)
   times = jnp.asarray(times, x.dtype)
-  step_keys = lambda i: jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+  step_keys = lambda i: fold_in(keys, i)
   simple = first_order(solver.schedule)
 
   if first:
@@ -125,8 +126,3 @@ def first_order(schedule: Schedule) -> Step:
     return schedule.alpha(s) * x_0 + schedule.sigma(s) * eps, carry
 
   return step
-
-
-def normal(keys: Key[Array, " n"], x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-  """Standard normal noise of x's shape and dtype, each sample's from its own key."""
-  return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import split
 from jaxgen.diffusion.schedules import Point, Schedule
 
 TimesName = Literal["uniform", "log_normal", "logit_normal"]
@@ -151,7 +152,7 @@ def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform
     p = jnp.sqrt(jnp.mean(buffers.losses**2, axis=1))
     p = jnp.where(jnp.all(buffers.count >= last) & (p.sum() > 0), p / p.sum(), 1 / bins)
     p = (1 - uniform_part) * p + uniform_part / bins
-    which, where = jax.vmap(jax.random.split, out_axes=1)(keys)
+    which, where = split(keys)
     bin_ = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(p)))(which)
     # The bins count down from T, as `_from_unit` does.
     t = _from_unit(schedule, (bin_ + _each(where, jax.random.uniform)) / bins, schedule.t_min)

@@ -19,13 +19,13 @@ ENTRIES = configs_in(shipped_folder())
 CONFIGS = {entry.name: entry.path for entry in ENTRIES}
 # Parameters, with the flags in brackets.
 PUBLISHED = {
-  ("ddpm_cifar10", ()): 35_746_307,
-  ("improved_ddpm_cifar10", ()): 52_546_438,
-  ("edm_cifar10", ()): 55_732_739,
-  ("vdm_cifar10", ()): 30_577_667 + 2,  # the schedule
-  ("score_sde_vp_cifar10", ()): 61_804_419,
-  ("score_sde_subvp_cifar10", ()): 61_804_419,
-  ("score_sde_ve_cifar10", ()): 62_758_787 + 128,  # frequencies
+  ("ddpm", ()): 35_746_307,
+  ("improved_ddpm", (("preset", "cifar10"),)): 52_546_438,
+  ("edm", (("preset", "cifar10"),)): 55_732_739,
+  ("vdm", (("preset", "cifar10"),)): 30_577_667 + 2,  # the schedule
+  ("score_sde_cifar10", ()): 61_804_419,
+  ("score_sde_cifar10", (("sde", "sub_vp"),)): 61_804_419,
+  ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
   ("imagenet", ()): 25_557_032,
   ("imagenet", (("backbone", "resnet50_v2"),)): 25_549_352,
   ("imagenet", (("backbone", "densenet121"),)): 7_978_856,

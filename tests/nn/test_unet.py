@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks import layers
 from jaxgen.nn.unets import unet
 from jaxgen.nn.unets.unet import UNet
@@ -112,9 +113,24 @@ def test_says_what_does_not_fit():
   init = lambda network, shape, **kw: jax.eval_shape(
     partial(network.init, **kw), jax.random.key(0), jnp.zeros(shape), jnp.zeros(1)
   )
-  with pytest.raises(ValueError, match="divide by 4"):
+  with pytest.raises(UserError, match="divide by 4"):
     init(UNet(8, (1, 1, 1)), (1, 8, 10, 1))
-  with pytest.raises(ValueError, match="classes=None"):
+  with pytest.raises(UserError, match="has none"):
     init(UNet(8, (1,)), (1, 8, 8, 1), label=jnp.zeros(1, jnp.int32))
-  with pytest.raises(ValueError, match="classes=3"):
+  with pytest.raises(UserError, match="has 3"):
     init(UNet(8, (1,), classes=3), (1, 8, 8, 1))
+  with pytest.raises(UserError, match=r"height 5, and this network's are of height 8, 4"):
+    init(UNet(8, (1, 1), attention=(5,)), (1, 8, 8, 1))
+  with pytest.raises(UserError, match="8 features do not divide into 3 heads"):
+    init(UNet(8, (1,), attention=(), heads=3), (1, 8, 8, 1))
+
+
+def test_attention_in_bfloat16_rounds_no_logits(x64):
+  """Logits near 100 are 0.5 apart in bfloat16: rounded, the softmax of two that differ by 0.1 is wrong by 0.02."""
+  q = jnp.full((1, 1, 1, 16), 5.0, jnp.bfloat16)
+  k = jnp.stack([jnp.full((16,), 5.0), jnp.full((16,), 5.0).at[0].set(5.09375)])[None, :, None].astype(jnp.bfloat16)
+  v = jnp.stack([jnp.zeros(16), jnp.ones(16)])[None, :, None].astype(jnp.bfloat16)
+  exact = 1 / (1 + np.exp(-(np.asarray(q, float) * np.asarray(k[0, 1] - k[0, 0], float)).sum() / 4))
+  got = unet.attend(q, k, v, fused=False)
+  assert got.dtype == jnp.bfloat16
+  assert abs(float(got[0, 0, 0, 0]) - exact) < 2**-9  # the output's own rounding

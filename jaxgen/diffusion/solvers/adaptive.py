@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.diffusion.sampling import Solver, apart, first_order
 from jaxgen.diffusion.schedules import Schedule
@@ -55,8 +56,8 @@ def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_ste
 
     def v(z, phi):
       t = schedule.time(-2 * jnp.log(jnp.tan(phi)))
-      x_0, eps = denoise(_rows(_norm(schedule, t), z) * z, t)[:2]
-      return _rows(jnp.cos(phi), z) * eps - _rows(jnp.sin(phi), z) * x_0
+      x_0, eps = denoise(per_example(_norm(schedule, t), z) * z, t)[:2]
+      return per_example(jnp.cos(phi), z) * eps - per_example(jnp.sin(phi), z) * x_0
 
     v_of_one, constants = one_by_one(v, x, jnp.broadcast_to(ends[0], x.shape[:1]))
     angle = lambda t: jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
@@ -85,11 +86,6 @@ def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_ste
 
 def _norm(schedule: Schedule, t: Float[Array, "..."]) -> Float[Array, "..."]:
   return jnp.hypot(schedule.alpha(t), schedule.sigma(t))
-
-
-def _rows(a: Float[Array, " n"], x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-  """[N] as [N, 1, ..], to broadcast against x."""
-  return a.reshape(a.shape + (1,) * (x.ndim - 1))
 
 
 def one_by_one(f: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Any]:

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule, Variance, posterior
 
 
@@ -22,6 +23,7 @@ def ancestral(schedule: Schedule, variance: Variance = "posterior") -> Solver:
       v = q.c ** (1 - fraction[0]) * q.beta ** fraction[0]
     else:
       v = {"posterior": q.c, "beta": q.beta}[variance]
-    return q.a * x + q.b * x_0 + jnp.sqrt(jnp.where(schedule.sigma(s) > 0, v, 0)) * normal(keys, x), carry
+    std = jnp.sqrt(jnp.where(schedule.sigma(s) > 0, v, 0))
+    return q.a * x + q.b * x_0 + std * normal(keys, x.shape[1:], x.dtype), carry
 
   return Solver(schedule, init=lambda x: (), step=step, to_clean="step", from_noise=True)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import fold_in, normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
 
 
@@ -37,7 +38,7 @@ def annealed_langevin(schedule: Schedule, corrections: int = 100, step_size: flo
 
     def langevin(x, j):
       score = -denoise(x, s)[1] / sigma
-      z = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, j), x)
+      z = normal(fold_in(keys, j), x.shape[1:], x.dtype)
       return x + a / 2 * score + jnp.sqrt(a) * z, None
 
     x, _ = jax.lax.scan(langevin, x, jnp.arange(corrections))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import normal
+from jaxgen.core.keys import normal
 from jaxgen.diffusion.schedules import Schedule
 
 MOST = 2**0.5 - 1  # of gamma
@@ -37,6 +37,6 @@ def churning(schedule: Schedule, churn: float, low: float, high: float, noise: f
     t_hat = jnp.where(inside, raised, t)
     scale = schedule.alpha(t_hat) / alpha  # alpha_ts of (4), with t_hat after t; and sigma_ts, as factors
     added = (schedule.sigma(t_hat) - scale * sigma) * (schedule.sigma(t_hat) + scale * sigma)
-    return scale * x + noise * jnp.sqrt(jnp.maximum(added, 0)) * normal(keys, x), t_hat
+    return scale * x + noise * jnp.sqrt(jnp.maximum(added, 0)) * normal(keys, x.shape[1:], x.dtype), t_hat
 
   return stir

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import Solver, first_order, normal
+from jaxgen.core.keys import normal
+from jaxgen.diffusion.sampling import Solver, first_order
 from jaxgen.diffusion.schedules import Schedule
 
 
@@ -28,7 +29,7 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:
     # In (5), c = sigma_s^2 (1 - ratio^2); so written, sigma_s^2 - eta^2 c is no difference of near-equal numbers.
     direction = sigma_s * jnp.sqrt(1 - eta**2 + (eta * ratio) ** 2)
     noise = eta * sigma_s * jnp.sqrt(jnp.maximum((1 - ratio) * (1 + ratio), 0))
-    return schedule.alpha(s) * x_0 + direction * eps + noise * normal(keys, x), carry
+    return schedule.alpha(s) * x_0 + direction * eps + noise * normal(keys, x.shape[1:], x.dtype), carry
 
   step = noisy if eta else first_order(schedule)
   return Solver(schedule, init=lambda x: (), step=step, to_clean="step", from_noise=True)

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.solvers.dpmpp_2m import Past
 
@@ -31,7 +32,7 @@ def dpmpp_sde_2m(schedule: Schedule, eta: float = 1.0) -> Solver:
     half_r = h / (2 * (lambda_t - carry.lambda_))
     D = x_0 + half_r * (x_0 - carry.x_0)
     mean = sigma_s / sigma_t * jnp.exp(-eta * h) * x - alpha_s * jnp.expm1(-(1 + eta) * h) * D
-    return mean + sigma_s * jnp.sqrt(-jnp.expm1(-2 * eta * h)) * normal(keys, x), Past(x_0, lambda_t)
+    return mean + sigma_s * jnp.sqrt(-jnp.expm1(-2 * eta * h)) * normal(keys, x.shape[1:], x.dtype), Past(x_0, lambda_t)
 
   init = lambda x: Past(jnp.zeros_like(x), jnp.full((), -jnp.inf, x.dtype))
   return Solver(schedule, init, step, order=2)

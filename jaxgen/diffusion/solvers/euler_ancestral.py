@@ -6,7 +6,8 @@ No paper has it under this name; it is `sample_euler_ancestral` there, and Euler
 import jax.numpy as jnp
 
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
 
 
@@ -32,6 +33,6 @@ def euler_ancestral(schedule: Schedule, eta: float = 1.0) -> Solver:
     # sqrt(r_s^2 - r_up^2), without the difference of near-equal numbers that it is about eta = 1
     r_down = r_s * jnp.sqrt(jnp.maximum(1 - eta**2 + (eta * ratio) ** 2, 0))
     # Euler's step y_t + (r_down - r_t) eps is x_0 + r_down eps, by (1).
-    return alpha_s * (x_0 + r_down * eps + r_up * normal(keys, x)), carry
+    return alpha_s * (x_0 + r_down * eps + r_up * normal(keys, x.shape[1:], x.dtype)), carry
 
   return Solver(schedule, init=lambda x: (), step=step, to_clean="step", from_noise=True)

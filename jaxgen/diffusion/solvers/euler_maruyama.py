@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
 
 
@@ -21,6 +22,6 @@ def euler_maruyama(schedule: Schedule) -> Solver:
     at, dt = schedule.at(t), s - t
     score, g2 = -eps / at.sigma, at.diffusion2
     mean = x + (at.drift * x - g2 * score) * dt
-    return mean + jnp.sqrt(g2 * -dt) * normal(keys, x), carry
+    return mean + jnp.sqrt(g2 * -dt) * normal(keys, x.shape[1:], x.dtype), carry
 
   return Solver(schedule, init=lambda x: (), step=step)

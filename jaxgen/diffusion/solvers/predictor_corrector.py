@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import fold_in, normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
 from jaxgen.diffusion.solvers.reverse_diffusion import reverse_diffusion
 
@@ -43,7 +44,7 @@ def predictor_corrector(
     raise UserError("a predictor takes one step at a time, and this solver chooses its own steps: use another one")
 
   def step(denoise, carry, x, t, s, keys):
-    fold = lambda j: jax.vmap(jax.random.fold_in, (0, None))(keys, j)
+    fold = lambda j: fold_in(keys, j)
     x, carry = solver.step(denoise, carry, x, t, s, fold(0))
     alpha = (schedule.alpha(t) / schedule.alpha(s)) ** 2
     sigma = schedule.sigma(s)
@@ -53,7 +54,7 @@ def predictor_corrector(
       z_norm = x[0].size ** 0.5
       score_norm = jnp.sqrt(jnp.sum(score**2, axis=range(1, x.ndim), keepdims=True))
       epsilon = jnp.minimum(2 * alpha * (snr * z_norm / score_norm) ** 2, sigma**2)
-      return x + epsilon * score + jnp.sqrt(2 * epsilon) * normal(fold(j), x), None
+      return x + epsilon * score + jnp.sqrt(2 * epsilon) * normal(fold(j), x.shape[1:], x.dtype), None
 
     x, _ = jax.lax.scan(correct, x, jnp.arange(1, corrections + 1))
     return x, carry

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from jaxgen.diffusion.sampling import Solver, normal
+from jaxgen.core.keys import normal
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.schedules import Schedule
 
 
@@ -20,6 +21,6 @@ def reverse_diffusion(schedule: Schedule) -> Solver:
     alpha_ts, sigma_s, sigma_t = schedule.alpha(t) / schedule.alpha(s), schedule.sigma(s), schedule.sigma(t)
     G2 = (sigma_t - alpha_ts * sigma_s) * (sigma_t + alpha_ts * sigma_s)
     score = -eps / sigma_t
-    return (2 - alpha_ts) * x + G2 * score + jnp.sqrt(G2) * normal(keys, x), carry
+    return (2 - alpha_ts) * x + G2 * score + jnp.sqrt(G2) * normal(keys, x.shape[1:], x.dtype), carry
 
   return Solver(schedule, init=lambda x: (), step=step)

@@ -15,7 +15,7 @@ mean squared distance of s from the score of the data, but for a constant.
 
 (S4): Vincent 2011, https://doi.org/10.1162/NECO_a_00142, section 4. It is (S1), but for a constant, of the data
 blurred by N(0, sigma^2 I), whose score it finds. Times 2 sigma^2 / D it is the loss of `methods.diffusion.gaussian` at
-that noise: with many noise levels, which are told to the network, it is NCSN (configs/ncsn_digits.py), and
+that noise: with many noise levels, which are told to the network, it is NCSN (configs/diffusion/ncsn.py), and
 `jaxgen.nn.energy.score.Score` makes of an energy E(x, level) a network for that.
 
 Losses are sums over an example's entries and means over examples. They are no nats: their unit is one over the square

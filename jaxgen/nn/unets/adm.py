@@ -80,10 +80,11 @@ class ADM(nn.Module):
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
     Raises:
-      ValueError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse.
+      UserError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention at a
+        height that no feature map has.
     """
     levels = len(self.multipliers)
-    check(x, levels, label, self.classes)
+    check(x, levels, label, self.classes, self.attention)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     common = dict(eps=1e-5, kernel_init=initializer, **dtypes)

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Conv, scale_shift, sums
 from jaxgen.nn.unets.adm import initializer
 from jaxgen.nn.unets.unet import Map
@@ -110,12 +111,12 @@ class RefineNet(nn.Module):
     It has no dropout: `index` changes nothing.
 
     Raises:
-      ValueError: an odd H or W; a label.
+      UserError: an odd H or W; a label.
     """
     if x.shape[1] % 2 or x.shape[2] % 2:
-      raise ValueError(f"a RefineNet takes images with even sides, not {x.shape[1:3]}")
+      raise UserError(f"a RefineNet takes images with even sides, not {x.shape[1:3]}: crop them")
     if label is not None:
-      raise ValueError("a RefineNet knows of no classes: it takes no label")
+      raise UserError("a RefineNet knows of no classes: train it without a condition")
     level = jnp.clip(jnp.round(t).astype(jnp.int32), 0, self.levels - 1)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     wide, narrow = 2 * self.channels, self.channels

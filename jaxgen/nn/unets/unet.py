@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide
+from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.attention import attend, head_width
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift, timestep_embedding
 
 Dtype = Any
@@ -64,7 +66,7 @@ class ResidualBlock(nn.Module):
     h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h)
     time = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)(nn.silu(embedding))
     if self.scale_shift:
-      scale, shift = jnp.split(time.astype(jnp.promote_types(time.dtype, jnp.float32)), 2, axis=-1)
+      scale, shift = jnp.split(wide(time), 2, axis=-1)
       h = scale_shift(norm("norm_2", h)(h), jnp.zeros_like(scale), 1 + scale, shift)
     else:
       h = norm("norm_2", h)(h, time)
@@ -97,11 +99,9 @@ class Attention(nn.Module):
     h = GroupNorm(self.groups or groups_for(channels), self.eps, name="norm", **dtypes)(x)
     h = h.reshape(batch, height * width, channels)
     dense = partial(Dense, channels, **dtypes)
-    split = lambda z: z.reshape(batch, height * width, self.heads, channels // self.heads)
+    split = lambda z: z.reshape(batch, height * width, self.heads, head_width(channels, self.heads))
     q, k, v = (split(dense(kernel_init=self.kernel_init(), name=name)(h)) for name in ("query", "key", "value"))
-    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * (channels // self.heads) ** -0.5
-    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1).astype(v.dtype)
-    h = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(batch, height, width, channels)
+    h = attend(q, k, v, fused=False).reshape(batch, height, width, channels)
     return (x + dense(kernel_init=self.kernel_init(1e-10), name="out")(h)) * self.gain
 
 
@@ -149,13 +149,31 @@ def u_shape(
   return h
 
 
-def check(x: Array, levels: int, label: Array | None, classes: int | None):
-  """Raises ValueError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse."""
+def check(x: Array, levels: int, label: Array | None, classes: int | None, attention: Sequence[int] = ()):
+  """Whether a U-Net can take this image and label.
+
+  Raises:
+    UserError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention
+      at a height that no feature map has.
+  """
   factor = 2 ** (levels - 1)
   if x.shape[1] % factor or x.shape[2] % factor:
-    raise ValueError(f"a U-Net of {levels} levels takes images whose sides divide by {factor}, not {x.shape[1:3]}")
+    raise UserError(
+      f"a U-Net of {levels} levels takes images whose sides divide by {factor}, not {x.shape[1:3]}: change the number "
+      "of multipliers, or crop the images"
+    )
   if (label is None) != (classes is None):
-    raise ValueError(f"a label is given where, and only where, the network has classes (classes={classes})")
+    raise UserError(
+      f"a label is given where, and only where, the network has classes, and this one has {classes or 'none'}: set its "
+      "classes, or the method's condition"
+    )
+  heights = [x.shape[1] // 2**level for level in range(levels)]
+  missing = [height for height in attention if height not in heights]
+  if missing:
+    raise UserError(
+      f"attention stands at feature maps of height {', '.join(map(str, missing))}, and this network's are of height "
+      f"{', '.join(map(str, heights))}: set attention to some of these"
+    )
 
 
 class UNet(nn.Module):
@@ -198,10 +216,11 @@ class UNet(nn.Module):
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
     Raises:
-      ValueError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse.
+      UserError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention at a
+        height that no feature map has, or of more heads than divide its channels.
     """
     levels = len(self.multipliers)
-    check(x, levels, label, self.classes)
+    check(x, levels, label, self.classes, self.attention)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)

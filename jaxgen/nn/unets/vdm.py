@@ -86,7 +86,7 @@ class ScoreNetwork(nn.Module):
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
     Raises:
-      ValueError: a label without `classes`, or the reverse.
+      UserError: a label without `classes`, or the reverse.
     """
     check(z, 1, label, self.classes)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)

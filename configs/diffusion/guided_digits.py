@@ -2,7 +2,7 @@
 
 Paper: Ho and Salimans 2022, Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598, Algorithms 1 and 2.
 
-    jaxgen train configs/guided_digits.py
+    jaxgen train guided_digits
 
 Sample i is digit i % 10. `--guidance` is the weight w that multiplies the conditional prediction
 (the paper's 1 + w): 1 is none. `jaxgen sample RUN --guidance 3` and `benchmarks/guidance.py` compare weights.
@@ -14,13 +14,17 @@ Cost: 11 minutes of 2,000 steps with other work on the machine; about 3 on 2 idl
 from functools import partial
 
 import numpy as np
-import optax
 
-from jaxgen import Experiment, data, diffusion
+from jaxgen import Experiment, data, diffusion, optimizers
+from jaxgen.core.condition import labels
+from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.guides import classifier_free
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.nn import UNet
 
 
@@ -39,31 +43,36 @@ def experiment(
   grid: diffusion.GridName = "trailing",
   sampling_steps: int = 100,
   evaluation_terms: int | None = 50,
-  microbatches: int = 1,
 ) -> Experiment:
+  """A U-Net learns digits of a class, and of none.
+
+  Args:
+    channels: the network's width.
+    label_dropout: the share of examples whose label is not told in training.
+    guidance: the weight of the conditional prediction in samples; 1 is no guidance.
+    rescale: how far guided predictions are brought back to the spread of conditional ones, from 0 to 1.
+    interval: lowest and highest noise, sigma / alpha, at which samples are guided; everywhere by default.
+    prediction: what the network outputs.
+    solver: how samples go from noise to digits.
+    grid: the times that the solver visits.
+    sampling_steps: steps of the solver.
+    evaluation_terms: terms of the bound that are drawn for each example; None: all 1,000.
+  """
   digits = data.digits()
-  process = diffusion.cosine(1000)
-  rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 2), steps)
-  # One class more than there are digits: "no label".
+  free = classifier_free(rescale, interval)
   method = gaussian_diffusion(
+    # One class more than there are digits: "no label".
     UNet(channels=channels, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1, classes=11),
-    process,
-    shape=(8, 8, 1),
-    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-    prediction=diffusion.PREDICTIONS[prediction],
-    solver=diffusion.SOLVERS[solver],
-    grid=diffusion.GRIDS[grid],
-    sampling_steps=sampling_steps,
-    ema=ema,
-    classes=10,
-    label_dropout=label_dropout,
-    rescale=rescale,
-    interval=interval,
+    diffusion.cosine(1000),
+    digits.spec,
+    optimizers.adam(learning_rate, steps, warmup=100, clip=1.0),
+    objective=Objective(diffusion.PREDICTIONS[prediction]),
+    condition=labels(digits.spec, label_dropout),
+    sampler=Sampler(diffusion.SOLVERS[solver], diffusion.GRIDS[grid], sampling_steps, guidance=free),
     likelihoods={"nll_nats": partial(bound_nll, levels=digits.levels, terms=evaluation_terms)},
-    microbatches=microbatches,
   )
   return Experiment(
-    method=method,
+    method=averaged(method, ema),
     data=digits,
     steps=steps,
     batch_size=batch_size,

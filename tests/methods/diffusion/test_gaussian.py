@@ -10,8 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.condition import labels
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion import (
   PREDICTIONS,
   ancestral,
@@ -26,7 +29,10 @@ from jaxgen.diffusion import (
   zero_terminal_snr,
 )
 from jaxgen.diffusion.losses import bound_nll
-from jaxgen.methods.diffusion.gaussian import Guide, gaussian_diffusion
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.guides import autoguidance, classifier, classifier_free
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.nn.unets.unet import UNet
 
 T = 8
@@ -57,20 +63,17 @@ class Constant(nn.Module):
     return jnp.broadcast_to(value[:, None, None, None], x.shape)
 
 
-def method(network=None, prediction="eps", variance="posterior", levels=None, terms=None, clip=False, **options):
-  options = {
-    "schedule": SCHEDULE,
-    "shape": SHAPE,
-    "optimizer": optax.adam(3e-2),
-    "solver": ancestral,
-    "sampling_steps": T,
-    "likelihoods": {"nll_nats": partial(bound_nll, levels=levels, variance=variance, terms=terms, clip=clip)},
-    **options,
-  }
-  convert = PREDICTIONS[prediction]
-  return gaussian_diffusion(
-    network or Linear(), prediction=convert, variance=variance, levels=levels, clip=clip, **options
-  )
+def method(network=None, prediction="eps", variance="posterior", terms=None, clip=False, **options):
+  """Options are of `Spec`, `Objective`, `Sampler` or of the method."""
+  take = lambda what, **usual: what(**{**usual, **{k: options.pop(k) for k in [*options] if k in what._fields}})
+  spec = take(Spec, shape=SHAPE)
+  objective = take(Objective, prediction=PREDICTIONS[prediction], variance=variance)
+  sampler = take(Sampler, clip=clip, solver=ancestral, steps=T)
+  if "dropout" in options or spec.classes:
+    options.setdefault("condition", labels(spec, options.pop("dropout", 0.0)))
+  bound = partial(bound_nll, levels=spec.levels, variance=variance, terms=terms, clip=clip)
+  options = {"schedule": SCHEDULE, "optimizer": optax.adam(3e-2), "likelihoods": {"nll_nats": bound}, **options}
+  return gaussian_diffusion(network or Linear(), spec=spec, objective=objective, sampler=sampler, **options)
 
 
 def gaussian_batch(size, first=0, dtype=jnp.float32):
@@ -178,7 +181,7 @@ def test_vlb_loss_reaches_the_exact_bound_and_no_lower(prediction, variance):
 @pytest.mark.parametrize("terms", [None, 3])
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_bound_of_the_exact_denoiser(variance, terms, x64):
-  made = method(variance=variance, terms=terms, prediction="v", ema=0.9)
+  made = averaged(method(variance=variance, terms=terms, prediction="v"), 0.9)
   batch = gaussian_batch(8192, dtype=jnp.float64)
   state = jax.jit(made.init)(jax.random.key(0), batch)
   state = state.replace(
@@ -271,7 +274,7 @@ def test_sampling_starts_with_the_noise_of_its_first_time(grid, x64):
       sigma = process.sigma(t + 1)[:, None, None, None]
       return x * sigma / (S**2 + sigma**2)  # eps
 
-  made = method(Exact(), schedule=process, solver=ddim, grid=grid, sampling_steps=20, likelihoods={})
+  made = method(Exact(), schedule=process, solver=ddim, grid=grid, steps=20, likelihoods={})
   n = 2000
   state = made.init(jax.random.key(0), gaussian_batch(1, dtype=jnp.float64))
   x = np.asarray(jax.jit(made.sample)(state, jax.random.split(jax.random.key(3), n)))
@@ -322,7 +325,7 @@ def sampled(made, **conditions):
 
 def test_classifier_free_guidance():
   label, none = jnp.asarray([0, 1, 0, 1]), jnp.full(4, 2)
-  made = method(Classes(), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={})
+  made = method(Classes(), prediction="x_0", classes=2, dropout=0.2, likelihoods={})
   plain = sampled(made, label=label)
   np.testing.assert_array_equal(sampled(made, label=label, weight=jnp.ones(4)), plain)  # bit for bit
   # Each sample has its own weight: x_0 = u + w (c - u).
@@ -331,16 +334,16 @@ def test_classifier_free_guidance():
   np.testing.assert_allclose(sampled(made, label=label, weight=weight)[:, 0, 0, 0], expected, rtol=1e-4)
   np.testing.assert_allclose(sampled(made, label=none, weight=weight)[:, 0, 0, 0], 0.1, rtol=1e-4)
   assert made.facts["A sample"] == "8 network calls, guided each on twice the batch"
-  clipped = method(Classes(), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={}, clip=True)
+  clipped = method(Classes(), prediction="x_0", classes=2, dropout=0.2, likelihoods={}, clip=True)
   np.testing.assert_allclose(sampled(clipped, label=label, weight=weight).max(), 1)  # after guidance: 1.3 without
 
 
 def test_a_new_weight_compiles_nothing():
-  made = method(Classes(), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={})
+  made = method(Classes(), prediction="x_0", classes=2, dropout=0.2, likelihoods={})
   state = made.init(jax.random.key(0), {**gaussian_batch(1), "label": jnp.zeros(1, int)})
   sample = jax.jit(made.sample)
   for weight in (1.0, 2.0, 5.0):
-    sample(state, jax.random.split(jax.random.key(int(weight)), 4), jnp.arange(4) % 2, jnp.full(4, weight))
+    sample(state, jax.random.split(jax.random.key(int(weight)), 4), label=jnp.arange(4) % 2, weight=jnp.full(4, weight))
   assert sample._cache_size() == 1
 
 
@@ -348,7 +351,7 @@ def test_labels_are_dropped_in_training():
   # The share of dropped labels is the share of the loss that "no label" has.
   n = 4096
   made = method(
-    Classes((0.0, 0.0, 1.0)), prediction="x_0", classes=2, label_dropout=0.2, likelihoods={}, optimizer=optax.sgd(0.0)
+    Classes((0.0, 0.0, 1.0)), prediction="x_0", classes=2, dropout=0.2, likelihoods={}, optimizer=optax.sgd(0.0)
   )
   batch = {"image": jnp.zeros((n, *SHAPE)), "index": jnp.arange(n), "label": jnp.arange(n) % 2}
   _, metrics = jax.jit(made.step)(made.init(jax.random.key(0), batch), batch)
@@ -356,8 +359,8 @@ def test_labels_are_dropped_in_training():
 
 
 def test_autoguidance_goes_away_from_the_guide():
-  guide = Guide(Classes((-0.3, 0.2)), optax.sgd(0.0))
-  made = method(Classes((-0.5, 0.5)), prediction="x_0", classes=2, guide=guide, likelihoods={})
+  guidance = autoguidance(Classes((-0.3, 0.2)), optax.sgd(0.0))
+  made = method(Classes((-0.5, 0.5)), prediction="x_0", classes=2, guidance=guidance, likelihoods={})
   weight, label = jnp.asarray([1.0, 1.0, 2.0, 2.0]), jnp.asarray([0, 1, 0, 1])
   np.testing.assert_allclose(sampled(made, label=label, weight=weight)[:, 0, 0, 0], [-0.5, 0.5, -0.7, 0.8], rtol=1e-4)
 
@@ -372,8 +375,8 @@ class Bright(nn.Module):
 
 
 def test_classifier_guidance_follows_the_classifier():
-  classifier = Guide(Bright(), optax.sgd(1.0))
-  made = method(Constant(), prediction="x_0", classes=2, classifier=classifier, likelihoods={})
+  guidance = classifier(Bright(), optax.sgd(1.0), labels(Spec(SHAPE, classes=2)))
+  made = method(Constant(), prediction="x_0", guidance=guidance, likelihoods={})
   plain = sampled(made, label=jnp.zeros(4, int))
   bright, dark = (sampled(made, label=jnp.full(4, i), weight=jnp.full(4, 2.0)) for i in (0, 1))
   assert np.all(bright.mean((1, 2, 3)) > plain.mean((1, 2, 3)) + 0.002)
@@ -408,8 +411,8 @@ def test_training_has_dropout_and_microbatches_do_not_change_it(x64):
   batch = gaussian_batch(8, dtype=jnp.float64)
 
   def after_a_step(network, **options):
-    made = method(network, optimizer=optax.sgd(0.1), **options)
-    return jax.jit(made.step)(jax.jit(made.init)(jax.random.key(0), batch), batch)
+    made = method(network, optimizer=optax.sgd(0.1))
+    return jax.jit(partial(made.step, **options))(jax.jit(made.init)(jax.random.key(0), batch), batch)
 
   state, metrics = after_a_step(Noisy())
   in_parts, metrics_in_parts = after_a_step(Noisy(), microbatches=4)
@@ -438,15 +441,19 @@ def test_building_touches_no_device():
   program = """
 import optax
 from jaxgen import diffusion as d
+from jaxgen.core.spec import Spec
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
 continuous = (d.vp(), d.sub_vp(), d.ve(), d.edm(), d.rectified_flow(), d.continuous_cosine())
 discrete = [make(1000) for make in d.SCHEDULES.values()]
 for schedule in (*discrete, *continuous, d.geometric(100), d.shift(d.rectified_flow(), 2.0)):
   for grid in d.GRIDS.values():
     for solver in d.SOLVERS.values():
       gaussian_diffusion(
-        None, schedule, shape=(8, 8, 1), optimizer=optax.adam(1e-3), prediction=d.PREDICTIONS["v"], solver=solver,
-        grid=grid, sampling_steps=50, levels=17, vlb=float(schedule.steps is not None),
+        None, schedule, Spec((8, 8, 1), levels=17), optax.adam(1e-3),
+        objective=Objective(d.PREDICTIONS["v"], vlb=float(schedule.steps is not None)),
+        sampler=Sampler(solver, grid, 50),
       )
 """
   environment = {**os.environ, "JAX_PLATFORMS": "none_such"}
@@ -466,28 +473,26 @@ def evaluated(made, batch):
     (lambda b: method(schedule=rectified_flow(), prediction="eps"), "predict x_0, v, velocity or F"),
     (lambda b: method(schedule=zero_terminal_snr(SCHEDULE), prediction="score"), "predict x_0, v, velocity or F"),
     (
-      lambda b: method(schedule=zero_terminal_snr(SCHEDULE), grid=leading, sampling_steps=4),
+      lambda b: method(schedule=zero_terminal_snr(SCHEDULE), grid=leading, steps=4),
       "predict x_0, v, velocity or F",
     ),
-    (lambda b: method(rescale=2.0), "fraction between 0"),
-    (lambda b: method(interval=(2.0, 1.0)), "0 <= low < high"),
-    (lambda b: method(classes=2, label_dropout=1.0), "probability below 1"),
-    (lambda b: method(Constant(2), classes=2, label_dropout=0.1), "needs 3, one of which is no label"),
+    (lambda b: classifier_free(rescale=2.0), "fraction between 0"),
+    (lambda b: autoguidance(None, optax.identity(), interval=(2.0, 1.0)), "0 <= low < high"),
+    (lambda b: method(classes=2, dropout=1.0), "probability below 1"),
+    (lambda b: method(Constant(2), classes=2, dropout=0.1), "needs 3, one of which is no label"),
     (lambda b: method(Constant(2), classes=3), "needs 3: set"),
-    (lambda b: method(sampling_steps=0), "at least 1 step"),
-    (lambda b: method(sampling_steps=1, solver=dpmpp_2m), "takes 2 steps or more"),
+    (lambda b: method(steps=0), "at least 1 step"),
+    (lambda b: method(steps=1, solver=dpmpp_2m), "takes 2 steps or more"),
     (lambda b: method(weighting=None), "set vlb to 1"),
-    (lambda b: method(label_dropout=0.1), "set their number"),
-    (lambda b: method(classifier=Guide(None, None)), "set their number"),
-    (lambda b: method(classes=2, label_dropout=0.1, classifier=Guide(None, None)), "unconditional network"),
+    (lambda b: method(dropout=0.1), "this data has none"),
     (lambda b: sampled(method(Classes(), classes=2), label=jnp.zeros(4, int), weight=jnp.ones(4)), "nothing to be"),
-    (lambda b: sampled(method(), weight=jnp.ones(4)), "nothing to be guided by"),
+    (lambda b: sampled(method(), weight=jnp.ones(4)), "nothing to be"),
     (lambda b: method(schedule=vp(), vlb=1.0), "continuous process"),
     (lambda b: method(shape=(4, 4, 1)).init(jax.random.key(0), b), r"\(4, 4, 1\) and the data has \(2, 2, 1\)"),
-    (lambda b: method(classes=3).init(jax.random.key(0), b), "classes=None"),
+    (lambda b: method(classes=3).init(jax.random.key(0), b), "'label' of each example"),
     (
       lambda b: method().sample(
-        method().init(jax.random.key(0), b), jax.random.split(jax.random.key(0), 2), jnp.zeros(2, int)
+        method().init(jax.random.key(0), b), jax.random.split(jax.random.key(0), 2), label=jnp.zeros(2, int)
       ),
       "unconditional",
     ),
@@ -501,7 +506,7 @@ def test_bad_input(do, names):
 def test_the_unet_fits():
   # Shapes alone: every method's test runs it.
   network = UNet(channels=8, multipliers=(1, 2), blocks=1, attention=(2,), dropout=0.1, classes=3, out_channels=1)
-  made = method(network, shape=(4, 4, 1), classes=3, ema=0.9, weighting=None, vlb=1.0, levels=17, terms=2)
+  made = averaged(method(network, shape=(4, 4, 1), classes=3, weighting=None, vlb=1.0, levels=17, terms=2), 0.9)
   batch = {"image": jnp.zeros((4, 4, 4, 1)), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
   key = jax.random.key(0)
   state = jax.eval_shape(made.init, key, batch)

@@ -7,6 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.spec import Spec
 from jaxgen.diffusion import dpmpp_2m, heun, linspace
 from jaxgen.methods.diffusion.vdm import vdm
 from jaxgen.nn.unets.vdm import LinearGamma, MonotoneGamma
@@ -37,7 +38,7 @@ class Exact(nn.Module):
 
 def method(network=None, gamma=None, levels=5, **options):
   options = {"optimizer": optax.sgd(0.0), "batch_size": 64, "sampling_steps": 40, "terms": 16, **options}
-  return vdm(network or Linear(), gamma or LinearGamma(FIRST, LAST), shape=(1, 1, 1), levels=levels, **options)
+  return vdm(network or Linear(), gamma or LinearGamma(FIRST, LAST), Spec((1, 1, 1), levels), **options)
 
 
 def batch(x, n):
@@ -113,7 +114,7 @@ def test_the_exact_network_has_the_datas_entropy(x64):
 
 
 def test_training_moves_the_schedule_and_the_network():
-  made = method(optimizer=optax.sgd(0.1), ema=0.5)
+  made = method(optimizer=optax.sgd(0.1))
   state = made.init(jax.random.key(0), batch(0.5, 1))
   after, metrics = jax.jit(made.step)(state, batch(0.5, 64))
   moved = jax.tree.map(lambda a, b: bool(jnp.abs(a - b) > 1e-4), after.params, state.params)
@@ -126,5 +127,5 @@ def test_bad_input():
     method(levels=1)
   with pytest.raises(UserError, match="takes 2 steps or more"):
     method(solver=dpmpp_2m, sampling_steps=1)
-  with pytest.raises(UserError, match="change one of them"):
+  with pytest.raises(UserError, match="own spec"):
     method().init(jax.random.key(0), {"image": jnp.zeros((1, 2, 2, 1)), "index": jnp.arange(1)})

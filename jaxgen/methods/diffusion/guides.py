@@ -1,0 +1,159 @@
+"""What a weight makes of a model's predictions, and the network that is trained for that.
+
+sampler=Sampler(guidance=classifier_free(interval=(0.3, 2.0)))        one network, whose conditions are dropped
+sampler=Sampler(guidance=autoguidance(UNet(...), optimizer))          a worse network of the same kind
+sampler=Sampler(guidance=classifier(Logits(...), optimizer, labels))  one that tells from x_t what x_0 is
+
+The mathematics is in `jaxgen.diffusion.guidance`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxgen.core.arrays import masked
+from jaxgen.core.condition import UNCONDITIONAL, Condition, Told
+from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys, split
+from jaxgen.core.method import Batch, Params, State
+from jaxgen.core.spec import Spec
+from jaxgen.diffusion import guidance
+from jaxgen.diffusion.losses import diffuse
+from jaxgen.diffusion.sampling import Denoise
+from jaxgen.methods.diffusion.objective import Examples, Loss, Mask, Model, Objective, training_loss
+
+
+class Guide(NamedTuple):
+  """A second network that is trained beside the first.
+
+  name: its entry in `params`.
+  network: a Flax module, called as the first one is.
+  condition: what it is told, given the first network's condition.
+  loss: (the first network's model, objective, condition, spec) -> the loss of its player.
+  """
+
+  name: str
+  network: Any
+  optimizer: optax.GradientTransformation
+  condition: Callable[[Condition], Condition]
+  loss: Callable[[Model, Objective, Condition, Spec], Loss]
+
+
+class Asked(NamedTuple):
+  """What samples are asked for.
+
+  told: what the network is told, [N, ...].
+  wanted: what `Guidance.condition` reads, [N, ...].
+  mask: which entries are there, None where all are.
+  """
+
+  told: Told
+  wanted: Told
+  mask: Mask
+
+
+class Guidance(NamedTuple):
+  """How a weight per sample turns predictions into guided ones.
+
+  denoise: (model, condition, state, what is asked for, weight [N]) -> the guided denoiser.
+  cost: what a guided prediction costs beside the network's call, in words; "" where there is no guidance.
+  condition: what guidance is told that the network is not.
+  guide: the network that is trained for it.
+  """
+
+  denoise: Callable[[Model, Condition, State, Asked, Float[Array, " n"]], Denoise]
+  cost: Callable[[Condition], str]
+  condition: Condition = UNCONDITIONAL
+  guide: Guide | None = None
+
+
+def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None = None) -> Guidance:
+  """Towards the condition and away from none: for models with dropout of their condition.
+
+  rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
+
+  Raises:
+    UserError: rescale outside [0, 1], or an interval that is none. Sampling raises it for a model without dropout.
+  """
+  guidance.check(rescale, interval)
+
+  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
+    if not condition.dropout:
+      raise UserError("this model has nothing to be guided by: train it with dropout of its condition, or a guide")
+    params = state.averaged()
+    # The mask goes with the condition, but never goes away.
+    predict = lambda x, t, both: model.predict(params, x, t, *both)
+    both, nothing = (asked.told, asked.mask), (condition.nothing, asked.mask)
+    return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
+
+  return Guidance(denoise, lambda condition: "each on twice the batch" if condition.dropout else "")
+
+
+def autoguidance(
+  network: Any,
+  optimizer: optax.GradientTransformation,
+  rescale: float = 0.0,
+  interval: tuple[float, float] | None = None,
+) -> Guidance:
+  """Away from a worse network of the same kind, which learns by the same loss; it is "guide" in `params`.
+
+  rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
+
+  Raises:
+    UserError: rescale outside [0, 1], or an interval that is none.
+  """
+  guidance.check(rescale, interval)
+
+  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
+    main = model.denoise(state.averaged(), asked.told, asked.mask)
+    worse = model._replace(network=network).denoise(state.averaged("guide"), asked.told, asked.mask)
+    return guidance.autoguidance(main, worse, model.schedule, weight, rescale, interval)
+
+  def loss(model: Model, objective: Objective, condition: Condition, spec: Spec) -> Loss:
+    # The distribution of t may learn from losses: from the first network's alone.
+    times = objective.times._replace(update=lambda buffers, t, loss: buffers)
+    return training_loss(model._replace(network=network), objective._replace(times=times), condition, spec)
+
+  guide = Guide("guide", network, optimizer, lambda condition: condition, loss)
+  return Guidance(denoise, lambda condition: "one more of the guide beside each", guide=guide)
+
+
+def classifier(network: Any, optimizer: optax.GradientTransformation, condition: Condition) -> Guidance:
+  """Up the gradient of a classifier of x_t, "classifier" in `params`: Dhariwal and Nichol 2021, section 4.
+
+  It learns by cross-entropy, nats per example, t distributed as for the first network.
+
+  network: (x_t, time, None) -> logits [B, classes].
+  condition: `labels(spec)`. The first network may be told them, too, or nothing.
+  """
+
+  def log_p(model: Model, params: Params, label: Int[Array, " batch"], x: Examples, t: Array, mask: Mask) -> Array:
+    of_classes = model._replace(network=network, learned_variance=False)
+    (logits,) = of_classes.output(params, masked(x, mask), jnp.broadcast_to(t, x.shape[:1]), None, mask)
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1)[:, 0]
+
+  def denoise(model: Model, first: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
+    main, params = model.denoise(state.averaged(), asked.told, asked.mask), state.averaged("classifier")
+    return guidance.classifier(
+      main, model.schedule, lambda x, t: log_p(model, params, asked.wanted, x, t, asked.mask), weight
+    )
+
+  def loss(model: Model, objective: Objective, first: Condition, spec: Spec) -> Loss:
+    def cross_entropy(params: Params, state: State, batch: Batch, key: Array):
+      t_keys, eps_keys = split(example_keys(key, batch["index"]))
+      t, _ = objective.times.draw(state.buffers.get("times"), key, t_keys, batch["index"])
+      x_t, _ = diffuse(model.schedule, batch[spec.feature], t, eps_keys)
+      mask = batch[spec.mask] if spec.mask else None
+      return -jnp.mean(log_p(model, params, condition.of(batch), x_t, t, mask)), ({}, state.buffers)
+
+    return cross_entropy
+
+  guide = Guide("classifier", network, optimizer, lambda condition: UNCONDITIONAL, loss)
+  return Guidance(denoise, lambda first: "one of the classifier and its gradient beside each", condition, guide)
+
+
+FREE = classifier_free()

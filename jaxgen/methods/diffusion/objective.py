@@ -1,0 +1,142 @@
+"""What a diffusion network is and learns: its prediction, its time, the loss. Equations: `jaxgen.diffusion`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxgen.core.arrays import masked
+from jaxgen.core.condition import Condition, Told
+from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys, split
+from jaxgen.core.method import Batch, Params, State
+from jaxgen.core.spec import Spec
+from jaxgen.diffusion import PREDICTIONS, Prediction, Schedule, Variance, losses
+from jaxgen.diffusion.losses import diffuse
+from jaxgen.diffusion.predictions import to_x0_eps
+from jaxgen.diffusion.sampling import Denoise
+from jaxgen.diffusion.times import TimeInput, Times, steps_from_zero, thousandths, uniform
+from jaxgen.diffusion.weightings import Weighting, simple
+
+Examples = Float[Array, "batch ..."]
+Mask = Bool[Array, "batch ..."] | None  # which entries of an example are there, of its leading axes
+
+
+class Objective(NamedTuple):
+  """What the network outputs, and the loss of it.
+
+  prediction: what the network outputs.
+  weighting: of its squared error over t; None leaves the bound, `vlb`, as the only loss.
+  times: the distribution of t; None: uniform.
+  time_input: what the network is told of t; None: t - 1 in discrete processes, 999 t in continuous ones.
+  variance: of p_theta in the bound; "learned" is interpolated by the second half of the network's channels: (12).
+  vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
+    added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
+  """
+
+  prediction: Prediction = PREDICTIONS["eps"]
+  weighting: Weighting | None = simple
+  times: Times | None = None
+  time_input: TimeInput | None = None
+  variance: Variance = "posterior"
+  vlb: float = 0.0
+
+  def on(self, schedule: Schedule) -> "Objective":
+    """With the schedule's own `times` and `time_input` where none were given."""
+    return self._replace(
+      times=self.times or uniform(schedule),
+      time_input=self.time_input or (thousandths if schedule.steps is None else steps_from_zero),
+    )
+
+
+SIMPLE = Objective()  # Ho et al. 2020, eq. 14
+
+
+class Model(NamedTuple):
+  """A network of x_t, and what its output says of x_0 and eps.
+
+  network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
+    array like x, or with twice the channels where a variance is learned. `told` is the condition's pytree, or None. It
+    is given `mask=mask` where examples have padding. Without index there is no dropout.
+  """
+
+  network: Any
+  schedule: Schedule
+  prediction: Prediction
+  time_input: TimeInput
+  learned_variance: bool = False
+
+  def output(
+    self, params: Params, x: Examples, t: Float[Array, " batch"], told: Told, mask: Mask = None, **options: Any
+  ) -> tuple[Array, ...]:
+    """(the network's output,), and the fraction of a learned variance."""
+    at = self.schedule.at(t)
+    options = options if mask is None else {"mask": mask, **options}
+    seen = self.prediction.input(x, at.like(x))
+    output = self.network.apply({"params": params}, seen, self.time_input(at), told, **options).astype(x.dtype)
+    if not self.learned_variance:
+      return (output,)
+    output, raw = jnp.split(output, 2, axis=-1)
+    return output, (raw + 1) / 2
+
+  def predict(
+    self, params: Params, x: Examples, t: Float[Array, "..."], told: Told, mask: Mask = None
+  ) -> tuple[Examples, ...]:
+    """(x_0, eps), and the fraction of a learned variance; t [] or [B]. Padding goes in and comes out as 0."""
+    x, t = masked(x, mask), jnp.broadcast_to(t, x.shape[:1])
+    output, *fraction = self.output(params, x, t, told, mask)
+    x_0, eps = to_x0_eps(self.prediction, output, x, self.schedule.at(t).like(x))
+    return masked(x_0, mask), masked(eps, mask), *fraction
+
+  def denoise(self, params: Params, told: Told, mask: Mask = None) -> Denoise:
+    """`predict` as samplers and likelihoods call it."""
+    return lambda x, t: self.predict(params, x, t, told, mask)
+
+
+Loss = Callable[[Params, State, Batch, Array], tuple[Array, tuple[dict, Any]]]
+
+
+def training_loss(model: Model, objective: Objective, condition: Condition, spec: Spec) -> Loss:
+  """Ho et al. 2020, Algorithm 1, for any choice of the parts: the loss of a `Player`.
+
+  A mean over each example's entries, without its padding.
+
+  Raises:
+    UserError: a loss of nothing, or a bound that the schedule or the data does not have.
+  """
+  prediction, weighting, vlb = objective.prediction, objective.weighting, objective.vlb
+  schedule, times = model.schedule, objective.times
+  if weighting is None and not vlb:
+    raise UserError("a loss without a weighting is the bound alone: set vlb to 1")
+  if vlb and spec.mask is not None:
+    raise UserError("the variational bound of examples with padding is not here: set vlb to 0")
+  bound = losses.bound(schedule, objective.variance, spec.levels) if vlb else None
+
+  def loss(params: Params, state: State, batch: Batch, key: Array):
+    noise_key, dropout_key = jax.random.split(key)
+    times_key, told_key = (jax.random.fold_in(key, stream) for stream in (2, 3))
+    index, mask = batch["index"], batch[spec.mask] if spec.mask else None
+    x_0 = masked(batch[spec.feature], mask)
+    t_keys, eps_keys = split(example_keys(noise_key, index))
+    t, likelier = times.draw(state.buffers.get("times"), times_key, t_keys, index)
+    told = condition.dropped(condition.of(batch), example_keys(told_key, index))
+    at = schedule.at(t)
+    x_t, eps = diffuse(schedule, x_0, t, eps_keys)
+    x_t = masked(x_t, mask)
+    output, *fraction = model.output(params, x_t, t, told, mask, index=index, rngs={"dropout": dropout_key})
+    each = jnp.zeros(x_0.shape[0], x_0.dtype)
+    if weighting is not None:
+      each += weighting(prediction, at) * losses.simple(output, prediction.target(x_0, eps, at.like(x_0)), mask)
+    if bound is not None:
+      mean = output if weighting is None else jax.lax.stop_gradient(output)
+      predicted, _ = to_x0_eps(prediction, mean, x_t, at.like(x_0))
+      nats = bound.prior(x_0) + schedule.steps * bound.term(x_0, predicted, t, *fraction)
+      each += vlb * nats / x_0[0].size
+    buffers = state.buffers
+    if "times" in buffers:
+      buffers = {**buffers, "times": times.update(buffers["times"], t, each)}
+    return jnp.mean(likelier * each), ({}, buffers)
+
+  return loss

@@ -1,0 +1,101 @@
+"""How samples are drawn: a solver over a time grid, guidance and clipping around the network."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxgen.core.arrays import masked
+from jaxgen.core.condition import Condition, check_names
+from jaxgen.core.errors import UserError
+from jaxgen.core.keys import normal, split
+from jaxgen.core.method import State
+from jaxgen.core.spec import Spec
+from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, guidance, sampling, trailing
+from jaxgen.methods.diffusion.guides import FREE, Asked, Guidance
+from jaxgen.methods.diffusion.objective import Examples, Model
+
+
+class Sampler(NamedTuple):
+  """How to go from noise to examples.
+
+  solver, grid, steps: which way, at which times, in how many steps.
+  clip: the predicted x_0 is clipped to [-1, 1], where images lie, after guidance.
+  guidance: what samples with a weight are guided by.
+  """
+
+  solver: Callable[[Schedule], Solver] = ddim
+  grid: Grid = trailing
+  steps: int = 100
+  clip: bool = True
+  guidance: Guidance = FREE
+
+
+DDIM = Sampler()
+
+
+def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec: Spec) -> Callable[..., Examples]:
+  """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
+
+  Padding is 0. Without a mask samples have no padding.
+
+  Raises:
+    UserError: choices that do not go together; it raises one where samples are not asked for as they have to be.
+  """
+  schedule = model.schedule
+  solver = sampler.solver(schedule)
+  visited = sampler.grid(schedule, sampler.steps)
+  sampling.check(solver, sampler.steps)
+  check_noise(schedule)
+  check_start(schedule, model.prediction, float(visited[0]))
+  # What x is like at the grid's first time, where that is not T: there a process whose noise explodes has less of it.
+  first, last = (float(schedule.sigma(np.array([t]))[0]) for t in (visited[0], schedule.T))
+  start_std = schedule.prior_std * (first / last)
+
+  def sample(
+    state: State, keys: Key[Array, " n"], weight: Float[Array, " n"] | None = None, **given: Any
+  ) -> Float[Array, "n ..."]:
+    start_keys, solver_keys, told_keys = split(keys, 3)
+    mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
+    check_names(given, condition, sampler.guidance.condition)
+    told = condition.asked(given, told_keys)
+    x = masked(start_std * normal(start_keys, spec.shape), mask)
+    if weight is None:
+      denoise = model.denoise(state.averaged(), told, mask)
+    else:
+      asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask)
+      denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
+    denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
+    return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+
+  return sample
+
+
+def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> str:
+  """What a sample costs, in words."""
+  calls = sampling.network_calls(sampler.solver(schedule), sampler.grid(schedule, sampler.steps))
+  plain = "as many network calls as its ODE solver needs" if calls is None else f"{calls:,} network calls"
+  guided = sampler.guidance.cost(condition)
+  return f"{plain}, guided {guided}" if guided else plain
+
+
+def check_noise(schedule: Schedule) -> None:
+  """Raises a UserError where x_T is not noise: sampling starts from N(0, prior_std^2 I) there."""
+  last = np.array([schedule.T])
+  signal, noise = float(schedule.alpha(last)[0]), float(schedule.sigma(last)[0])
+  if noise == 0 or signal > noise:
+    snr = f"a signal-to-noise ratio of {(signal / noise) ** 2:.2g}" if noise else "no noise"
+    raise UserError(
+      f"sampling starts from noise, and this schedule has {snr} at its last time: let it end in more noise"
+    )
+
+
+def check_start(schedule: Schedule, prediction: Prediction, first: float) -> None:
+  """Raises a UserError where sampling starts with alpha = 0 and the network's output does not tell x_0 there."""
+  if schedule.is_noise(first) and not prediction.at_noise:
+    raise UserError(
+      "this schedule has no signal at its last time (alpha = 0), where eps and the score do not determine x_0: predict "
+      "x_0, v, velocity or F, or choose a schedule, or for sampling alone a time grid, that starts with some signal"
+    )

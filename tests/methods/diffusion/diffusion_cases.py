@@ -1,0 +1,147 @@
+"""The diffusion models that `test_every_method.py` tests."""
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from cases import BATCH, Case
+from flax import linen as nn
+
+from jaxgen import data, diffusion, optimizers
+from jaxgen.core.condition import labels
+from jaxgen.core.wrappers import averaged
+from jaxgen.diffusion import predictions, weightings
+from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
+from jaxgen.diffusion.losses import bound_nll
+from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.guides import autoguidance, classifier
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.nn import UNet
+from jaxgen.nn.blocks.layers import Dropout
+from jaxgen.nn.unets.vdm import LinearGamma, ScoreNetwork
+
+DIGITS = data.digits()
+SPEC = DIGITS.spec
+
+
+class Perceptron(nn.Module):
+  """A network for diffusion that compiles in a second, with labels and dropout."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.dtype)
+    h = nn.Dense(32, **dtypes)(jnp.concatenate([x.reshape(len(x), -1), t[:, None] / 20], axis=-1))
+    h = nn.silu(h + nn.Embed(10, 32, **dtypes)(label))
+    return nn.Dense(x[0].size, **dtypes)(Dropout(0.1)(h, index)).reshape(x.shape)
+
+
+class Logits(nn.Module):
+  """A classifier of noisy images."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.dtype)
+    h = nn.Dense(32, **dtypes)(jnp.concatenate([x.reshape(len(x), -1), t[:, None] / 1000], axis=-1))
+    return nn.Dense(10, **dtypes)(nn.silu(h))
+
+
+def small_unet(dtype, out_channels=1):
+  return UNet(
+    channels=8, multipliers=(1,), blocks=1, attention=(), out_channels=out_channels, dtype=dtype, param_dtype=dtype
+  )
+
+
+def small_ddpm(network, **options):
+  method = gaussian_diffusion(
+    network,
+    diffusion.cosine(20),
+    SPEC,
+    optimizers.adam(2e-3, clip=1.0),
+    sampler=Sampler(partial(diffusion.ddim, eta=0.5), steps=4),
+    likelihoods={"nll_nats": partial(bound_nll, levels=17, terms=3)},
+    **options,
+  )
+  return averaged(method, 0.9)
+
+
+def unet_ddpm(dtype):
+  return small_ddpm(small_unet(dtype))
+
+
+def conditional_ddpm(dtype):
+  objective = Objective(diffusion.PREDICTIONS["v"], weighting=None, vlb=1.0)
+  return small_ddpm(Perceptron(dtype), condition=labels(SPEC), objective=objective)
+
+
+def edm_with_a_guide(dtype):
+  process = diffusion.edm()
+  guidance = autoguidance(Perceptron(dtype), optax.adam(1e-3))
+  method = gaussian_diffusion(
+    Perceptron(dtype),
+    process,
+    SPEC,
+    optax.adam(2e-3),
+    objective=Objective(predictions.edm(0.75), weightings.edm(0.75), times=log_normal(process), time_input=c_noise),
+    condition=labels(SPEC),
+    sampler=Sampler(partial(diffusion.heun, churn=0.2), diffusion.karras, 3, guidance=guidance),
+    likelihoods={"nll_nats": partial(continuous_bound, levels=17, terms=2, t_min=0.05)},
+  )
+  return averaged(method, 0.9)
+
+
+def flow_with_a_classifier(dtype):
+  process = diffusion.rectified_flow()
+  guidance = classifier(Logits(dtype), optax.adam(1e-3), labels(SPEC))
+  return gaussian_diffusion(
+    small_unet(dtype),
+    process,
+    SPEC,
+    optax.adam(2e-3),
+    objective=Objective(diffusion.PREDICTIONS["velocity"], times=low_discrepancy(process, BATCH)),
+    sampler=Sampler(diffusion.dpmpp_2m, steps=4, guidance=guidance),
+    likelihoods={"nll_nats_dequantized": partial(ode_nll, levels=17, integrator=rk4(2))},
+  )
+
+
+def improved_ddpm(dtype):
+  process = diffusion.cosine(20)
+  return gaussian_diffusion(
+    small_unet(dtype, 2),
+    process,
+    SPEC,
+    optax.adam(2e-3),
+    objective=Objective(weighting=None, vlb=1.0, times=by_loss(process), variance="learned"),
+    sampler=Sampler(partial(diffusion.ancestral, variance="learned"), steps=4),
+    likelihoods={"nll_nats": partial(bound_nll, levels=17, variance="learned", terms=2)},
+  )
+
+
+def small_vdm(dtype):
+  method = vdm(
+    ScoreNetwork(-5.0, 5.0, channels=8, depth=1, fourier=(3,), dropout=0.1, dtype=dtype, param_dtype=dtype),
+    LinearGamma(-5.0, 5.0, dtype),
+    SPEC,
+    optax.adam(2e-3),
+    batch_size=BATCH,
+    sampling_steps=4,
+    terms=2,
+  )
+  return averaged(method, 0.9)
+
+
+CASES = {
+  "ddpm": Case(unet_ddpm, DIGITS, pmap=True),
+  "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, DIGITS),
+  "EDM with a guide": Case(edm_with_a_guide, DIGITS),
+  "rectified flow with a classifier": Case(flow_with_a_classifier, DIGITS),
+  "improved DDPM, importance-sampled": Case(improved_ddpm, DIGITS),
+  "VDM": Case(small_vdm, DIGITS),
+}

@@ -1,0 +1,104 @@
+"""What networks are told, of any form: a dict of text tokens and a mask, from training to guided samples."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.core.condition import Condition, entries, labels
+from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys
+from jaxgen.core.spec import Spec
+from jaxgen.diffusion import PREDICTIONS, linear
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
+
+SPEC = Spec((2, 2, 1))
+LENGTH, VALUES = 3, np.array([-0.3, 0.1, 0.2, 0.4])  # of four words; an image is as bright as its words together
+NOTHING = {"tokens": np.zeros(LENGTH, np.int32), "token_mask": np.zeros(LENGTH, bool)}
+
+
+class Reader(nn.Module):
+  """x_0 is the sum of its text's words, and a number of its own where it is told none."""
+
+  @nn.compact
+  def __call__(self, x, t, told, index=None):
+    words = self.param("words", nn.initializers.zeros, (len(VALUES),), x.dtype)
+    silent = self.param("silent", nn.initializers.zeros, (), x.dtype)
+    there = told["token_mask"]
+    value = jnp.where(there.any(1), jnp.sum(words[told["tokens"]] * there, axis=1), silent)
+    return jnp.broadcast_to(value[:, None, None, None], x.shape)
+
+
+def texts(count, seed=0):
+  """Of 1 to 3 words; what the mask hides are words, too."""
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(0, len(VALUES), (count, LENGTH)).astype(np.int32)
+  return tokens, np.arange(LENGTH) < rng.integers(1, LENGTH + 1, (count, 1))
+
+
+def test_a_text_with_a_mask_is_learned_dropped_and_guided():
+  tokens, there = texts(512)
+  bright = (VALUES[tokens] * there).sum(1)
+  image = jnp.asarray(np.broadcast_to(bright[:, None, None, None], (512, *SPEC.shape)), jnp.float32)
+  batch = {"image": image, "tokens": jnp.asarray(tokens), "token_mask": jnp.asarray(there), "index": jnp.arange(512)}
+  made = gaussian_diffusion(
+    Reader(),
+    linear(8, 0.02, 0.5),
+    SPEC,
+    optax.adam(optax.cosine_decay_schedule(3e-2, 300)),
+    objective=Objective(PREDICTIONS["x_0"]),
+    condition=entries(NOTHING, dropout=0.3),
+    sampler=Sampler(steps=2, clip=False),
+  )
+  state = made.init(jax.random.key(0), batch)
+  state, metrics = jax.jit(lambda state: jax.lax.scan(lambda s, _: made.step(s, batch), state, length=300))(state)
+  learned = state.params["network"]
+  np.testing.assert_allclose(learned["words"], VALUES, atol=2e-3)
+  # Told nothing, the best is the mean of the examples that were told nothing; the loss that is left is their variance.
+  assert abs(float(learned["silent"]) - bright.mean()) < 5 * bright.std() / (0.3 * 512) ** 0.5
+  assert abs(float(metrics["loss"][-50:].mean()) - 0.3 * bright.var()) < 0.15 * bright.var()
+
+  tokens, there = texts(6, seed=1)
+  told = {"tokens": jnp.asarray(tokens), "token_mask": jnp.asarray(there)}
+  keys, sample = jax.random.split(jax.random.key(1), 6), jax.jit(made.sample)
+  expected = (VALUES[tokens] * there).sum(1)
+  np.testing.assert_allclose(sample(state, keys, **told)[:, 0, 0, 0], expected, atol=1e-2)
+  weight = jnp.linspace(0.0, 2.5, 6)
+  silent = float(learned["silent"])
+  guided = silent + np.asarray(weight) * (expected - silent)
+  np.testing.assert_allclose(sample(state, keys, weight=weight, **told)[:, 0, 0, 0], guided, atol=2e-2)
+  for given, sentence in (
+    ({}, "give tokens, token_mask"),
+    ({"tokens": told["tokens"]}, "give token_mask"),
+    (told | {"label": jnp.zeros(6)}, "not told label"),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      made.sample(state, keys, **given)
+  with pytest.raises(UserError, match="'token_mask' of each example"):
+    made.init(jax.random.key(0), {k: v for k, v in batch.items() if k != "token_mask"})
+
+
+def test_an_example_is_told_nothing_by_its_own_key_and_as_a_whole():
+  condition = entries(NOTHING, dropout=0.25)
+  tokens, there = (jnp.asarray(a) for a in texts(4000))
+  told = {"tokens": tokens + 1, "token_mask": there}
+  keys = example_keys(jax.random.key(0), jnp.arange(4000))
+  dropped = condition.dropped(told, keys)
+  silent = np.asarray(~dropped["token_mask"].any(1))
+  assert abs(silent.mean() - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+  np.testing.assert_array_equal(np.asarray(dropped["tokens"] == 0).all(1), silent)
+  np.testing.assert_array_equal(dropped["tokens"][~silent], told["tokens"][~silent])
+  half = condition.dropped(jax.tree.map(lambda a: a[2000:], told), keys[2000:])
+  np.testing.assert_array_equal(half["tokens"], dropped["tokens"][2000:])
+
+
+def test_labels_are_drawn_alike_and_may_be_given():
+  condition, keys = labels(Spec((1,), classes=4)), jax.random.split(jax.random.key(0), 4000)
+  drawn = np.bincount(condition.asked({}, keys), minlength=4)
+  assert abs(drawn - 1000).max() < 4 * (4000 * 0.25 * 0.75) ** 0.5
+  np.testing.assert_array_equal(condition.asked({"label": [3, 1]}, keys[:2]), [3, 1])
+  assert isinstance(condition, Condition)
