@@ -293,7 +293,7 @@ def test_what_cannot_be_traced_is_said_before_a_folder_is_made(tmp_path):
   config = tiny.write(
     tmp_path,
     source=tiny.SOURCE.replace("  batch_size: int = 16,", "  batch_size: int = 16,\n  microbatches: int = 1,").replace(
-      "    ema=0.9,", "    ema=0.9,\n    microbatches=microbatches,"
+      "    batch_size=batch_size,", "    batch_size=batch_size,\n    microbatches=microbatches,"
     ),
   )
   words = ["train", config, "--runs", tmp_path / "runs"]

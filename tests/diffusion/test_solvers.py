@@ -155,7 +155,7 @@ def test_reverse_diffusion_by_its_algorithms(name, monkeypatch, x64):
   # Song et al. 2021, Algorithms 2 (VE) and 3 (VP), of discrete steps: the betas are Ho et al.'s, the sigmas NCSN's.
   x, keys = start(2)
   z = jax.random.normal(jax.random.key(7), x.shape)
-  monkeypatch.setattr("jaxgen.diffusion.solvers.reverse_diffusion.normal", lambda keys, x: z)
+  monkeypatch.setattr("jaxgen.diffusion.solvers.reverse_diffusion.normal", lambda keys, shape, dtype: z)
   schedule, i = EVERY[name], 8
   _, eps = stub(schedule)(x, jnp.asarray(float(i)))
   if name == "linear":
@@ -177,7 +177,7 @@ def test_churn(make, monkeypatch, x64):
   # Karras et al. 2022, Algorithm 2, lines 5 and 6, then the step from t_hat: by hand, with the noise z known.
   schedule, (x, keys) = EVERY["edm"], start(2)
   z = jax.random.normal(jax.random.key(7), x.shape)
-  monkeypatch.setattr("jaxgen.diffusion.solvers.churn.normal", lambda keys, x: z)
+  monkeypatch.setattr("jaxgen.diffusion.solvers.churn.normal", lambda keys, shape, dtype: z)
   times, x = np.array([10.0, 7.0]), 10 * x
   for churn, gamma, low, high in CHURNS:
     got = draw(make(schedule, churn, low, high, noise=1.003), times, x, keys)

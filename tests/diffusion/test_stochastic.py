@@ -49,7 +49,7 @@ def exact_moments(solver, data, times, monkeypatch, draws=1):
   if draws > 1:
     events = [jax.random.fold_in(event, j) for event in events for j in range(draws)]
   own = jax.random.key_data(jnp.stack([*events, key, key]))  # the last two, the step's key itself, are never drawn from
-  one_hot = lambda keys, x: jnp.all(jax.random.key_data(keys) == own, -1).astype(x.dtype)[:, None]
+  one_hot = lambda keys, shape, dtype: jnp.all(jax.random.key_data(keys) == own, -1).astype(dtype)[:, None]
   for module in MODULES:
     monkeypatch.setattr(module, "normal", one_hot)
   start = data.at(solver.schedule, times[0])
