@@ -26,9 +26,6 @@ from jaxgen.nn.vision.resnet import VERSIONS, ResNet
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 
-# Most of these tests' time is compilation.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-
 
 class Known(NamedTuple):
   """A network that another implementation has given the output of, and mistakes that its fixture must tell."""
@@ -162,7 +159,7 @@ def test_training_equals_the_originals(name, dtype, tolerance, x64):
     output = jnp.stack(output) if isinstance(output, tuple) else output
     return jnp.sum(output * cotangent), (output, new)
 
-  gradients, (output, new) = jit(jax.grad(loss, has_aux=True))(variables["params"])
+  gradients, (output, new) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
   np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
   found = layout.write(entries, {"params": gradients, **new})
@@ -181,7 +178,7 @@ def evaluated(name: str, **changes):
   """(ours, theirs), in units of theirs' largest."""
   network, _, _, variables, x = load(name)
   expected = ARRAYS[f"{name}/output"]
-  output = np.asarray(jit(network.clone(**changes).apply)(variables, x))
+  output = np.asarray(jax.jit(network.clone(**changes).apply)(variables, x))
   return output / np.abs(expected).max(), expected / np.abs(expected).max()
 
 
@@ -294,7 +291,7 @@ def test_on_digits(name):
   some = lambda path, s: jnp.float32(tensor(str(path), s.shape) + (len(s.shape) == 1))  # variances are positive
   variables = jax.tree_util.tree_map_with_path(some, shapes)
 
-  @jit
+  @jax.jit
   def train(index, x):
     output = network.apply(variables, x, index, rngs={"dropout": jax.random.key(2)}, mutable=["batch_stats"])[0]
     return output[0] if isinstance(output, tuple) else output
@@ -304,7 +301,7 @@ def test_on_digits(name):
   np.testing.assert_allclose(output[::-1], train(index[::-1], x[::-1]), atol=1e-4 * np.abs(output).max())
   assert np.abs(output[::-1] - train(index, x[::-1])).max() > 1e-3 * np.abs(output).max()
   head = variables["params"]["head"]
-  logits, features = jit(lambda x: (network.apply(variables, x), network.apply(variables, x, method="features")))(x)
+  logits, features = jax.jit(lambda x: (network.apply(variables, x), network.apply(variables, x, method="features")))(x)
   np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-4)
 
 
@@ -326,8 +323,8 @@ def test_residual_branches_may_start_at_zero():
   features = []
   for depth in (1, 2):
     network = ResNet((depth,), 4, 3, small=True, zero_gain=True)
-    variables = jit(network.init)(jax.random.key(1), x)
-    features.append(jit(partial(network.apply, method="features"))(variables, x))
+    variables = jax.jit(network.init)(jax.random.key(1), x)
+    features.append(jax.jit(partial(network.apply, method="features"))(variables, x))
   np.testing.assert_allclose(*features, atol=1e-6)
   assert np.abs(features[0]).max() > 0.1
 
@@ -342,7 +339,7 @@ def test_says_what_does_not_fit():
       jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, large - 1, 3)))
     x = jax.ShapeDtypeStruct((1, large, large, 3), jnp.float32)
     variables = jax.tree.map(lambda s: jnp.full(s.shape, 0.1), jax.eval_shape(network.init, jax.random.key(0), x))
-    assert (jit(network.apply)(variables, jnp.ones(x.shape)) > 0.1).all()
+    assert (jax.jit(network.apply)(variables, jnp.ones(x.shape)) > 0.1).all()
   network, entries, tensors, _, x = load("ResNet, small", "float32")
   shapes = jax.eval_shape(network.clone(classes=6).init, jax.random.key(0), x)
   with pytest.raises(UserError, match=r"'fc.weight' is of shape \(5, 128\) and the network's is \(6, 128\)"):

@@ -25,9 +25,6 @@ from jaxgen.nn.unets.vdm import LinearGamma, MonotoneGamma, ScoreNetwork
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 
-# Most of these tests' time is compilation.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-
 
 def load(file: str, prefix: str = "", dtype="float64"):
   """(variables, arguments, output) as the script made them."""
@@ -111,7 +108,7 @@ def outputs(known: Known, dtype="float64", **changes):
   network = known.network(**known.options | dict(dtype=dtype, param_dtype=dtype) | changes)
   shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
-  return np.asarray(jit(network.apply)(variables, *arguments)), expected
+  return np.asarray(jax.jit(network.apply)(variables, *arguments)), expected
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -184,9 +181,9 @@ def test_on_digits(name):
   network = DIGITS[name]
   network = network if name == "VDM" else network.clone(multipliers=(1,), attention=())  # half the time to compile
   x, t, index = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.arange(4.0), jnp.arange(4)
-  variables = jit(network.init)(jax.random.key(1), x, t)
+  variables = jax.jit(network.init)(jax.random.key(1), x, t)
 
-  @jit
+  @jax.jit
   def run(variables, x, t, index):
     return network.apply(variables, x, t, index=index, rngs={"dropout": jax.random.key(2)})
 
@@ -226,9 +223,9 @@ def products(jaxpr):
 def test_frequencies_are_not_trained():
   network = SongUNet(8, (1,), 0, (), out_channels=1, ncsnpp=True, fourier=16.0)
   x, t = jnp.ones((2, 4, 4, 1)), jnp.arange(2.0)
-  variables = jit(network.init)(jax.random.key(0), x, t)
+  variables = jax.jit(network.init)(jax.random.key(0), x, t)
   variables = jax.tree.map(lambda p: p + 0.1, variables)
-  gradient = jit(jax.grad(lambda v: jnp.sum(network.apply(v, x, t) ** 2)))(variables)["params"]
+  gradient = jax.jit(jax.grad(lambda v: jnp.sum(network.apply(v, x, t) ** 2)))(variables)["params"]
   assert not gradient["frequencies"].any()
   assert gradient["time_1"]["kernel"].any()
   assert 10 < variables["params"]["frequencies"].std() < 24
@@ -266,7 +263,7 @@ def test_a_label_that_is_none_of_the_classes_is_no_condition(x64):
   """EDM's: what a class-conditional SongUNet without its class's weights gives."""
   known = KNOWN["DDPM++"]
   variables, (x, t, label), expected = load(known.file, known.prefix)
-  run = jit(SongUNet(**known.options, dtype="float64", param_dtype="float64").apply)
+  run = jax.jit(SongUNet(**known.options, dtype="float64", param_dtype="float64").apply)
   without = flax.core.copy(variables, {"params": {**variables["params"]}})
   without["params"]["class"] = {
     **without["params"]["class"],

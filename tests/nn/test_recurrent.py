@@ -17,8 +17,6 @@ from jaxgen.nn.sequence.seq2seq import Additive, Multiplicative, Seq2Seq
 SHAPES = {"stacked": dict(layers=3), "both": dict(layers=2, bidirectional=True)}
 CASES = [f"{kind}, {shape}" for kind in ("rnn", "lstm", "gru") for shape in SHAPES] + ["rnn_relu, both"]
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-
 
 def network_of(case: str, dtype) -> Recurrent:
   kind, shape = case.split(", ")
@@ -38,7 +36,7 @@ def run(network: Recurrent, arrays: dict, dtype) -> dict[str, np.ndarray]:
     outputs = {"output": output} | {f"state_{i}": s for i, s in enumerate(final)}
     return sum(jnp.sum(outputs[name] * c) for name, c in arrays["cotangent"].items()), outputs
 
-  gradient, outputs = jit(jax.grad(loss, (0, 1), has_aux=True))(variables, arguments)
+  gradient, outputs = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, arguments)
   of_arguments = {f"argument_gradient/{name}": g for name, g in gradient[1].items()}
   of_weights = {f"gradient/{name}": g for name, g in layout.write(torch(network), gradient[0]).items()}
   return {f"output/{name}": x for name, x in outputs.items()} | of_weights | of_arguments
@@ -100,10 +98,10 @@ def test_padding_does_not_matter_and_nothing_moves_on_it(kind):
   """A ragged batch is its examples one by one; what stands in the padding is not read, not even where it is NaN."""
   network = Recurrent(3, kind, layers=2, bidirectional=True)
   x, lengths = jax.random.normal(jax.random.key(0), (3, 6, 2)), jnp.array([2, 6, 0])
-  variables = jit(network.init)(jax.random.key(1), x)
+  variables = jax.jit(network.init)(jax.random.key(1), x)
   initial = tuple(jax.random.normal(jax.random.key(2), (3, 4, 3)) for _ in range(recurrent.CELLS[kind].states))
   padded = jnp.where(jnp.arange(6)[:, None] < lengths[:, None, None], x, jnp.nan)
-  run = jit(network.apply)
+  run = jax.jit(network.apply)
   output, final = run(variables, padded, lengths, initial)
   for b, length in enumerate([2, 6]):
     alone, state = run(variables, x[b : b + 1, :length], None, tuple(s[b : b + 1] for s in initial))
@@ -119,9 +117,9 @@ def test_each_direction_reads_from_its_own_end():
   """d output[t] / d x[s] of one bidirectional layer's halves: forward s <= t, backward s >= t, below the length."""
   network, length = Recurrent(1, "gru", bidirectional=True), 4
   x = jax.random.normal(jax.random.key(0), (1, 6, 1))
-  variables = jit(network.init)(jax.random.key(1), x)
+  variables = jax.jit(network.init)(jax.random.key(1), x)
   outputs = lambda x: network.apply(variables, x[None, :, None], jnp.array([length]))[0][0]
-  reads = np.asarray(jit(jax.jacobian(outputs))(x[0, :, 0]) != 0)
+  reads = np.asarray(jax.jit(jax.jacobian(outputs))(x[0, :, 0]) != 0)
   valid = np.arange(6) < length
   inside = valid[:, None] & valid
   np.testing.assert_array_equal(reads[:, 0], inside & np.tri(6, dtype=bool))
@@ -140,9 +138,9 @@ def test_one_step_is_the_scan_of_one():
 
 def test_dropout_lies_between_layers_and_follows_the_index():
   network, x = Recurrent(8, "gru", layers=2, dropout=0.5), jax.random.normal(jax.random.key(0), (3, 4, 2))
-  variables = jit(network.init)(jax.random.key(1), x)
+  variables = jax.jit(network.init)(jax.random.key(1), x)
   rngs = {"dropout": jax.random.key(2)}
-  run = jit(lambda network, x, index: network.apply(variables, x, index=index, rngs=rngs)[0], static_argnums=0)
+  run = jax.jit(lambda network, x, index: network.apply(variables, x, index=index, rngs=rngs)[0], static_argnums=0)
   index = jnp.arange(3)
   dropped = run(network, x, index)
   assert not np.allclose(dropped, run(network, x, None))
@@ -164,7 +162,7 @@ DECODERS = {
 
 
 def randomised(network) -> dict:
-  variables = jit(network.init)(jax.random.key(2), SOURCE, TARGET)
+  variables = jax.jit(network.init)(jax.random.key(2), SOURCE, TARGET)
   leaves, tree = jax.tree.flatten(variables)
   noise = [0.5 * jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, x in enumerate(leaves)]
   return jax.tree.unflatten(tree, jax.tree.map(jnp.add, leaves, noise))
@@ -174,7 +172,7 @@ def randomised(network) -> dict:
 def test_attention_is_on_the_source_alone_and_padding_is_not_read(name):
   network = DECODERS[name]
   variables = randomised(network)
-  run = jit(partial(network.apply, method="attend"))
+  run = jax.jit(partial(network.apply, method="attend"))
   logits, weights = run(variables, SOURCE, TARGET, MASK)
   assert weights.shape == (3, 4, 5)
   np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
@@ -189,10 +187,10 @@ def test_attention_is_on_the_source_alone_and_padding_is_not_read(name):
 def test_step_by_step_equals_teacher_forcing_and_sees_no_future(name):
   network = DECODERS[name]
   variables = randomised(network)
-  expected = jit(network.apply)(variables, SOURCE, TARGET, MASK)
+  expected = jax.jit(network.apply)(variables, SOURCE, TARGET, MASK)
   step, carry = network.stepper(variables["params"], SOURCE, MASK, 4)
   assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(carry))
-  step = jit(step)
+  step = jax.jit(step)
   for t in range(4):
     logits, carry = step(carry, TARGET[:, t])
     np.testing.assert_allclose(logits, expected[:, t], atol=1e-5)

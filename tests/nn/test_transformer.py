@@ -18,8 +18,6 @@ from jaxgen.nn.blocks.positions import Learned, Relative, Sinusoidal, relative_b
 from jaxgen.nn.sequence import transformer
 from jaxgen.nn.sequence.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-
 
 # --- Against transformers ---------------------------------------------------------------------------------------------
 
@@ -70,9 +68,9 @@ def run(name: str, dtype, gradients: bool = True, **changes) -> tuple[dict[str, 
     return sum(jnp.sum(outputs[k] * c) for k, c in arrays["cotangent"].items()), outputs
 
   if not gradients:
-    outputs = jit(loss)(variables)[1]
+    outputs = jax.jit(loss)(variables)[1]
     return {f"output/{k}": x for k, x in outputs.items()}, {f"output/{k}": x for k, x in arrays["output"].items()}
-  gradient, outputs = jit(jax.grad(loss, has_aux=True))(variables)
+  gradient, outputs = jax.jit(jax.grad(loss, has_aux=True))(variables)
   ours = {f"output/{k}": x for k, x in outputs.items()}
   ours |= {f"gradient/{k}": g for k, g in layout.write(entries, gradient).items()}
   return ours, expected_of(arrays)
@@ -203,15 +201,15 @@ def test_masks_by_jacobian(place):
   """What an output can depend on is what the masks say, no more and no less."""
   x, context = (jax.random.normal(jax.random.key(i), (1, 5, 8)) for i in range(2))
   mask = jnp.array([[True, True, False, True, False]])
-  reads = lambda f, x: np.asarray(jnp.any(jit(jax.jacobian(f))(x) != 0, axis=(1, 3)))  # [outputs' tokens, x's]
+  reads = lambda f, x: np.asarray(jnp.any(jax.jit(jax.jacobian(f))(x) != 0, axis=(1, 3)))  # [outputs' tokens, x's]
   seen, own = np.broadcast_to(np.asarray(mask), (5, 5)), np.eye(5, dtype=bool)
 
   stack = Stack(PLACES[place])
-  variables = jit(stack.init)(jax.random.key(2), x)
+  variables = jax.jit(stack.init)(jax.random.key(2), x)
   np.testing.assert_array_equal(reads(lambda x: stack.apply(variables, x[None], mask=mask)[0], x[0]), seen | own)
 
   stack = Stack(PLACES[place], causal=True)
-  variables = jit(partial(stack.init, context=context))(jax.random.key(2), x)
+  variables = jax.jit(partial(stack.init, context=context))(jax.random.key(2), x)
   run = lambda x, context: stack.apply(variables, x[None], context=context[None], context_mask=mask)[0]
   np.testing.assert_array_equal(reads(lambda x: run(x, context[0]), x[0]), np.tri(5, dtype=bool))
   np.testing.assert_array_equal(reads(lambda context: run(x[0], context), context[0]), seen)
@@ -226,11 +224,11 @@ def test_cached_decoding_equals_the_full_pass(place, x64):
   options = PLACES[place]._replace(dtype=jnp.float64)
   tokens = jax.random.randint(jax.random.key(0), (3, 7), 0, 11)
   network = LanguageModel(11, options)
-  variables = jit(network.init)(jax.random.key(1), tokens)
-  expected = jit(network.apply)(variables, tokens)
+  variables = jax.jit(network.init)(jax.random.key(1), tokens)
+  expected = jax.jit(network.apply)(variables, tokens)
   step, carry = network.stepper(variables["params"], tokens[:, :3], 9)
   assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(carry))
-  step = jit(step)
+  step = jax.jit(step)
   for t in range(3, 7):
     logits, carry = step(carry, tokens[:, t])
     np.testing.assert_allclose(logits, expected[:, t], atol=1e-12)
@@ -241,10 +239,10 @@ def test_cached_encoder_decoder_equals_the_full_pass(x64):
   source = jax.random.randint(jax.random.key(0), (3, 4), 0, 7)
   target = jax.random.randint(jax.random.key(1), (3, 5), 0, 11)
   mask = jnp.arange(4) < jnp.array([4, 1, 3])[:, None]
-  variables = jit(network.init)(jax.random.key(2), source, target)
-  expected = jit(network.apply)(variables, source, target, mask)
+  variables = jax.jit(network.init)(jax.random.key(2), source, target)
+  expected = jax.jit(network.apply)(variables, source, target, mask)
   step, carry = network.stepper(variables["params"], source, mask, 5)
-  step = jit(step)
+  step = jax.jit(step)
   for t in range(5):
     logits, carry = step(carry, target[:, t])
     np.testing.assert_allclose(logits, expected[:, t], atol=1e-12)
@@ -261,7 +259,7 @@ def primitives(jaxpr) -> list[str]:
 
 def test_the_program_does_not_grow_with_depth_and_remat_changes_no_number():
   x = jax.random.normal(jax.random.key(0), (2, 4, 8))
-  variables, again = jit(Stack(TINY).init)(jax.random.key(1), x), TINY._replace(remat=True)
+  variables, again = jax.jit(Stack(TINY).init)(jax.random.key(1), x), TINY._replace(remat=True)
 
   def gradient_of(options):
     return jax.grad(lambda v, x: jnp.sum(jnp.sin(Stack(options).apply(v, x))))
@@ -274,7 +272,7 @@ def test_the_program_does_not_grow_with_depth_and_remat_changes_no_number():
   forward = lambda options: Stack(options).apply
   kept = [any("remat" in p or "checkpoint" in p for p in program_of(o, variables, forward)) for o in (TINY, again)]
   assert kept == [False, True]
-  plain, recomputed = (jit(gradient_of(options))(variables, x) for options in (TINY, again))
+  plain, recomputed = (jax.jit(gradient_of(options))(variables, x) for options in (TINY, again))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, recomputed)
 
 
@@ -282,9 +280,9 @@ def test_dropout_follows_the_index_and_is_off_without():
   options = TINY._replace(dropout=0.3, attention_dropout=0.3, hidden_dropout=0.3)
   network = EncoderDecoder(11, options)
   source, target = (jax.random.randint(jax.random.key(i), (4, 5), 0, 11) for i in range(2))
-  variables, index = jit(network.init)(jax.random.key(2), source, target), jnp.arange(4)
+  variables, index = jax.jit(network.init)(jax.random.key(2), source, target), jnp.arange(4)
   rngs = {"dropout": jax.random.key(3)}
-  run = jit(lambda source, target, index: network.apply(variables, source, target, None, index, rngs=rngs))
+  run = jax.jit(lambda source, target, index: network.apply(variables, source, target, None, index, rngs=rngs))
   dropped = run(source, target, index)
   np.testing.assert_allclose(dropped[::-1], run(source[::-1], target[::-1], index[::-1]), atol=1e-5)
   assert not np.allclose(dropped, run(source, target, index[::-1]), atol=1e-2)
@@ -305,16 +303,16 @@ def test_attention_in_half_precision(dtype):
   q, k, v = (jax.random.normal(key, (2, 3, 2, 4)).astype(dtype) for key in keys[:3])
   options = dict(mask=jnp.array([[True, True, False], [True] * 3])[:, None, None], causal=True)
   options |= dict(bias=jax.random.normal(keys[3], (1, 2, 3, 3)).astype(dtype))
-  y = jit(partial(attend, **options))(q, k, v)
+  y = jax.jit(partial(attend, **options))(q, k, v)
   assert y.dtype == dtype
-  expected = jit(partial(attend, **options))(*(x.astype(jnp.float32) for x in (q, k, v)))
+  expected = jax.jit(partial(attend, **options))(*(x.astype(jnp.float32) for x in (q, k, v)))
   np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.002 if dtype == jnp.float16 else 0.02)
 
 
 def test_says_what_does_not_fit():
   network = LanguageModel(5, PLACES["learned, pre-norm"])
-  variables = jit(network.init)(jax.random.key(0), ids)
-  run = jit(network.apply)
+  variables = jax.jit(network.init)(jax.random.key(0), ids)
+  run = jax.jit(network.apply)
   for wrong in (5, -1):
     tokens = jnp.array([[0, wrong, 1], [0, 4, 1]])
     with pytest.raises(UserError, match="0 to 4"):

@@ -18,10 +18,6 @@ FIXTURE = pathlib.Path(__file__).parent.parent / "fixtures" / "unet.npz"
 SHAPE = dict(channels=8, multipliers=(1, 2, 2, 2), attention=(8,), classes=3)
 
 
-# Most of these tests' time is compilation.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-
-
 def load(dtype):
   arrays = dict(np.load(FIXTURE, allow_pickle=False))
   flat = {tuple(k.split("/")[1:]): jnp.asarray(v, dtype) for k, v in arrays.items() if k.startswith("params/")}
@@ -34,7 +30,7 @@ def outputs(dtype, **changes):
   network = UNet(**{**SHAPE, "dtype": dtype, "param_dtype": dtype, **changes})
   shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
-  return np.asarray(jit(network.apply)(params, *inputs)), expected
+  return np.asarray(jax.jit(network.apply)(params, *inputs)), expected
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
@@ -82,14 +78,14 @@ def test_parameters_at_the_papers_size():
 def test_starts_at_zero():
   """The last convolution starts (almost) at zero, and so does every residual branch."""
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-  output, _ = jit(UNet(8, (1, 2), 1, (4,), out_channels=1).init_with_output)(jax.random.key(1), x, jnp.ones(2))
+  output, _ = jax.jit(UNet(8, (1, 2), 1, (4,), out_channels=1).init_with_output)(jax.random.key(1), x, jnp.ones(2))
   assert 0 < jnp.abs(output).max() < 1e-3
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(x64):
   params, inputs, expected = load("float32")
   network = UNet(**SHAPE, dtype=jnp.bfloat16)
-  output = jit(network.apply)(params, *inputs)
+  output = jax.jit(network.apply)(params, *inputs)
   assert output.dtype == jnp.float32
   error = np.abs(output - expected).max() / np.abs(expected).max()
   assert 1e-4 < error < 0.1
@@ -100,13 +96,13 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(x64):
 def test_dropout_is_a_function_of_the_index():
   network = UNet(8, (1,), 1, (), 0.5, out_channels=1)
   x, t = jax.random.normal(jax.random.key(0), (4, 4, 4, 1)), jnp.arange(4.0)
-  params = jit(network.init)(jax.random.key(1), x, t)
+  params = jax.jit(network.init)(jax.random.key(1), x, t)
   params = jax.tree.map(lambda p: p + 0.1, params)  # the last layers start at zero
-  apply = jit(lambda x, t, index: network.apply(params, x, t, index=index, rngs={"dropout": jax.random.key(2)}))
+  apply = jax.jit(lambda x, t, index: network.apply(params, x, t, index=index, rngs={"dropout": jax.random.key(2)}))
   whole, half = apply(x, t, jnp.arange(4)), apply(x[2:], t[2:], jnp.arange(2, 4))
   np.testing.assert_allclose(whole[2:], half, atol=1e-5)
   assert not np.allclose(whole[2:], apply(x[2:], t[2:], jnp.arange(2)), atol=1e-2)
-  assert not np.allclose(whole, jit(network.apply)(params, x, t), atol=1e-2)
+  assert not np.allclose(whole, jax.jit(network.apply)(params, x, t), atol=1e-2)
 
 
 def test_says_what_does_not_fit():

@@ -8,7 +8,6 @@ import pytest
 from jaxgen.core.errors import UserError
 from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 
 DTYPES = dict(dtype=jnp.float64, param_dtype=jnp.float64)
 NETWORKS = {
@@ -39,8 +38,8 @@ def convolve(x, kernel, dilation):
 def test_is_made_of_dilated_convolutions(name, x64):
   network, params = build(name)
   tokens = jnp.asarray(np.random.default_rng(2).integers(0, 5, (2, 12)))
-  ours = jit(lambda p: network.apply({"params": p}, tokens, label=LABEL))(params)
-  np.testing.assert_allclose(ours, jit(partial(by_convolutions, network, tokens))(params), atol=1e-12)
+  ours = jax.jit(lambda p: network.apply({"params": p}, tokens, label=LABEL))(params)
+  np.testing.assert_allclose(ours, jax.jit(partial(by_convolutions, network, tokens))(params), atol=1e-12)
 
 
 def by_convolutions(network, tokens, p):
@@ -69,7 +68,7 @@ def test_sees_its_receptive_field_and_nothing_else(name, x64):
   count = field + 3
   x = np.random.default_rng(3).normal(size=(1, count, 5))
   run = lambda x: network.apply({"params": params}, x, label=LABEL[:1], method="from_one_hot")[0]
-  jacobian = np.abs(jit(jax.jacobian(run))(x)[:, :, 0]).max(axis=(1, 3))  # [what is said, what was read]
+  jacobian = np.abs(jax.jit(jax.jacobian(run))(x)[:, :, 0]).max(axis=(1, 3))  # [what is said, what was read]
   offsets = {0}
   for d in (1, *network.dilations):
     offsets = {offset + j * d for offset in offsets for j in range(network.kernel)}
@@ -91,7 +90,7 @@ def test_token_by_token_equals_all_at_once(name, read, x64):
   network, params = build(name)
   tokens = jnp.asarray(np.random.default_rng(4).integers(0, 5, (2, 20)))
 
-  @jit
+  @jax.jit
   def run(params):
     step, carry = network.stepper(params, tokens[:, :read], 20, label=LABEL)
     _, logits = jax.lax.scan(lambda c, t: step(c, t)[::-1], carry, tokens[:, read:].T)
@@ -115,12 +114,12 @@ def test_conditions_matter_and_are_checked(x64):
   network, params = build("three taps")
   tokens = jnp.ones((2, 4), jnp.int32)
   run = lambda *words, **conditions: network.apply({"params": params}, *words, **conditions)
-  logits = jit(run)(tokens, label=LABEL)
+  logits = jax.jit(run)(tokens, label=LABEL)
   assert np.abs(logits[0] - logits[1]).min() > 1e-4
   for wrong in (5, -1):
     with pytest.raises(UserError, match="tokens from .* 0 to 4"):
       run(tokens.at[0, 1].set(wrong), label=LABEL)
-    assert np.isnan(jit(run)(tokens.at[0, 1].set(wrong), label=LABEL)[0, 1:]).all()
+    assert np.isnan(jax.jit(run)(tokens.at[0, 1].set(wrong), label=LABEL)[0, 1:]).all()
   with pytest.raises(UserError, match="label from 0 to 3"):
     run(tokens, label=jnp.array([0, 3]))
   with pytest.raises(UserError, match="is told label of each example, and was given nothing"):

@@ -1,0 +1,38 @@
+"""Tolerances with an argument: what rounding may come to, on any processor, and nothing that was seen on one.
+
+A computation with numbers of eps relative error is as exact as one without whose arguments are off by a few eps. How
+far its results move then is its conditioning, and is measured here, in float64; a processor's order of summation, its
+vectors' width and its exponential are of that size and no larger.
+"""
+
+import jax
+import numpy as np
+
+
+def tolerance(dtype, terms: int = 1, scale=1.0):
+  """What `terms` roundings in a row of numbers as large as `scale` come to, as a random walk: 8 of its deviations."""
+  return 8 * np.finfo(np.dtype(dtype)).eps * terms**0.5 * scale
+
+
+def off(tree, by: float, seed: int = 0):
+  """The tree with every floating-point number multiplied by 1 + by or 1 - by, at random."""
+  rng = np.random.default_rng(seed)
+
+  def wobble(v):
+    v = np.asarray(v)
+    return v * (1 + by * rng.choice([-1.0, 1.0], v.shape)) if np.issubdtype(v.dtype, np.floating) else v
+
+  return jax.tree.map(wobble, tree)
+
+
+def conditioning(function, *arguments, draws: int = 3, by: float = 1e-8):
+  """For each array of what `function` returns: how far it moves for a relative error in the arguments, or its largest.
+
+  In float64. The larger of the two, so that an array that happens not to move still has a scale.
+  """
+  results = function(*arguments)
+  scales = jax.tree.map(lambda r: np.abs(r).max(), results)
+  for seed in range(draws):
+    moved = function(*off(arguments, by, seed))
+    scales = jax.tree.map(lambda s, m, r: max(s, np.abs(m - r).max() / by), scales, moved, results)
+  return scales
