@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from rounding import conditioning, tolerance
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Conv
@@ -34,7 +35,6 @@ from jaxgen.nn.flows.bijections import (
 from jaxgen.nn.flows.glow import Network, Prior, glow
 from jaxgen.nn.flows.nice import Shift, nice
 from jaxgen.nn.flows.realnvp import ResNet, realnvp, realnvp_vectors
-from rounding import conditioning, tolerance
 
 F64 = jnp.float64
 f64 = dict(dtype=F64, param_dtype=F64)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from rounding import conditioning, tolerance
 
 from jaxgen.core.errors import UserError
 from jaxgen.interop import densenet as densenet_layout
@@ -144,34 +145,46 @@ def load(name: str, dtype="float64"):
 SINGLE = ("ResNet v1.5", "ResNet v2", "EfficientNet, timm", "DenseNet", "GoogLeNet")
 
 
-@pytest.mark.parametrize(
-  ("name", "dtype", "tolerance"),
-  [(name, "float64", 1e-9) for name in TRAINED] + [(name, "float32", 1e-5) for name in SINGLE],
-)
-def test_training_equals_the_originals(name, dtype, tolerance, x64):
-  """Output, gradients and new running statistics."""
-  network, entries, _, variables, x = load(name, dtype)
-  expected = ARRAYS[f"{name}/training"]
-  cotangent = np.random.default_rng(1).standard_normal(expected.shape).astype(dtype)
-
-  def loss(params):
-    output, new = network.apply({**variables, "params": params}, x, jnp.arange(len(x)), mutable=["batch_stats"])
-    output = jnp.stack(output) if isinstance(output, tuple) else output
-    return jnp.sum(output * cotangent), (output, new)
-
-  gradients, (output, new) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-  np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-  found = layout.write(entries, {"params": gradients, **new})
-  statistics = [k for k in ARRAYS[f"{name}/names"] if "running" in k]
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_equals_the_originals(name, x64):
+  """Output, new running statistics and gradients; in float32 as far as the network lets errors of rounding grow."""
+  names = ARRAYS[f"{name}/names"].tolist()
+  trained, statistics = ([k for k in names if ("running" in k) == moving] for moving in (False, True))
+  expected = {"output": ARRAYS[f"{name}/training"]}
   if statistics:
-    moved, expected = np.concatenate([found.pop(k) for k in statistics]), ARRAYS[f"{name}/statistics"]
-    np.testing.assert_allclose(moved, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-  expected = ARRAYS[f"{name}/gradient"]
-  assert len(found) == len(expected)
-  for k, wanted in zip(sorted(found), expected, strict=True):
-    atol = tolerance * max(np.abs(wanted).max(), 1e-2 * np.abs(expected).max())
-    np.testing.assert_allclose(projected(k, found[k]), wanted, rtol=0, atol=atol, err_msg=k)
+    expected["statistics"] = ARRAYS[f"{name}/statistics"]
+  expected |= dict(zip(trained, ARRAYS[f"{name}/gradient"], strict=True))
+
+  def results(dtype):
+    """A function of the variables and the pictures: what the fixture keeps."""
+    network, entries, *_ = load(name, dtype)
+    cotangent = np.random.default_rng(1).standard_normal(expected["output"].shape).astype(dtype)
+
+    def loss(params, rest, x):
+      output, new = network.apply({**rest, "params": params}, x, jnp.arange(len(x)), mutable=["batch_stats"])
+      output = jnp.stack(output) if isinstance(output, tuple) else output
+      return jnp.sum(output * cotangent), (output, new)
+
+    compiled = jax.jit(jax.grad(loss, has_aux=True))
+
+    def run(variables, x):
+      gradients, (output, new) = compiled(variables["params"], variables, x)
+      found = layout.write(entries, {"params": gradients, **new})
+      moved = [found.pop(k) for k in statistics]
+      results = {k: projected(k, gradient) for k, gradient in found.items()} | {"output": np.asarray(output)}
+      return results | ({"statistics": np.concatenate(moved)} if moved else {})
+
+    return run
+
+  scales = conditioning(results("float64"), *load(name)[3:])
+  # A gradient that is nearly zero is a difference of ones that are not.
+  least = 1e-2 * max(scales[k] for k in trained)
+  scales |= {k: max(scales[k], least) for k in trained}
+  for dtype in ("float64", "float32") if name in SINGLE else ("float64",):
+    found = results(dtype)(*load(name, dtype)[3:])
+    assert found.keys() == expected.keys()
+    for k, wanted in expected.items():
+      np.testing.assert_allclose(found[k], wanted, rtol=0, atol=tolerance(dtype, 100, scales[k]), err_msg=k)
 
 
 def evaluated(name: str, **changes):

@@ -18,7 +18,6 @@ from jaxgen.nn.blocks.positions import Learned, Relative, Sinusoidal, relative_b
 from jaxgen.nn.sequence import transformer
 from jaxgen.nn.sequence.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
 
-
 # --- Against transformers ---------------------------------------------------------------------------------------------
 
 

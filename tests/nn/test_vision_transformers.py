@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from rounding import conditioning, tolerance
 
 from jaxgen.core.errors import UserError
 from jaxgen.interop import cait as cait_layout
@@ -29,7 +30,6 @@ from jaxgen.nn.vision.cait import CaiT
 from jaxgen.nn.vision.swin import Swin
 from jaxgen.nn.vision.t2t import T2TViT
 from jaxgen.nn.vision.vit import DEIT, SIZES, ViT, resize_positions
-from rounding import conditioning, tolerance
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 

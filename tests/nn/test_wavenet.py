@@ -8,7 +8,6 @@ import pytest
 from jaxgen.core.errors import UserError
 from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 
-
 DTYPES = dict(dtype=jnp.float64, param_dtype=jnp.float64)
 NETWORKS = {
   "two taps, two stacks": dict(kernel=2, dilations=(1, 2, 4, 1, 2)),
