@@ -19,7 +19,6 @@ def prepare(job: dict):
   from jaxgen.engine.program import Program
   from jaxgen.inspection import flops as flops_of
   from jaxgen.methods.supervised.classifier import classifier
-  from jaxgen.nn.blocks.conv import jax_derivatives
   from jaxgen.nn.vision import resnet, vit
 
   dtype, batch, image, updates = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["updates"]
@@ -44,8 +43,7 @@ def prepare(job: dict):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"params": state.params["network"], **state.buffers}
   )
   x = jax.ShapeDtypeStruct((batch, *image), jnp.float32)
-  with jax_derivatives():
-    forward = flops_of(jax.make_jaxpr(network.apply)(variables, x).jaxpr)
+  forward = flops_of(jax.make_jaxpr(network.apply)(variables, x).jaxpr)
 
   if job["task"] == "training":
     flops, batches = 3 * forward, program.put_many(raws)

@@ -18,10 +18,10 @@ def prepare(job: dict):
   from jaxgen.core.wrappers import averaged
   from jaxgen.engine.mesh import make_mesh
   from jaxgen.engine.program import Program
+  from jaxgen.inspection import flops as flops_of
   from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
   from jaxgen.methods.diffusion.sampler import Sampler
   from jaxgen.nn import UNet
-  from jaxgen.nn.blocks.conv import jax_derivatives
 
   dtype, batch, image, steps = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["sampling_steps"]
   network = UNet(
@@ -50,10 +50,9 @@ def prepare(job: dict):
 
   # Multiplications and additions of the network as it is defined, not as it is computed: strided convolutions are
   # strided. A gradient is two more passes.
-  with jax_derivatives():
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params["network"])
-    x, t = jax.ShapeDtypeStruct((batch, *image), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.float32)
-    forward = jax.jit(lambda p, x, t: network.apply({"params": p}, x, t)).lower(params, x, t).cost_analysis()["flops"]
+  params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params["network"])
+  x, t = jax.ShapeDtypeStruct((batch, *image), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.float32)
+  forward = flops_of(jax.make_jaxpr(lambda p, x, t: network.apply({"params": p}, x, t))(params, x, t).jaxpr)
 
   if job["task"] == "training":
     flops, batches = 3 * forward, program.put_many(raws)

@@ -1,12 +1,13 @@
 """Networks of vectors: against their definitions, and who sees whom."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgen.nn.autoregressive.made import FVSBN, MADE, NADE, RNADE, recurrence, rerun
-from jaxgen.nn.blocks.conv import jax_derivatives
 
 D, N = 7, 3
 NETWORKS = {
@@ -83,9 +84,22 @@ def test_the_gradient_that_runs_backwards_is_jaxs(activation, x64):
     before = jnp.einsum("ne,eh,de->ndh", v, W, jnp.tril(jnp.ones((D, D)), -1)) + a[:, None]
     return jnp.einsum("ndh,dph->ndp", activation(before * scale[:, None]), V) + b
 
-  loss = lambda f: lambda arrays: jnp.sum((f(**arrays) - target) ** 2)
-  ours = jax.value_and_grad(loss(lambda **k: recurrence(activation, **k)))(arrays)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), ours, jax.value_and_grad(loss(plain))(arrays))
+  def everything(f):
+    loss = lambda arrays: jnp.sum((f(**arrays) - target) ** 2)
+    tangent = lambda arrays: jax.jvp(lambda arrays: f(**arrays), (arrays,), (ways,))[1]
+    many = jax.vmap(jax.grad(loss))(jax.tree.map(lambda a, d: jnp.stack([a, d]), arrays, ways))
+    over = jax.grad(lambda W: jax.vmap(lambda v: loss(arrays | dict(v=v, W=W)))(jnp.stack([v, 2 * v])).sum())(
+      arrays["W"]
+    )
+    return (
+      jax.jvp(jax.value_and_grad(loss), (arrays,), (ways,)),
+      jax.value_and_grad(lambda arrays: jnp.sum(tangent(arrays) ** 2))(arrays),
+      (many, over),
+    )
+
+  v, ways = arrays["v"], jax.tree.map(jnp.cos, arrays)
+  ours, expected = everything(partial(recurrence, activation)), everything(plain)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, expected)
 
 
 def sees(network, params, x, **options):
@@ -153,6 +167,4 @@ def test_nade_sums_in_32_bits_and_knows_forward_mode():
   assert jax.tree.map(lambda g: g.dtype, gradient) == jax.tree.map(lambda p: p.dtype, params)
   few, small = x[:2, :6], NADE(5).init(jax.random.key(0), x[:2, :6])
   outputs = lambda x: NADE(5).apply(small, x)[0, :, 0]
-  with jax_derivatives():
-    forward = jax.jacfwd(outputs)(few)
-  np.testing.assert_allclose(forward, jax.jacrev(outputs)(few), atol=1e-7)
+  np.testing.assert_allclose(jax.jacfwd(outputs)(few), jax.jacrev(outputs)(few), atol=1e-7)

@@ -8,7 +8,6 @@ from flax import linen as nn
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import DropPath
-from jaxgen.nn.blocks.conv import jax_derivatives
 from jaxgen.nn.blocks.layers import (
   BatchNorm,
   Conv,
@@ -36,11 +35,14 @@ def close(actual, expected, tolerance=1e-10):
 
 
 def derivatives(function, *arguments):
-  """Value, gradient, and the gradient of a function of the gradient, with respect to all arguments."""
+  """Value and tangent, gradient, its tangent, and the gradient of a tangent, with respect to all arguments."""
   over = tuple(range(len(arguments)))
-  loss = lambda *a: jnp.sum(jnp.sin(function(*a)))
-  along = lambda *a: sum(jnp.sum(jnp.cos(g)) for g in jax.tree.leaves(jax.grad(loss, over)(*a)))
-  return jax.jit(lambda *a: (function(*a), jax.grad(loss, over)(*a), jax.grad(along, over)(*a)))(*arguments)
+  ways = jax.tree.map(jnp.cos, arguments)
+  gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(function(*a))), over)
+  tangent = lambda *a: jnp.sum(jnp.sin(jax.jvp(function, a, ways)[1]))
+  return jax.jit(lambda *a: (jax.jvp(function, a, ways), jax.jvp(gradient, a, ways), jax.grad(tangent, over)(*a)))(
+    *arguments
+  )
 
 
 @pytest.mark.parametrize("space", [(5, 3), (6,), (2, 3, 4)])
@@ -158,17 +160,41 @@ def test_dense_equals_flax(rest, x64):
   close(derivatives(apply(ours), params, x), derivatives(apply(flax), params, x))
 
 
-def test_forward_mode_within_jax_derivatives(x64):
-  module = nn.Sequential([Conv(4, 3, 2, param_dtype=jnp.float64), GroupNorm(2, param_dtype=jnp.float64), Dense(3)])
-  x, dx = normal(0, 2, 5, 6, 3), normal(1, 2, 5, 6, 3)
+def test_vmap(x64):
+  """Over parameters, over inputs and over both, of gradients and of tangents, against one after the other."""
+  f64 = dict(param_dtype=float)
+  module = nn.Sequential([Conv(4, 3, 2, **f64), GroupNorm(2, **f64), Conv(4, 3, double=True, **f64), Dense(3, **f64)])
+  xs = normal(0, 2, 2, 5, 6, 3)
+  one = randomised(module.init(jax.random.key(0), xs[0]))
+  two = jax.tree.map(jnp.cos, one)
+  loss = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))
+  tangent = lambda params, x: jax.jvp(loss, (params, x), (jax.tree.map(jnp.sin, params), jnp.sin(x)))[1]
+  stack = lambda *trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  both = lambda params, x: (jax.grad(loss, (0, 1))(params, x), jax.grad(tangent)(params, x))
+  some = jax.jit(both)
+  many = jax.jit(lambda axes, *arguments: jax.vmap(both, axes)(*arguments), static_argnums=0)
+  separate = [[some(params, x) for x in xs] for params in (one, two)]
+  close(many((None, 0), one, xs), stack(*separate[0]))
+  close(many((0, None), stack(one, two), xs[0]), stack(separate[0][0], separate[1][0]))
+  close(many((0, 0), stack(one, two), xs), stack(separate[0][0], separate[1][1]))
+  total = jax.jit(jax.grad(lambda params: jax.vmap(loss, (None, 0))(params, xs).sum()))(one)
+  close(total, jax.tree.map(jnp.add, separate[0][0][0][0], separate[0][1][0][0]))
+
+
+def test_within_shard_map(x64):
+  """Each device has its examples and the same parameters, whose gradient is the sum of the devices'."""
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  module = nn.Sequential(
+    [Conv(4, 3, 2, param_dtype=float), GroupNorm(2, param_dtype=float), Dense(3, param_dtype=float)]
+  )
+  x = normal(0, 8, 4, 4, 2)
   params = module.init(jax.random.key(0), x)
-  apply = lambda x: module.apply(params, x)
-  with jax_derivatives():
-    y, forward = jax.jvp(apply, (x,), (dx,))
-  numeric = (apply(x + 1e-6 * dx) - apply(x - 1e-6 * dx)) / 2e-6
-  close(forward, numeric, 1e-7)
-  dy = normal(2, *y.shape)
-  close(jnp.vdot(dy, forward), jnp.vdot(jax.vjp(apply, x)[1](dy)[0], dx))
+  loss = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))
+  tangent = lambda params, x: jax.jvp(loss, (params, x), (params, jnp.sin(x)))[1]
+  both = lambda params, x: (jax.grad(loss)(params, x), jax.grad(tangent)(params, x))
+  one, many = jax.P(), jax.P("data")
+  shared = jax.shard_map(both, mesh=mesh, in_specs=(one, many), out_specs=one)
+  close(jax.jit(shared)(params, x), jax.jit(both)(params, x))
 
 
 def test_timestep_embedding():

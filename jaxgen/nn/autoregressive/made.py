@@ -9,6 +9,8 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,8 +20,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import check_sizes
-from jaxgen.nn.blocks.conv import written_out
 from jaxgen.nn.blocks.layers import Dtype, add_bias, matmul
+from jaxgen.nn.blocks.rules import linear
 
 Carry = Any
 Step = Callable[[Carry, Array, Array], tuple[Array, Carry]]
@@ -91,7 +93,52 @@ def _scan(activation, a, v, W, V, b, scale):
     v, W, *own = inputs
     return a + v[:, None] * W, _outputs(activation, a, *own)
 
-  return jax.lax.scan(body, a, (v.T, W, V, b, scale))
+  return jax.lax.scan(body, a, (v.T, W, V, b, scale))[1]
+
+
+@dataclass(frozen=True)
+class _Forwards:
+  """How outputs move with the arrays."""
+
+  activation: Callable[[Array], Array]
+
+  def __call__(self, arrays, tangents):
+    return (jax.jvp(partial(_scan, self.activation), tuple(arrays), tuple(tangents))[1],)
+
+
+@dataclass(frozen=True)
+class _Backwards:
+  """The transpose, which runs the recurrence backwards: a_d = a_{d+1} - W_d v_d."""
+
+  activation: Callable[[Array], Array]
+
+  def __call__(self, arrays, cotangents):
+    (d_outputs,), (a, v, W, V, b, scale) = cotangents, arrays
+
+    def body(carry, inputs):
+      a, da = carry  # a_{d+1} and the loss's gradient by it
+      v, W, d_out, *own = inputs
+      dv, dW = da @ W, v @ da
+      a = a - v[:, None] * W
+      _, pull = jax.vjp(lambda a, *own: _outputs(self.activation, a, *own), a, *own)
+      d, *d_own = pull(d_out)
+      return (a, da + d), (dv, dW, *d_own)
+
+    last = (a + v @ W).astype(a.dtype)
+    (_, da), (dv, dW, *d_own) = jax.lax.scan(
+      body, (last, jnp.zeros_like(last)), (v.T, W, d_outputs, V, b, scale), reverse=True
+    )
+    return jax.tree.map(lambda d, x: d.astype(x.dtype), (da, dv.T, dW, *d_own), tuple(arrays))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _run(activation, a, v, W, V, b, scale):
+  return _scan(activation, a, v, W, V, b, scale)
+
+
+@_run.defjvp
+def _run_jvp(activation, arrays, tangents):
+  return _run(activation, *arrays), linear(_Forwards(activation), _Backwards(activation), arrays, tangents)[0]
 
 
 def recurrence(
@@ -107,39 +154,10 @@ def recurrence(
 
   The gradient runs the recurrence backwards, a_d = a_{d+1} - W_d v_d, as the paper's Algorithm 1 does: nothing of size
   B D H is kept, and a step's arrays stay in a processor's cache (a third of the time that JAX's own gradient takes).
-  The sums have at least 32 bits. Forward mode needs `nn.conv.jax_derivatives`.
+  The sums have at least 32 bits.
   """
   a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-  if not written_out():
-    return _scan(activation, a, v, W, V, b, scale)[1].swapaxes(0, 1)
-
-  @jax.custom_vjp
-  def run(a, v, W, V, b, scale):
-    return _scan(activation, a, v, W, V, b, scale)[1]
-
-  def forward(a, v, W, V, b, scale):
-    last, outputs = _scan(activation, a, v, W, V, b, scale)
-    return outputs, (last, v, W, V, b, scale)
-
-  def backward(saved, d_outputs):
-    last, v, W, V, b, scale = saved
-
-    def body(carry, inputs):
-      a, da = carry  # a_{d+1} and the loss's gradient by it
-      v, W, d_out, *own = inputs
-      dv, dW = da @ W, v @ da
-      a = a - v[:, None] * W
-      _, pull = jax.vjp(lambda a, *own: _outputs(activation, a, *own), a, *own)
-      d, *d_own = pull(d_out)
-      return (a, da + d), (dv, dW, *d_own)
-
-    (_, da), (dv, dW, *d_own) = jax.lax.scan(
-      body, (last, jnp.zeros_like(last)), (v.T, W, d_outputs, V, b, scale), reverse=True
-    )
-    return jax.tree.map(lambda d, x: d.astype(x.dtype), (da, dv.T, dW, *d_own), saved)
-
-  run.defvjp(forward, backward)
-  return run(a, v, W, V, b, scale).swapaxes(0, 1)
+  return _run(activation, a, v, W, V, b, scale).swapaxes(0, 1)
 
 
 def _recurrent_stepper(activation, c, W, V, b, scale, v_of, n) -> tuple[Step, Carry]:

@@ -1,48 +1,23 @@
 """Convolution whose derivatives stay fast inside a compiled loop on a CPU.
 
 Inside a loop or a cond, XLA's CPU backend runs the convolutions that JAX derives for the gradient of a convolution on a
-path 10 to 300 times slower than others. `conv` writes both gradients out as plain convolutions of the one form that is
-fast everywhere: NHWC images, HWIO kernels, stride 1, no dilation. Other backends get JAX's own derivatives.
-
-Written-out derivatives (here and in `nn.blocks.layers`) are differentiable again in reverse mode, to any order, and go
-through vmap. Forward mode (`jax.jvp`, `jax.jacfwd`, `jax.linearize`) needs JAX's own:
-
-    with jax_derivatives():
-      y, dy = jax.jvp(network, (x,), (dx,))
-
-What is jitted must be jitted, and traced for the first time, within that block.
+path 10 to 300 times slower than others. What is compiled for a CPU has both gradients written out as plain convolutions
+of the one form that is fast everywhere: NHWC images, HWIO kernels, stride 1, no dilation. Other platforms get
+`jax.lax.conv_general_dilated` and its transposes. See `nn.blocks.rules`.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-_NHWC = ("NHWC", "HWIO", "NHWC")
+from jaxgen.nn.blocks.rules import Bilinear
+
+NHWC = ("NHWC", "HWIO", "NHWC")
 Pads = tuple[tuple[int, int], tuple[int, int]]
-
-_jax_derivatives = contextvars.ContextVar("jax_derivatives", default=False)
-
-
-@contextlib.contextmanager
-def jax_derivatives() -> Iterator[None]:
-  """Networks traced within are differentiated by JAX's own rules, which know forward mode and are slower on a CPU."""
-  token = _jax_derivatives.set(True)
-  try:
-    yield
-  finally:
-    _jax_derivatives.reset(token)
-
-
-def written_out() -> bool:
-  """Whether what is traced now gets the derivatives written out for the CPU."""
-  return jax.default_backend() == "cpu" and not _jax_derivatives.get()
+Strides = tuple[int, int]
 
 
 def _pad(x, pads):
@@ -50,62 +25,88 @@ def _pad(x, pads):
   return lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in pads])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _mirrored(w, pads):
+  """Padding that undoes `pads`, for the kernel upside down."""
+  return tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(w.shape[:2], pads, strict=True))
+
+
+# --- One group, stride 1 ----------------------------------------------------------------------------------------------
+
+
 def _conv(x: Float[Array, "B H W I"], w: Float[Array, "h w I O"], pads: Pads) -> Float[Array, "B P Q O"]:
   """y[b, p, q, o] = sum_{i, j, c} x[b, p + i - top, q + j - left, c] w[i, j, c, o]."""
-  return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=_NHWC)
+  return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=NHWC)
 
 
-def _conv_forward(x, w, pads):
-  return _conv(x, w, pads), (x, w)
+def _conv_images(dy, w, x_shape, pads):
+  return _conv(dy, w[::-1, ::-1].swapaxes(2, 3), _mirrored(w, pads))
 
 
-def _conv_backward(pads, saved, dy):
-  x, w = saved
-  mirrored = tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(w.shape[:2], pads, strict=True))
-  dx = _conv(dy, w[::-1, ::-1].swapaxes(2, 3), mirrored)
+def _conv_kernels(x, dy, w_shape, pads):
   # dw[i, j, c, o] = sum_{b, p, q} x[b, p + i - top, q + j - left, c] dy[b, p, q, o]: a convolution of x, its channels
   # taken as the batch, with dy as the kernel, over the batch taken as channels.
   if dy.shape[1] * dy.shape[2] > x.shape[1] * x.shape[2]:
     # XLA would exchange images and kernel, the larger of the two, and reverse one: the slow form again.
     x, pads = _pad(x, ((0, 0), *pads, (0, 0))), ((0, 0), (0, 0))
-  dw = _conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
-  return dx, dw
+  return _conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+_CONV = (_conv, _conv_images, _conv_kernels)
+
+# --- One group for each channel, stride 1 -----------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x: Float[Array, "B H W C"], w: Float[Array, "h w 1 C"], pads: Pads) -> Float[Array, "B P Q C"]:
   """y[b, p, q, c] = sum_{i, j} x[b, p + i - top, q + j - left, c] w[i, j, 0, c]."""
-  y = sum(part * w[i, j, 0] for i, row in enumerate(_seen(x, w, pads)) for j, part in enumerate(row))
+  y = sum(part * w[i, j, 0] for i, row in enumerate(_seen(x, w.shape, pads)) for j, part in enumerate(row))
   return y.astype(x.dtype)
 
 
-def _seen(x, w, pads):
+def _seen(x, w_shape, pads):
   """What each of the kernel's entries sees of x: for every i and j, x[b, p + i - top, q + j - left, c], wide."""
   x = _pad(x.astype(jnp.promote_types(x.dtype, jnp.float32)), ((0, 0), *pads, (0, 0)))
-  height, width = (n - k + 1 for n, k in zip(x.shape[1:3], w.shape[:2], strict=True))
-  return [[x[:, i : i + height, j : j + width] for j in range(w.shape[1])] for i in range(w.shape[0])]
+  height, width = (n - k + 1 for n, k in zip(x.shape[1:3], w_shape[:2], strict=True))
+  return [[x[:, i : i + height, j : j + width] for j in range(w_shape[1])] for i in range(w_shape[0])]
 
 
-def _depthwise_backward(pads, saved, dy):
-  x, w = saved
-  mirrored = tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(w.shape[:2], pads, strict=True))
-  dx = _depthwise(dy, w[::-1, ::-1], mirrored)
+def _depthwise_images(dy, w, x_shape, pads):
+  return _depthwise(dy, w[::-1, ::-1], _mirrored(w, pads))
+
+
+def _depthwise_kernels(x, dy, w_shape, pads):
   # Sums over positions; XLA's CPU backend is fast at several in one reduction, one axis after the other.
   rows = []
-  for row in _seen(x, w, pads):
+  for row in _seen(x, w_shape, pads):
     row = tuple(part * dy for part in row)
     for _ in range(2):
       zeros = tuple(jnp.zeros((), part.dtype) for part in row)
       row = lax.reduce(row, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
     rows.append(jnp.stack([part.sum(0) for part in row]))
-  return dx, jnp.stack(rows)[:, :, None].astype(w.dtype)
+  return jnp.stack(rows)[:, :, None].astype(dy.dtype)
 
 
-_depthwise.defvjp(lambda x, w, pads: (_depthwise(x, w, pads), (x, w)), _depthwise_backward)
+_DEPTHWISE = (_depthwise, _depthwise_images, _depthwise_kernels)
+
+# --- Any --------------------------------------------------------------------------------------------------------------
+
+
+def _plain(x, w, pads, strides=(1, 1)):
+  return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=NHWC)
+
+
+def _plain_depthwise(x, w, pads, strides=(1, 1)):
+  return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=NHWC, feature_group_count=x.shape[-1])
+
+
+def _strided(x, w, pads, strides):
+  return Bilinear(_plain, _CONV, (((0, 0), (0, 0)),))(*_unstrided(x, w, pads, strides))
+
+
+def _strided_depthwise(x, w, pads, strides):
+  x, w = _unstrided(x, w, pads, strides)
+  rule = Bilinear(_plain_depthwise, _DEPTHWISE, (((0, 0), (0, 0)),), channelwise=True)
+  y = rule(x, w.reshape(*w.shape[:2], 1, -1))
+  return y.reshape(*y.shape[:3], strides[0] * strides[1], -1).sum(3)
 
 
 def conv(
@@ -129,27 +130,24 @@ def conv(
   plain = (
     lhs.ndim == 4
     and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
+    == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
     and (feature_group_count == 1 or depthwise)
     and precision is None
   )
-  if not plain or not written_out():
+  if not plain:
     return lax.conv_general_dilated(
       lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
       precision=precision,
     )  # fmt: skip
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-  (top, bottom), (left, right) = padding
-  rows, columns = window_strides
-  if rows == columns == 1:
-    return (_depthwise if depthwise else _conv)(lhs, rhs, ((top, bottom), (left, right)))
-  lhs, rhs = _unstrided(lhs, rhs, ((top, bottom), (left, right)), (rows, columns))
-  if not depthwise:
-    return _conv(lhs, rhs, ((0, 0), (0, 0)))
-  y = _depthwise(lhs, rhs.reshape(*rhs.shape[:2], 1, -1), ((0, 0), (0, 0)))
-  return y.reshape(*y.shape[:3], rows * columns, -1).sum(3)
+  pads, strides = tuple((int(low), int(high)) for low, high in padding), tuple(map(int, window_strides))
+  own = _plain_depthwise if depthwise else _plain
+  if strides == (1, 1):
+    return Bilinear(own, _DEPTHWISE if depthwise else _CONV, (pads,), depthwise)(lhs, rhs)
+  blocks = _strided_depthwise if depthwise else _strided
+  return Bilinear(own, (blocks, None, None), (pads, strides), depthwise)(lhs, rhs)
 
 
 def _unstrided(x, w, pads, strides):
@@ -175,20 +173,28 @@ def _unstrided(x, w, pads, strides):
   return x.reshape(batch, height, width, -1), w.reshape(*blocks, rows * columns * inputs, outputs)
 
 
-def conv_of_doubled(x: Float[Array, "B H W I"], w: Float[Array, "3 3 I O"]) -> Float[Array, "B 2*H 2*W O"]:
-  """The "SAME" 3x3 convolution of x with every pixel doubled in both directions.
+def _doubled(x, w):
+  return _plain(x.repeat(2, axis=1).repeat(2, axis=2), w, ((1, 1), (1, 1)))
 
-  On a CPU the doubled image is never made: an output pixel sees only 2x2 different pixels of x, through sums of w's
-  rows and columns that depend on whether its own row and column are even or odd. That is 4 products in place of 9.
+
+def _doubled_by_phases(x, w):
+  """The doubled image is never made: an output pixel sees only 2x2 different pixels of x.
+
+  Their weights are sums of w's rows and columns that depend on whether the pixel's own row and column are even or odd.
+  That is 4 products in place of 9.
   """
   batch, height, width, _ = x.shape
-  if not written_out():
-    x = x.repeat(2, axis=1).repeat(2, axis=2)
-    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_NHWC)
   # of the two pixels above and below an even row's edge the taps are (w0, w1 + w2), of an odd row's (w0 + w1, w2)
   taps = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], w.dtype)
   w = jnp.einsum("arh,bcw,hwio->rciabo", taps, taps, w)
-  y = _conv(x, w.reshape(2, 2, x.shape[-1], -1), ((1, 1), (1, 1))).reshape(batch, height + 1, width + 1, 2, 2, -1)
+  pads = ((1, 1), (1, 1))
+  y = Bilinear(_plain, _CONV, (pads,))(x, w.reshape(2, 2, x.shape[-1], -1))
+  y = y.reshape(batch, height + 1, width + 1, 2, 2, -1)
   phases = [[y[:, a : a + height, b : b + width, a, b] for b in (0, 1)] for a in (0, 1)]
   y = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)  # [B, H, 2, W, 2, O]
   return y.reshape(batch, 2 * height, 2 * width, -1)
+
+
+def conv_of_doubled(x: Float[Array, "B H W I"], w: Float[Array, "3 3 I O"]) -> Float[Array, "B 2*H 2*W O"]:
+  """The "SAME" 3x3 convolution of x with every pixel doubled in both directions."""
+  return Bilinear(_doubled, (_doubled_by_phases, None, None))(x, w)

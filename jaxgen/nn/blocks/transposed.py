@@ -8,26 +8,27 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxgen.nn.blocks.conv import conv, written_out
+from jaxgen.nn.blocks.conv import NHWC, conv
 from jaxgen.nn.blocks.layers import add_bias
+from jaxgen.nn.blocks.rules import Bilinear
 
 Dtype = Any
 
 
-def conv_transposed(x: Float[Array, "B H W I"], w: Float[Array, "k k I O"]) -> Float[Array, "B 2*H 2*W O"]:
-  """y[b, p, q, o] = sum x[b, i, j, c] w[h, v, c, o] over 2 i + h = p + r and 2 j + v = q + r, with r = (k - 1) // 2.
+def _plain(x, w):
+  size = w.shape[0]
+  r = (size - 1) // 2
+  pads = [(size - 1 - r, r + 1)] * 2
+  return lax.conv_general_dilated(x, w[::-1, ::-1], (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=NHWC)
 
-  It is PyTorch's `conv_transpose2d` of stride 2 with padding r, and output_padding 1 where k is odd.
 
-  On a CPU it becomes a convolution without strides or dilation that computes all four pixels that stand for one of x,
-  each from at most ceil(k / 2) of x's pixels in either direction.
+def _by_phases(x, w):
+  """A convolution without strides or dilation that computes all four pixels that stand for one of x.
+
+  Each is computed from at most ceil(k / 2) of x's pixels in either direction.
   """
   (batch, height, width, inputs), size, features = x.shape, w.shape[0], w.shape[3]
   r = (size - 1) // 2
-  if not written_out():
-    pads = [(size - 1 - r, r + 1)] * 2
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w[::-1, ::-1], (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=layout)
   # Pixel 2 i + a sees pixel i + s of x through tap h = a + r - 2 s.
   steps = -(-size // 2)
   seen = [[s for s in range(-size, size) if 0 <= a + r - 2 * s < size] for a in (0, 1)]
@@ -39,12 +40,20 @@ def conv_transposed(x: Float[Array, "B H W I"], w: Float[Array, "k k I O"]) -> F
   w = jnp.einsum("arh,bcv,hvio->rciabo", taps, taps, w).reshape(steps, steps, inputs, 4 * features)
   starts = [offsets[0] - first for offsets in seen]
   pads = (-first, max(starts) + first + steps - 1)
-  y = conv(x, w, (1, 1), (pads, pads), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  y = conv(x, w, (1, 1), (pads, pads), dimension_numbers=NHWC)
   y = y.reshape(*y.shape[:3], 2, 2, features)
   a, b = starts
   rows = [[y[:, s : s + height, t : t + width, i, j] for j, t in enumerate((a, b))] for i, s in enumerate((a, b))]
   y = jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=2)  # [B, H, 2, W, 2, O]
   return y.reshape(batch, 2 * height, 2 * width, features)
+
+
+def conv_transposed(x: Float[Array, "B H W I"], w: Float[Array, "k k I O"]) -> Float[Array, "B 2*H 2*W O"]:
+  """y[b, p, q, o] = sum x[b, i, j, c] w[h, v, c, o] over 2 i + h = p + r and 2 j + v = q + r, with r = (k - 1) // 2.
+
+  It is PyTorch's `conv_transpose2d` of stride 2 with padding r, and output_padding 1 where k is odd.
+  """
+  return Bilinear(_plain, (_by_phases, None, None))(x, w)
 
 
 class ConvTransposed(nn.Module):
