@@ -12,7 +12,6 @@ from jaxgen.data.pipeline import Stream
 
 FOLDER = os.environ.get("JAXGEN_TFDS_DIR")
 pytestmark = [
-  pytest.mark.slow,
   pytest.mark.skipif(not FOLDER, reason="JAXGEN_TFDS_DIR names no folder of prepared data sets"),
 ]
 

@@ -45,7 +45,6 @@ def test_weights_are_unbiased_however_short_the_annealing_and_the_error_is_that_
   assert w.std() > 0.3
 
 
-@pytest.mark.slow
 def test_a_density_of_real_numbers(x64):
   # From N(0, 1) to exp(-(x - 1)^2 / (2 0.3^2)), whose integral is known.
   energy = lambda x, beta: ((1 - beta) * x**2 / 2 + beta * (x - 1) ** 2 / 0.18)[:, 0]

@@ -59,7 +59,6 @@ def test_the_coldest_copies_have_the_machines_distribution_where_gibbs_sampling_
   assert counts(plain)[15] > 0.95 * n
 
 
-@pytest.mark.slow
 def test_a_mixture_of_gaussians_by_langevin_steps():
   log_p = lambda x: jnp.logaddexp(-jnp.square(x + 4) / 2, -jnp.square(x - 4) / 2 + jnp.log(3.0))[:, 0]
   family = lambda x, beta: -beta * log_p(x)

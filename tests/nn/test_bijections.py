@@ -77,10 +77,7 @@ BIJECTIONS = {
   "Glow": (glow(2, 2, 6, **f64), (4, 8, 3)),
   "Glow, plain and additive": (glow(1, 2, 6, lu=False, additive=True, **f64), (4, 6, 3)),
 }
-SLOW = ("RealNVP", "Glow", "Glow, plain and additive")
-every_bijection = pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in BIJECTIONS]
-)
+every_bijection = pytest.mark.parametrize("name", list(BIJECTIONS))
 
 
 def examples(shape, n=12):

@@ -18,8 +18,7 @@ NETWORKS = {
   "gated PixelCNN with labels": (GatedPixelCNN(1, 6, 3, 24, first=5, classes=3, **WIDE), (3, 4, 1)),
   "PixelCNN++": (PixelCNNpp(3, 8, 2, 2, dropout=0.0, **WIDE), (4, 6, 2)),
 }
-slow = lambda name: pytest.param(name, marks=pytest.mark.slow if name == "PixelCNN++" else ())
-every_network = pytest.mark.parametrize("name", list(map(slow, NETWORKS)))
+every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def example(name, n=2):
@@ -45,7 +44,7 @@ def positions(name):
   return np.stack(np.unravel_index(np.arange(np.prod(NETWORKS[name][1])), NETWORKS[name][1]))
 
 
-@pytest.mark.parametrize("name", list(map(slow, sorted(NETWORKS.keys() - {"PixelCNN"}))))
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"PixelCNN"}))
 def test_a_draw_sees_all_before_it_and_no_other(name, x64):
   found = sees(name)
   before = np.tri(len(found), k=-1, dtype=bool)

@@ -73,7 +73,6 @@ def test_the_gradient_is_that_of_the_likelihood(x64):
   assert metrics["movement"] < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["short", "persistent", "replay"])
 def test_it_learns_a_gaussian(how):
   """Adjusted chains, so that what is learned is the density and not the sampler."""

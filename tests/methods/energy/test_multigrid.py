@@ -119,7 +119,6 @@ def test_means_of_the_images_seen_last_begin_samples():
   assert np.abs(counts - 500).max() < 4.5 * math.sqrt(500)
 
 
-@pytest.mark.slow
 def test_networks_learn_the_grids_of_their_data():
   """Images of one grey each: after training, energies of such are below those of others, at both grids."""
   networks = {2: EnergyMLP((16,), reference=1.0), 4: EnergyConvNet(((8, 3, 1),), reference=1.0)}

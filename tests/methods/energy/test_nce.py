@@ -176,7 +176,6 @@ def test_a_flow_and_an_energy_have_opposite_losses(x64):
     assert close([float(step[name][0]) for _, step in found], slope)
 
 
-@pytest.mark.slow
 def test_a_flow_learns_the_data_from_an_energy(cloud, x64):
   x = cloud[:2000]
   method = flow_contrastive(

@@ -210,7 +210,6 @@ def test_the_first_batch_gives_the_visible_biases():
   np.testing.assert_allclose(state.params["network"]["z"], expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_gaussian_units_learn_the_plane_and_their_density_is_normalised(x64):
   rng = np.random.default_rng(0)
   x = jnp.asarray(np.where(rng.uniform(size=(500, 1)) < 0.5, 1.5, -1.5) + 0.5 * rng.normal(size=(500, 2)))

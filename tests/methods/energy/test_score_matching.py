@@ -90,7 +90,6 @@ def test_the_minimiser_on_gaussian_data_is_the_inverse_sample_covariance(energy,
   np.testing.assert_allclose(b, inverse @ cloud.mean(0), atol=1e-9)
 
 
-@pytest.mark.slow
 def test_sliced_tends_to_it_as_projections_grow(cloud, x64):
   x = cloud[:100]
   inverse = np.linalg.inv(np.cov(x.T, bias=True))

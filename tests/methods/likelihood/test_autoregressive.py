@@ -52,10 +52,7 @@ CASES = {
   "PixelCNN++": Case(PixelCNNpp(6, 4, 1, stages=2, **WIDE), logistic_mixture(2, 3), (2, 2, 1), 3),
   "PixelCNN++, colours": Case(PixelCNNpp(12, 4, 1, stages=1, **WIDE), logistic_mixture(2, 3, 2), (1, 2, 2), 3),
 }
-SLOW = {"gated PixelCNN, colours", "gated PixelCNN, labels", "PixelCNN++", "PixelCNN++, colours"}
-every_case = pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
-)
+every_case = pytest.mark.parametrize("name", list(CASES))
 
 
 def method(case):

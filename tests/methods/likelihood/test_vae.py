@@ -83,7 +83,6 @@ def ppca(x, n):
   return -0.5 * (D * np.log(2 * np.pi) + np.log(variances).sum() + D * n / len(x))
 
 
-@pytest.mark.slow
 def test_a_linear_vae_reaches_probabilistic_pca_and_stays_below(x64):
   from sklearn.decomposition import PCA
 

@@ -283,7 +283,6 @@ def test_nothing_is_learned_where_there_is_nothing(name):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-@pytest.mark.slow
 def test_a_markov_chain_of_second_order_is_learned_to_its_entropy_rate(name):
   rng = np.random.default_rng(3)
   p = rng.dirichlet([0.5] * 4, size=(4, 4))  # of the next token given the last two
