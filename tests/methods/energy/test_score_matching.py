@@ -7,8 +7,6 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
-from jaxgen.methods.diffusion.objective import Objective
-from jaxgen.methods.diffusion.sampler import Sampler
 from scipy import stats
 
 from jaxgen import diffusion
@@ -21,6 +19,8 @@ from jaxgen.diffusion.solvers.annealed_langevin import annealed_langevin
 from jaxgen.mcmc.langevin import langevin, mala
 from jaxgen.mcmc.resampling import Chains
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.energy.score_matching import denoising, energies, implicit, score_matching, sliced
 from jaxgen.nn.blocks.conv import jax_derivatives
 from jaxgen.nn.energy.ebm import EnergyConvNet
