@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxgen.core.errors import UserError
+from jaxgen.engine.arguments import as_flags
 from jaxgen.engine.catalogue import Entry, config_summary
 from jaxgen.engine.config import Config, code_of
 from jaxgen.engine.folder import Folder
@@ -101,9 +102,10 @@ def reproduce(
 
 
 def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
-  """SHA-256 of what a config's files do, docstrings and comments aside, and of the arguments given to it."""
+  """SHA-256 of what a config's files do, docstrings and comments aside, and of the arguments given, by its name too."""
   first, *imported = (code_of(text) for text in config.files().values())
-  return hashlib.sha256(json.dumps([first, config.to_json(arguments), *imported], sort_keys=True).encode()).hexdigest()
+  given = config.to_json({**config.arguments, **arguments})
+  return hashlib.sha256(json.dumps([first, given, *imported], sort_keys=True).encode()).hexdigest()
 
 
 def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
@@ -156,14 +158,13 @@ COLUMNS = ("config", "paper", "published", "measured", "how", "seeds", "device, 
 
 def cells(line: Line) -> tuple[str, ...]:
   """A line as the cells of `COLUMNS`."""
-  flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in line["arguments"].items())
   error, kind = (line["std"], "over seeds") if line["std"] is not None else (line["standard_error"], "standard error")
   measured = f"{line['mean']:.5g}" + (f" ± {error:.2g} ({kind})" if error is not None and math.isfinite(error) else "")
   known = likelihood.unit(line["metric"])
   devices = f"{len(line['devices'])} x {line['devices'][0]}"
   note = line["note"] if close(line) else f"falls short. {line['note']}".strip()
   return (
-    f"{line['config']} {flags}".strip(),
+    f"{line['config']} {as_flags(line['arguments'])}".strip(),
     f"{line['paper']}, {line['table']}",
     f"{line['published']:.5g}",
     measured,
@@ -175,19 +176,24 @@ def cells(line: Line) -> tuple[str, ...]:
 
 
 def not_run(lines: Sequence[Line], configs: Iterable[Entry]) -> list[tuple[str, str, str, str]]:
-  """(config, paper's numbers, metric, cost) of the configs that name published numbers and have no line.
+  """(config, paper's number, metric, cost) of the published numbers that configs, by all their names, have no line for.
 
   This runs the code of those configs that mention such a number.
   """
   from jaxgen.engine.config import load_config
 
-  done, waiting = {line["config"] for line in lines}, []
-  for name, _, path in configs:
-    if name in done or "published" not in path.read_text():
+  done, waiting = {(line["paper"], line["metric"], line["published"]) for line in lines}, []
+  for entry in configs:
+    if "published" not in entry.path.read_text():
       continue
-    for published in load_config(path).build().published:
-      paper = f"{published.paper}, {published.table}: {published.number:.5g}"
-      waiting.append((name, paper, published.metric, config_summary(path)["cost"]))
+    config = load_config(entry.path)
+    for name, arguments in {**entry.names, entry.name: {}}.items():
+      for published in config.build(**arguments).published:
+        number = (published.paper, published.metric, published.number)
+        if number not in done:
+          done.add(number)  # a config's own name often is one of its further names
+          paper = f"{published.paper}, {published.table}: {published.number:.5g}"
+          waiting.append((name, paper, published.metric, config_summary(entry.path)["cost"]))
   return waiting
 
 

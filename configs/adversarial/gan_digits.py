@@ -53,6 +53,7 @@ PRESETS = {  # frechet_1437 over its floor
   "sngan": Preset(2_000, 64, (1e-3, 2e-3), 0.995, loss="hinge", conditional=True, spectral=True),  # 1.34
   "augmented": Preset(2_000, 64, (2e-3, 2e-3), 0.995, augment=True),  # 2.69
 }
+NAMES = {"dcgan_digits": {"preset": "dcgan"}}
 
 
 def experiment(

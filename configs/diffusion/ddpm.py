@@ -51,6 +51,7 @@ PRESETS = {
   "cifar10": Preset(800_000, 2e-4, 0.1, 0.9999, {}, "beta", "ancestral", 1000, 100),  # FID 3.17, 3.75 bits/dim
   "mnist": Preset(20_000, 5e-4, 0.0, 0.999, MNIST, "posterior", "ddim", 50, 50),
 }
+NAMES = {"ddpm_cifar10": {"preset": "cifar10"}, "ddpm_mnist": {"preset": "mnist"}}
 
 
 def experiment(

@@ -54,6 +54,7 @@ PRESETS = {
   "digits": Preset(2_000, 128, 2e-3, 0.0, 0.75, 0.03),
   "cifar10": Preset(390_625, 512, 1e-3, 0.13, 0.5, None),  # FID 1.97; 1.79 conditional
 }
+NAMES = {"edm_digits": {"preset": "digits"}, "edm_cifar10": {"preset": "cifar10"}}
 
 
 def experiment(

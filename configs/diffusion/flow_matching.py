@@ -47,6 +47,7 @@ PRESETS = {
   "digits": Preset(2_000, 2e-3, 0.0, 0.99, "ddim", 0.03),  # DDIM is Euler's method on this path
   "cifar10": Preset(800_000, 2e-4, 0.15, 0.999999, "adaptive", None),  # FID 2.58
 }
+NAMES = {"flow_matching_digits": {"preset": "digits"}, "flow_matching_cifar10": {"preset": "cifar10"}}
 
 
 def experiment(

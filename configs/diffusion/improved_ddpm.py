@@ -51,6 +51,7 @@ PRESETS = {
 }
 # The paper samples with the learned variance.
 SOLVERS = {**diffusion.SOLVERS, "ancestral": partial(diffusion.ancestral, variance="learned")}
+NAMES = {"improved_ddpm_digits": {"preset": "digits"}, "improved_ddpm_cifar10": {"preset": "cifar10"}}
 
 
 def experiment(

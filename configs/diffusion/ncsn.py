@@ -54,6 +54,7 @@ PRESETS = {
   "digits": Preset(2_000, 2e-3, 0.99, "eps", 50, 9.6, 5),
   "cifar10": Preset(200_000, 1e-3, None, "score", 10, 2.0, 100),  # FID 25.32
 }
+NAMES = {"ncsn_digits": {"preset": "digits"}, "ncsn_cifar10": {"preset": "cifar10"}}
 
 
 def experiment(

@@ -62,6 +62,11 @@ SDES = {
     diffusion.ve(0.02, 100.0), dict(ncsnpp=True, fourier=16.0), EXPLODING, 0.999, "predictor_corrector"
   ),
 }
+NAMES = {
+  "score_sde_vp_cifar10": {"sde": "vp"},
+  "score_sde_subvp_cifar10": {"sde": "sub_vp"},
+  "score_sde_ve_cifar10": {"sde": "ve"},
+}
 
 
 def experiment(

@@ -60,6 +60,9 @@ def not_biases(params):
   return jax.tree.map_with_path(lambda path, _: path[-1].key != "bias", params)
 
 
+NAMES = {"vdm_digits": {"preset": "digits"}, "vdm_cifar10": {"preset": "cifar10"}}
+
+
 def experiment(
   preset: Literal[*PRESETS] = "digits",
   steps: int | None = None,

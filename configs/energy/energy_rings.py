@@ -68,6 +68,11 @@ PRESETS = {
   "sliced": Preset(score_matching, 3_000, 100, 10.0, 0.995),  # 0.308
   "denoising": Preset(score_matching, 3_000, 100, 10.0, 0.995),  # 0.343
 }
+NAMES = {
+  "nce_rings": {"method": "nce"},
+  "flow_contrastive_rings": {"method": "flow_contrastive"},
+  "score_matching_rings": {"method": "sliced"},
+}
 
 
 def experiment(

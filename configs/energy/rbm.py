@@ -61,6 +61,7 @@ PRESETS = {
   "mnist_cd": Preset(True, 20, "cd", 1, 30_000, 100, (RAISE, 164.50, QUOTED)),
   "mnist_pcd": Preset(True, 20, "pcd", 1, 30_000, 100, (RAISE, 150.11, QUOTED)),
 }
+NAMES = {"rbm_digits": {"preset": "digits"}, "rbm_mnist": {"preset": "mnist"}}
 
 
 def experiment(

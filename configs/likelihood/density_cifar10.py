@@ -58,6 +58,7 @@ PRESETS = {
     160, LOGISTICS, falling, 500_000, 96, 1e-3, "Salimans et al. 2017", 2.92,
   ),
 }  # fmt: skip
+NAMES = {"gated_pixelcnn_cifar10": {"model": "gated_pixelcnn"}, "pixelcnnpp_cifar10": {"model": "pixelcnnpp"}}
 
 
 def experiment(

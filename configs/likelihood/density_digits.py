@@ -72,6 +72,15 @@ PRESETS = {
   ),
 }
 Model = Literal["fvsbn", "nade", "made", "rnade", "pixelcnn", "gated_pixelcnn", "pixelcnnpp"]
+NAMES = {
+  "fvsbn_digits": {"model": "fvsbn"},
+  "nade_digits": {"model": "nade"},
+  "made_digits": {"model": "made"},
+  "rnade_digits": {"model": "rnade"},
+  "pixelcnn_digits": {"model": "pixelcnn"},
+  "gated_pixelcnn_digits": {"model": "gated_pixelcnn"},
+  "pixelcnnpp_digits": {"model": "pixelcnnpp"},
+}
 
 
 def experiment(

@@ -69,6 +69,12 @@ PRESETS = {
   ),
 }  # fmt: skip
 Model = Literal["fvsbn", "nade", "nade_tied", "made_1", "made", "made_orders", "pixelcnn"]
+NAMES = {
+  "fvsbn_mnist": {"model": "fvsbn"},
+  "nade_mnist": {"model": "nade"},
+  "made_mnist": {"model": "made"},
+  "pixelcnn_mnist": {"model": "pixelcnn"},
+}
 
 
 def experiment(

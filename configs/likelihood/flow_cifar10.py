@@ -81,6 +81,7 @@ PRESETS = {
   "glow_lu": Preset(lambda width, dtype: glow(3, 32, width, dtype=dtype), **GLOW_RECIPE),
   "glow_additive": Preset(lambda width, dtype: glow(3, 32, width, lu=False, additive=True, dtype=dtype), **GLOW_RECIPE),
 }
+NAMES = {"realnvp_cifar10": {"model": "realnvp"}, "glow_cifar10": {"model": "glow"}}
 
 
 def experiment(

@@ -53,6 +53,7 @@ PRESETS = {
   "glow": Preset(lambda width: glow(2, 8, width), 32, "gaussian", 800, 2e-3, 500),
   "glow_additive": Preset(lambda width: glow(2, 8, width, additive=True), 32, "gaussian", 800, 2e-3, 500),
 }
+NAMES = {"nice_digits": {"model": "nice"}, "realnvp_digits": {"model": "realnvp"}, "glow_digits": {"model": "glow"}}
 
 
 def experiment(

@@ -62,6 +62,7 @@ Model = Literal[
   "vae_500", "vae_500_plane", "vae", "iwae_1", "iwae_5", "iwae_50", "vae_fixed", "iwae_1_fixed", "iwae_5_fixed",
   "iwae_50_fixed",
 ]  # fmt: skip
+NAMES = {"iwae_mnist": {"model": "iwae_5"}}
 
 
 def experiment(

@@ -46,6 +46,7 @@ PRESETS = {
   "additive": Preset(recurrent(Additive), 2e-3, True),  # Bahdanau et al. 2014
   "multiplicative": Preset(recurrent(Multiplicative), 2e-3, True),  # Luong et al. 2015
 }
+NAMES = {"transformer_multi30k": {"network": "transformer"}, "attention_multi30k": {"network": "additive"}}
 
 
 def experiment(

@@ -48,6 +48,7 @@ NOTE = (
   "there on some windows of the last tenth of the text, here on all; here with biases, residual layers as "
   "large as others at first, and embeddings that do not decay"
 )
+NAMES = {"transformer_shakespeare_gpu": {"size": "gpu"}}
 
 
 def experiment(

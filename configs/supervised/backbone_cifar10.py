@@ -77,6 +77,11 @@ PRESETS = {
   "efficientnet_b0": Preset(efficientnet_b0, 78_000, 2e-3, 0.05, 0.1, adamw(40), STRONG, EFFICIENTNET),
   "vit_ti": Preset(vit_ti, 117_000, 5e-4, 0.05, 0.1, adamw(60), MIXED, VIT, TI["depth"]),
 }
+NAMES = {
+  "resnet18_cifar10": {"backbone": "resnet18"},
+  "efficientnet_b0_cifar10": {"backbone": "efficientnet_b0"},
+  "vit_ti_cifar10": {"backbone": "vit_ti"},
+}
 
 
 def experiment(

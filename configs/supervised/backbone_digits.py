@@ -112,6 +112,18 @@ PRESETS = {
   "t2t": Preset(small_t2t, 2_000, 2e-3, {"authors": t2t_weights.authors}),  # 0.994, 180
 }
 Backbone = Literal[*PRESETS]
+NAMES = {
+  "classifier_digits": {"backbone": "convnet"},
+  "resnet_digits": {"backbone": "resnet"},
+  "densenet_digits": {"backbone": "densenet"},
+  "googlenet_digits": {"backbone": "googlenet_bn"},
+  "efficientnet_digits": {"backbone": "efficientnet"},
+  "vit_digits": {"backbone": "vit"},
+  "deit_digits": {"backbone": "deit"},
+  "swin_digits": {"backbone": "swin"},
+  "cait_digits": {"backbone": "cait"},
+  "t2t_digits": {"backbone": "t2t"},
+}
 
 
 def experiment(

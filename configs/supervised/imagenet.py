@@ -200,6 +200,17 @@ PRESETS = {
   "t2t_t24": Preset(T2T, t2t.SIZES["t-24"], 0.826),
 }
 Backbone = Literal[*PRESETS]
+NAMES = {
+  "resnet_imagenet": {"backbone": "resnet50"},
+  "densenet_imagenet": {"backbone": "densenet121"},
+  "googlenet_imagenet": {"backbone": "googlenet"},
+  "efficientnet_imagenet": {"backbone": "efficientnet_b0"},
+  "vit_imagenet": {"backbone": "vit_b16"},
+  "deit_imagenet": {"backbone": "deit_b"},
+  "swin_imagenet": {"backbone": "swin_t"},
+  "cait_imagenet": {"backbone": "cait_xxs24"},
+  "t2t_imagenet": {"backbone": "t2t_14"},
+}
 
 
 def experiment(

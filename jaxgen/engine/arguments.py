@@ -1,10 +1,11 @@
-"""A config's arguments as JSON, as run.json and the ledger keep them, and back."""
+"""A config's arguments as JSON, as run.json and the ledger keep them, and back; and as flags."""
 
 import enum
 import inspect
 import pathlib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ def to_json(value: Any) -> Any:
     f"is a {type(value).__name__}, which a run cannot keep: take a number, a text, a path, an Enum, a dtype, or a "
     "tuple or dict of these"
   )
+
+
+def as_flags(arguments: Mapping[str, Any]) -> str:
+  """Arguments as the command line has them."""
+  return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in arguments.items())
 
 
 def is_dtype(value: Any) -> bool:

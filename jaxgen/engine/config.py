@@ -6,6 +6,10 @@ A config is a Python file with one function, `experiment`, whose keyword argumen
 
 Calling it builds an `Experiment` and computes nothing. A run's folder keeps the config's source, that of the modules it
 imports from its own folder, and its arguments, so `jaxgen.load(folder)` rebuilds the experiment by running that source.
+
+A config may have further names, each for some of its arguments, in a literal that is read without running the file:
+
+    NAMES = {"ddpm_cifar10": {"preset": "cifar10"}, "ddpm_mnist": {"preset": "mnist"}}
 """
 
 import ast
@@ -23,7 +27,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import from_json, is_dtype, to_json
-from jaxgen.engine.catalogue import find_config
+from jaxgen.engine.catalogue import Found, find_config, is_names, names_in
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.imports import Imports
 
@@ -42,11 +46,12 @@ class Config:
   """A config file that was found and loaded, its function not yet called.
 
   Attributes:
-    name: the file's stem.
+    name: the file's stem, or one of its further names.
     path: the file.
     source: its text.
     function: its `experiment`.
     imports: what it imports from its own folder.
+    arguments: what its name stands for, over the defaults of `experiment`.
   """
 
   name: str
@@ -54,6 +59,7 @@ class Config:
   source: str
   function: Callable[..., Experiment]
   imports: Imports
+  arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def doc(self) -> str:
@@ -68,7 +74,8 @@ class Config:
     return typing.get_type_hints(self.function)
 
   def defaults(self) -> dict[str, Any]:
-    return {name: p.default for name, p in self.parameters.items()}
+    """What its arguments are where none are given: those of its name, or of `experiment`."""
+    return {**{name: p.default for name, p in self.parameters.items()}, **self.cast(self.arguments)}
 
   def files(self) -> dict[str, str]:
     """What a run keeps of it, by path within the run's folder: see `load_kept`."""
@@ -76,7 +83,7 @@ class Config:
 
   def cast(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that went through JSON as the config wants them: paths, members of Enums, dtypes and tuples again."""
-    defaults = self.defaults()
+    defaults = {name: p.default for name, p in self.parameters.items()}
     return {name: self._cast(name, value, defaults.get(name)) for name, value in arguments.items()}
 
   def _cast(self, name: str, value: Any, default: Any) -> Any:
@@ -108,6 +115,7 @@ class Config:
     Raises:
       UserError: an argument that the config does not have, or that it refuses.
     """
+    arguments = {**self.arguments, **arguments}
     for name in arguments:
       if name not in self.parameters:
         near = difflib.get_close_matches(name, self.parameters, 1)
@@ -130,8 +138,9 @@ class Config:
 
 
 def code_of(source: str) -> str:
-  """What a config's source does, without its docstrings, comments and layout."""
+  """What a config's source does, without its docstrings, further names, comments and layout."""
   tree = ast.parse(source)
+  tree.body = [node for node in tree.body if not is_names(node)]
   for node in ast.walk(tree):
     if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
       node.body = node.body[1:]
@@ -145,8 +154,8 @@ def load_config(name: str | pathlib.Path) -> Config:
     UserError: the file is missing, is not valid Python, has no function `experiment`, or one whose arguments cannot be
       flags.
   """
-  path = find_config(str(name))
-  return _load(path, path.stem, Imports(path.parent))
+  found = find_config(str(name))
+  return _load(found, Imports(found.path.parent))
 
 
 def load_kept(folder: pathlib.Path, name: str) -> Config:
@@ -157,10 +166,11 @@ def load_kept(folder: pathlib.Path, name: str) -> Config:
   """
   if not (folder / KEPT).is_file():
     raise UserError(f"{folder} is not a whole run: it has no {KEPT}")
-  return _load(folder / KEPT, name, Imports(folder / KEPT_IMPORTS))
+  return _load(Found(name, folder / KEPT), Imports(folder / KEPT_IMPORTS))
 
 
-def _load(path: pathlib.Path, name: str, imports: Imports) -> Config:
+def _load(found: Found, imports: Imports) -> Config:
+  path = found.path
   try:
     source = path.read_text()
   except (UnicodeDecodeError, OSError) as error:
@@ -181,7 +191,11 @@ def _load(path: pathlib.Path, name: str, imports: Imports) -> Config:
   function = getattr(module, "experiment", None)
   if not callable(function):
     raise UserError(f"{path} has no function experiment(): a config is a file with one that returns an Experiment")
-  config = Config(name, path, source, function, imports)
+  try:
+    names = names_in(ast.parse(source))
+  except ValueError as error:
+    raise UserError(f"{path}: NAMES cannot be read, for {error}") from error
+  config = Config(found.name, path, source, function, imports, names.get(found.name, found.arguments))
   for argument, parameter in config.parameters.items():
     if argument in RESERVED:
       raise UserError(

@@ -51,14 +51,14 @@ def test_names_of_shipped_configs_are_unique():
 
 
 def test_a_config_is_found_by_name_by_path_and_from_any_folder(here):
-  shipped = catalogue.find_config("ddpm_digits")
+  shipped = catalogue.find_config("ddpm_digits").path
   assert shipped.is_relative_to(conftest.REPOSITORY / "configs")
   within = shipped.relative_to(conftest.REPOSITORY / "configs").as_posix()
-  assert catalogue.find_config(f"configs/{within}") == catalogue.find_config(within) == shipped
+  assert catalogue.find_config(f"configs/{within}").path == catalogue.find_config(within).path == shipped
   mine = write(here / "configs" / "mine" / "ddpm_digits.py")
   own = pathlib.Path("configs/mine/ddpm_digits.py")
-  assert catalogue.find_config("ddpm_digits") == catalogue.find_config("mine/ddpm_digits") == own
-  assert catalogue.find_config(str(mine)) == mine
+  assert catalogue.find_config("ddpm_digits").path == catalogue.find_config("mine/ddpm_digits").path == own
+  assert catalogue.find_config(str(mine)).path == mine
   assert [e.path for e in catalogue.all_configs() if e.name == "ddpm_digits"] == [own]
   with pytest.raises(UserError, match="'configs/old/ddpm_digits.py': perhaps you meant configs/mine/ddpm_digits.py"):
     catalogue.find_config("configs/old/ddpm_digits.py")
@@ -67,6 +67,45 @@ def test_a_config_is_found_by_name_by_path_and_from_any_folder(here):
   write(here / "configs" / "other" / "ddpm_digits.py")
   with pytest.raises(UserError, match=r"2 configs 'ddpm_digits': give the path of one, configs/mine/.* or configs/oth"):
     catalogue.find_config("ddpm_digits")
+
+
+def test_a_further_name_stands_for_arguments(here, capsys):
+  from jaxgen import cli
+
+  names = 'NAMES = {"three": {"steps": 3}, "slow": {"steps": 40, "learning_rate": 1e-5}}\n'
+  write(here / "configs" / "tiny.py", tiny.SOURCE + names)
+  slow = load_config("slow")
+  assert (slow.name, slow.defaults()["steps"], slow.build().steps) == ("slow", 40, 40)
+  assert load_config("tiny").build().steps == 30
+  with pytest.raises(UserError, match="there is no config 'Slow': perhaps you meant 'slow'"):
+    load_config("Slow")
+  train = ["train", "three", "--runs", "runs", "--batch-size", "8"]
+  for words in (train, train, ["inspect", "runs/three"]):
+    with pytest.raises(SystemExit) as end:
+      cli.main(words)
+    assert end.value.code == 0, capsys.readouterr().err
+  info = json.loads((here / "runs" / "three" / "run.json").read_text())
+  assert (info["config"], info["arguments"]["steps"], info["arguments"]["batch_size"]) == ("three", 3, 8)
+  (here / "configs" / "tiny.py").unlink()
+  run = jaxgen.load("runs/three", learning_rate=1.0)
+  assert (run.config.name, run.arguments["steps"], run.step) == ("three", 3, 3)
+  assert find_lines("slow  ", capsys) == []
+  write(here / "configs" / "tiny.py", tiny.SOURCE + names)
+  assert len(find_lines("slow  ", capsys)) == 1
+  for wrong in ("NAMES = dict(a=1)\n", "NAMES = {'a': 1}\n"):
+    write(here / "configs" / "tiny.py", tiny.SOURCE + wrong)
+    with pytest.raises(UserError, match="NAMES cannot be read"):
+      load_config("tiny")
+
+
+def find_lines(text, capsys):
+  """The lines of `jaxgen list` that have it."""
+  from jaxgen import cli
+
+  capsys.readouterr()
+  with pytest.raises(SystemExit):
+    cli.main(["list"])
+  return [line for line in capsys.readouterr().out.splitlines() if text in line]
 
 
 def test_a_broken_config_is_listed_and_breaks_nothing(here, capsys):

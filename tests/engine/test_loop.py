@@ -125,7 +125,7 @@ def test_a_longer_run_goes_on_from_the_shorter(finished, tmp_path):
 
 
 def test_data_that_are_not_what_the_method_is_of_are_refused(tmp_path):
-  source = find_config("density_digits").read_text()
+  source = find_config("density_digits").path.read_text()
   source = source.replace("data.binarized(DIGITS)", "dataclasses.replace(DIGITS, levels=2, source_levels=17)")
   run = make_run(tmp_path, source=f"import dataclasses\n{source}", model="fvsbn")
   with pytest.raises(UserError, match="of values of 2 levels, and the data has others, such as .*: binarize them"):
