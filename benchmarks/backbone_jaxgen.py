@@ -5,7 +5,7 @@ import resource
 import time
 
 import compare
-from worker_jaxgen import matmul_peak
+from worker_jaxgen import as_defined, matmul_peak
 
 
 def prepare(job: dict):
@@ -19,7 +19,6 @@ def prepare(job: dict):
   from jaxgen.engine.program import Program
   from jaxgen.inspection import flops as flops_of
   from jaxgen.methods.supervised.classifier import classifier
-  from jaxgen.nn.blocks.conv import jax_derivatives
   from jaxgen.nn.vision import resnet, vit
 
   dtype, batch, image, updates = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["updates"]
@@ -44,7 +43,7 @@ def prepare(job: dict):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"params": state.params["network"], **state.buffers}
   )
   x = jax.ShapeDtypeStruct((batch, *image), jnp.float32)
-  with jax_derivatives():
+  with as_defined():
     forward = flops_of(jax.make_jaxpr(network.apply)(variables, x).jaxpr)
 
   if job["task"] == "training":

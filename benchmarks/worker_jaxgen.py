@@ -1,5 +1,6 @@
 """The process that times jaxgen for training.py and sampling.py, through the code that `jaxgen train` runs."""
 
+import contextlib
 import os
 import resource
 import time
@@ -21,7 +22,6 @@ def prepare(job: dict):
   from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
   from jaxgen.methods.diffusion.sampler import Sampler
   from jaxgen.nn import UNet
-  from jaxgen.nn.blocks.conv import jax_derivatives
 
   dtype, batch, image, steps = jnp.dtype(job["dtype"]), job["batch"], tuple(job["image"]), job["sampling_steps"]
   network = UNet(
@@ -50,7 +50,7 @@ def prepare(job: dict):
 
   # Multiplications and additions of the network as it is defined, not as it is computed: strided convolutions are
   # strided. A gradient is two more passes.
-  with jax_derivatives():
+  with as_defined():
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params["network"])
     x, t = jax.ShapeDtypeStruct((batch, *image), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.float32)
     forward = jax.jit(lambda p, x, t: network.apply({"params": p}, x, t)).lower(params, x, t).cost_analysis()["flops"]
@@ -92,6 +92,14 @@ def prepare(job: dict):
     return {"peak_memory": on_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
   return facts, turn, end
+
+
+def as_defined() -> contextlib.AbstractContextManager:
+  """What is traced within has the network's convolutions as it is defined: strided ones are strided. Where jaxgen does
+  not write them in another way, there is nothing to switch."""
+  from jaxgen.nn.blocks import conv
+
+  return getattr(conv, "jax_derivatives", contextlib.nullcontext)()
 
 
 def matmul_peak(dtype, platform: str) -> float:
