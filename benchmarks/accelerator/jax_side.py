@@ -306,12 +306,12 @@ def attention(job: dict):
   def plain(q, k, v):
     return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k).astype(v.dtype), v)
 
-  def unet(q, k, v):
-    """As the U-Nets wrote it once: logits in the dtype of the computation, softmax in float32."""
+  def half(q, k, v):
+    """Logits in the dtype of the computation, softmax in float32."""
     logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * q.shape[-1] ** -0.5
     return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits.astype(jnp.float32)).astype(v.dtype), v)
 
-  forms = {"cudnn": library("cudnn"), "xla": library("xla"), "plain": plain, "unet": unet, "jaxgen": attend}
+  forms = {"cudnn": library("cudnn"), "xla": library("xla"), "plain": plain, "half": half, "jaxgen": attend}
 
   def handle(message: dict) -> dict:
     q, k, v, dy = (
