@@ -124,7 +124,7 @@ def test_inspect(trained):
 def test_xla_flags_that_pay_are_set_and_said_unless_the_user_has_set_them(trained):
   folder, _ = trained
   assert "XLA_FLAGS now has --xla_cpu_experimental_ynn" in command("inspect", folder / "runs" / "tiny").stderr
-  flags = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+  flags = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT --xla_gpu_exclude_nondeterministic_ops=true"
   assert "XLA_FLAGS" not in command("inspect", folder / "runs" / "tiny", XLA_FLAGS=flags).stderr
 
 

@@ -1,7 +1,7 @@
 """A process that runs jaxgen's side of accelerator/run.py, one kind of work per process; see `KINDS` at the end.
 
 Every kind is a function job -> (what it says when ready, message -> answer). Networks are trained and sampled through
-`jaxgen.parallel.compile`, which is what `jaxgen train` runs.
+`jaxgen.engine.program`, which is what `jaxgen train` runs.
 """
 
 import io
@@ -40,7 +40,10 @@ def ddpm(job: dict, dtype, **options):
   import optax
 
   from jaxgen import diffusion
-  from jaxgen.methods.diffusion import gaussian_diffusion
+  from jaxgen.core.spec import Spec
+  from jaxgen.core.wrappers import averaged
+  from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+  from jaxgen.methods.diffusion.sampler import Sampler
   from jaxgen.nn import UNet
 
   network = UNet(
@@ -53,14 +56,13 @@ def ddpm(job: dict, dtype, **options):
     dtype=dtype,
     **options,
   )
-  return network, lambda optimizer=None, ema=0.999, steps=10: gaussian_diffusion(
-    network,
-    diffusion.linear(1000),
-    shape=tuple(job["image"]),
-    optimizer=optimizer or optax.adam(1e-3),
-    sampling_steps=steps,
-    ema=ema,
-  )
+
+  def make(optimizer=None, ema: float = 0.999, steps: int = 10):
+    sampler, spec = Sampler(steps=steps), Spec(tuple(job["image"]))
+    method = gaussian_diffusion(network, diffusion.linear(1000), spec, optimizer or optax.adam(1e-3), sampler=sampler)
+    return averaged(method, ema)
+
+  return network, make
 
 
 def compiled(method, job: dict, batch: int, updates: int, dtype="float32"):
@@ -68,7 +70,8 @@ def compiled(method, job: dict, batch: int, updates: int, dtype="float32"):
   import jax
   import numpy as np
 
-  from jaxgen import parallel
+  from jaxgen.engine.mesh import make_mesh
+  from jaxgen.engine.program import Program
 
   rng = np.random.default_rng(0)
   raws = {
@@ -78,7 +81,7 @@ def compiled(method, job: dict, batch: int, updates: int, dtype="float32"):
   if job.get("classes"):
     raws["label"] = rng.integers(0, job["classes"], (updates, batch)).astype(np.int32)
   spec = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in raws.items()}
-  return parallel.compile(method, spec, parallel.make_mesh(), updates=updates), raws
+  return Program(method, spec, make_mesh(), updates=updates), raws
 
 
 def initial(program, raws: dict):
@@ -103,7 +106,8 @@ def determinism(job: dict):
   """N updates from one seed in float32, and the SHA-256 of the state after them; then turns of N more."""
   import jax
   import jax.numpy as jnp
-  from jaxgen.checkpoint import state_hash
+
+  from jaxgen.engine.hashing import state_hash
 
   _, make = ddpm(job, jnp.float32)
   updates = job["updates"]
@@ -164,7 +168,6 @@ def networks(job: dict):
   import jax.numpy as jnp
   import numpy as np
   import optax
-  from jaxgen.nn.conv import jax_derivatives
 
   from jaxgen.inspection import flops as flops_of
 
@@ -181,9 +184,9 @@ def networks(job: dict):
       network, make = ddpm(message, dtype)
       method = make(steps=message["sampling_steps"])
     else:
-      from jaxgen.methods.classifier import classifier
-
-      from jaxgen.nn import resnet, vit
+      from jaxgen.core.spec import Spec
+      from jaxgen.methods.supervised.classifier import classifier
+      from jaxgen.nn.vision import resnet, vit
 
       network = {
         "resnet50": lambda: resnet.ResNet(**resnet.SIZES[50], dtype=dtype),
@@ -191,7 +194,8 @@ def networks(job: dict):
         "vit_tiny_patch16_224": lambda: vit.ViT(**vit.SIZES["Ti/16"], dtype=dtype),
         "resnet18": lambda: resnet.ResNet(**resnet.SIZES[18], dtype=dtype),
       }[message["network"]]()
-      method = classifier(network, optimizer=optax.sgd(1e-3, momentum=0.9), classes=message["classes"])
+      spec = Spec(tuple(message["image"]), classes=message["classes"])
+      method = classifier(network, spec=spec, optimizer=optax.sgd(1e-3, momentum=0.9))
     made.clear()  # one network's state at a time
     tasks.clear()
     made[name] = {"network": network, "method": method, "state": None}
@@ -203,8 +207,7 @@ def networks(job: dict):
     variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
     x = jax.ShapeDtypeStruct((batch, *message["image"]), jnp.float32)
     times = (jax.ShapeDtypeStruct((batch,), jnp.float32),) if message["kind"] == "unet" else ()
-    with jax_derivatives():
-      return flops_of(jax.make_jaxpr(network.apply)(variables, x, *times).jaxpr)
+    return flops_of(jax.make_jaxpr(network.apply)(variables, x, *times).jaxpr)
 
   def prepare(message: dict) -> dict:
     shared = build(message)
@@ -290,7 +293,8 @@ def attention(job: dict):
   """Forms of attention at one shape, forward, and with the gradient of queries, keys and values."""
   import jax
   import jax.numpy as jnp
-  from jaxgen.nn.attention import attend, attention_weights
+
+  from jaxgen.nn.blocks.attention import attend, attention_weights
 
   jax.block_until_ready(jnp.ones(8) + 1)
 
@@ -300,12 +304,12 @@ def attention(job: dict):
   def plain(q, k, v):
     return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k).astype(v.dtype), v)
 
-  def unet(q, k, v):
-    """As jaxgen.nn.unet writes it: logits in the dtype of the computation, softmax in float32."""
+  def half(q, k, v):
+    """Logits in the dtype of the computation, softmax in float32."""
     logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) * q.shape[-1] ** -0.5
     return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits.astype(jnp.float32)).astype(v.dtype), v)
 
-  forms = {"cudnn": library("cudnn"), "xla": library("xla"), "plain": plain, "unet": unet, "jaxgen": attend}
+  forms = {"cudnn": library("cudnn"), "xla": library("xla"), "plain": plain, "half": half, "jaxgen": attend}
 
   def handle(message: dict) -> dict:
     q, k, v, dy = (
@@ -324,46 +328,6 @@ def attention(job: dict):
       except Exception as error:
         errors[name] = {"error": processes.described(error)[:400]}
     return {"forms": queued(ready, message["rounds"], message["turn"]) | errors}
-
-  return gpu_facts(), handle
-
-
-def conv(job: dict):
-  """The gradient of a few 3x3 convolutions in a row by JAX's own derivatives, and by those that jaxgen writes out."""
-  import jax
-  import jax.numpy as jnp
-
-  from jaxgen.nn import conv as module
-
-  jax.block_until_ready(jnp.ones(8) + 1)
-
-  def handle(message: dict) -> dict:
-    (batch, height, width, channels), stride = message["shape"], message["stride"]
-    dtype = jnp.dtype(message["dtype"])
-    x = jax.random.normal(jax.random.key(0), (batch, height, width, channels), dtype)
-    scale = (9 * channels) ** -0.5
-    kernels = [
-      scale * jax.random.normal(jax.random.key(i + 1), (3, 3, channels, channels), dtype)
-      for i in range(message["depth"])
-    ]
-
-    def loss(x, kernels):
-      for w in kernels:
-        x = module.conv(x, w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-      return jnp.sum(x.astype(jnp.float32) ** 2)
-
-    ready, errors, compile_seconds = {}, {}, {}
-    for name, answer in (("jax", False), ("written_out", True)):
-      original, module.written_out = module.written_out, lambda answer=answer: answer
-      function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-      try:
-        compile_seconds[name], _ = timed(lambda function=function: function(x, kernels))
-        ready[name] = lambda function=function: function(x, kernels)
-      except Exception as error:
-        errors[name] = {"error": processes.described(error)[:400]}
-      finally:
-        module.written_out = original
-    return {"forms": queued(ready, message["rounds"], message["turn"]) | errors, "compile_seconds": compile_seconds}
 
   return gpu_facts(), handle
 
@@ -389,8 +353,10 @@ def train(job: dict):
   import numpy as np
   import optax
 
-  from jaxgen import parallel, pictures
+  from jaxgen.core import pictures
   from jaxgen.data.transforms import flip, scale
+  from jaxgen.engine.mesh import make_mesh
+  from jaxgen.engine.program import Program
 
   batch, updates = job["batch"], job["updates"]
   rng = np.random.default_rng(0)
@@ -415,7 +381,7 @@ def train(job: dict):
     "image": jax.ShapeDtypeStruct((batch, *job["image"]), np.uint8),
     "index": jax.ShapeDtypeStruct((batch,), np.int32),
   }
-  program = parallel.compile(method, spec, parallel.make_mesh(), prepare=prepare_batch, updates=updates)
+  program = Program(method, spec, make_mesh(), prepare=prepare_batch, updates=updates)
   index = np.tile(np.arange(batch, dtype=np.int32), (updates, 1))
   order, at = rng.permutation(len(images)), 0
 
@@ -501,7 +467,7 @@ def broken(job: dict):
   time.sleep(1000)
 
 
-KINDS = {f.__name__: f for f in (determinism, float64, networks, attention, conv, train, broken)}
+KINDS = {f.__name__: f for f in (determinism, float64, networks, attention, train, broken)}
 
 if __name__ == "__main__":
   processes.serve(lambda job: KINDS[job["side"]](job))

@@ -52,13 +52,14 @@ class Process:
 
   Attributes:
     ready: the first answer, None until it came.
-    started: when, by `time.perf_counter`.
+    started: when, by `time.perf_counter`, later by as long as it was paused.
   """
 
   alive: list["Process"] = []  # all that were started and not ended, for the end of the whole run
 
   def __init__(self, name: str, script: str, job: dict, environment: dict[str, str | None], logs: pathlib.Path):
-    self.name, self.ready, self.started, self.paused = name, None, time.perf_counter(), False
+    self.name, self.ready, self.started = name, None, time.perf_counter()
+    self.paused: float | None = None  # since when
     self.log = logs / (name.replace(" ", "_").replace("/", "_") + ".log")
     self._answers, self._first = queue.Queue(), threading.Event()
     environment = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
@@ -139,8 +140,11 @@ class Process:
 
   def pause(self, stop: bool) -> None:
     """Stops it and its children where they stand, or lets them go on."""
-    if stop != self.paused:
-      self.paused = stop
+    if stop != (self.paused is not None):
+      now = time.perf_counter()
+      if self.paused is not None:
+        self.started += now - self.paused
+      self.paused = now if stop else None
       send_signal(descendants(self.process.pid), signal.SIGSTOP if stop else signal.SIGCONT)
 
   def end(self) -> None:
@@ -209,12 +213,6 @@ class Pool:
   def is_ready(self, key: str) -> bool:
     process = self.processes.get(key)
     return key in self.refused or (process is not None and process.ready is not None)
-
-  def first(self, keys: Iterable[str]) -> None:
-    """Puts those that have not been started yet before all others."""
-    keys = list(keys)
-    with self._lock:
-      self._waiting.sort(key=lambda one: keys.index(one[0]) if one[0] in keys else len(keys))
 
   def get(self, key: str, seconds: float) -> Process:
     """A process that is ready. Raises as `Process.wait_ready` does."""

@@ -1,22 +1,25 @@
 """Benchmarks jaxgen on one GPU, in one go, and writes down everything it finds, also what failed.
 
-    python benchmarks/accelerator/run.py --out DIR [--data DIR] [--limit 430] [--steps a,b,...] [--dry-run]
+    python benchmarks/accelerator/run.py --out DIR [--data DIR] [--brief] [--steps b,f,...] [--torch eager] [--dry-run]
 
-The steps, each on a time limit of its own; what fails or is late costs only itself, and its error is in the results:
+Without --brief it takes 570 s, with it 330 s. The steps, in the order in which they are asked for (b, f, d, c unless
+--steps says another), each on a time limit of its own; what fails or is late costs only itself, and its error is in the
+results:
 
-a  Determinism: two processes make the same updates of a DDPM in float32, and compare the SHA-256 of their states, with
-   several XLA flags, and with one compilation cache for both; what the flags cost; and how far the GPU is from that
-   machine's CPU in float64.
-b  The CIFAR-10 U-Net of DDPM, 35.7 M parameters: training and sampling, in bfloat16 and in float32 with TF32 allowed on
-   both sides, against diffusers' UNet2DModel under torch.compile.
+b  The CIFAR-10 U-Net of DDPM, 35.7 M parameters: training and sampling in bfloat16, batch 128, against diffusers'
+   UNet2DModel, eager and under torch.compile. --steps b alone goes on with float32 (TF32 on both sides) and batch 512.
+f  DDPM on CIFAR-10 in bfloat16 for 100 s of training: its loss, and 64 samples.
+d  ResNet-50 and ViT-B/16 at 224x224 in bfloat16 against timm's, eager and under torch.compile.
 c  Attention: cuDNN's, XLA's and written out, forward and with gradients, at shapes of known networks.
-d  ResNet-50 and ViT-B/16 at 224x224 in bfloat16 against timm's under torch.compile.
-e  Gradients of convolutions: JAX's own against those that jaxgen.nn.conv writes out for CPUs.
-f  DDPM on CIFAR-10 in bfloat16 for at most 150 s of training: its loss, and 64 samples. Also alone: --steps f.
+a  Determinism, only if named: two processes make the same updates of a DDPM in float32, and compare the SHA-256 of
+   their states, with several XLA flags, and with one compilation cache for both; what the flags cost; and how far the
+   GPU is from that machine's CPU in float64.
 x  Only if named: a process that dies and one that is late, to try out what happens then.
 
-This process stays off the GPU; its workers take turns there. PyTorch's get compiled in the background from the start,
-and are stopped (SIGSTOP) while anything is timed. --dry-run does all of it at tiny sizes on a CPU, where its times mean
+This process stays off the GPU; its workers take turns there. torch.compile works in the background from the start, on
+one task at a time (of two of diffusers' U-Net none was ready in 128 s), and is stopped (SIGSTOP) while anything is
+timed, but for the training of step f. Eager PyTorch is timed at once; what is compiled later is timed then, in turns
+with both of the others. --dry-run does all of it at tiny sizes on a CPU, where its times mean
 nothing. DIR/accelerator.json is written anew after every result.
 """
 
@@ -47,10 +50,19 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import compare  # noqa: E402
 from processes import Failed, Late, Pool, Process, end_all  # noqa: E402
 
-ALL = "abcdef"
-LIMITS = {"a": 110, "b": 200, "c": 40, "d": 90, "e": 35, "f": 260, "x": 15}  # seconds
-RESERVED = {"b": 120, "c": 30, "d": 60, "e": 20}  # what earlier steps leave to later ones
-TRAINING = 150  # seconds of step f's training, at most
+ALL = "bfdc"
+# Seconds: of the whole run, of each step at most, what earlier steps leave to later ones, and of step f's training.
+FULL = {
+  "whole": 570, "limits": {"a": 110, "b": 215, "c": 330, "d": 170, "f": 190, "x": 15},
+  "reserved": {"f": 150, "d": 80, "c": 45}, "training": 100,
+}  # fmt: skip
+BRIEF = {
+  "whole": 330, "limits": {"a": 75, "b": 140, "c": 45, "d": 80, "f": 110, "x": 15},
+  "reserved": {"f": 100, "d": 50}, "training": 50,
+}  # fmt: skip
+COMPILE = 200  # seconds that torch.compile gets for a task, pauses not counted
+TUNE = 45  # seconds for a first timed call, in which cuDNN's algorithms are chosen: up to 30 s on an H100
+CASE = 45  # seconds for a case of attention, compilation of all its forms included: up to 40 s on an H100
 DATA_SHEET = 989e12  # FLOP/s of an H100 SXM and of an H200, dense bfloat16, by NVIDIA's data sheet
 PACKAGES = (
   "jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "optax", "orbax-checkpoint", "chex", "diffrax",
@@ -95,38 +107,42 @@ class BackboneJob:
     return f"{self.network} {self.task} {self.dtype} {self.batch}"
 
 
+@dataclasses.dataclass
+class Race:
+  """A task, what was found of it so far, and the processes that are ready for their turns."""
+
+  key: str
+  step: str
+  message: dict
+  entry: dict
+  processes: dict[str, Process]
+  facts: dict = dataclasses.field(default_factory=dict)  # jaxgen's
+
+
 class Sizes:
   """What is measured: on a GPU, or tiny, to try everything out on a CPU."""
 
-  def __init__(self, dry: bool):
+  def __init__(self, dry: bool, brief: bool):
     tiny = compare.Shape(8, (1,), 1, (), (8, 8, 1), 4, 2, 2)
     self.unet = tiny if dry else compare.SHAPES["cifar10"]
-    self.middle = tiny if dry else compare.SHAPES["middle"]
     self.small = tiny if dry else dataclasses.replace(compare.SHAPES["digits-wide"], batch=64)
+    self.middle = tiny if dry else self.small if brief else compare.SHAPES["middle"]
     small, large = (4, 8) if dry else (128, 512)
-    self.unet_jobs = [
-      UNetJob("training", "bfloat16", small),
-      UNetJob("sampling", "bfloat16", small),
-      UNetJob("training", "bfloat16", large),
+    self.unet_jobs = [UNetJob("training", "bfloat16", small), UNetJob("sampling", "bfloat16", small)]
+    self.more_unet_jobs = [
       UNetJob("training", "float32", small),
-      UNetJob("sampling", "bfloat16", large),
       UNetJob("sampling", "float32", small),
-      UNetJob("training", "bfloat16", small, 0.1),
-      UNetJob("training", "float32", large),
-      UNetJob("sampling", "float32", large),
+      UNetJob("training", "bfloat16", large),
+      UNetJob("sampling", "bfloat16", large),
     ]
-    if dry:
-      self.unet_jobs = [self.unet_jobs[i] for i in (0, 1, 3)]
-    # Those of large memory get ready later, when the processes of step a are gone.
-    self.unet_order = sorted(self.unet_jobs, key=lambda job: (job.dropout > 0, job.batch * (job.task == "training")))
     self.updates = {small: 2 if dry else 8, large: 2 if dry else 3}
     self.sampling_steps = 2 if dry else 10
     batch, side = (2, 32) if dry else (128, 224)
     networks = [("resnet18", 32), ("vit_tiny_patch16_224", 224)] if dry else []
     networks = networks or [("resnet50", side), ("vit_base_patch16_224", side)]
-    self.backbone_jobs = [BackboneJob(n, t, batch, s) for n, s in networks for t in ("forward", "training")]
-    if dry:
-      self.backbone_jobs = self.backbone_jobs[0:4:3]
+    self.backbone_jobs = [BackboneJob(n, t, batch, s) for n, s in networks for t in ("training", "forward")]
+    if brief:
+      self.backbone_jobs = self.backbone_jobs[:1]
     self.backbone_updates = 1 if dry else 4
     self.peak = {"n": 256 if dry else 8192, "repeats": 2 if dry else 10}
     self.rounds = 3 if dry else 7
@@ -142,11 +158,7 @@ class Sizes:
         ("DiT-XL/2", (64, 256, 16, 72)),
       ]
     )
-    shapes = [((2, 8, 8, 4), 1), ((2, 8, 8, 4), 2)]
-    if not dry:
-      shapes = [((128, 32, 32, 128), 1), ((128, 16, 16, 256), 1), ((128, 32, 32, 128), 2), ((128, 16, 16, 256), 2)]
-    self.convs = [(shape, stride, dtype) for dtype in ("bfloat16", "float32") for shape, stride in shapes]
-    self.turn = 0.002 if dry else 0.03  # seconds of a turn of steps c and e
+    self.turn = 0.002 if dry else 0.03  # seconds of a turn of step c
     self.train = {
       **dataclasses.asdict(self.unet), "dtype": "bfloat16", "dropout": 0.1, "batch": 8 if dry else 128, "updates": 10,
       "learning_rate": 2e-4, "warm_up": 500, "ema": 0.999, "sampling_steps": 5 if dry else 50,
@@ -159,15 +171,16 @@ class Bench:
   """The run: its clock, its results and what its steps share."""
 
   def __init__(self, options: argparse.Namespace):
-    self.options, self.dry, self.sizes = options, options.dry_run, Sizes(options.dry_run)
+    self.options, self.dry, self.sizes = options, options.dry_run, Sizes(options.dry_run, options.brief)
+    self.times = BRIEF if options.brief else FULL
+    self.limit = options.limit or self.times["whole"]
+    self.steps = [s for s in options.steps.replace(",", "") if s in self.times["limits"]]
+    if self.steps == ["b"] and not options.brief:
+      self.sizes.unet_jobs += self.sizes.more_unet_jobs
     self.training: Process | None = None  # step f's, which gets ready while others are measured
-    if options.brief:
-      self.sizes.unet_jobs = self.sizes.unet_order = self.sizes.unet_jobs[:2]
-      self.sizes.middle = self.sizes.small
-      LIMITS.update(b=140, a=75, d=80, f=90)
-      RESERVED.update(b=0, a=45, d=35, f=85, c=0)
+    self.pending: list[Race] = []  # to be run again when torch.compile is ready
     self.start = time.perf_counter()
-    self.end = self.deadline = self.start + options.limit
+    self.end = self.deadline = self.start + self.limit
     self.out = options.out.resolve()
     self.out.mkdir(parents=True, exist_ok=True)
     self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="accelerator_"))
@@ -209,15 +222,18 @@ class Bench:
     return Process(name, script, job, {**self.environment, **(environment or {})}, self.scratch)
 
   @contextlib.contextmanager
-  def quiet(self, wanted: bool = True) -> Iterator[None]:
+  def quiet(self) -> Iterator[None]:
     """Nothing gets ready in the background."""
-    if self.pool and wanted:
-      self.pool.quiet(True)
+    self._quiet(True)
     try:
       yield
     finally:
-      if self.pool and wanted:
-        self.pool.quiet(False)
+      self._quiet(False)
+
+  def _quiet(self, quiet: bool) -> None:
+    self.pool.quiet(quiet)
+    if self.training and (self.training.ready is None or not quiet):
+      self.training.pause(quiet)
 
   def facts(self) -> None:
     versions = {}
@@ -238,57 +254,56 @@ class Bench:
     }  # fmt: skip
     self.say(f"{gpu.strip().splitlines()[-1:] or 'no GPU'}; jax {versions.get('jax')}, torch {versions.get('torch')}")
 
-  def fill_pool(self, steps: str) -> None:
-    """Starts PyTorch's side of the steps b and d, which takes longest to compile."""
-    self.pool = Pool(1 if self.dry else 2 if self.options.brief else 7, 90 if self.dry else 300)
-    left_out = {}
+  def fill_pool(self) -> None:
+    """Starts torch.compile of the steps b and d, in the order of their jobs."""
+    self.pool = Pool(1, 90 if self.dry else COMPILE)
+    self.left_out = {}
     for step, package in (("b", "diffusers"), ("d", "timm")):
       missing = [p for p in ("torch", package) if importlib.util.find_spec(p) is None]
       if missing:
-        left_out[step] = f"left out: {' and '.join(missing)} is not installed"
-    options = {"dynamic": False, **({"backend": "aot_eager"} if self.dry else {})}
-    common = {"compiled": True, "compile": options, "tf32": True, "peak": False}
-    jobs = []
-    if "b" in steps and "b" not in left_out:
-      for job in self.sizes.unet_order:
-        jobs.append((job.key, {"kind": "unet", **self.unet_fields(job), **common}))
-    if "d" in steps and "d" not in left_out:
-      for job in self.sizes.backbone_jobs:
-        jobs.append((job.key, {"kind": "backbone", **self.backbone_fields(job), **common}))
-    for key, job in jobs:
-      self.pool.add(key, lambda key=key, job=job: self.process(f"torch {key}", job))
-    self.left_out = left_out
+        self.left_out[step] = f"left out: {' and '.join(missing)} is not installed"
+    jobs = [("b", job.key, self.unet_message(job)) for job in self.sizes.unet_jobs]
+    jobs += [("d", job.key, self.backbone_message(job)) for job in self.sizes.backbone_jobs]
+    for step, key, message in jobs:
+      if self.options.torch == "both" and step in self.steps and step not in self.left_out:
+        self.pool.add(key, lambda key=key, message=message: self.torch(key, message, compiled=True))
 
-  def unet_fields(self, job: UNetJob) -> dict:
+  def torch(self, key: str, message: dict, compiled: bool) -> Process:
+    """PyTorch's side of a task."""
+    options = {"dynamic": False, **({"backend": "aot_eager"} if self.dry else {})}
+    job = {**message, "compiled": compiled, "compile": options, "tf32": True, "peak": False}
+    return self.process(f"torch {'compiled' if compiled else 'eager'} {key}", job)
+
+  def unet_message(self, job: UNetJob) -> dict:
     return {
+      "kind": "unet", "name": f"unet {job.dropout}",
       **dataclasses.asdict(self.sizes.unet), "task": job.task, "dtype": job.dtype, "batch": job.batch,
       "dropout": job.dropout, "updates": self.sizes.updates[job.batch], "sampling_steps": self.sizes.sampling_steps,
     }  # fmt: skip
 
-  def backbone_fields(self, job: BackboneJob) -> dict:
+  def backbone_message(self, job: BackboneJob) -> dict:
     return {
+      "kind": "backbone", "name": job.network,
       "network": job.network, "task": job.task, "dtype": job.dtype, "batch": job.batch, "classes": job.classes,
       "image": (job.side, job.side, 3), "updates": self.sizes.backbone_updates, "passes": self.sizes.backbone_updates,
     }  # fmt: skip
 
   def run(self) -> None:
     signal.signal(signal.SIGTERM, lambda *_: self.close("it was told to end"))
-    watch = threading.Timer(self.options.limit, self.close, ["it was over its limit"])
+    watch = threading.Timer(self.limit, self.close, ["it was over its limit"])
     watch.daemon = True
     watch.start()
     self.facts()
-    steps = [s for s in self.options.steps.replace(",", "") if s in LIMITS]
-    self.fill_pool("".join(steps))
+    self.fill_pool()
     self.save()
-    for number, step in enumerate(steps):
-      reserved = sum(RESERVED.get(s, 0) for s in steps[number + 1 :])
+    for number, step in enumerate(self.steps):
+      reserved = sum(self.times["reserved"].get(s, 0) for s in self.steps[number + 1 :])
       begin = time.perf_counter()
-      self.deadline = min(begin + LIMITS[step], max(self.end - 8 - reserved, begin + 20), self.end - 4)
+      limit = self.times["limits"][step]
+      self.deadline = min(begin + limit, max(self.end - 8 - reserved, begin + 20), self.end - 4)
       result = self.results["steps"].setdefault(step, {})
       self.say(f"step {step}, {self.left():.0f} s")
-      if self.options.brief and number and "f" in steps[number:] and self.training is None:
-        self.training = self.process("jaxgen train", self.training_job())
-      before = set(Process.alive) | set(self.pool.processes.values())
+      before = set(Process.alive)
       try:
         if self.left() < 10:
           raise Late("no time was left for this step")
@@ -299,11 +314,15 @@ class Bench:
           result["traceback"] = traceback.format_exc()[-2000:]
         self.say(f"step {step} ended early: {str(error).splitlines()[0][:160] if str(error) else type(error).__name__}")
       finally:
-        background = set(self.pool.processes.values())
-        for process in set(Process.alive) - before - background:
+        kept = {process for race in self.pending for process in race.processes.values()}
+        for process in set(Process.alive) - before - set(self.pool.processes.values()) - kept - {self.training}:
           process.end()
         result["seconds"] = time.perf_counter() - begin
         self.save()
+      if step == "f" and self.training:
+        self.training.end()
+      self.deadline = self.end - 4
+      self.settle(wait=number == len(self.steps) - 1)
     watch.cancel()
     self.close(None)
 
@@ -384,10 +403,6 @@ class Bench:
     self.say("a ms per update: " + ", ".join(f"{n} {statistics.median(v):.2f}" for n, v in turns.items()))
     for process in racing.values():
       process.end()
-    first = self.sizes.unet_jobs[0].key
-    if self.results["steps"].get("b") is None and "b" in self.options.steps and "b" not in self.left_out:
-      with contextlib.suppress(Failed):
-        self.pool.get(first, self.left())
 
   def _step_a_float64(self, double: dict[str, Process]) -> dict:
     import numpy as np
@@ -414,68 +429,111 @@ class Bench:
 
   # Steps b and d
 
-  def race(self, key: str, prepare: dict, ours: Process, per_turn: int, calls: int, quiet: bool, step: str) -> dict:
-    """Both sides of one task in turns. per_turn: batches in a turn; calls: of the network, for each of these."""
-    entry = {k: prepare[k] for k in ("task", "dtype", "batch", "image") if k in prepare}
-    entry |= {"updates_per_turn": per_turn, "network_calls": calls, "competitors": {}}
-    rows, theirs = entry["competitors"], None
-    with self.quiet(quiet):
-      facts = ours.ask(self.left(3), do="prepare", id=key, **prepare)
-    entry["compiled_in_quiet"] = quiet
-    flops = facts.pop("flops")
+  def race(self, result: dict, key: str, message: dict, ours: Process, step: str) -> None:
+    """One task: jaxgen and eager PyTorch in turns. torch.compile's turns come when it is ready, by `settle`."""
+    updates, sampling = message["updates"], message["task"] == "sampling"
+    result[key] = entry = {k: message[k] for k in ("task", "dtype", "batch", "image")} | {"competitors": {}}
+    entry["updates_per_turn"] = 1 if sampling else updates
+    entry["network_calls"] = message["sampling_steps"] if sampling else 1
+    race = Race(key, step, message, entry, {"jaxgen": ours})
     if step in self.left_out:
-      rows["torch compiled"] = {"error": self.left_out[step]}
+      entry["competitors"]["torch"] = {"error": self.left_out[step]}
     else:
-      try:
-        theirs = self.pool.get(key, min(self.left(12), 75))
-      except Failed as error:
-        rows["torch compiled"] = {"error": str(error)}
-    turns = {"jaxgen": []} | ({"torch compiled": []} if theirs else {})
+      race.processes["torch eager"] = self.torch(key, message, compiled=False)
+    race.facts = ours.ask(self.left(3), do="prepare", id=key, **message)
+    race.entry["flops"] = race.facts.pop("flops")
     with self.quiet():
-      if theirs:
-        try:
-          theirs.ask(self.left(8), do="tune")
-        except Failed as error:
-          rows["torch compiled"], theirs = {"error": str(error)}, None
-          turns.pop("torch compiled")
-      ours.ask(self.left(4), do="tune", id=key)
+      ours.ask(min(self.left(4), TUNE), do="tune", id=key)
+    if "torch eager" in race.processes:
+      self.join(race, "torch eager")
+    self.take_turns(race)
+    if step not in self.left_out and self.options.torch == "both":
+      entry["competitors"]["torch compiled"] = {"error": "was not compiled in the time that there was"}
+      self.pending.append(race)
+    else:
+      self.end_race(race)
+    self.save()
+
+  def join(self, race: "Race", name: str) -> bool:
+    """A competitor gets ready for its turns; one that fails is out."""
+    process = race.processes[name]
+    try:
+      process.wait_ready(min(self.left(8), TUNE))
+      with self.quiet():
+        process.ask(min(self.left(8), TUNE), do="tune")
+      return True
+    except Failed as error:
+      self.out_of(race, name, error)
+      return False
+
+  def out_of(self, race: "Race", name: str, error: Failed) -> None:
+    race.entry["competitors"][name] = {"error": str(error)}
+    race.processes.pop(name).end()
+    self.say(f"{race.step} {race.key}: {str(error).splitlines()[0][:140]}")
+
+  def end_race(self, race: "Race") -> None:
+    for name, process in race.processes.items():
+      if name != "jaxgen":
+        process.end()
+    with contextlib.suppress(Failed):
+      race.processes["jaxgen"].ask(5, do="drop", id=race.key)
+    self.pool.drop([race.key])
+
+  def settle(self, wait: bool) -> None:
+    """Runs the races again that torch.compile is ready for now; with `wait`, till the deadline."""
+    for race in list(self.pending):
+      while wait and not self.pool.is_ready(race.key) and self.left() > 12:
+        time.sleep(0.2)
+      if not self.pool.is_ready(race.key) or self.left() < 8:
+        continue
+      self.pending.remove(race)
+      try:
+        race.processes["torch compiled"] = self.pool.get(race.key, 1)
+        if self.join(race, "torch compiled"):
+          self.take_turns(race)
+      except Failed as error:
+        self.say(f"{race.step} {race.key}: {str(error).splitlines()[0][:140]}")
+        race.entry["competitors"].setdefault("torch compiled", {})["error"] = str(error)
+      self.end_race(race)
+      self.save()
+
+  def take_turns(self, race: "Race") -> None:
+    """Times all that are in the race, in turns, and writes their rows."""
+    turns = {name: [] for name in race.processes}
+    memory = {}
+    with self.quiet():
       for number in range(self.sizes.rounds):
         if number >= 3 and self.left() < 4:
           break
         for name in list(turns)[:: -1 if number % 2 else 1]:
-          process = ours if name == "jaxgen" else theirs
-          try:
-            turns[name].append(process.ask(self.left(), do="turn", id=key)["seconds"])
-          except Failed as error:
-            if process is ours:
-              raise
-            rows["torch compiled"], theirs = {"error": str(error)}, None
-            turns.pop("torch compiled")
-      memory = {"jaxgen": ours.ask(self.left(), do="memory")["peak_memory"]}
-      if theirs:
-        memory["torch compiled"] = theirs.ask(self.left(), do="memory")["peak_memory"]
-    ours.ask(self.left(), do="drop", id=key)
-    peak = self.peaks.get(prepare["dtype"])
-    for name, seconds in turns.items():
-      median = statistics.median(seconds) / per_turn
+          if name in race.processes:
+            try:
+              turns[name].append(race.processes[name].ask(self.left(), do="turn", id=race.key)["seconds"])
+            except Failed as error:
+              if name == "jaxgen":
+                raise
+              self.out_of(race, name, error)
+      for name, process in race.processes.items():
+        memory[name] = process.ask(self.left(), do="memory")["peak_memory"]
+    entry, rows, peak = race.entry, race.entry["competitors"], self.peaks.get(race.message["dtype"])
+    per_turn, calls, flops = entry["updates_per_turn"], entry["network_calls"], entry["flops"]
+    texts = []
+    for name, process in race.processes.items():
+      median = statistics.median(turns[name]) / per_turn
+      facts = race.facts if name == "jaxgen" else {k: v for k, v in process.ready.items() if k != "peak_flops"}
       rows[name] = {
-        **(facts if name == "jaxgen" else {k: v for k, v in theirs.ready.items() if k != "peak_flops"}),
-        "ms": 1e3 * median / calls, "images_per_second": prepare["batch"] / median,
+        **facts, "ms": 1e3 * median / calls, "images_per_second": race.message["batch"] / median,
         "flops_per_second": flops / median, "share_of_measured_peak": peak and flops / median / peak,
-        "share_of_data_sheet": flops / median / DATA_SHEET, "turns": seconds, "peak_memory": memory[name],
+        "share_of_data_sheet": flops / median / DATA_SHEET, "turns": turns[name], "peak_memory": memory[name],
       }  # fmt: skip
-    entry |= {"flops": flops, "measured_peak": peak}
-    text = f"{step} {key}: jaxgen {rows['jaxgen']['ms']:.2f} ms, {rows['jaxgen']['images_per_second']:.0f} images/s"
-    if peak:
-      text += f", {rows['jaxgen']['share_of_measured_peak']:.0%} of peak"
-    if theirs:
-      ratios = [b / a for a, b in zip(turns["jaxgen"], turns["torch compiled"], strict=True)]
-      entry["jaxgen_against_torch"] = statistics.median(ratios)
-      text += f"; torch {rows['torch compiled']['ms']:.2f} ms; {entry['jaxgen_against_torch']:.2f} times as fast"
-    else:
-      text += f"; torch: {rows['torch compiled']['error'].splitlines()[0][:80]}"
-    self.say(text)
-    return entry
+      if name != "jaxgen":
+        ratios = [theirs / ours for ours, theirs in zip(turns["jaxgen"], turns[name], strict=False)]
+        rows[name]["jaxgen_against_it"] = statistics.median(ratios)
+      texts.append(f"{name} {rows[name]['ms']:.2f} ms")
+    entry["measured_peak"] = peak
+    share = rows["jaxgen"]["share_of_measured_peak"]
+    texts[0] += f", {rows['jaxgen']['images_per_second']:.0f} images/s" + (f", {share:.0%} of peak" if peak else "")
+    self.say(f"{race.step} {race.key}: " + "; ".join(texts))
 
   def measure_peaks(self, process: Process, dtypes: list[str]) -> None:
     """The rate of large matrix products, which shares are of. float32 is TF32, as the library's default allows."""
@@ -490,67 +548,37 @@ class Bench:
   def step_b(self, result: dict) -> None:
     result |= {
       "network": dataclasses.asdict(self.sizes.unet),
-      "float32": "TF32 is allowed on both sides: JAX's default precision, and torch's allow_tf32",
-      "notes": "torch's first calls compiled beside others; jaxgen's peak_memory is the process's so far, "
-      "planned_memory the executable's own",
-      "jobs": {},
+      "notes": "jaxgen's peak_memory is the process's so far, planned_memory the executable's own",
     }
-    sides: dict[str, Process] = {}
-    took: dict[str, float] = {}
-    try:
-      for number, job in enumerate(self.sizes.unet_jobs):
-        need = 1.1 * took.get(job.task, 0 if self.dry else 25) + (1 if self.dry else 8)
-        if self.left() < need:
-          result["jobs"][job.key] = {"error": f"left out: {self.left():.0f} s were left"}
-          continue
-        try:
-          if job.dtype not in sides or sides[job.dtype] not in Process.alive:
-            sides[job.dtype] = self.process(f"jaxgen {job.dtype}", {"side": "networks", "dtype": job.dtype})
-            sides[job.dtype].wait_ready(self.left())
-            self.measure_peaks(sides[job.dtype], [job.dtype])
-          begin = time.perf_counter()
-          prepare = {"kind": "unet", "name": f"unet {job.dropout}", **self.unet_fields(job)}
-          training = job.task == "training"
-          batches, calls = (prepare["updates"], 1) if training else (1, prepare["sampling_steps"])
-          quiet = number < 2 and ("b" in self.left_out or self.pool.is_ready(job.key))
-          result["jobs"][job.key] = self.race(job.key, prepare, sides[job.dtype], batches, calls, quiet, "b")
-          took[job.task] = time.perf_counter() - begin
-        except Failed as error:
-          result["jobs"][job.key] = {"error": str(error)}
-          self.say(f"b {job.key}: {str(error).splitlines()[0][:140]}")
-        self.pool.drop([job.key])
-        self.save()
-    finally:
-      self.pool.drop([job.key for job in self.sizes.unet_jobs])
+    self.races(result, "b", [(job.key, job.dtype, self.unet_message(job)) for job in self.sizes.unet_jobs])
+    if "f" in self.steps:
+      self.start_training()
+    self.settle(wait=True)
 
   def step_d(self, result: dict) -> None:
-    result["jobs"] = {}
-    side = None
-    keys = [job.key for job in self.sizes.backbone_jobs]
-    self.pool.first(keys)
-    try:
-      for job in self.sizes.backbone_jobs:
-        if self.left() < (1 if self.dry else 15):
-          result["jobs"][job.key] = {"error": f"left out: {self.left():.0f} s were left"}
-          continue
-        try:
-          if side not in Process.alive:
-            side = self.process("jaxgen backbones", {"side": "networks", "dtype": job.dtype})
-            side.wait_ready(self.left())
-            self.measure_peaks(side, [job.dtype])
-          prepare = {"kind": "backbone", "name": job.network, **self.backbone_fields(job)}
-          batches = prepare["updates"]
-          quiet = "d" in self.left_out or all(map(self.pool.is_ready, keys))
-          result["jobs"][job.key] = self.race(job.key, prepare, side, batches, 1, quiet, "d")
-        except Failed as error:
-          result["jobs"][job.key] = {"error": str(error)}
-          self.say(f"d {job.key}: {str(error).splitlines()[0][:140]}")
-        self.pool.drop([job.key])
-        self.save()
-    finally:
-      self.pool.drop(keys)
+    self.races(result, "d", [(job.key, job.network, self.backbone_message(job)) for job in self.sizes.backbone_jobs])
 
-  # Steps c and e
+  def races(self, result: dict, step: str, jobs: list[tuple[str, str, dict]]) -> None:
+    """jobs: (key, what shares a process, message)."""
+    result["jobs"], sides = {}, {}
+    for key, shared, message in jobs:
+      if self.left() < (1 if self.dry else 25):
+        result["jobs"][key] = {"error": f"left out: {self.left():.0f} s were left"}
+        self.pool.drop([key])
+        continue
+      try:
+        if sides.get(shared) not in Process.alive:
+          sides[shared] = self.process(f"jaxgen {shared}", {"side": "networks", "dtype": message["dtype"]})
+          sides[shared].wait_ready(self.left())
+          self.measure_peaks(sides[shared], [message["dtype"]])
+        self.race(result["jobs"], key, message, sides[shared], step)
+      except Failed as error:
+        result["jobs"].setdefault(key, {})["error"] = str(error)
+        self.pool.drop([key])
+        self.say(f"{step} {key}: {str(error).splitlines()[0][:140]}")
+      self.save()
+
+  # Step c
 
   def cases(self, result: dict, step: str, side: str, cases: list[tuple[str, dict]]) -> None:
     """Asks a process case by case; one that is late or dies costs its case alone."""
@@ -563,7 +591,7 @@ class Bench:
         if process not in Process.alive:
           process = self.process(f"jaxgen {side}", {"side": side})
           process.wait_ready(self.left())
-        found = process.ask(min(self.left(1), 15), do="case", rounds=5, turn=self.sizes.turn, **message)
+        found = process.ask(min(self.left(1), CASE), do="case", rounds=5, turn=self.sizes.turn, **message)
         result["cases"][name] = {**message, **found}
         parts = [f"{n} {f['ms']:.3f}" if "ms" in f else f"{n} -" for n, f in found["forms"].items()]
         self.say(f"{step} {name}: {', '.join(parts)} ms")
@@ -576,22 +604,13 @@ class Bench:
 
   def step_c(self, result: dict) -> None:
     cases = []
-    for name, shape in self.sizes.attention:
-      for gradient in (False, True):
+    for gradient in (True, False):
+      for name, shape in self.sizes.attention:
         message = {"shape": shape, "dtype": "bfloat16", "gradient": gradient}
         cases.append((f"{name}, {'gradient' if gradient else 'forward'}", message))
     result["notes"] = "milliseconds; shapes [batch, tokens, heads, width]; gradient: forward and backward"
     with self.quiet():
       self.cases(result, "c", "attention", cases)
-
-  def step_e(self, result: dict) -> None:
-    cases = []
-    for shape, stride, dtype in self.sizes.convs:
-      message = {"shape": shape, "stride": stride, "dtype": dtype, "depth": 4 if stride == 1 else 2}
-      cases.append((f"{'x'.join(map(str, shape))} stride {stride} {dtype}", message))
-    result["notes"] = "milliseconds of the value and the gradient of a row of 3x3 convolutions"
-    with self.quiet():
-      self.cases(result, "e", "conv", cases)
 
   # Step f
 
@@ -599,20 +618,26 @@ class Bench:
     data = self.options.data and str(self.options.data.resolve())
     return {"side": "train", **self.sizes.train, "data": data}
 
+  def start_training(self) -> Process:
+    self.training = self.training or self.process("jaxgen train", self.training_job())
+    return self.training
+
   def step_f(self, result: dict) -> None:
-    if not self.dry and self.left() < (60 if self.training else 110):
+    if not self.dry and self.left() < (60 if self.training else 120):
       raise Late(f"{self.left():.0f} s were left, too few to compile and to learn: run it alone, --steps f")
     job = self.training_job()
     result |= {k: v for k, v in job.items() if k not in ("side", "data", "updates")}
     result["updates_per_dispatch"] = job["updates"]
-    process = self.training or self.process("jaxgen train", job)
+    process = self.start_training()
     after = 2.0 if self.dry else 35.0 if self.options.brief else 45.0  # for the samples
     result |= process.wait_ready(self.left(after))
     if not result["real"]:
       result["data"] = "no CIFAR-10 sheets were found: random images, for the speed alone, and no samples"
       self.say(f"f {result['data']}")
     self.save()
-    end = time.perf_counter() + min(5 if self.dry else TRAINING, self.left(after if result["real"] else 8))
+    end = time.perf_counter() + min(
+      5 if self.dry else self.times["training"], self.left(after if result["real"] else 8)
+    )
     if not result["real"]:
       end = min(end, time.perf_counter() + 20)
     updates = -1
@@ -651,8 +676,9 @@ def main() -> None:
   parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for accelerator.json and the pictures")
   parser.add_argument("--wheels", type=pathlib.Path, help="folder of wheels to install first, into a folder of its own")
   parser.add_argument("--data", type=pathlib.Path, help="folder of CIFAR-10 sheets, cifar10_*.webp, for step f")
-  parser.add_argument("--limit", type=float, default=430, help="seconds of the whole run")
-  parser.add_argument("--steps", default=ALL, help="such as a,b,c")
+  parser.add_argument("--limit", type=float, help="seconds of the whole run: 570, or 330 with --brief")
+  parser.add_argument("--torch", choices=["both", "eager"], default="both", help="eager: without torch.compile")
+  parser.add_argument("--steps", default=ALL, help="such as a,b; b,f,d,c by default")
   parser.add_argument("--brief", action="store_true", help="the most telling parts of each step")
   parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
   options = parser.parse_args()

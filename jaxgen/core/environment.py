@@ -12,19 +12,29 @@ import importlib.util
 import mmap
 import os
 import pathlib
+import pkgutil
 import sys
 from typing import NamedTuple
 
 from jaxgen.core.cache import cache_folder
 
-CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)  # what pays on a CPU: `benchmarks/README.md` has the numbers
+# Flag -> why it is set; `benchmarks/README.md` has the numbers.
+CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type=": "faster on a CPU"}
+GPU_FLAGS = {"--xla_gpu_exclude_nondeterministic_ops=true": "equal bits in every process on a GPU, at 6 % of its speed"}
 
 
 class XlaFlags(NamedTuple):
-  """What became of CPU_FLAGS in this process: those that were added, and those that came too late."""
+  """What became of the flags in this process: those that were added, and those that came too late."""
 
   added: tuple[str, ...]
   too_late: tuple[str, ...]
+
+
+def has_gpu_plugin() -> bool:
+  """Whether a plugin of jax's for CUDA or ROCm is installed, found where jax looks; nothing is imported or started."""
+  spec = importlib.util.find_spec("jax_plugins")  # a namespace that each plugin puts a module into: xla_cuda12
+  places = (spec and spec.submodule_search_locations) or ()
+  return any(module.name.startswith(("xla_cuda", "xla_rocm")) for module in pkgutil.iter_modules(places))
 
 
 def is_known(flag: str) -> bool:
@@ -47,12 +57,15 @@ def _backend_has_started() -> bool:
 
 @functools.cache
 def set_xla_flags() -> XlaFlags:
-  """Adds those of CPU_FLAGS to $XLA_FLAGS that jaxlib knows and the user has not set; does so once a process.
+  """Adds CPU_FLAGS, and GPU_FLAGS where there is a plugin for a GPU, to $XLA_FLAGS; does so once a process.
 
-  XLA reads the variable when jax's backend starts. Where it has started already nothing is set, and run.json says so.
+  Flags that the user has set, or that jaxlib does not know, are left out. XLA reads the variable when jax's backend
+  starts. Where it has started already nothing is set, and run.json says so.
   """
   flags = os.environ.get("XLA_FLAGS", "")
-  wanted = tuple(flag for flag in CPU_FLAGS if flag.split("=")[0] not in flags and is_known(flag))
+  given = {flag.split("=")[0] for flag in flags.split()}
+  ours = [*CPU_FLAGS, *(GPU_FLAGS if has_gpu_plugin() else ())]
+  wanted = tuple(flag for flag in ours if flag.split("=")[0] not in given and is_known(flag))
   if _backend_has_started():
     return XlaFlags((), wanted)
   if wanted:
@@ -62,9 +75,9 @@ def set_xla_flags() -> XlaFlags:
 
 def set_up_jax() -> None:
   """For commands and benchmarks: says which flags were added, and keeps compiled programs for later processes."""
-  added = set_xla_flags().added
-  if added:
-    print(f"jaxgen: XLA_FLAGS now has {' '.join(added)}, which is faster on a CPU", file=sys.stderr)
+  why = CPU_FLAGS | GPU_FLAGS
+  for flag in set_xla_flags().added:
+    print(f"jaxgen: XLA_FLAGS now has {flag}: {why[flag]}", file=sys.stderr)
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxgen.core.environment import is_known
 from jaxgen.core.method import Batch, Method, Metrics, State
 from jaxgen.engine import frozen
 from jaxgen.engine.mesh import BATCH_AXES, Rule, check_divides, fsdp, shard_state
@@ -119,10 +120,11 @@ class Program:
 
   @functools.cached_property
   def _jit_init(self):
-    # Compiling many small random draws well takes longer than running them badly, and they run once.
-    options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
     return jax.jit(
-      self._init, in_shardings=(None, self.batch_sharding), out_shardings=self.shardings, compiler_options=options
+      self._init,
+      in_shardings=(None, self.batch_sharding),
+      out_shardings=self.shardings,
+      compiler_options=quick_options(self.mesh.devices.flat[0].platform),
     )
 
   def prepared(self, raw: Mapping[str, np.ndarray]) -> Batch:
@@ -180,6 +182,13 @@ class Program:
     """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], zero-padded."""
     pad = lambda x: np.concatenate([x, np.zeros((self.updates - len(x), *x.shape[1:]), x.dtype)])
     return _put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding)
+
+
+def quick_options(platform: str) -> dict[str, int]:
+  """XLA's options for a program that runs once, such as many small random draws: compiling them well takes longer than
+  running them badly. On a GPU nothing is tried out on the device to choose among kernels. Those that jaxlib knows."""
+  wanted = {"cpu": {"xla_backend_optimization_level": 0}, "gpu": {"xla_gpu_autotune_level": 0}}
+  return {name: value for name, value in wanted.get(platform, {}).items() if is_known(f"--{name}={value}")}
 
 
 def _put(raw: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:

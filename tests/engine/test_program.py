@@ -13,7 +13,7 @@ from jaxgen.core.method import Player, compose
 from jaxgen.engine.cluster import join_cluster
 from jaxgen.engine.mesh import BATCH_AXES, make_mesh, replicate
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
-from jaxgen.engine.program import Program
+from jaxgen.engine.program import Program, quick_options
 
 WIDTH = 64
 
@@ -204,3 +204,10 @@ def test_chains_are_spread_as_a_batch_is():
   few = lambda key, batch: method.init(key, batch).replace(buffers={"chains": jnp.ones((12, 3))})
   with pytest.raises(UserError, match="12 chains do not divide over the 8 devices: use a multiple of 8, such as 16"):
     Program(method._replace(init=few), spec(), make_mesh(2))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_xla_knows_the_options_of_the_initialisation_of_every_platform(platform):
+  options = quick_options(platform)
+  assert len(options) == (platform != "tpu")
+  assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA refuses options that it does not know

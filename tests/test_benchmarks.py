@@ -1,0 +1,52 @@
+"""The benchmarks can be imported, and the one that is written for a GPU runs through at tiny sizes on a CPU."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import conftest
+import pytest
+
+BENCHMARKS = conftest.REPOSITORY / "benchmarks"
+
+
+def test_every_benchmark_is_imported_without_any_work():
+  names = sorted(p.stem for folder in ("", "accelerator") for p in (BENCHMARKS / folder).glob("*.py"))
+  code = f"""
+import importlib, sys
+sys.path[:0] = [{str(BENCHMARKS)!r}, {str(BENCHMARKS / "accelerator")!r}]
+for name in {names}:
+  importlib.import_module(name)
+import jax
+assert not jax._src.xla_bridge.backends_are_initialized(), "something was computed"
+print(len({names}))
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert int(done.stdout) == len(names) > 15
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_the_benchmark_of_an_accelerator_runs_through(tmp_path):
+  command = [sys.executable, BENCHMARKS / "accelerator" / "run.py", "--out", tmp_path, "--dry-run", "--brief"]
+  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as on a GPU
+  done = subprocess.run([*command, "--limit", "280"], capture_output=True, text=True, env=environment)
+  assert done.returncode == 0, done.stdout + done.stderr
+  found = json.loads((tmp_path / "accelerator.json").read_text())
+  assert list(found["steps"]) == ["b", "f", "d", "c"]
+  assert not [step for step in found["steps"].values() if "error" in step], done.stdout
+  races = {**found["steps"]["b"]["jobs"], **found["steps"]["d"]["jobs"]}
+  assert len(races) == 3
+  for race in races.values():
+    row = race["competitors"]["jaxgen"]
+    # The shares are of what is counted and timed here: milliseconds of a call, images and FLOPs in a second agree.
+    calls = race["network_calls"]
+    assert row["images_per_second"] == pytest.approx(1e3 * race["batch"] / (calls * row["ms"]))
+    assert row["flops_per_second"] == pytest.approx(1e3 * race["flops"] / (calls * row["ms"]))
+  assert math.isfinite(found["steps"]["f"]["curve"][-1][1])
+  assert (tmp_path / "samples.png").read_bytes()[1:4] == (tmp_path / "loss.png").read_bytes()[1:4] == b"PNG"
+  for case in found["steps"]["c"]["cases"].values():
+    assert case["forms"]["jaxgen"]["ms"] > 0
