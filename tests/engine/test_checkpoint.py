@@ -564,7 +564,9 @@ except UserError as e:
 else:
   raise AssertionError
 """
-  result = subprocess.run([sys.executable, "-c", program, small_disk], capture_output=True, text=True, timeout=60 * conftest.patience())
+  result = subprocess.run(
+    [sys.executable, "-c", program, small_disk], capture_output=True, text=True, timeout=60 * conftest.patience()
+  )
   assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
   assert os.listdir(small_disk) == ["00000001"]
 

@@ -234,7 +234,9 @@ def test_a_run_of_other_arguments_is_refused(finished, change, match):
 
 def test_a_run_of_a_changed_config_is_refused_but_comments_may_change(finished, tmp_path):
   run, _ = finished
-  changed = load_config(tiny.write(tmp_path, source=tiny.SOURCE.replace("averaged(method, 0.9)", "averaged(method, 0.8)")))
+  changed = load_config(
+    tiny.write(tmp_path, source=tiny.SOURCE.replace("averaged(method, 0.9)", "averaged(method, 0.8)"))
+  )
   with pytest.raises(UserError, match="has changed since"):
     training.train(Run(Folder(run.folder.path), changed, {}, 0), quiet())
   commented = load_config(
