@@ -84,7 +84,7 @@ MUTATIONS = (
     "engine/run.py",
     "keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)",
     "keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index - start)",
-    "tests/engine/test_loop.py tests/test_cli.py -k sample",
+    "tests/engine/test_loop.py -k sampling",
   ),
   Mutation(
     "every epoch in the order of the first",

@@ -3,13 +3,13 @@
 import re
 
 import pytest
-from test_cli import command
+from test_cli import process
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_main_job_draws_digits_as_close_to_the_test_digits_as_the_training_digits_are(tmp_path):
   """Takes three minutes on two cores. The samples' Fréchet distance is at most 1.25 times the training digits' own."""
-  out = command("train", "ddpm_digits", "--runs", tmp_path, timeout=1800).stdout
+  out = process("train", "ddpm_digits", "--runs", tmp_path, timeout=1800).stdout
   assert float(re.search(r"frechet_1437_ratio\s+(\S+)", out)[1]) <= 1.25
   assert len(list((tmp_path / "ddpm_digits" / "samples").glob("step_*.png"))) == 4
   report = (tmp_path / "ddpm_digits" / "report.html").read_text()

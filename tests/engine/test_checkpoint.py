@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -511,14 +512,14 @@ def save_for_ever(folder, report):
     time.sleep(0.01 * (step % 3))
 
 
-@pytest.mark.slow
-def test_killed_while_saving(tmp_path):
-  """SIGKILL at 20 random moments: the next start finds a whole checkpoint, no older than the last that was finished."""
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
+def test_killed_while_saving(tmp_path, kills):
+  """SIGKILL at random moments: the next start finds a whole checkpoint, no older than the last that was finished."""
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(["jaxgen.engine.checkpoint", "orbax.checkpoint", "optax", "flax"])
   rng = random.Random(0)
   newest, leftovers = 0, 0
-  for _ in range(20):
+  for _ in range(kills):
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=save_for_ever, args=(tmp_path, sender))
     process.start()
@@ -539,8 +540,8 @@ def test_killed_while_saving(tmp_path):
     newest, state = found or (0, small_state(0))
     assert newest in (finished, finished + 1)
     assert_same(state, small_state(newest))
-  assert leftovers >= 5, "the kills did not hit saves under way"
-  assert newest >= 20
+  assert leftovers >= (5 if kills == 20 else 1), "the kills did not hit saves under way"
+  assert newest >= kills
 
 
 def test_nothing_on_the_terminal(small_disk):
@@ -563,7 +564,9 @@ except UserError as e:
 else:
   raise AssertionError
 """
-  result = subprocess.run([sys.executable, "-c", program, small_disk], capture_output=True, text=True, timeout=120)
+  result = subprocess.run(
+    [sys.executable, "-c", program, small_disk], capture_output=True, text=True, timeout=60 * conftest.patience()
+  )
   assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
   assert os.listdir(small_disk) == ["00000001"]
 
@@ -616,7 +619,6 @@ print("HASH", step, state_hash(restored))
 """
 
 
-@pytest.mark.slow
 def test_two_processes(tmp_path):
   """One sharded state saved and restored by two processes of four devices, and exchanged with one process of one."""
 
@@ -635,7 +637,7 @@ def test_two_processes(tmp_path):
   workers = [subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
   try:
     for worker in workers:
-      out, errors = worker.communicate(timeout=120)
+      out, errors = worker.communicate(timeout=60 * conftest.patience())
       assert worker.returncode == 0, errors
       assert f"HASH 3 {state_hash(state(3))}" in out
   finally:

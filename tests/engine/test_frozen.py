@@ -9,6 +9,7 @@ import jaxgen
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.hashing import MANIFEST
 from jaxgen.engine.loop import train
 from jaxgen.engine.run import Run
 
@@ -86,7 +87,7 @@ def test_a_student_outlives_its_teacher(student, tmp_path):
   assert "teacher.npz" in said["source"]
   assert len(said["sha256"]) == 64
   checkpoint = next((tmp_path / "run" / "checkpoints").glob("0*"))
-  assert "teacher" not in (checkpoint / "manifest.json").read_text()
+  assert "teacher" not in (checkpoint / MANIFEST).read_text()
 
 
 def test_what_is_no_teacher_is_said(student, tmp_path):

@@ -252,6 +252,7 @@ def test_loading_sampling_and_evaluating(finished):
   samples = loaded.sample(20, seed=3)
   assert samples.shape == (20, 8, 8, 1)
   assert samples.dtype == np.float32
+  assert len(np.unique(samples, axis=0)) == 20  # of three chunks
   np.testing.assert_array_equal(loaded.sample(5, seed=3, first=9), samples[9:14])
   for start in range(0, 20, 4):
     np.testing.assert_array_equal(loaded.sample(4, seed=3, first=start), samples[start : start + 4])

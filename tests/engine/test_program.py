@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Player, compose
+from jaxgen.core.wrappers import averaged
 from jaxgen.engine.cluster import join_cluster
 from jaxgen.engine.mesh import BATCH_AXES, make_mesh, replicate
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
@@ -18,7 +19,7 @@ from jaxgen.engine.program import Program, quick_options
 WIDTH = 64
 
 
-def regression(*, axis=None, mean=True, buffers=False, microbatches=1):
+def regression(*, mean=True, buffers=False):
   def init(key, batch):
     return {"net": {"w": jax.random.normal(key, (WIDTH, WIDTH)) / 8, "b": jnp.zeros(WIDTH)}}, (
       {"count": jnp.zeros(())} if buffers else {}
@@ -35,9 +36,7 @@ def regression(*, axis=None, mean=True, buffers=False, microbatches=1):
     return jax.vmap(lambda k: jax.random.normal(k, (WIDTH,)))(keys) @ state.params["net"]["w"]
 
   player = Player(loss, optax.adam(1e-2), mean)
-  return compose(
-    init, [("net", player)], evaluate=evaluate, sample=sample, ema={"net": 0.9}, axis=axis, microbatches=microbatches
-  )
+  return averaged(compose(init, [("net", player)], evaluate=evaluate, sample=sample), {"net": 0.9})
 
 
 def batch_at(step, size=16, dtype=np.float32):
@@ -118,35 +117,40 @@ def test_evaluate_and_sample():
   np.testing.assert_allclose(whole, one.sample(one.init(0, batch_at(0)), keys, {}), atol=1e-5)
 
 
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_microbatches_and_meshes_agree_in_float64(x64, microbatches):
+  one = Program(regression(), spec(dtype=np.float64), make_mesh(devices=jax.devices()[:1]))
+  many = Program(regression(), spec(dtype=np.float64), make_mesh(2, jax.devices()[:4]), microbatches=microbatches)
+  (state, losses), (other, other_losses) = (train(p, (1,) * 4, np.float64) for p in (one, many))
+  np.testing.assert_allclose(losses, other_losses, rtol=0, atol=1e-12)
+  for a, b in zip(arrays(state), arrays(other), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
 def test_pmap_equals_jit(x64):
   size, devices = 16, 8
-  jitted = Program(regression(), spec(dtype=np.float64), make_mesh(devices=jax.devices()[:1]))
+  method = regression()
+  jitted = Program(method, spec(dtype=np.float64), make_mesh(devices=jax.devices()[:1]))
   state, losses = train(jitted, (1,) * 4, np.float64)
-  for microbatches in (1, 2):
-    method = regression(axis="devices", microbatches=microbatches)
-    step = pmap_step(method)
-    mapped = stack_state(method.init(jax.random.key(0), batch_at(0, dtype=np.float64)))
-    for i in range(4):
-      mapped, metrics = step(mapped, shard_batch(batch_at(i, size, np.float64), devices))
-      np.testing.assert_allclose(metrics["loss"], np.full(devices, losses[i]), rtol=0, atol=1e-12)
-    copies = arrays(mapped)
-    for a, b in zip(arrays(state), copies, strict=True):
-      np.testing.assert_allclose(np.broadcast_to(a, b.shape), b, rtol=0, atol=1e-9)
-    for a, b in zip(arrays(state), arrays(unstack_state(mapped)), strict=True):
-      assert a.shape == b.shape
+  step = pmap_step(method)
+  mapped = stack_state(method.init(jax.random.key(0), batch_at(0, dtype=np.float64)))
+  for i in range(4):
+    mapped, metrics = step(mapped, shard_batch(batch_at(i, size, np.float64), devices))
+    np.testing.assert_allclose(metrics["loss"], np.full(devices, losses[i]), rtol=0, atol=1e-12)
+  copies = arrays(mapped)
+  for a, b in zip(arrays(state), copies, strict=True):
+    np.testing.assert_allclose(np.broadcast_to(a, b.shape), b, rtol=0, atol=1e-9)
+  for a, b in zip(arrays(state), arrays(unstack_state(mapped)), strict=True):
+    assert a.shape == b.shape
 
 
 def test_pmap_refuses_what_it_would_get_wrong():
-  with pytest.raises(ValueError, match="compose the method with axis"):
-    pmap_step(regression())
   with pytest.raises(ValueError, match="not a mean over examples"):
-    pmap_step(regression(axis="devices", mean=False))
-  method = regression(axis="devices", buffers=True)
+    pmap_step(regression(mean=False))
+  method = regression(buffers=True)
   state = stack_state(method.init(jax.random.key(0), batch_at(0)))
   with pytest.raises(ValueError, match="buffers would differ by device"):
     pmap_step(method)(state, shard_batch(batch_at(0), 8))
-  with pytest.raises(ValueError, match="pmap axis"):
-    Program(regression(axis="devices"), spec(), make_mesh())
 
 
 def test_the_program_cannot_compile_again():
@@ -162,7 +166,7 @@ def test_the_program_cannot_compile_again():
 
 def test_the_step_is_traced_once():
   method, traced = regression(), []
-  count = lambda state, batch: (traced.append(1), method.step(state, batch))[1]
+  count = lambda state, batch, **options: (traced.append(1), method.step(state, batch, **options))[1]
   program = Program(method._replace(step=count), spec(), make_mesh(2), updates=2)
   _ = program.lowered
   assert len(traced) == 1

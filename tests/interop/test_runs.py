@@ -1,10 +1,7 @@
 """Weights in and out of runs, on files that the test makes in the published layouts."""
 
 import pathlib
-import subprocess
-import sys
 
-import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxgen
+from jaxgen import cli
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
@@ -109,13 +107,13 @@ def test_in_and_out_again_is_the_same_file(config, tmp_path, suffix, ema):
   assert state_hash(jaxgen.load(tmp_path / "other").state) == state_hash(loaded.state)
 
 
-def test_the_command_line_imports_trains_on_and_exports(config, tmp_path):
+def test_the_command_line_imports_trains_on_and_exports(config, tmp_path, capsys):
   def jaxgen_command(*words):
-    result = subprocess.run(
-      [sys.executable, "-m", "jaxgen.cli", *map(str, words)], capture_output=True, text=True, cwd=conftest.REPOSITORY
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    with pytest.raises(SystemExit) as end:
+      cli.main([str(word) for word in words])
+    printed = capsys.readouterr()
+    assert not end.value.code, printed.err
+    return printed.out
 
   tensors, runs = published(), ("--runs", tmp_path / "runs", "--name", "run")
   save_file(tensors, tmp_path / "in.safetensors")

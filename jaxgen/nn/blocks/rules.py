@@ -189,10 +189,16 @@ def _linear_run(*operands, f, transpose, residuals):
   return tuple(f(operands[:residuals], operands[residuals:]))
 
 
+@cache
+def _linear_results(f: Map, residuals: int, operands: tuple[tuple[Shape, Any], ...]) -> list[tuple[Shape, Any]]:
+  run = partial(_linear_run, f=f, transpose=None, residuals=residuals)
+  results = jax.eval_shape(run, *[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in operands])
+  return [(r.shape, r.dtype) for r in results]
+
+
 def _linear_abstract(*operands, f, transpose, residuals):
-  structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
-  results = jax.eval_shape(partial(_linear_run, f=f, transpose=transpose, residuals=residuals), *structs)
-  return [_result(r.shape, r.dtype, operands[0]) for r in results]
+  results = _linear_results(f, residuals, tuple((x.shape, x.dtype) for x in operands))
+  return [_result(shape, dtype, operands[0]) for shape, dtype in results]
 
 
 _linear = _primitive("linear", _linear_run, _linear_abstract, several=True)
