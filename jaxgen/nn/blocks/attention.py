@@ -34,30 +34,22 @@ def attend(
   bias: Float[Array, "#batch #heads #queries #keys"] | None = None,
   causal: bool = False,
   scale: float | None = None,
-  fused: bool = True,
 ) -> Float[Array, "batch queries heads d"]:
   """softmax(scale q k^T + bias) v: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1.
 
-  Logits and softmax are in at least float32.
-  By `jax.nn.dot_product_attention`; in half precision on a GPU that is cuDNN's kernel, where it takes the head's width.
+  Logits and softmax are in at least float32. By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel has no
+  derivative in forward mode, and can only be traced where there is a GPU.
 
   Args:
     mask: where False, a key is not seen. A query that sees no key gets the mean of all values.
     causal: query i sees the keys up to i.
     scale: default 1 / sqrt(d).
-    fused: whether cuDNN's kernel may be taken, which has no derivative in forward mode.
   """
-  half, gpu = q.dtype in (jnp.bfloat16, jnp.float16), jax.default_backend() == "gpu"
   # The softmax of jax.nn.dot_product_attention is float32 always, and a CPU has none of its products in float16.
-  if q.dtype == jnp.float64 or (q.dtype == jnp.float16 and not gpu):
+  if q.dtype in (jnp.float64, jnp.float16):
     weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
-  even = q.shape[1] % 2 == k.shape[1] % 2 == 0  # else cuDNN's has no gradient with a bias, which a mask is to it
-  fused = fused and half and gpu and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-  fused = fused and (even or (bias is None and mask is None))
-  return jax.nn.dot_product_attention(
-    q, k, v, bias, mask, scale=scale, is_causal=causal, implementation="cudnn" if fused else "xla"
-  )
+  return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, is_causal=causal, implementation="xla")
 
 
 def attention_weights(

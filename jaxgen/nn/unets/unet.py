@@ -101,7 +101,7 @@ class Attention(nn.Module):
     dense = partial(Dense, channels, **dtypes)
     split = lambda z: z.reshape(batch, height * width, self.heads, head_width(channels, self.heads))
     q, k, v = (split(dense(kernel_init=self.kernel_init(), name=name)(h)) for name in ("query", "key", "value"))
-    h = attend(q, k, v, fused=False).reshape(batch, height, width, channels)
+    h = attend(q, k, v).reshape(batch, height, width, channels)
     return (x + dense(kernel_init=self.kernel_init(1e-10), name="out")(h)) * self.gain
 
 
