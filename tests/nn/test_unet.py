@@ -162,6 +162,6 @@ def test_attention_in_bfloat16_rounds_no_logits(x64):
   k = jnp.stack([jnp.full((16,), 5.0), jnp.full((16,), 5.0).at[0].set(5.09375)])[None, :, None].astype(jnp.bfloat16)
   v = jnp.stack([jnp.zeros(16), jnp.ones(16)])[None, :, None].astype(jnp.bfloat16)
   exact = 1 / (1 + np.exp(-(np.asarray(q, float) * np.asarray(k[0, 1] - k[0, 0], float)).sum() / 4))
-  got = unet.attend(q, k, v, fused=False)
+  got = unet.attend(q, k, v)
   assert got.dtype == jnp.bfloat16
   assert abs(float(got[0, 0, 0, 0]) - exact) < 2**-9  # the output's own rounding

@@ -37,8 +37,8 @@ def attend(
 ) -> Float[Array, "batch queries heads d"]:
   """softmax(scale q k^T + bias) v: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1.
 
-  Logits and softmax are in at least float32. By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel has no
-  derivative in forward mode, and can only be traced where there is a GPU.
+  Logits and softmax are in at least float32. By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel has
+  no derivative in forward mode, and can only be traced where there is a GPU.
 
   Args:
     mask: where False, a key is not seen. A query that sees no key gets the mean of all values.
