@@ -214,7 +214,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
 def products(jaxpr):
   """The inputs of every convolution and product of matrices."""
   for equation in jaxpr.eqns:
-    if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+    if equation.primitive.name in ("dot_general", "conv_general_dilated", "bilinear"):
       yield equation.invars
     for inner in jax.extend.core.jaxprs_in_params(equation.params):
       yield from products(inner)

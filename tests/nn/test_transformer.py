@@ -133,7 +133,7 @@ def test_sides_of_unequal_depth(x64):
   for depth, weights in ((None, both), (1, {k: a for k, a in both.items() if not k.startswith(second)})):
     network = pegasus(options).clone(decoder_depth=depth)
     shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
-    outputs.append(jit(network.apply)(layout.read(encoder_decoder(network), weights, shapes), **arguments))
+    outputs.append(jax.jit(network.apply)(layout.read(encoder_decoder(network), weights, shapes), **arguments))
   np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1e-12)
   assert np.abs(outputs[0] - arrays["output"]["logits"]).max() > 1e-3  # with its second block
 
