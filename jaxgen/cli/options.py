@@ -46,9 +46,9 @@ def parse(
   defaults = {}
   if config is not None:
     defaults = {**config.defaults(), **(arguments or {})}
-    fields += [
-      (name, config.types.get(name, type(value)), dataclasses.field(default=value)) for name, value in defaults.items()
-    ]
+    for name, value in defaults.items():
+      kind, _ = option(config.types.get(name, type(value)), config.sentences[name], value)
+      fields.append((name, kind, dataclasses.field(default=value)))
   parsed = tyro.cli(
     dataclasses.make_dataclass("flags", fields),
     args=words,

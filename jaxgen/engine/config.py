@@ -19,6 +19,7 @@ import enum
 import importlib.util
 import inspect
 import pathlib
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,6 +40,16 @@ RESERVED = frozenset(
   + ["layout", "fresh", "average", "seeds", "ledger", "compile"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
+
+# What the arguments are that nearly every config has.
+SENTENCES = {
+  "steps": "training steps",
+  "batch_size": "examples in a batch, over all devices",
+  "learning_rate": "the highest learning rate",
+  "ema": "decay of the averaged parameters, which are evaluated and make the samples",
+  "microbatches": "parts of a batch, one after the other, over which a step accumulates its gradients",
+  "tfds_dir": "where tensorflow-datasets prepared its data sets; by default where it looks itself",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,15 @@ class Config:
   @property
   def doc(self) -> str:
     return ast.get_docstring(ast.parse(self.source)) or ""
+
+  @property
+  def sentences(self) -> dict[str, str]:
+    """What each argument is, for --help: the lines under "Args:" in the docstring of `experiment`, and SENTENCES."""
+    _, _, text = inspect.cleandoc(self.function.__doc__ or "").partition("Args:\n")
+    found = {}
+    for names, sentence in re.findall(r"^  (\w+(?:, \w+)*): (.*(?:\n    +\S.*)*)", text, re.MULTILINE):
+      found |= dict.fromkeys(names.split(", "), " ".join(sentence.split()).removesuffix("."))
+    return {name: found.get(name, SENTENCES.get(name, "")) for name in self.parameters}
 
   @property
   def parameters(self) -> dict[str, inspect.Parameter]:

@@ -10,6 +10,7 @@ import conftest
 import pytest
 
 from jaxgen.engine.catalogue import config_summary, configs_in, shipped_folder
+from jaxgen.engine.config import load_config
 
 ENTRIES = configs_in(shipped_folder())
 CONFIGS = {entry.name: entry.path for entry in ENTRIES}
@@ -142,6 +143,12 @@ def test_every_choice_builds_or_is_refused():
 
 def test_number_of_parameters():
   in_a_process("count", [(name, dict(arguments), number) for (name, arguments), number in PUBLISHED.items()])
+
+
+def test_every_flag_has_its_sentence():
+  for name, path in CONFIGS.items():
+    lacking = [flag for flag, sentence in load_config(path).sentences.items() if not sentence]
+    assert not lacking, f"{name}'s docstring does not say what these are: {lacking}"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
