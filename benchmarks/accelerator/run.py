@@ -196,7 +196,7 @@ class Bench:
       "JAX_COMPILATION_CACHE_DIR": None,
       "JAX_ENABLE_X64": None,
       "TORCHINDUCTOR_CACHE_DIR": str(self.scratch / "inductor"),
-      "TORCHINDUCTOR_COMPILE_THREADS": "3",
+      "TORCHINDUCTOR_COMPILE_THREADS": "8",
       "OMP_NUM_THREADS": "2" if self.dry else "4",
       "HF_HUB_OFFLINE": "1",
       "PYTHONUNBUFFERED": "1",

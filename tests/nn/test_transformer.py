@@ -1,5 +1,6 @@
 """Transformers against transformers' own (tests/fixtures/make_sequences.py), masks, cache and sizes."""
 
+import math
 from functools import partial
 
 import jax
@@ -13,7 +14,9 @@ from packed import FIXTURES, expected_of, load
 from jaxgen.core.errors import UserError
 from jaxgen.interop import layout
 from jaxgen.interop.transformer import bert, encoder_decoder
+from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.attention import attend
+from jaxgen.nn.blocks.layers import LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Relative, Sinusoidal, relative_bucket, rotary, sinusoids
 from jaxgen.nn.sequence import transformer
 from jaxgen.nn.sequence.transformer import SIZES, Encoder, EncoderDecoder, LanguageModel, Options, Stack
@@ -269,10 +272,62 @@ def test_the_program_does_not_grow_with_depth_and_remat_changes_no_number():
   deep = jax.eval_shape(Stack(TINY._replace(depth=6)).init, jax.random.key(1), x)
   assert program_of(TINY, variables, gradient_of) == program_of(TINY._replace(depth=6), deep, gradient_of)
   forward = lambda options: Stack(options).apply
-  kept = [any("remat" in p or "checkpoint" in p for p in program_of(o, variables, forward)) for o in (TINY, again)]
-  assert kept == [False, True]
+  remats = [sum("remat" in p or "checkpoint" in p for p in program_of(o, variables, forward)) for o in (TINY, again)]
+  assert remats[1] == remats[0] + 1  # attention and layer norms have their own in any case
   plain, recomputed = (jax.jit(gradient_of(options))(variables, x) for options in (TINY, again))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, recomputed)
+
+
+def test_a_gradient_keeps_no_weights_of_attention_and_one_array_a_matrix_product():
+  """Bytes that wait for the backward pass, per block: what the products and norms need, and gelu's slope."""
+  batch, tokens, width = 2, 64, 8
+  options = TINY._replace(norm="pre", depth=3, dropout=0.0)
+  x = jax.ShapeDtypeStruct((batch, tokens, width), jnp.float32)
+  variables = jax.eval_shape(Stack(options).init, jax.random.key(1), x)
+  kept = jax.eval_shape(lambda v, x: jax.vjp(Stack(options).apply, v, x)[1], variables, x)
+  stacked = [a for a in jax.tree.leaves(kept) if a.shape[:2] == (options.depth, batch)] + [
+    a for a in jax.tree.leaves(kept) if a.shape[:2] == (options.depth, batch * tokens)
+  ]
+  assert all(a.shape[-2:] != (tokens, tokens) for a in jax.tree.leaves(kept))
+  # Inputs of both norms, q, k, v, inputs of qkv, out and in; gelu's slope and the input of the last, both hidden wide.
+  values = sum(a.size for a in stacked) / (options.depth * batch * tokens)
+  assert values <= 8 * width + 2 * options.hidden
+
+
+def test_gelu_is_that_of_the_error_function_and_its_derivatives_of_any_order_and_mode():
+  x = jnp.linspace(-6, 6, 41)
+  exact = lambda x: np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in np.asarray(x, float)])
+  slope = lambda x: np.array(
+    [(1 + math.erf(v / math.sqrt(2))) / 2 + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in x]
+  )
+  curvature = lambda x: np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * (2 - x**2)
+  with jax.enable_x64(True):
+    x = jnp.asarray(np.asarray(x, np.float64))
+    np.testing.assert_allclose(gelu(x), exact(x), atol=1e-14)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope(np.asarray(x)), atol=1e-13)
+    np.testing.assert_allclose(jax.vmap(jax.jacfwd(gelu))(x), slope(np.asarray(x)), atol=1e-13)
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.jacfwd(gelu)))(x), curvature(np.asarray(x)), atol=1e-13)
+  half = jnp.asarray(x, jnp.bfloat16)
+  np.testing.assert_allclose(np.asarray(gelu(half), float), exact(np.asarray(half, float)), rtol=2**-8, atol=1e-5)
+
+
+def test_layer_norm_is_its_closed_form_in_any_dtype():
+  x = 1000 + jax.random.normal(jax.random.key(0), (3, 5, 16))
+  module = LayerNorm(1e-6)
+  variables = {"params": {"scale": jnp.linspace(0.5, 2, 16), "bias": jnp.linspace(-1, 1, 16)}}
+
+  def expected(x):
+    x = np.asarray(x, np.float64)
+    centred = x - x.mean(-1, keepdims=True)
+    normalised = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    return normalised * np.linspace(0.5, 2, 16) + np.linspace(-1, 1, 16)
+
+  # float32 has 7 digits, 3 of which the mean takes.
+  np.testing.assert_allclose(module.apply(variables, x), expected(x), atol=2e-3)
+  half = jax.random.normal(jax.random.key(1), (3, 5, 16), jnp.bfloat16)
+  y = module.apply(variables, half)
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.asarray(y, float), expected(half), rtol=2**-7, atol=2**-7)
 
 
 def test_dropout_follows_the_index_and_is_off_without():

@@ -12,17 +12,13 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.layers import Dense, Dropout, check_rate
+from jaxgen.nn.blocks.activations import gelu
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, check_rate
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
 Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
 xavier = nn.initializers.xavier_uniform()
-
-
-def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-  """x Phi(x), exactly: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415, eq. 1."""
-  return jax.nn.gelu(x, approximate=False)
 
 
 def attend(
@@ -37,14 +33,19 @@ def attend(
 ) -> Float[Array, "batch queries heads d"]:
   """softmax(scale q k^T + bias) v: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1.
 
-  Logits and softmax are in at least float32. By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel has
-  no derivative in forward mode, and can only be traced where there is a GPU.
+  Logits and softmax are in at least float32. A gradient keeps queries, keys and values, and makes the weights again,
+  which are the largest arrays of a Transformer. By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel
+  has no derivative in forward mode, and can only be traced where there is a GPU.
 
   Args:
     mask: where False, a key is not seen. A query that sees no key gets the mean of all values.
     causal: query i sees the keys up to i.
     scale: default 1 / sqrt(d).
   """
+  return jax.checkpoint(partial(_attend, causal=causal, scale=scale), prevent_cse=False)(q, k, v, mask, bias)
+
+
+def _attend(q, k, v, mask, bias, *, causal, scale):
   # The softmax of jax.nn.dot_product_attention is float32 always, and a CPU has none of its products in float16.
   if q.dtype in (jnp.float64, jnp.float16):
     weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
@@ -287,7 +288,7 @@ class Block(nn.Module):
     options = dict(kernel_init=self.kernel_init, **dtypes)
 
     def branch(x: Tokens, name: str, of: Callable[[Tokens], Tokens]) -> Tokens:
-      norm = nn.LayerNorm(self.eps, name=f"norm_{name}", **dtypes)
+      norm = LayerNorm(self.eps, name=f"norm_{name}", **dtypes)
       y = of(norm(x) if self.norm == "pre" else x)
       if self.layer_scale is not None:
         y = LayerScale(self.layer_scale, self.param_dtype, name=f"scale_{name}")(y)
@@ -312,12 +313,15 @@ class Blocks(nn.Module):
   block: (name) -> a module, called as `Block` is.
   drop_path: rate of the last block; rates grow in equal steps from 0 at the first. Or a tuple of what each block gets.
   remat: keep only each block's input for the backward pass, and compute the rest again.
+  unroll: how many blocks a turn of the loop computes. With all of them an update of ViT-B/16 takes a fifth less time on
+    a GPU, where nothing is copied into stacks any more, a third more memory, and twice the time to compile.
   """
 
   block: Callable[..., nn.Module]
   depth: int
   drop_path: float | tuple = 0.0
   remat: bool = False
+  unroll: int = 1
 
   @nn.compact
   def __call__(self, x: Tokens, index: Index = None, **attention: Any) -> Tokens:
@@ -339,7 +343,8 @@ class Blocks(nn.Module):
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # What is kept of a context has the batch first, as all that decoding carries.
     axes = {"params": 0, "memory": 1}
-    scan = nn.scan(apply, variable_axes=axes, split_rngs={"params": True, "dropout": True}, length=self.depth)
+    rngs = {"params": True, "dropout": True}
+    scan = nn.scan(apply, variable_axes=axes, split_rngs=rngs, length=self.depth, unroll=self.unroll)
     layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
     carry = x, {name: variable.value for name, variable in kept.items()}
     (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.conv import NHWC, conv, conv_of_doubled
 from jaxgen.nn.blocks.rules import linear
@@ -31,11 +32,6 @@ def timestep_embedding(t: Float[Array, "batch"], dim: int, period: float = 10_00
   frequencies = np.exp(-np.log(period) * np.arange(half) / max(half - 1, 1))
   angle = t[:, None] * jnp.asarray(frequencies, t.dtype)
   return jnp.pad(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1), ((0, 0), (0, dim % 2)))
-
-
-def _wide(x):
-  """Sums are at least float32."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _spread(v, x):
@@ -82,14 +78,14 @@ def sums(
   XLA's CPU backend turns a reduction of one array over many positions into windows and does not vectorise it; a
   reduction of two arrays at once, one axis after the other, is 3 to 7 times faster.
   """
-  x, y, space = _wide(x), _wide(y), x.shape[1:-1]
+  x, y, space = wide(x), wide(y), x.shape[1:-1]
   total, product = linear(_PairOfSums(space), _PairSpread(space), (), (x, x * y))
   return total, product
 
 
 def _scaled(residuals, arguments):
   (scale,), (x,) = residuals, arguments
-  return ((_wide(x) * _spread(scale, x)).astype(x.dtype),)
+  return ((wide(x) * _spread(scale, x)).astype(x.dtype),)
 
 
 @jax.custom_jvp
@@ -98,7 +94,7 @@ def scale_shift(
 ) -> Float[Array, "B *space C"]:
   """(x - center) * scale + shift, each given per example and channel; its gradient takes one pass of two sums."""
   center, scale, shift = (_spread(v, x) for v in (center, scale, shift))
-  return ((_wide(x) - center) * scale + shift).astype(x.dtype)
+  return ((wide(x) - center) * scale + shift).astype(x.dtype)
 
 
 @scale_shift.defjvp
@@ -110,7 +106,7 @@ def _scale_shift_jvp(primals, tangents):
   space, rest = x.shape[1:-1], d_shift - center * d_scale - scale * d_center
   d_scale, rest = linear(_PairSpread(space), _PairOfSums(space), (), (d_scale.astype(rest.dtype), rest))
   (dx,) = linear(_scaled, _scaled, (scale,), (dx,))
-  return scale_shift(*primals), dx + (_wide(x) * d_scale + rest).astype(x.dtype)
+  return scale_shift(*primals), dx + (wide(x) * d_scale + rest).astype(x.dtype)
 
 
 def _sum_of_rows(rows):
@@ -259,14 +255,40 @@ class GroupNorm(nn.Module):
     # The difference of two large numbers is taken within a channel only; between channels, and with the shift, whose
     # means may be far apart, the moments are combined without one.
     within = jnp.maximum(second - first**2, 0)
-    shift = 0 if shift is None else _wide(shift)
+    shift = 0 if shift is None else wide(shift)
     group = lambda v: v.reshape(-1, self.groups, channels // self.groups)
     means = group(first + shift)
     mean = means.mean(-1, keepdims=True)
     variance = group(within).mean(-1, keepdims=True) + jnp.square(means - mean).mean(-1, keepdims=True)
     spread = lambda v: jnp.broadcast_to(v, means.shape).reshape(first.shape)
     gain = spread(jax.lax.rsqrt(variance + self.eps)) * scale
-    return scale_shift(x, spread(mean) - shift, gain, jnp.broadcast_to(_wide(bias), gain.shape))
+    return scale_shift(x, spread(mean) - shift, gain, jnp.broadcast_to(wide(bias), gain.shape))
+
+
+def _layer_norm(x, scale, bias, eps, dtype):
+  wide_x = wide(x)
+  mean = wide_x.mean(-1, keepdims=True)
+  centred = wide_x - mean
+  gain = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+  return (centred * gain * scale + bias).astype(dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in at least float32.
+
+  Its gradient keeps x, and normalises it again.
+  """
+
+  eps: float = 1e-6
+  dtype: Dtype = None
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+    normalised = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=(3, 4))
+    return normalised(x, scale, bias, self.eps, self.dtype or x.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -296,8 +318,8 @@ class BatchNorm(nn.Module):
       count = x.size // x.shape[-1]
       # One pass: each example's moments, and then the spread of their means. A difference of moments loses the variance
       # where the mean is large, so they are moments about a value that is typical, the mean of the first position.
-      typical = jax.lax.stop_gradient(_wide(x.reshape(x.shape[0], -1, *channels)[:, 0]).mean(0))
-      first, second = (s * (x.shape[0] / count) for s in sums(_wide(x) - typical, _wide(x) - typical))
+      typical = jax.lax.stop_gradient(wide(x.reshape(x.shape[0], -1, *channels)[:, 0]).mean(0))
+      first, second = (s * (x.shape[0] / count) for s in sums(wide(x) - typical, wide(x) - typical))
       mean = first.mean(0)
       var = (jnp.maximum(second - first**2, 0) + jnp.square(first - mean)).mean(0)
       mean = mean + typical
@@ -306,8 +328,8 @@ class BatchNorm(nn.Module):
         mean_average.value = move(mean_average.value, mean)
         var_average.value = move(var_average.value, var * (count / max(count - 1, 1)))
     else:
-      mean, var = _wide(mean_average.value), _wide(var_average.value)
-    spread = lambda v: jnp.broadcast_to(_wide(v), (x.shape[0], *channels))
+      mean, var = wide(mean_average.value), wide(var_average.value)
+    spread = lambda v: jnp.broadcast_to(wide(v), (x.shape[0], *channels))
     return scale_shift(x, spread(mean), spread(jax.lax.rsqrt(var + self.eps) * scale), spread(bias))
 
 

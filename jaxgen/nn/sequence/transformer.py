@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, xavier
-from jaxgen.nn.blocks.layers import Dense, Dropout
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Sinusoidal
 
 Dtype = Any
@@ -49,6 +49,7 @@ class Options(NamedTuple):
   rotate: (queries or keys, positions) -> the same turned, `rotary` for one; None turns none.
   relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, `Relative` for one.
   remat: keep only each block's input for the backward pass, and compute the rest again.
+  unroll: how many blocks a turn of the loop computes: see `Blocks`.
   embedding_init, kernel_init: of the tables of embeddings, and of dense layers.
   """
 
@@ -68,6 +69,7 @@ class Options(NamedTuple):
   rotate: Callable[[Array, Array], Array] | None = None
   relative: Callable[..., nn.Module] | None = None
   remat: bool = False
+  unroll: int = 1
   embedding_init: Any = nn.initializers.variance_scaling(1.0, "fan_out", "normal")  # of variance 1 / features
   kernel_init: Any = xavier
   dtype: Dtype = jnp.float32
@@ -190,7 +192,7 @@ class Stack(nn.Module):
     if o.absolute is not None:
       x = o.absolute(name="positions")(x, positions, keys)
     if o.embedding_norm:
-      x = nn.LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
+      x = LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
     x = Dropout(o.dropout)(x, index)
 
     across = lambda mask: None if mask is None else mask[:, None, None, :]
@@ -206,8 +208,8 @@ class Stack(nn.Module):
       dropout=o.dropout, attention_dropout=o.attention_dropout, hidden_dropout=o.hidden_dropout,
       eps=o.eps, kernel_init=o.kernel_init, **dtypes,
     )  # fmt: skip
-    x = Blocks(block, o.depth, remat=o.remat, name="stack")(x, index, **attention)
-    return nn.LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
+    x = Blocks(block, o.depth, remat=o.remat, unroll=o.unroll, name="stack")(x, index, **attention)
+    return LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
 
 
 class Encoder(nn.Module):

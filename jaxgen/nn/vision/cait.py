@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, head_width, separately
-from jaxgen.nn.blocks.layers import Dense, Dropout
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, positions, uniform
 
 Dtype = Any
@@ -89,7 +89,7 @@ class ClassAttentionBlock(nn.Module):
     self, token: Float[Array, "batch 1 width"], patches: Tokens, index: Index = None
   ) -> Float[Array, "batch 1 width"]:
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    norm = partial(nn.LayerNorm, self.eps, **dtypes)
+    norm = partial(LayerNorm, self.eps, **dtypes)
     scale = partial(LayerScale, self.layer_scale, self.param_dtype)
     u = norm(name="norm_attention")(jnp.concatenate([token, patches], axis=1))
     y = Attention(self.heads, kernel_init=normal, name="attention", **dtypes)(u[:, :1], u, index=index)
@@ -123,6 +123,7 @@ class CaiT(nn.Module):
   drop_path: float = 0.0
   eps: float = 1e-6
   remat: bool = False
+  unroll: int = 1
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -150,14 +151,14 @@ class CaiT(nn.Module):
       kernel_init=normal,
       **dtypes,
     )
-    x = Blocks(block, self.depth, (self.drop_path,) * self.depth, self.remat, name="encoder")(x, index)
+    x = Blocks(block, self.depth, (self.drop_path,) * self.depth, self.remat, self.unroll, name="encoder")(x, index)
 
     token = self.param("class_token", normal, (1, self.width), self.param_dtype)
     token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
     for i in range(self.class_depth):
       block = ClassAttentionBlock(self.heads, hidden, self.layer_scale, self.eps, name=f"class_block_{i}", **dtypes)
       token = block(token, x, index)
-    return nn.LayerNorm(self.eps, name="norm", **dtypes)(token)[:, 0]
+    return LayerNorm(self.eps, name="norm", **dtypes)(token)[:, 0]
 
   def __call__(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.classes}"]:
     """Logits."""

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width, separately
-from jaxgen.nn.blocks.layers import Dense
+from jaxgen.nn.blocks.layers import Dense, LayerNorm
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, uniform
 
 Dtype = Any
@@ -142,7 +142,7 @@ class PatchMerging(nn.Module):
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     # Above left, below left, above right, below right.
     x = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
-    x = nn.LayerNorm(1e-5, name="norm", dtype=self.dtype, param_dtype=self.param_dtype)(x)
+    x = LayerNorm(1e-5, name="norm", dtype=self.dtype, param_dtype=self.param_dtype)(x)
     options = dict(kernel_init=normal, dtype=self.dtype, param_dtype=self.param_dtype)
     return Dense(2 * channels, use_bias=False, name="reduction", **options)(x)
 
@@ -167,6 +167,7 @@ class Swin(nn.Module):
   drop_path: float = 0.0
   eps: float = 1e-5
   remat: bool = False
+  unroll: int = 1
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -179,7 +180,7 @@ class Swin(nn.Module):
     if any(depth % 2 for depth in self.depths):
       raise ValueError(f"depths {tuple(self.depths)} must be even: every second block has shifted windows")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    norm = partial(nn.LayerNorm, self.eps, **dtypes)
+    norm = partial(LayerNorm, self.eps, **dtypes)
     x = PatchEmbedding(self.width, self.patch, uniform, name="patches", **dtypes)(x)
     x = norm(name="patches_norm")(x)
     rates = np.linspace(0, self.drop_path, sum(self.depths)).reshape(-1, 2)
@@ -190,7 +191,7 @@ class Swin(nn.Module):
       block = partial(Block, heads, 4 * shape[-1], eps=self.eps, kernel_init=normal, **dtypes)
       pair = partial(TwoBlocks, block, shape[1:3], (self.window, self.window))
       drop_path = tuple(map(tuple, rates[first : first + depth // 2].tolist()))
-      stage = Blocks(pair, depth // 2, drop_path, self.remat, name=f"stage_{i}")
+      stage = Blocks(pair, depth // 2, drop_path, self.remat, self.unroll, name=f"stage_{i}")
       x = stage(x.reshape(len(x), -1, shape[-1]), index).reshape(shape)
     return norm(name="norm")(x).mean((1, 2))
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, Tokens, attend, separately
-from jaxgen.nn.blocks.layers import Dense, Dropout
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.vision.vit import Pictures, normal, positions
 
 Dtype = Any
@@ -82,12 +82,12 @@ class TokenTransformer(nn.Module):
   @nn.compact
   def __call__(self, x: Tokens, index: Index = None) -> Float[Array, "batch tokens {self.width}"]:
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = nn.LayerNorm(1e-5, name="norm_attention", **dtypes)(x)
+    y = LayerNorm(1e-5, name="norm_attention", **dtypes)(x)
     y = Dense(3 * self.width, use_bias=False, kernel_init=separately(normal, 3), name="qkv", **dtypes)(y)
     q, k, v = jnp.split(y, 3, axis=-1)
     y = attend(*(p[:, :, None] for p in (q, k, v)), scale=x.shape[-1] ** -0.5)[:, :, 0]
     x = v + Dense(self.width, kernel_init=normal, name="out", **dtypes)(y)
-    y = nn.LayerNorm(1e-5, name="norm_mlp", **dtypes)(x)
+    y = LayerNorm(1e-5, name="norm_mlp", **dtypes)(x)
     return x + MLP(self.width, kernel_init=normal, name="mlp", **dtypes)(y, index)
 
 
@@ -107,7 +107,7 @@ class TokenPerformer(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     count = self.width // 2
     drop = Dropout(0.1)
-    y = nn.LayerNorm(1e-5, name="norm_attention", **dtypes)(x)
+    y = LayerNorm(1e-5, name="norm_attention", **dtypes)(x)
     y = Dense(3 * self.width, kernel_init=separately(normal, 3), name="kqv", **dtypes)(y)
     wide = jnp.promote_types(y.dtype, jnp.float32)
     k, q, v = jnp.split(y.astype(wide), 3, axis=-1)
@@ -118,7 +118,7 @@ class TokenPerformer(nn.Module):
     k, q = phi(k), phi(q)
     y = q @ (k.swapaxes(1, 2) @ v) / (jnp.sum(q * k.sum(1, keepdims=True), -1, keepdims=True) + 1e-8)
     x = v.astype(x.dtype) + drop(Dense(self.width, kernel_init=normal, name="out", **dtypes)(y), index)
-    y = nn.LayerNorm(1e-5, name="norm_mlp", **dtypes)(x)
+    y = LayerNorm(1e-5, name="norm_mlp", **dtypes)(x)
     return x + drop(MLP(self.width, kernel_init=normal, name="mlp", **dtypes)(y), index)
 
 
@@ -149,6 +149,7 @@ class T2TViT(nn.Module):
   attention_dropout: float = 0.0
   drop_path: float = 0.0
   remat: bool = False
+  unroll: int = 1
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -184,8 +185,8 @@ class T2TViT(nn.Module):
       kernel_init=normal,
       **dtypes,
     )
-    x = Blocks(block, self.depth, self.drop_path, self.remat, name="encoder")(x, index)
-    return nn.LayerNorm(1e-5, name="norm", **dtypes)(x)[:, 0]
+    x = Blocks(block, self.depth, self.drop_path, self.remat, self.unroll, name="encoder")(x, index)
+    return LayerNorm(1e-5, name="norm", **dtypes)(x)[:, 0]
 
   def __call__(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.classes}"]:
     """Logits."""

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, xavier
-from jaxgen.nn.blocks.layers import Dense, Dropout, add_bias, matmul
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, add_bias, matmul
 
 Dtype = Any
 Pictures = Float[Array, "batch height width channels"]
@@ -146,6 +146,7 @@ class ViT(nn.Module):
   drop_path: float = 0.0
   eps: float = 1e-6
   remat: bool = False
+  unroll: int = 1
   patch_init: Any = nn.initializers.lecun_normal()
   kernel_init: Any = xavier
   head_init: Any = nn.initializers.zeros
@@ -184,8 +185,8 @@ class ViT(nn.Module):
         **dtypes,
       )
 
-    x = Blocks(block, self.depth, self.drop_path, self.remat, name="encoder")(x, index)
-    return nn.LayerNorm(self.eps, name="norm", **dtypes)(x)
+    x = Blocks(block, self.depth, self.drop_path, self.remat, self.unroll, name="encoder")(x, index)
+    return LayerNorm(self.eps, name="norm", **dtypes)(x)
 
   def _read(self, tokens: Tokens) -> Float[Array, "batch {self.width}"]:
     if self.distilled:
