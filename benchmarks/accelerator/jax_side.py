@@ -4,12 +4,15 @@ Every kind is a function job -> (what it says when ready, message -> answer). Ne
 `jaxgen.engine.program`, which is what `jaxgen train` runs.
 """
 
+import gzip
 import io
+import json
 import math
 import os
 import pathlib
 import statistics
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -162,6 +165,23 @@ def measure_peak(n: int, dtype: str, repeats: int) -> dict:
   return {"flops_per_second": 2 * n**3 / statistics.median(seconds), "n": n, "dtype": dtype}
 
 
+def kernels(folder: str, calls: int, most: int = 40) -> dict[str, list[float]]:
+  """Of a profile: milliseconds and launches a call of the kernels that take the most, and of all, "total"."""
+  files = sorted(pathlib.Path(folder).rglob("*.trace.json.gz"))
+  events = json.loads(gzip.decompress(files[-1].read_bytes()))["traceEvents"] if files else []
+  named = lambda what: [e for e in events if e.get("ph") == "M" and e["name"] == what]
+  devices = {e["pid"] for e in named("process_name") if "GPU" in e["args"]["name"]}
+  streams = {(e["pid"], e["tid"]) for e in named("thread_name") if "Stream" in e["args"]["name"]}
+  found: dict[str, list[float]] = {}
+  for e in events:
+    if e.get("ph") == "X" and e["pid"] in devices and (e["pid"], e.get("tid")) in streams:
+      for name in ("total", f"{e['name'][:90]} | {e.get('args', {}).get('hlo_op', '')}"):
+        entry = found.setdefault(name, [0.0, 0.0])
+        entry[0] += e["dur"] / 1e3 / calls
+        entry[1] += 1 / calls
+  return dict(sorted(found.items(), key=lambda item: -item[1][0])[: most + 1])
+
+
 def networks(job: dict):
   """U-Nets or backbones of one dtype: one state, and tasks that are prepared, timed and dropped by name."""
   import jax
@@ -253,8 +273,16 @@ def networks(job: dict):
     sizes = [np.prod(p.shape, dtype=np.int64) for p in jax.tree.leaves(state.params["network"])]
     return facts | {"parameters": int(sum(sizes)), "flops": flops, "peak_memory": peak_bytes()}
 
+  def profile(message: dict) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+      with jax.profiler.trace(folder):
+        tasks[message["id"]]()
+      return {"kernels": kernels(folder, message["calls"])}
+
   def handle(message: dict) -> dict:
     do = message["do"]
+    if do == "profile":
+      return profile(message)
     if do == "peak":
       return measure_peak(message["n"], message["dtype"], message["repeats"])
     if do == "prepare":
@@ -317,14 +345,15 @@ def attention(job: dict):
     )
     ready, errors = {}, {}
     for name, form in forms.items():
+      # dy is an argument: XLA folds a constant of its size for half a minute.
       if message["gradient"]:
-        scalar = lambda q, k, v, form=form: jnp.sum((form(q, k, v) * dy).astype(jnp.float32))
+        scalar = lambda q, k, v, dy, form=form: jnp.sum((form(q, k, v) * dy).astype(jnp.float32))
         function = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2)))
       else:
-        function = jax.jit(form)
+        function = jax.jit(lambda q, k, v, dy, form=form: form(q, k, v))
       try:
-        jax.block_until_ready(function(q, k, v))
-        ready[name] = lambda function=function: function(q, k, v)
+        jax.block_until_ready(function(q, k, v, dy))
+        ready[name] = lambda function=function: function(q, k, v, dy)
       except Exception as error:
         errors[name] = {"error": processes.described(error)[:400]}
     return {"forms": queued(ready, message["rounds"], message["turn"]) | errors}

@@ -1,6 +1,7 @@
 """Benchmarks jaxgen on one GPU, in one go, and writes down everything it finds, also what failed.
 
-    python benchmarks/accelerator/run.py --out DIR [--data DIR] [--brief] [--steps b,f,...] [--torch eager] [--dry-run]
+    python benchmarks/accelerator/run.py --out DIR [--data DIR] [--brief] [--steps b,f,...] [--torch eager] [--profile]
+      [--dry-run]
 
 Without --brief it takes 570 s, with it 330 s. The steps, in the order in which they are asked for (b, f, d, c unless
 --steps says another), each on a time limit of its own; what fails or is late costs only itself, and its error is in the
@@ -447,6 +448,10 @@ class Bench:
     if "torch eager" in race.processes:
       self.join(race, "torch eager")
     self.take_turns(race)
+    if self.options.profile:
+      with self.quiet(), contextlib.suppress(Late):
+        calls = entry["updates_per_turn"] * entry["network_calls"]
+        entry["kernels"] = ours.ask(min(self.left(4), 30), do="profile", id=key, calls=calls)["kernels"]
     if step not in self.left_out and self.options.torch == "both":
       entry["competitors"]["torch compiled"] = {"error": "was not compiled in the time that there was"}
       self.pending.append(race)
@@ -657,6 +662,7 @@ class Bench:
       self.say(f"f samples: {result['samples']['seconds']:.2f} s, std {result['samples']['std']:.2f}")
       self.save()
     process.ask(self.left(), do="figure", file=str(self.out / "loss.png"))
+    process.end()  # it holds gigabytes that those who come need
 
   # Step x
 
@@ -680,6 +686,7 @@ def main() -> None:
   parser.add_argument("--torch", choices=["both", "eager"], default="both", help="eager: without torch.compile")
   parser.add_argument("--steps", default=ALL, help="such as a,b; b,f,d,c by default")
   parser.add_argument("--brief", action="store_true", help="the most telling parts of each step")
+  parser.add_argument("--profile", action="store_true", help="in b and d: the kernels that take the most time")
   parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
   options = parser.parse_args()
   if options.wheels:

@@ -20,7 +20,9 @@ from jaxgen.core.cache import cache_folder
 
 # Flag -> why it is set; `benchmarks/README.md` has the numbers.
 CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type=": "faster on a CPU"}
-GPU_FLAGS = {"--xla_gpu_exclude_nondeterministic_ops=true": "equal bits in every process on a GPU, at 6 % of its speed"}
+GPU_FLAGS = {
+  "--xla_gpu_exclude_nondeterministic_ops=true": "equal bits in every process on a GPU, at 6 to 14 % of its speed"
+}
 
 
 class XlaFlags(NamedTuple):
