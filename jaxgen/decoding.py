@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxgen.core.arrays import wide
+from jaxgen.core.arrays import wide, wide_dtype
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 
@@ -80,7 +80,7 @@ def beam_search(
   spread = lambda x: jnp.repeat(x[:, None], width, axis=1)
   carry, token = jax.tree.map(spread, (carry, start))
   batch, logits = token.shape[0], jax.eval_shape(step, carry, token)[0]
-  dtype, vocabulary = jnp.promote_types(logits.dtype, jnp.float32), logits.shape[-1]
+  dtype, vocabulary = wide_dtype(logits.dtype), logits.shape[-1]
 
   def body(state, t):
     carry, token, tokens, lengths, ended, total = state

@@ -1,12 +1,19 @@
 """Small operations on arrays that losses and samplers share."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
+def wide_dtype(dtype: Any) -> Any:
+  """The dtype, and at least float32."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """In at least float32: what is summed, exponentiated or compared in half precision has two or three digits."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return x.astype(wide_dtype(x.dtype))
 
 
 def per_example(a: Array, x: Array) -> Array:

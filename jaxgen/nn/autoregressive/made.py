@@ -19,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide
 from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Dtype, add_bias, matmul
 from jaxgen.nn.blocks.rules import linear
@@ -156,8 +157,7 @@ def recurrence(
   B D H is kept, and a step's arrays stay in a processor's cache (a third of the time that JAX's own gradient takes).
   The sums have at least 32 bits.
   """
-  a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-  return _run(activation, a, v, W, V, b, scale).swapaxes(0, 1)
+  return _run(activation, wide(a), v, W, V, b, scale).swapaxes(0, 1)
 
 
 def _recurrent_stepper(activation, c, W, V, b, scale, v_of, n) -> tuple[Step, Carry]:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, check_rate
@@ -63,7 +64,7 @@ def attention_weights(
   scale: float | None = None,
 ) -> Float[Array, "batch heads queries keys"]:
   """softmax(scale q k^T + bias), in at least float32: `attend` before it meets the values."""
-  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide_dtype(q.dtype))
   logits = logits * (q.shape[-1] ** -0.5 if scale is None else scale)
   logits = logits if bias is None else logits + bias
   seen = jnp.tril(jnp.ones(logits.shape[-2:], bool)) if causal else None

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import wide
 from jaxgen.nn.blocks.rules import Bilinear
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -64,7 +65,7 @@ def _depthwise(x: Float[Array, "B H W C"], w: Float[Array, "h w 1 C"], pads: Pad
 
 def _seen(x, w_shape, pads):
   """What each of the kernel's entries sees of x: for every i and j, x[b, p + i - top, q + j - left, c], wide."""
-  x = _pad(x.astype(jnp.promote_types(x.dtype, jnp.float32)), ((0, 0), *pads, (0, 0)))
+  x = _pad(wide(x), ((0, 0), *pads, (0, 0)))
   height, width = (n - k + 1 for n, k in zip(x.shape[1:3], w_shape[:2], strict=True))
   return [[x[:, i : i + height, j : j + width] for j in range(w_shape[1])] for i in range(w_shape[0])]
 

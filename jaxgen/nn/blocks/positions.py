@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide, wide_dtype
 from jaxgen.core.errors import UserError
 
 Dtype = Any
@@ -44,8 +45,8 @@ class Sinusoidal(nn.Module):
 
   @nn.compact
   def __call__(self, x: Tokens, positions: Positions, length: int) -> Tokens:
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return x + sinusoids(positions, x.shape[-1], interleaved=self.interleaved, dtype=wide).astype(x.dtype)
+    dtype = wide_dtype(x.dtype)
+    return x + sinusoids(positions, x.shape[-1], interleaved=self.interleaved, dtype=dtype).astype(x.dtype)
 
 
 class Learned(nn.Module):
@@ -82,13 +83,13 @@ def rotary(
 
   interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
   """
-  d, wide = x.shape[-1], jnp.promote_types(x.dtype, jnp.float32)
+  d, dtype = x.shape[-1], wide_dtype(x.dtype)
   if d % 2:
     raise UserError(f"rotary positions turn pairs of features, and a head has {d}: choose heads of even width")
-  angle = positions[..., None].astype(wide) * jnp.asarray(period ** (-np.arange(0, d, 2) / d), wide)
+  angle = positions[..., None].astype(dtype) * jnp.asarray(period ** (-np.arange(0, d, 2) / d), dtype)
   sin, cos = jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None]
   pairs = x.reshape(*x.shape[:-1], d // 2, 2) if interleaved else jnp.stack(jnp.split(x, 2, axis=-1), axis=-1)
-  a, b = pairs[..., 0].astype(wide), pairs[..., 1].astype(wide)
+  a, b = wide(pairs[..., 0]), wide(pairs[..., 1])
   turned = (a * cos - b * sin, b * cos + a * sin)
   turned = jnp.stack(turned, axis=-1).reshape(x.shape) if interleaved else jnp.concatenate(turned, axis=-1)
   return turned.astype(x.dtype)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core.arrays import wide
 from jaxgen.nn.blocks.layers import Dense, Dropout
 from jaxgen.nn.sequence.recurrent import Cell, CellName, Recurrent, State
 from jaxgen.nn.sequence.transformer import Embedding, Options
@@ -40,8 +41,8 @@ def look(
   scores: Float[Array, "batch source"], memory: Float[Array, "batch source m"], mask: Bool[Array, "batch source"]
 ) -> tuple[Float[Array, "batch m"], Float[Array, "batch source"]]:
   """(c, alpha): the memory's mean by the weights softmax(scores), which are 0 where there is padding."""
-  wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-  weights = jax.nn.softmax(jnp.where(mask, wide, jnp.finfo(wide.dtype).min)).astype(memory.dtype)
+  scores = wide(scores)
+  weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min)).astype(memory.dtype)
   return jnp.einsum("bs,bsm->bm", weights, memory), weights
 
 

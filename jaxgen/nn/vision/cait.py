@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import wide
 from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, head_width, separately
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, positions, uniform
@@ -68,7 +69,7 @@ class TalkingHeadsAttention(nn.Module):
     heads = (self.heads, head_width(width, self.heads))
     q, k, v = (y.reshape(*y.shape[:2], *heads) for y in jnp.split(qkv, 3, axis=-1))
     logits = TalkingHeads(name="before", **dtypes)(jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5)
-    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    weights = jax.nn.softmax(wide(logits))
     weights = TalkingHeads(name="after", **dtypes)(weights)
     y = jnp.einsum("bhqk,bkhd->bqhd", Dropout(self.dropout)(weights, index), v)
     return Dense(width, kernel_init=self.kernel_init, name="out", **dtypes)(y.reshape(x.shape))

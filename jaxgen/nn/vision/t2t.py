@@ -19,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, Tokens, attend, separately
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
@@ -109,11 +110,10 @@ class TokenPerformer(nn.Module):
     drop = Dropout(0.1)
     y = LayerNorm(1e-5, name="norm_attention", **dtypes)(x)
     y = Dense(3 * self.width, kernel_init=separately(normal, 3), name="kqv", **dtypes)(y)
-    wide = jnp.promote_types(y.dtype, jnp.float32)
-    k, q, v = jnp.split(y.astype(wide), 3, axis=-1)
+    k, q, v = jnp.split(wide(y), 3, axis=-1)
     orthogonal = nn.initializers.orthogonal(count**0.5)
     w = self.param("directions", orthogonal, (count, self.width), self.param_dtype)
-    w = jax.lax.stop_gradient(w).astype(wide)
+    w = jax.lax.stop_gradient(w).astype(k.dtype)
     phi = lambda x: jnp.exp(x @ w.T - jnp.square(x).sum(-1, keepdims=True) / 2) / count**0.5
     k, q = phi(k), phi(q)
     y = q @ (k.swapaxes(1, 2) @ v) / (jnp.sum(q * k.sum(1, keepdims=True), -1, keepdims=True) + 1e-8)
