@@ -6,12 +6,23 @@ vectors' width and its exponential are of that size and no larger.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
 def tolerance(dtype, terms: int = 1, scale=1.0):
   """What `terms` roundings in a row of numbers as large as `scale` come to, as a random walk: 8 of its deviations."""
-  return 8 * np.finfo(np.dtype(dtype)).eps * terms**0.5 * scale
+  return 8 * float(jnp.finfo(dtype).eps) * terms**0.5 * scale
+
+
+def assert_close(found, expected, terms: int = 100, scale=None, dtype=None):
+  """Equal but for `terms` roundings in a row of numbers as large as `scale`, or as the largest that is expected.
+
+  A hundred is a small network's: a few roundings in each of some ten layers, there and back. The dtype is `found`'s.
+  """
+  found, expected = np.asarray(found), np.asarray(expected)
+  scale = np.abs(expected).max(initial=0) if scale is None else scale
+  np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(dtype or found.dtype, terms, scale))
 
 
 def off(tree, by: float, seed: int = 0):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rounding import tolerance
+from rounding import assert_close, conditioning, tolerance
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks import layers
@@ -26,19 +26,24 @@ def load(dtype):
   return {"params": flax.traverse_util.unflatten_dict(flat)}, inputs, arrays["output"]
 
 
-def outputs(dtype, **changes):
+def compiled(dtype, **changes):
+  """(function of the parameters and (x, t, label), parameters, (x, t, label), diffusers' output)"""
   params, inputs, expected = load(dtype)
   network = UNet(**{**SHAPE, "dtype": dtype, "param_dtype": dtype, **changes})
   shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
-  return np.asarray(jax.jit(network.apply)(params, *inputs)), expected
+  apply = jax.jit(network.apply)
+  return lambda params, inputs: np.asarray(apply(params, *inputs)), params, inputs, expected
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
-def test_equals_diffusers(dtype, tolerance, x64):
-  output, expected = outputs(dtype)
-  assert output.dtype == dtype
-  np.testing.assert_allclose(output, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def test_equals_diffusers(x64):
+  """In float64, and in float32 as far as the network lets errors of rounding grow."""
+  in_double, *arguments, expected = compiled("float64")
+  scale = conditioning(in_double, *arguments)
+  in_single, *single, _ = compiled("float32")
+  for dtype, output in (("float64", in_double(*arguments)), ("float32", in_single(*single))):
+    assert output.dtype == dtype
+    assert_close(output, expected, scale=scale)
 
 
 def cosine_first(t, dim):
@@ -66,7 +71,8 @@ def test_fixture_tells_mistakes(name, x64, monkeypatch):
     changes = mistake
   else:
     monkeypatch.setattr(unet, *mistake)
-  output, expected = outputs("float64", **changes)
+  apply, params, inputs, expected = compiled("float64", **changes)
+  output = apply(params, inputs)
   assert np.abs(output - expected).max() > 1e-7 * np.abs(expected).max()
 
 
@@ -89,7 +95,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(x64):
   output = jax.jit(network.apply)(params, *inputs)
   assert output.dtype == jnp.float32
   error = np.abs(output - expected).max() / np.abs(expected).max()
-  assert 1e-4 < error < 0.1
+  assert 1e-4 < error < tolerance(jnp.bfloat16, 4)  # each layer rounds anew, and sums in float32
   created = jax.eval_shape(network.init, jax.random.key(0), *inputs)
   assert {s.dtype for s in jax.tree.leaves(created)} == {jnp.dtype("float32")}
 
@@ -101,7 +107,7 @@ def test_dropout_is_a_function_of_the_index():
   params = jax.tree.map(lambda p: p + 0.1, params)  # the last layers start at zero
   apply = jax.jit(lambda x, t, index: network.apply(params, x, t, index=index, rngs={"dropout": jax.random.key(2)}))
   whole, half = apply(x, t, jnp.arange(4)), apply(x[2:], t[2:], jnp.arange(2, 4))
-  np.testing.assert_allclose(whole[2:], half, atol=1e-5)
+  assert_close(half, whole[2:])
   assert not np.allclose(whole[2:], apply(x[2:], t[2:], jnp.arange(2)), atol=1e-2)
   assert not np.allclose(whole, jax.jit(network.apply)(params, x, t), atol=1e-2)
 
@@ -124,6 +130,7 @@ def test_forward_mode_within_reverse_mode(x64):
   compiled = jax.jit(jax.value_and_grad(loss, has_aux=True))
   (value, tangent), gradient = compiled(params, x, dx, t)
   apply, h = jax.jit(network.apply), 1e-5
+  # Differences are wrong by h^2 of a third derivative, and by eps / h = 2e-11: of 1e-6 both leave much.
   moved = (apply(params, x + h * dx, t) - apply(params, x - h * dx, t)) / (2 * h)
   np.testing.assert_allclose(tangent, moved, rtol=0, atol=1e-6 * np.abs(moved).max())
   there, back = (compiled(jax.tree.map(lambda p, d, s=s: p + s * d, params, way), x, dx, t)[0][0] for s in (h, -h))
