@@ -114,6 +114,7 @@ def test_a_broken_config_is_listed_and_breaks_nothing(here, capsys):
   write(here / "configs" / "mine" / "broken.py", "def experiment(:\n")
   write(here / "configs" / "mine" / "whole.py")
   write(here / "configs" / "mine" / "helpers.py", "x = 1\n")
+  write(here / "configs" / ".ipynb_checkpoints" / "whole-checkpoint.py")  # and what a notebook's server keeps
   with pytest.raises(SystemExit) as end:
     cli.main(["list"])
   assert end.value.code == 0
@@ -121,7 +122,7 @@ def test_a_broken_config_is_listed_and_breaks_nothing(here, capsys):
   start = lines.index("mine")
   assert lines[start + 2].startswith("broken cannot be read, line")
   assert any(line.startswith("whole A config that") for line in lines)
-  assert not any(line.startswith("helpers") for line in lines)
+  assert not any(line.startswith(("helpers", "whole-")) for line in lines)
 
 
 HELPED = tiny.SOURCE.replace(
