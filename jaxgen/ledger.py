@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import as_flags
 from jaxgen.engine.catalogue import Entry, config_summary
@@ -110,9 +111,7 @@ def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
 
 def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
   """Adds lines to a ledger."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path, "a") as file:
-    file.writelines(json.dumps(line) + "\n" for line in lines)
+  files.append(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read(path: pathlib.Path) -> list[Line]:

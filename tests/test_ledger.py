@@ -83,6 +83,24 @@ def test_it_is_shown_by_unit(folder, capsys):
   assert "Nobody 2020, Table 1" in " ".join(capsys.readouterr().out.split())
 
 
+def test_showing_it_runs_no_config_of_the_working_directory(folder, tmp_path, monkeypatch, capsys):
+  """Nor do `list` and an unknown name; one that is asked for does run."""
+  monkeypatch.chdir(tmp_path)
+  source = SOURCE.replace("Nobody", "Somebody") + "\nimport pathlib\npathlib.Path('was_run').touch()\n"
+  (tmp_path / "configs").mkdir()
+  tiny.write(tmp_path / "configs", "tempting", source)
+  for words in (["ledger", "--ledger", str(folder / "ledger.jsonl")], ["list"], ["train", "temptin"]):
+    with pytest.raises(SystemExit):
+      cli.main(words)
+  captured = capsys.readouterr()
+  assert "perhaps you meant 'tempting'" in captured.err
+  assert "tempting" in captured.out
+  assert "Somebody" not in captured.out
+  assert not (tmp_path / "was_run").exists()
+  load_config("tempting")
+  assert (tmp_path / "was_run").exists()
+
+
 def test_what_is_close():
   line = lambda metric, mean, published: {"metric": metric, "mean": mean, "published": published}
   assert ledger.close(line("test_nll_nats_2_levels", 89.7, 88.86))

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxgen.engine.arguments import as_flag
+
 Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
 
 RUNS = pathlib.Path("runs")
@@ -47,8 +49,9 @@ def parse(
   if config is not None:
     defaults = {**config.defaults(), **(arguments or {})}
     for name, value in defaults.items():
-      kind, _ = option(config.types.get(name, type(value)), config.sentences[name], value)
-      fields.append((name, kind, dataclasses.field(default=value)))
+      kind, defaults[name] = as_flag(config.types.get(name, type(value)), value)
+      kind, default = option(kind, config.sentences[name], defaults[name])
+      fields.append((name, kind, dataclasses.field(default=default)))
   parsed = tyro.cli(
     dataclasses.make_dataclass("flags", fields),
     args=words,

@@ -41,7 +41,8 @@ def sample(subject: str, words: list[str]) -> None:
   if jax.process_index() != 0:
     return
   if options["out"] and out.suffix == ".npz":
-    np.savez(out, samples=samples)
+    with files.written(out) as file:
+      np.savez(file, samples=samples)
     print(out)
     return
   for suffix, contents in run.render(samples, first).items():

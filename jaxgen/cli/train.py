@@ -29,10 +29,31 @@ def train(subject: str, words: list[str]) -> None:
   join(options)
   folder = Folder(options["runs"] / (options["name"] or config.name))
   run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
+  if jax.process_index() == 0:
+    print_data(run)
   numbers = loop.train(run, report=report.write)
   if jax.process_index() == 0:
+    print_skipped(run)
     print_numbers(numbers)
     print(f"checkpoints  {folder / 'checkpoints'}")
     if run.experiment.method.sample is not None and run.experiment.samples:
       print(f"samples      {folder / 'samples'}")
     print(f"report       {folder / 'report.html'}")
+
+
+def print_data(run: Run) -> None:
+  """Says what was read, and what was left out, of the data that the run trains on and is evaluated on."""
+  for split in ("train", "test")[: 2 if run.experiment.evaluators else 1]:
+    print(run.data.describe(split))
+
+
+def print_skipped(run: Run) -> None:
+  """Says how many updates of the run were skipped, where any was."""
+  lines = [line for line in run.folder.metrics() if line["kind"] == "train"]
+  skipped = [line for line in lines if line["skipped"]]
+  if skipped:
+    count, last = sum(line["skipped"] for line in skipped), lines[-1]["step"]
+    print(
+      f"skipped      {count:,.0f} of {last:,} updates, whose loss or gradient was not finite, the first by step "
+      f"{skipped[0]['step']:,} (see metrics.jsonl): look at the data's values, or lower the learning rate"
+    )

@@ -1,16 +1,60 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
 import pathlib
+import secrets
+from collections.abc import Iterator
+from typing import BinaryIO
 
 
 def write(path: str | os.PathLike, contents: bytes | str) -> None:
   """Writes a file that is either the old or the new one, whatever happens; its folder is made if need be."""
+  with written(path) as file:
+    file.write(contents.encode() if isinstance(contents, str) else contents)
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """A file to write into that takes the place of `path` when the block ends, and of nothing where it raises.
+
+  Until then it has a name beside `path` that nobody can foresee, and is nobody else's: a link that waits under it is
+  not followed. What was written is on the disk before it is named, so that a power cut leaves no empty file.
+  """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # not longer than names may be, however long `path`'s is
+  file = open(temporary, "xb")  # noqa: SIM115 - closed before it is renamed
   try:
-    temporary.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+    with file:
+      yield file
+    _sync(temporary)  # by its name: a library that was told it may have written another file under it
     os.replace(temporary, path)
+    with contextlib.suppress(OSError):  # not every file system keeps the names of a folder so
+      _sync(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def append(path: str | os.PathLike, text: str) -> None:
+  """Adds lines to a file in one piece, so that what several processes add does not mix; its folder is made if need be.
+
+  A last line that was cut short is ended first, so that only it is lost.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a+b", buffering=0) as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      text = text if file.read(1) == b"\n" else f"\n{text}"
+    file.write(text.encode())
+    os.fsync(file.fileno())
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Puts a file, or the names in a folder, on the disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)

@@ -4,7 +4,7 @@ Building one computes nothing and opens nothing, so that a config can be listed 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,12 @@ class Dataset:
       if not source.in_memory:
         source = Checked(source, check)
         source.gather(_spread(source))
+      names = source.about.classes if "label" in self.features else ()
+      if self.classes is not None and len(names) > self.classes:  # some of them may have no example in this split
+        raise UserError(
+          f"{self.name} has {len(names):,} classes ({_some(names)}), but the config expects {self.classes}: change the "
+          "config's classes or the data set"
+        )
       vocabulary = getattr(source, "vocabulary", self.levels)  # a text's, which samples are read with
       if vocabulary != self.levels:
         raise UserError(
@@ -195,6 +201,10 @@ class Checked:
     examples = self.source.gather(indices)
     self.check(examples, indices)
     return examples
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+  return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _spread(source: Source) -> Int[np.ndarray, "n"]:

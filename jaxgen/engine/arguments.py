@@ -42,6 +42,24 @@ def as_flags(arguments: Mapping[str, Any]) -> str:
   return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in arguments.items())
 
 
+def as_flag(kind: Any, value: Any) -> tuple[Any, Any]:
+  """(type, default) of an argument's flag: a dtype is given by its name, a NumPy number as a number of Python's."""
+  if is_dtype(value):
+    return str, np.dtype(value).name
+  return _flag_type(kind), value.item() if isinstance(value, np.generic) else value
+
+
+def _flag_type(kind: Any) -> Any:
+  origin, inner = typing.get_origin(kind), typing.get_args(kind)
+  if origin in (typing.Union, types.UnionType):
+    return typing.Union[tuple(_flag_type(k) for k in inner)]  # noqa: UP007 - of types that are known at run time alone
+  if origin in (tuple, list):
+    return origin[tuple(k if k is Ellipsis else _flag_type(k) for k in inner)]
+  if inspect.isclass(kind) and issubclass(kind, np.dtype):
+    return str
+  return type(kind(0).item()) if inspect.isclass(kind) and issubclass(kind, np.generic) else kind
+
+
 def is_dtype(value: Any) -> bool:
   """Whether a value stands for a dtype: np.dtype("float32"), np.float32 or jnp.float32."""
   if isinstance(value, type):
@@ -54,6 +72,7 @@ def from_json(value: Any, kind: Any) -> Any:
 
   Raises:
     KeyError: no member of an Enum has this name.
+    TypeError: no dtype has.
   """
   origin, inner = typing.get_origin(kind), typing.get_args(kind)
   if origin is typing.Annotated:

@@ -77,10 +77,12 @@ def configs_in(folder: pathlib.Path) -> list[Entry]:
   """The configs in a folder and the folders in it, by family and name; a Python file that may be one counts.
 
   A file that defines no experiment() is a module that configs import. One that is not Python is left in: who asks for
-  it is told what is wrong with it.
+  it is told what is wrong with it. Copies in hidden folders, such as .ipynb_checkpoints, are none.
   """
   entries = []
   for path in folder.rglob("*.py"):
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+      continue
     try:
       tree = ast.parse(path.read_text())
       names = names_in(tree)

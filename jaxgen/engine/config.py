@@ -20,6 +20,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -91,7 +92,9 @@ class Config:
 
   @property
   def types(self) -> dict[str, Any]:
-    return typing.get_type_hints(self.function)
+    annotated = {name: kind for name, kind in self.function.__annotations__.items() if name != "return"}
+    function = types.SimpleNamespace(__annotations__=annotated)
+    return typing.get_type_hints(function, self.function.__globals__)
 
   def defaults(self) -> dict[str, Any]:
     """What its arguments are where none are given: those of its name, or of `experiment`."""
@@ -99,7 +102,8 @@ class Config:
 
   def files(self) -> dict[str, str]:
     """What a run keeps of it, by path within the run's folder: see `load_kept`."""
-    return {KEPT: self.source, **{f"{KEPT_IMPORTS}/{name}": text for name, text in self.imports.sources.items()}}
+    imported = sorted(self.imports.sources.items())
+    return {KEPT: self.source, **{f"{KEPT_IMPORTS}/{name}": text for name, text in imported}}
 
   def cast(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that went through JSON as the config wants them: paths, members of Enums, dtypes and tuples again."""
@@ -107,10 +111,12 @@ class Config:
     return {name: self._cast(name, value, defaults.get(name)) for name, value in arguments.items()}
 
   def _cast(self, name: str, value: Any, default: Any) -> Any:
-    if isinstance(value, str) and is_dtype(default):
-      return np.dtype(value)
     try:
+      if isinstance(value, str) and is_dtype(default):
+        return np.dtype(value)
       return from_json(value, self.types.get(name, type(default)))
+    except TypeError:
+      raise UserError(f"config {self.name}: {name}={value!r} is no dtype: float32 and bfloat16 are two") from None
     except KeyError:
       members = ", ".join(type(default).__members__) if isinstance(default, enum.Enum) else "its members"
       raise UserError(f"config {self.name}: {name}={value!r} is none of {members}") from None
@@ -199,6 +205,7 @@ def _load(found: Found, imports: Imports) -> Config:
   if spec is None:
     raise UserError(f"{path} is not a config: a config is a Python file with a function experiment()")
   module = imports.modules[spec.name] = importlib.util.module_from_spec(spec)
+  imports.adopt(module)
   try:
     with imports.active():
       spec.loader.exec_module(module)
@@ -211,6 +218,7 @@ def _load(found: Found, imports: Imports) -> Config:
   function = getattr(module, "experiment", None)
   if not callable(function):
     raise UserError(f"{path} has no function experiment(): a config is a file with one that returns an Experiment")
+  imports.keep(source)
   try:
     names = names_in(ast.parse(source))
   except ValueError as error:
@@ -223,5 +231,11 @@ def _load(found: Found, imports: Imports) -> Config:
       )
     if parameter.default is parameter.empty:
       raise UserError(f"{path}: argument {argument!r} of experiment() needs a default")
+  try:
+    _ = config.types
+  except (NameError, TypeError) as error:
+    raise UserError(
+      f"{path}: the annotations of experiment() cannot be read ({error}): import what they name when the file runs"
+    ) from error
   config.to_json(config.defaults())  # says what cannot be kept
   return config

@@ -61,16 +61,27 @@ def git_revision(file: pathlib.Path) -> str | None:
   """The revision of the checkout that a file belongs to, with "+" where the tree has changes.
 
   None where git does not track the file: a package in an environment within a repository is not part of that.
+
+  A repository's own settings may name programs that git runs to look for changes, which nobody asked for: they are not.
   """
-  git = lambda *words: (
-    subprocess.run(
-      ["git", "-C", file.resolve().parent, *words], capture_output=True, text=True, timeout=10, check=True
+  settings = {"core.fsmonitor": "false"}
+
+  def git(*words: str) -> str:
+    given = {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_OPTIONAL_LOCKS": "0"}
+    for i, (name, value) in enumerate(settings.items()):
+      given |= {f"GIT_CONFIG_KEY_{i}": name, f"GIT_CONFIG_VALUE_{i}": value}
+    command = ["git", "-C", file.resolve().parent, *words]
+    return subprocess.run(
+      command, capture_output=True, text=True, timeout=10, check=True, env=os.environ | given
     ).stdout
-  )
+
   try:
     git("ls-files", "--error-unmatch", file.name)
-    has_changes = bool(git("status", "--porcelain", "--untracked-files=no").strip())
-    return git("rev-parse", "HEAD").strip() + ("+" if has_changes else "")
+    filters = [name for name in git("config", "--name-only", "--list", "-z").split("\0") if name.startswith("filter.")]
+    settings |= {name: "false" if name.endswith(".required") else "" for name in filters}
+    # What has changed inside a submodule is not asked for: git would run there by that repository's settings.
+    changes = git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+    return git("rev-parse", "HEAD").strip() + ("+" if changes.strip() else "")
   except (OSError, subprocess.SubprocessError):
     return None
 

@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +32,7 @@ from flax import linen
 from jaxtyping import Float
 
 import jaxgen
+from jaxgen.core import files
 from jaxgen.core.cache import cache_folder
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch, Method, Player, State, compose
@@ -231,12 +231,6 @@ def _load(file: pathlib.Path, like: dict[str, Any]) -> dict[str, Any] | None:
 
 def _save(file: pathlib.Path, params: dict[str, Any]) -> None:
   """Keeps the parameters for the next time, whole or not at all; processes that do so at once are in nobody's way."""
-  with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".npz", prefix=".judge_", dir=file.parent)
-    try:
-      with open(handle, "wb") as opened:
-        np.savez(opened, **flax.traverse_util.flatten_dict(params, sep="/"))
-      os.replace(temporary, file)
-    finally:
-      pathlib.Path(temporary).unlink(missing_ok=True)
+  # A cache that cannot be written costs time, nothing else.
+  with contextlib.suppress(OSError), files.written(file) as opened:
+    np.savez(opened, **flax.traverse_util.flatten_dict(params, sep="/"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
 
@@ -58,17 +59,14 @@ def save(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     raise UserError(f"{path}: weights are written as .safetensors or .npz")
   if not path.parent.is_dir():
     raise UserError(f"{path}: there is no folder {path.parent}")
-  temporary = path.with_name(f".{path.name}.part{path.suffix}")
-  try:
+  with files.written(path) as file:
     if path.suffix == ".npz":
       # numpy has no bfloat16 of its own: it would write bytes that nobody reads as numbers.
       known = lambda array: array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-      np.savez(temporary, **{name: known(np.asarray(array)) for name, array in tensors.items()})
+      np.savez(file, **{name: known(np.asarray(array)) for name, array in tensors.items()})
     else:
       from safetensors.numpy import save_file
 
       arrays = {name: np.array(array, order="C") for name, array in tensors.items()}
-      save_file(arrays, temporary, metadata={"format": "pt"})  # transformers asks for whose axes they are
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+      # It takes a name and no file; "pt" says whose axes they are, for which transformers asks.
+      save_file(arrays, file.name, metadata={"format": "pt"})

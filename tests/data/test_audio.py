@@ -68,6 +68,8 @@ def test_recordings_are_cut_and_filled_with_silence(tmp_path):
   np.testing.assert_array_equal(train[2]["wave"], [6000] * 6)  # the seventh of all, of 9 samples
   assert [int(train[i]["label"]) for i in range(4)] == [2, 3, 6, 7]
   assert [int(train[i]["speaker"]) for i in range(4)] == [1, 0, 1, 0]  # anna, theo
+  left_out = ["  left out: the ends of 4 recordings, which are longer than 6 samples"]  # those of 9, 10, 13 and 14
+  assert data.describe("train").splitlines()[-1:] == left_out
   batch = data.transform(jax.random.key(0), test.gather(np.arange(2)), False)
   assert batch.keys() == {"tokens", "label", "speaker"}
   np.testing.assert_array_equal(batch["tokens"][1], audio.mu_law(jnp.array([1000 / 2**15] * 4 + [0.0] * 2)))

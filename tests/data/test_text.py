@@ -65,6 +65,11 @@ def test_long_sequences_lose_their_end(corpus):
   name = text.pairs(corpus, ("en", "de"), vocabulary=300).name
   whole, cut = pairs.encode(name, [ENGLISH[2]], 40), pairs.encode(name, [ENGLISH[2]], 5)
   np.testing.assert_array_equal(cut[0], [*whole[0, :4], text.END])
+  count = sum(len(text_.ids) > 9 for text_ in pairs.tokenizer(name).encode_batch(ENGLISH))
+  assert 0 < count < 12
+  left_out = [f"  left out: the ends of {count} sentences of 'source', which are longer than 9 tokens"]
+  shown = text.pairs(corpus, ("en", "de"), vocabulary=300, length=10).describe("train").splitlines()
+  assert [line for line in shown if "'source'" in line] == left_out
 
 
 def test_lines_end_at_line_feeds_alone(corpus):
@@ -75,6 +80,16 @@ def test_lines_end_at_line_feeds_alone(corpus):
   data = text.pairs(corpus, ("en", "de"), vocabulary=300, length=128)
   assert text.sentences(data, "test") == ([inside, "", "last"], ["eins", "zwei\x85", "drei"])
   assert text.decode(data.name, data.source("test").gather(np.arange(3))["source"]) == [inside, "", "last"]
+
+
+def test_the_mark_that_some_editors_put_first_is_no_character(corpus):
+  """U+FEFF: Python's "utf-8" keeps it, as a token of its own or in front of the first sentence."""
+  (corpus / "test.en").write_text("one .\n", encoding="utf-8-sig")
+  (corpus / "test.de").write_text("eins .\n", encoding="utf-8")
+  assert text.sentences(text.pairs(corpus, ("en", "de"), vocabulary=300), "test") == (["one ."], ["eins ."])
+  (corpus / "poem.txt").write_text(VERSE, encoding="utf-8-sig")
+  documents.codec.cache_clear()
+  assert documents.codec(f"text:chars:{corpus / 'poem.txt'}").size == 29
 
 
 def with_german(folder, content):
@@ -151,6 +166,9 @@ def test_windows_of_characters(poem):
   said = test.gather(np.arange(len(test)))["tokens"][:, 1:].reshape(-1)
   np.testing.assert_array_equal(said, numbers[1621 : 1621 + len(said)])
   assert train[0]["tokens"].dtype == np.int32
+  assert data.describe("train").splitlines()[1:] == ["  tokens: int32 [9], values 0 to 28"]
+  left_out = "  left out: the last 3 tokens, fewer than a window of 9 takes"  # 180 = 9 + 21 * 8 + 3
+  assert data.describe("test").splitlines()[2:] == [left_out]
   assert documents.codec(data.name).decode(numbers[:50]) == VERSE[:50]
 
 

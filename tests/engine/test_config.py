@@ -5,8 +5,10 @@ import json
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import conftest
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -114,6 +116,7 @@ def test_a_broken_config_is_listed_and_breaks_nothing(here, capsys):
   write(here / "configs" / "mine" / "broken.py", "def experiment(:\n")
   write(here / "configs" / "mine" / "whole.py")
   write(here / "configs" / "mine" / "helpers.py", "x = 1\n")
+  write(here / "configs" / ".ipynb_checkpoints" / "whole-checkpoint.py")  # and what a notebook's server keeps
   with pytest.raises(SystemExit) as end:
     cli.main(["list"])
   assert end.value.code == 0
@@ -121,7 +124,7 @@ def test_a_broken_config_is_listed_and_breaks_nothing(here, capsys):
   start = lines.index("mine")
   assert lines[start + 2].startswith("broken cannot be read, line")
   assert any(line.startswith("whole A config that") for line in lines)
-  assert not any(line.startswith("helpers") for line in lines)
+  assert not any(line.startswith(("helpers", "whole-")) for line in lines)
 
 
 HELPED = tiny.SOURCE.replace(
@@ -249,3 +252,84 @@ def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path):
   assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD") + "+"
   write(tmp_path / ".venv" / "jaxgen" / "provenance.py", "")
   assert git_revision(tmp_path / ".venv" / "jaxgen" / "provenance.py") is None
+
+
+def test_what_a_config_imports_only_while_it_trains_is_kept_too(tmp_path, monkeypatch):
+  """By an evaluator that runs at the end; a package beside the config and a module's own import in a function, too."""
+  evaluator = (
+    "\n\ndef late(run):\n  from package.deep import number\n  import missing_in_tests as _\n\n"
+    "  return {'test_late': number()}\n"
+  )
+  files = {
+    "package/__init__.py": "",
+    "package/deep.py": "def number():\n  from .deeper import NUMBER\n  from second import TWO\n  return NUMBER + TWO\n",
+    "package/deeper.py": "NUMBER = 40\n",
+    "second.py": "TWO = 2.0\n",
+    "missing_in_tests.py": "",
+    "unused.py": "",
+  }
+  for name, text in files.items():
+    write(tmp_path / "a" / name, text)
+  source = tiny.SOURCE.replace("evaluators=(likelihood(),)", "evaluators=(late,)")
+  assert source != tiny.SOURCE
+  config = load_config(write(tmp_path / "a" / "tiny.py", source + evaluator))
+  run = Run(Folder(tmp_path / "run"), config, {"steps": 2}, 0)
+  assert train(run, Progress(quiet=True))["test_late"] == 42
+  folder = tmp_path / "run" / "config"
+  kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+  assert kept == files.keys() - {"unused.py"}
+  shutil.rmtree(tmp_path / "a")
+  assert jaxgen.load(tmp_path / "run").evaluate() == {"test_late": 42}
+  assert not any(name.split(".")[0] in ("package", "second") for name in sys.modules)
+
+
+def test_a_config_that_loads_another_keeps_its_modules_apart(tmp_path):
+  """Each has its helpers.py, the inner one's imported while the outer one's code runs."""
+  inner = "from helpers import N\n" + SMALL
+  outer = (
+    "import importlib\nfrom helpers import N\nfrom jaxgen.engine.config import load_config\n"
+    f"INNER = load_config({str(tmp_path / 'b' / 'inner.py')!r})\nAGAIN = importlib.import_module('by_name').N\n" + SMALL
+  )
+  write(tmp_path / "b" / "helpers.py", "N = 2\n")
+  write(tmp_path / "a" / "helpers.py", "N = 1\n")
+  write(tmp_path / "a" / "by_name.py", "from helpers import N\n")
+  write(tmp_path / "b" / "inner.py", inner)
+  config = load_config(write(tmp_path / "a" / "outer.py", outer))
+  known = config.function.__globals__
+  assert (known["N"], known["INNER"].function.__globals__["N"], known["AGAIN"]) == (1, 2, 1)
+  assert config.files().keys() == {"config.py", "config/by_name.py", "config/helpers.py"}
+  assert known["INNER"].files()["config/helpers.py"] == "N = 2\n"
+  write(tmp_path / "a" / "by_name.py", "raise ValueError('at first')\n")
+  with pytest.raises(UserError, match="fails when it is loaded: ValueError: at first"):
+    load_config(tmp_path / "a" / "outer.py")
+  assert not {"helpers", "by_name"} & set(sys.modules)
+
+
+def test_arguments_of_every_kind_are_flags(tmp_path, capsys):
+  from jaxgen.cli.options import parse
+
+  config = load_config(write(tmp_path / "c.py", "from __future__ import annotations\n" + ARGUMENTS))
+  words = ["--path", "x", "--colour", "BLUE", "--count", "4", "--x", "0.25", "--dtype", "bfloat16"]
+  words += ["--other", "float64", "--sizes", "a", "b"]
+  _, changed = parse("train c", words, {}, "", config)
+  given = config.cast(json.loads(json.dumps(config.to_json(changed))))
+  colours = config.function.__globals__["Colour"]
+  expected = {"path": pathlib.Path("x"), "colour": colours.BLUE, "count": 4, "x": np.float32(0.25)}
+  expected |= {"dtype": jnp.bfloat16, "other": np.dtype("float64"), "sizes": (pathlib.Path("a"), pathlib.Path("b"))}
+  assert given == expected
+  assert type(given["x"]) is np.float32
+  assert parse("train c", ["--dtype", "float32", "--x", "0.5"], {}, "", config)[1] == {}  # the defaults
+  with pytest.raises(SystemExit):
+    parse("train c", ["--help"], {}, "", config)
+  assert "fixed" not in capsys.readouterr().out
+  with pytest.raises(UserError, match="config c: dtype='float31' is no dtype: float32 and bfloat16 are two"):
+    config.cast({"dtype": "float31"})
+
+
+def test_annotations_that_name_nothing(tmp_path):
+  typed = SMALL.replace(
+    "from jaxgen import", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  from jaxgen import"
+  )
+  load_config(write(tmp_path / "c.py", "from __future__ import annotations\n" + typed))  # what it returns is known
+  with pytest.raises(UserError, match=r"annotations of experiment\(\) cannot be read \(name 'Int' is not defined\)"):
+    load_config(write(tmp_path / "c.py", "from __future__ import annotations\n" + SMALL.replace(": int", ": Int")))

@@ -17,7 +17,8 @@ def open_folder(request: Request) -> Decoded:
   """Image files below DIR/<split>. With "label" in the features its sub-folders are classes, numbered in the order of
   the sorted names of the classes of all splits, so that a class that one split lacks shifts no label.
 
-  Left out are hidden folders and files (`.ipynb_checkpoints`, `._photo.jpg`), and files of other suffixes.
+  Left out are hidden folders and files (`.ipynb_checkpoints`, `._photo.jpg`), files of other suffixes, and within a
+  class links to folders, which Python does not follow.
   """
   root = Path(request.rest).expanduser()
   if not root.is_dir():
@@ -47,6 +48,8 @@ def open_folder(request: Request) -> Decoded:
     for path in sorted(group.rglob("*")):
       if hidden := _hidden(path, group):
         left_out["hidden"].append(str(hidden.relative_to(folder)))
+      elif path.is_symlink() and (path.is_dir() or not path.exists()):
+        left_out["a link to a folder" if path.is_dir() else "a link to nothing"].append(str(path.relative_to(folder)))
       elif path.is_file():
         if path.suffix.lower() in SUFFIXES:
           files.append(path)

@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe
-from jaxgen.data.sources.base import Arrays, Request
+from jaxgen.data.sources.base import About, Arrays, Request
 
 PAD, START, END = 0, 1, 2
 SPECIAL = ("<pad>", "<start>", "<end>")
@@ -46,7 +46,7 @@ def lines(folder: Path, split: str, language: str) -> list[str]:
   packed = plain.with_name(f"{plain.name}.gz")
   path = plain if plain.is_file() else packed
   try:
-    text = (gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()).decode("utf-8")
+    text = (gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()).decode("utf-8-sig")
   except FileNotFoundError:
     raise UserError(f"there is no file {plain.absolute()}, nor one with .gz, of the split {split!r}") from None
   except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -69,12 +69,17 @@ def tokenizer(name: str):
 
 def encode(name: str, sentences: Iterable[str], length: int) -> Int[np.ndarray, "n {length}"]:
   """Tokens of sentences, each ended by END and filled with PAD."""
+  return _encode(name, sentences, length)[0]
+
+
+def _encode(name: str, sentences: Iterable[str], length: int) -> tuple[Int[np.ndarray, "n {length}"], int]:
+  """(tokens of sentences, how many of these have lost their end)."""
   rows = tokenizer(name).encode_batch(list(sentences), add_special_tokens=False)
   array = np.full((len(rows), length), PAD, np.int32)
   for i, row in enumerate(rows):
     ids = [*row.ids[: length - 1], END]
     array[i, : len(ids)] = ids
-  return array
+  return array, sum(len(row.ids) >= length for row in rows)
 
 
 def sentences(name: str, split: str) -> tuple[list[str], list[str]]:
@@ -98,4 +103,10 @@ def open_pairs(request: Request) -> Arrays:
   if unknown := set(features) - {"source", "target"}:
     raise UserError(f"{name} has source and target, no {min(unknown)!r}")
   both = dict(zip(("source", "target"), sentences(name, request.split), strict=True))
-  return Arrays({key: encode(name, both[key], features[key].shape[0]) for key in features})
+  encoded = {key: _encode(name, both[key], features[key].shape[0]) for key in features}
+  left_out = tuple(
+    f"the ends of {cut:,} sentences of {key!r}, which are longer than {features[key].shape[0] - 1:,} tokens"
+    for key, (_, cut) in encoded.items()
+    if cut
+  )
+  return Arrays({key: tokens for key, (tokens, _) in encoded.items()}, About(left_out=left_out))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.sources.base import Arrays, Request, select
+from jaxgen.data.sources.base import About, Arrays, Request, select
 
 TESTS = 5  # recordings of each digit by each speaker
 ARRAYS = ("wave", "offsets", "label", "speaker", "index")
@@ -54,4 +54,6 @@ def open_speech(request: Request) -> Arrays:
     row[: len(beginning)] = beginning
   _, speakers = np.unique(speaker, return_inverse=True)
   arrays = {"wave": waves, "label": label[chosen].astype(np.int32), "speaker": speakers[chosen].astype(np.int32)}
-  return Arrays(select(arrays, features, name))
+  cut = int((np.diff(offsets)[chosen] > length).sum())
+  left_out = (f"the ends of {cut:,} recordings, which are longer than {length:,} samples",) if cut else ()
+  return Arrays(select(arrays, features, name), About(left_out=left_out))

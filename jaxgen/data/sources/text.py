@@ -38,7 +38,7 @@ def _document(name: str) -> tuple[str, Path, str]:
     raise UserError(f"{name!r} is neither text:chars:FILE nor text:SIZE:FILE: text:chars:tiny_shakespeare.txt is one")
   path = Path(file).expanduser()
   try:
-    return kind, path, path.read_bytes().decode("utf-8")
+    return kind, path, path.read_bytes().decode("utf-8-sig")  # without the mark that some editors put first
   except FileNotFoundError:
     raise UserError(f"there is no file {path.absolute()}, which the data set {name} names") from None
   except (OSError, UnicodeDecodeError) as error:
@@ -88,11 +88,12 @@ class Windows:
   """A source of `width` tokens in a row, the i-th from token i * stride on."""
 
   in_memory = True
-  about = About()
 
   def __init__(self, tokens: Int[np.ndarray, "n"], width: int, stride: int, vocabulary: int):
     self.tokens, self.width, self.stride, self.vocabulary = tokens, width, stride, vocabulary
     self.arrays = {"tokens": tokens}  # all values that examples have
+    rest = (len(tokens) - width) % stride
+    self.about = About(left_out=(f"the last {rest:,} tokens, fewer than a window of {width:,} takes",) if rest else ())
 
   def __len__(self) -> int:
     return max(0, (len(self.tokens) - self.width) // self.stride + 1)

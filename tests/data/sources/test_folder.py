@@ -51,6 +51,28 @@ def test_what_is_hidden_is_no_class_and_no_example(pets):
   assert len(without) == 6  # the loose one, too
 
 
+def test_links_are_followed_or_said(pets):
+  picture(pets / ".elsewhere" / "more" / "0.png", value=90)
+  (pets / "train" / "eel").symlink_to(pets / ".elsewhere")  # a class
+  (pets / "train" / "dog" / "more").symlink_to(pets / ".elsewhere" / "more")  # would be read twice
+  (pets / "train" / "dog" / "9.png").symlink_to(pets / "gone.png")
+  (pets / "train" / "cat" / "9.png").symlink_to(pets / ".elsewhere" / "more" / "0.png")
+  data = images(f"folder:{pets}", (4, 4, 3), classes=3)
+  np.testing.assert_array_equal(data.source("train").arrays["label"], [0, 0, 0, 1, 1, 1, 2])
+  assert data.source("train")[2]["image"].max() == 90
+  assert [line for line in data.describe("train").splitlines() if "left out" in line] == [
+    "  left out: dog/9.png (a link to nothing)",
+    "  left out: dog/more (a link to a folder)",
+  ]
+
+
+def test_a_class_that_the_split_lacks_counts(pets):
+  picture(pets / "test" / "aardvark" / "0.png")  # its number is 0, and the labels of train are 1 and 2
+  picture(pets / "test" / "eel" / "0.png")
+  with pytest.raises(UserError, match=r"folder:.* has 4 classes \(aardvark, cat, dog, eel\), but the config expects 3"):
+    images(f"folder:{pets}", (4, 4, 3), classes=3).source("train")
+
+
 def test_more_classes_than_the_config_says_are_refused_before_the_first_step(pets, lazily):
   picture(pets / "train" / "eel" / "0.png")
   data = images(f"folder:{pets}", (4, 4, 3), classes=2)
