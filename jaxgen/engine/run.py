@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.config import Config, load_kept
 from jaxgen.engine.experiment import Experiment
@@ -32,6 +33,7 @@ class Run:
   """
 
   def __init__(self, folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int, *, fsdp: int = 1):
+    check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
@@ -103,9 +105,22 @@ class Run:
     e, first = self.experiment, np.arange(1)
     if e.method.sample is None:
       return []
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    like = jax.eval_shape(e.method.sample, self.program.abstract, keys, **self.conditions(first))
+    like = self.program.sample_shapes(1, self.conditions(first))
     return list(e.render(np.zeros(like.shape, like.dtype), self.conditions(first)))
+
+  def conditions_of_chunk(self, index, first: int, n: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions of the samples with these indices, where `given` has those of first .. first + n - 1.
+
+    Raises:
+      UserError: a given condition has not n values.
+    """
+    values = self.conditions(index)
+    for name, value in given.items():
+      value = np.asarray(value)
+      if len(value) != n:
+        raise UserError(f"condition {name!r} has {len(value)} values for {n} samples")
+      values[name] = value[np.clip(index - first, 0, n - 1)]
+    return values
 
   def sample(
     self, n: int, *, seed: int = 0, first: int = 0, progress: Callable[[int], Any] | None = None, **conditions: Any
@@ -131,16 +146,11 @@ class Run:
         f"cannot draw {n} samples from number {first} on: n must be at least 1, first at least 0, and the last number "
         "below 2^31"
       )
-    size, key = e.sample_chunk, jax.random.key(seed)
+    size, key = e.sample_chunk, root(seed, "sampling")
     chunks = []
     for start in range(first - first % size, first + n, size):
       index = np.arange(start, start + size)
-      values = self.conditions(index)
-      for name, value in conditions.items():
-        value = np.asarray(value)
-        if len(value) != n:
-          raise UserError(f"condition {name!r} has {len(value)} values for {n} samples")
-        values[name] = value[np.clip(index - first, 0, n - 1)]
+      values = self.conditions_of_chunk(index, first, n, conditions)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
       chunk = jax.tree.map(np.asarray, self.program.sample(self.state, keys, values))
       low, high = max(first - start, 0), min(first + n - start, size)
@@ -154,7 +164,7 @@ class Run:
 
     e = self.experiment
     source = e.data.source(split or e.data.test)
-    key = jax.random.key(seed)
+    key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
     for batch, count in pipeline.in_order(source, size, jax.process_index(), jax.process_count()):
