@@ -157,6 +157,8 @@ def test_inspect(trained):
   assert re.search(r"parameters of network\s+4,224\b", run)  # 65 x 32 + 32 + 32 x 64 + 64 = 2,112 + 2,112
   assert re.search(r"step\s+30\b", run)
   assert "FLOPs a step" in run
+  assert re.search(r"step\s+20\b", command("inspect", folder / "runs" / "tiny", "--checkpoint", 20).stdout)
+  assert "keeps no best checkpoint" in error_of("inspect", folder / "runs" / "tiny", "--checkpoint", "best")
   config = command("inspect", folder / "tiny.py", "--layers", 16).stdout
   assert re.search(r"parameters of network\s+2,144\b", config)
   assert "SHA-256" not in config

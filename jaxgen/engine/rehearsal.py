@@ -30,8 +30,10 @@ NEEDS_VALUES = (
 )
 
 
-def rehearse(run: Run) -> None:
+def rehearse(run: Run) -> list[str] | None:
   """Tries the samples of a run, what shows them, its evaluators, `best` and its figures.
+
+  Returns the names of the numbers that its evaluators give; None where that cannot be told yet.
 
   Raises:
     UserError: one cannot work, in words. Whatever else is raised comes with a note of what was tried.
@@ -40,14 +42,15 @@ def rehearse(run: Run) -> None:
   if e.method.sample is not None and e.samples:
     _tried("samples and what shows them", lambda: run.render(Rehearsal(run, None).sample(e.samples)))
   found = [_try(run, "evaluator", evaluator) for evaluator in e.evaluators]
+  names = None if None in found else [name for given in found for name in given]
   if e.best is not None:
-    known = [name for names in found for name in names or ()]
     if not e.evaluators:
       raise UserError(f"config {run.config.name}: best={e.best[0]!r} is a number of no evaluator, for there are none")
-    if all(names is not None for names in found) and e.best[0] not in known:
-      raise UserError(f"config {run.config.name}: best={e.best[0]!r} is none of {', '.join(known)}")
+    if names is not None and e.best[0] not in names:
+      raise UserError(f"config {run.config.name}: best={e.best[0]!r} is none of {', '.join(names)}")
   for figure in e.figures:
     _try(run, "figure", figure)
+  return names
 
 
 class Rehearsal:

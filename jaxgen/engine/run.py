@@ -32,12 +32,21 @@ class Run:
     state: the training state; a finished run's is restored when it is first asked for.
   """
 
-  def __init__(self, folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int, *, fsdp: int = 1):
+  def __init__(
+    self,
+    folder: Folder,
+    config: Config,
+    arguments: Mapping[str, Any],
+    seed: int,
+    *,
+    fsdp: int = 1,
+    checkpoint: str | int = "last",
+  ):
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._fsdp = fsdp
+    self._fsdp, self._checkpoint = fsdp, str(checkpoint)
     self._program = None
     self._state = None
 
@@ -72,8 +81,9 @@ class Run:
   @property
   def state(self):
     if self._state is None:
-      with contextlib.closing(RunCheckpoints(self.folder, self.experiment.method.frozen)) as checkpoints:
-        restored = checkpoints.restore(self.program.abstract)
+      e = self.experiment
+      with contextlib.closing(RunCheckpoints(self.folder, e.method.frozen, best=e.best)) as checkpoints:
+        restored = checkpoints.restore(self.program.abstract, self._chosen(checkpoints))
       if restored is None:
         raise UserError(
           f"{self.folder.path} has no checkpoint yet: train it first, with `jaxgen train {self.config.name}`"
@@ -84,6 +94,21 @@ class Run:
   @state.setter
   def state(self, state):
     self._state = state
+
+  def _chosen(self, checkpoints: RunCheckpoints) -> int | None:
+    """The step that the run was asked for at, None for the newest."""
+    if self._checkpoint == "last":
+      return None
+    if self._checkpoint == "best":
+      if self.experiment.best is None:
+        raise UserError(f"config {self.config.name} keeps no best checkpoint: --checkpoint last, or a step")
+      step = checkpoints.best()
+      if step is None:
+        raise UserError(f"no checkpoint of {self.folder.path} has been evaluated: --checkpoint last, or a step")
+      return step
+    if not (self._checkpoint.isascii() and self._checkpoint.isdigit()):
+      raise UserError(f"--checkpoint {self._checkpoint}: it is last, best, or the step of one")
+    return int(self._checkpoint)
 
   @property
   def step(self) -> int:
@@ -187,8 +212,10 @@ class Run:
     return drawn
 
 
-def load(folder: str | os.PathLike, *, fsdp: int = 1, **overrides: Any) -> Run:
+def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", **overrides: Any) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
+
+  checkpoint: "last"; "best", by the metric that the config keeps the best of; or the step of one.
 
   Raises:
     UserError: the folder is not a run, or an override is not an argument of its config, or one changes the state.
@@ -196,7 +223,7 @@ def load(folder: str | os.PathLike, *, fsdp: int = 1, **overrides: Any) -> Run:
   folder = Folder(folder)
   info = folder.info()
   config = load_kept(folder.path, info["config"])
-  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp)
+  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp, checkpoint=checkpoint)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}
