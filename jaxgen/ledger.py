@@ -81,7 +81,7 @@ def reproduce(
       best = run.folder.evaluation(step) or found
     numbers.append((found, best))
     hashes.append(state_hash(run.state))
-    seconds += sum(session["seconds"] for session in run.folder.info()["sessions"])
+    seconds += sum(session.get("seconds", 0.0) for session in run.folder.info()["sessions"])
   here = where()
   return [
     {

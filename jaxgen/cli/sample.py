@@ -1,5 +1,6 @@
 """jaxgen sample RUN: draw samples from a run."""
 
+import os
 import pathlib
 import sys
 
@@ -37,6 +38,8 @@ def sample(subject: str, words: list[str]) -> None:
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
   if not out.parent.is_dir():
     raise UserError(f"--out {out}: there is no folder {out.parent}")
+  if not os.access(out.parent, os.W_OK):
+    raise UserError(f"samples cannot be written into {out.parent}, which is read-only: say where with --out")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task = bar.add_task("sampling", total=n)
     samples = run.sample(n, seed=seed, first=first, progress=lambda done: bar.update(task, completed=done))

@@ -205,6 +205,8 @@ class Checkpoints:
           self._remove_leftovers()
       if is_first and step in self._damaged:
         self._delete(step)
+      if is_first and self._path(step).is_file():  # somebody's, which is no checkpoint
+        self._path(step).rename(self._path(step).with_suffix(".aside"))
       self._writer.handler.describe = describe
       self._writer.save(self._path(step), args=Save(_nested(data)))
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgen.core.errors import Stopped, UserError, is_disk_full
+from jaxgen.core.errors import Stopped, UserError, in_words
 from jaxgen.core.method import network_sizes
 from jaxgen.data import pipeline
 from jaxgen.engine.checkpoint import Checkpoints
@@ -113,16 +113,17 @@ def train(
     _ = run.program
     if not _is_trained(run):
       rehearse(run)
-    if jax.process_index() == 0:
-      run.folder.lock()
+    progress = progress or Progress()
+    note = run.folder.claim()
+    if note is not None:
+      progress.say(note)
     try:
-      return _Training(run, progress or Progress(), signals, report).to_the_end(other_data)
-    except OSError as error:
-      if is_disk_full(error):
-        raise UserError(
-          f"the disk of {run.folder.path} is full: free some space and start again; what was saved is kept"
-        ) from error
-      raise
+      return _Training(run, progress, signals, report).to_the_end(other_data)
+    except (OSError, MemoryError, RuntimeError) as error:
+      sentence = in_words(error)
+      if sentence is None:
+        raise
+      raise UserError(f"{run.folder.path} stopped, {sentence}; what was saved is kept") from error
     finally:
       run.folder.unlock()
 
@@ -216,7 +217,9 @@ class _Training:
         f"{folder.path} is trained: step {last}" if is_trained else f"resuming {folder.path} at step {self.step}"
       )
     if self.main:
-      folder.keep_metrics_until(self.step)
+      damaged = folder.keep_metrics_until(self.step)
+      if damaged:
+        self.progress.say(f"{folder / 'metrics.jsonl'} had {damaged} damaged lines, which are left out from now on")
       keep_config(folder, run.config)
       info, self.start["from"] = folder.info(), self.step
       if self.step == last and info["arguments"] != self.start["arguments"]:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.engine.run import Run
+from jaxgen.engine.run import TRACING, Run
 
 # What jax raises where something needs the values of an abstract array.
 NEEDS_VALUES = (
@@ -40,6 +40,10 @@ def rehearse(run: Run) -> list[str] | None:
   """
   e = run.experiment
   if e.method.sample is not None and e.samples:
+    try:
+      run.program.sample_shapes(e.sample_chunk, run.conditions(np.arange(e.sample_chunk)))
+    except TRACING as error:
+      raise run.refusal(error) from error
     _tried("samples and what shows them", lambda: run.render(Rehearsal(run, None).sample(e.samples)))
   found = [_try(run, "evaluator", evaluator) for evaluator in e.evaluators]
   names = None if None in found else [name for given in found for name in given]

@@ -19,6 +19,8 @@ from jaxgen.engine.hashing import Leaf, difference, named_leaves
 from jaxgen.engine.mesh import check_divides, make_mesh
 from jaxgen.engine.program import Program
 
+TRACING = (ValueError, TypeError, ArithmeticError)  # what wrong shapes and sizes raise
+
 
 class Run:
   """A run: an experiment, its folder, and its state at some step.
@@ -74,9 +76,19 @@ class Run:
           updates=e.updates_per_dispatch,
           microbatches=e.microbatches,
         )
-      except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"config {self.config.name}: {str(error).splitlines()[0]}") from error
+      except TRACING as error:
+        raise self.refusal(error) from error
     return self._program
+
+  def refusal(self, error: Exception) -> UserError:
+    """What to say of an error that a config's arguments have led to while its program was traced."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    sizes = lambda value: [x for x in (value if isinstance(value, (tuple, list)) else [value]) if type(x) is int]
+    small = [name for name, value in self.arguments.items() if min(sizes(value), default=1) < 1]
+    if small:
+      given = ", ".join(f"{name}={self.arguments[name]!r}" for name in small)
+      text = f"{given} makes no program, for sizes are 1 or more ({text})"
+    return UserError(f"config {self.config.name}: {text}")
 
   @property
   def state(self):

@@ -80,6 +80,14 @@ def test_figures_conditions_and_what_shows_samples(tmp_path):
   assert "what shows them" in " ".join(error.__notes__)
 
 
+def test_sizes_of_zero_are_named(tmp_path):
+  refused(run_of(tmp_path, layers=(0,)), r"config tiny: layers=\(0,\) makes no program, for sizes are 1 or more")
+  refused(
+    Run(Folder(tmp_path / "run"), load_config("vqvae_digits"), {"prior_depth": 0}, 0), "prior_depth=0 makes no program"
+  )
+  refused(Run(Folder(tmp_path / "run"), load_config("ddpm_digits"), {"channels": 0}, 0), "channels=0 makes no program")
+
+
 def test_a_prompt_of_letters_that_the_text_has_not(tmp_path, capsys):
   """3,000 letters without a line feed, which is what the prompt is by default."""
   (tmp_path / "letters.txt").write_text("".join(np.random.default_rng(0).choice(list("abcde"), 3_000)))
