@@ -1,12 +1,19 @@
 """Small operations on arrays that losses and samplers share."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """In at least float32: what is summed, exponentiated or compared in half precision has two or three digits."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+  """Whether all real numbers of a tree are finite; integers and keys count as such."""
+  real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating) and x.size]
+  return jnp.isfinite(jnp.stack([jnp.max(jnp.abs(wide(x))) for x in real])).all() if real else jnp.array(True)
 
 
 def per_example(a: Array, x: Array) -> Array:
