@@ -19,6 +19,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import as_flags
 from jaxgen.engine.catalogue import Entry, config_summary
 from jaxgen.engine.config import Config, code_of
+from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.provenance import versions, where
 from jaxgen.engine.run import Run
@@ -48,33 +49,40 @@ def reproduce(
 
   Lines have: paper, table, metric, published, note; mean, std (over seeds; null for one), values, standard_error (of
   the last seed's own, where there is one); config, arguments, config_hash, state_hashes; data; git, versions, devices,
-  seconds (of all seeds' training together), date.
+  seconds (of all seeds' training together), date; best, true where the number is that of each run's best evaluation.
 
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
+  from jaxgen.engine.checkpoint import Checkpoints
   from jaxgen.engine.hashing import state_hash
   from jaxgen.engine.loop import train
+  from jaxgen.engine.rehearsal import rehearse
   from jaxgen.show import report
 
   experiment = config.build(**arguments)
   if not experiment.published:
     raise UserError(f"config {config.name} names no published number to reproduce: give its Experiment published=(...)")
+  if experiment.best is None and any(published.best for published in experiment.published):
+    raise UserError(
+      f"config {config.name} publishes the best of its evaluations and keeps none: give Experiment(best=)"
+    )
   if seeds < 1:
     raise UserError(f"at least 1 seed is needed, not {seeds}")
   numbers, hashes, seconds = [], [], 0.0
   for seed in range(seeds):
     run = Run(Folder(runs / f"{config.name}_seed{seed}"), config, arguments, seed, fsdp=fsdp)
+    if seed == 0:
+      _check_names(config, experiment, rehearse(run))
     found = train(run, progress, report.write)
-    for published in experiment.published:
-      if published.metric not in found:
-        raise UserError(
-          f"config {config.name} names {published.metric} as published, which is none of its numbers: "
-          f"{', '.join(name for name in found if not name.endswith('_se'))}"
-        )
-    numbers.append(found)
+    _check_names(config, experiment, found)
+    best = found
+    if experiment.best is not None:
+      step = Checkpoints(run.folder / "checkpoints", best=experiment.best).best()
+      best = run.folder.evaluation(step) or found
+    numbers.append((found, best))
     hashes.append(state_hash(run.state))
-    seconds += sum(session["seconds"] for session in run.folder.info()["sessions"])
+    seconds += sum(session.get("seconds", 0.0) for session in run.folder.info()["sessions"])
   here = where()
   return [
     {
@@ -82,11 +90,12 @@ def reproduce(
       "table": published.table,
       "metric": published.metric,
       "published": published.number,
-      "mean": statistics.fmean(values := [found[published.metric] for found in numbers]),
+      "mean": statistics.fmean(values := [both[published.best][published.metric] for both in numbers]),
       "std": statistics.stdev(values) if seeds > 1 else None,
       "values": values,
-      "standard_error": numbers[-1].get(f"{published.metric}_se"),
+      "standard_error": numbers[-1][published.best].get(f"{published.metric}_se"),
       "note": published.note,
+      **({"best": True} if published.best else {}),
       "config": config.name,
       "arguments": config.to_json(arguments),
       "config_hash": config_hash(config, arguments),
@@ -100,6 +109,16 @@ def reproduce(
     }
     for published in experiment.published
   ]
+
+
+def _check_names(config: Config, experiment: Experiment, names: Iterable[str] | None) -> None:
+  """Raises a UserError where a published number is none of those that evaluators give; None: not known yet."""
+  for published in experiment.published:
+    if names is not None and published.metric not in names:
+      raise UserError(
+        f"config {config.name} names {published.metric} as published, which is none of its numbers: "
+        f"{', '.join(name for name in names if not name.endswith('_se'))}"
+      )
 
 
 def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
@@ -167,7 +186,7 @@ def cells(line: Line) -> tuple[str, ...]:
     f"{line['paper']}, {line['table']}",
     f"{line['published']:.5g}",
     measured,
-    known[1] if known else "",
+    " ".join(([known[1]] if known and known[1] else []) + ["best evaluation"] * line.get("best", False)),
     str(len(line["values"])),
     f"{devices}, {line['seconds']:,} s",
     note,

@@ -5,6 +5,7 @@ jobs of two, a full disk, the time of --help) starts some.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import pytest
 import tiny
 
 from jaxgen import cli
+from jaxgen.engine.folder import Folder
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +98,9 @@ def state_sha(run):
   return re.search(r"SHA-256 of the state\s+(\w{64})", command("inspect", run).stdout)[1]
 
 
-def error_of(*words, code=1, run=command):
+def error_of(*words, code=1, run=command, **options):
   """The one sentence that a wrong command prints."""
-  result = run(*words, code=code)
+  result = run(*words, code=code, **options)
   lines = [line for line in result.stderr.splitlines() if line.startswith("jaxgen: error: ")]
   assert len(lines) == 1, result.stderr
   assert "Traceback" not in result.stderr
@@ -185,6 +187,8 @@ def test_inspect(trained):
   assert re.search(r"parameters of network\s+4,224\b", run)  # 65 x 32 + 32 + 32 x 64 + 64 = 2,112 + 2,112
   assert re.search(r"step\s+30\b", run)
   assert "FLOPs a step" in run
+  assert re.search(r"step\s+20\b", command("inspect", folder / "runs" / "tiny", "--checkpoint", 20).stdout)
+  assert "keeps no best checkpoint" in error_of("inspect", folder / "runs" / "tiny", "--checkpoint", "best")
   config = command("inspect", folder / "tiny.py", "--layers", 16).stdout
   assert re.search(r"parameters of network\s+2,144\b", config)
   assert "SHA-256" not in config
@@ -421,3 +425,53 @@ def test_a_full_disk(tmp_path):
     command(*words, "--steps", 60)
   finally:
     subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_what_the_system_refuses_is_one_sentence(trained, tmp_path, monkeypatch):
+  folder, _ = trained
+  config, run = folder / "tiny.py", folder / "runs" / "tiny"
+  (tmp_path / "file").write_text("")
+  assert "choose another --runs or --name" in error_of("train", config, "--runs", tmp_path / "file")
+  assert "too long: choose a shorter" in error_of("train", config, "--runs", tmp_path, "--name", "x" * 300)
+  assert "name too long" in error_of("sample", "x" * 300)
+  monkeypatch.setattr(os, "access", lambda path, mode: False)
+  assert "is read-only: say where with --out" in error_of("sample", run)
+  monkeypatch.undo()
+  assert "out of memory" in error_of("train", config, "--runs", tmp_path, "--batch-size", 8 * 10**11)
+
+
+def test_a_platform_without_a_device_is_one_sentence():
+  message = error_of("inspect", "ddpm_digits", run=process, JAX_PLATFORMS="cuda")
+  assert "jax finds no device of the platforms in JAX_PLATFORMS=cuda" in message
+
+
+def test_an_error_of_the_system_in_training_keeps_what_was_saved(tmp_path, monkeypatch):
+  """A file system that has become read-only after the first checkpoint."""
+  config = tiny.write(tmp_path)
+  command("train", config, "--runs", tmp_path, "--steps", 10)
+  before = state_sha(tmp_path / "tiny")
+
+  def refuse(self, line):
+    raise OSError(errno.EROFS, "Read-only file system", str(self / "metrics.jsonl"))
+
+  monkeypatch.setattr(Folder, "append_metrics", refuse)
+  message = error_of("train", config, "--runs", tmp_path, "--steps", 20)
+  assert (
+    "metrics.jsonl: read-only file system: write somewhere else, or change its permissions; what was saved is kept"
+    in message
+  )
+  monkeypatch.undo()
+  assert state_sha(tmp_path / "tiny") == before
+  command("train", config, "--runs", tmp_path, "--steps", 20)
+
+
+def test_a_seed_of_64_bits_and_those_that_are_none(trained, tmp_path):
+  folder, _ = trained
+  words = ["sample", folder / "runs" / "tiny", "--n", 2]
+  for seed in (0, 2**32, 2**64 - 1):
+    command(*words, "--seed", seed, "--out", tmp_path / f"{seed}.npz")
+  drawn = [np.load(path)["samples"] for path in tmp_path.glob("*.npz")]
+  assert not any(np.array_equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+  for seed in (-1, 2**64):
+    assert "a seed is a number from 0 to 18446744073709551615" in error_of(*words, "--seed", seed)
+    assert "a seed is a number from 0" in error_of("train", folder / "tiny.py", "--runs", tmp_path, "--seed", seed)

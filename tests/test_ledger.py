@@ -112,6 +112,27 @@ def test_what_is_close():
   assert not ledger.close(line("test_bleu", 39.0, 40.0))
 
 
+def test_the_best_is_reported_where_the_paper_does(tmp_path):
+  """Largest is best here, so that it is not the last."""
+  best = 'evaluate_every=2,\n    best=("test_bits_per_dim_17_levels", "max"),\n    log_every=5,'
+  source = SOURCE.replace("log_every=5,", best).replace('"it is | tiny")', '"it is | tiny", best=True)')
+  config = load_config(tiny.write(tmp_path, source=source))
+  lines = ledger.reproduce(config, {}, seeds=1, runs=tmp_path / "runs", progress=Progress(True))
+  folder = load(tmp_path / "runs" / "tiny_seed0").folder
+  of_best, of_last = folder.evaluation(2), folder.evaluation(4)
+  assert of_best["test_bits_per_dim_17_levels"] > of_last["test_bits_per_dim_17_levels"]
+  assert lines[0]["mean"] == of_best["test_bits_per_dim_17_levels"]
+  assert lines[1]["mean"] == of_last["test_nll_nats_17_levels"]
+  assert "best evaluation" in ledger.cells(lines[0])[4]
+  without = load_config(tiny.write(tmp_path, source=source.replace('best=("test_bits', "#")))
+  with pytest.raises(UserError, match="publishes the best of its evaluations and keeps none"):
+    ledger.reproduce(without, {}, seeds=1, runs=tmp_path / "runs")
+  other = load_config(tiny.write(tmp_path, "misnamed", SOURCE.replace('"test_nll_nats_17_levels"', '"test_nll"')))
+  with pytest.raises(UserError, match="names test_nll as published, which is none of its numbers"):
+    ledger.reproduce(other, {}, seeds=1, runs=tmp_path / "misnamed")
+  assert not (tmp_path / "misnamed").exists()
+
+
 def test_what_cannot_be_reproduced(tmp_path):
   with pytest.raises(UserError, match="names no published number"):
     ledger.reproduce(load_config(tiny.write(tmp_path)), {}, seeds=1, runs=tmp_path)

@@ -100,7 +100,14 @@ def experiment(
     batch_size=chosen.batch_size if batch_size is None else batch_size,
     evaluators=(likelihood(),),
     published=(
-      Published("Karpathy 2022, nanoGPT", chosen.table, "test_nats_per_token_65_levels", chosen.nats, note=NOTE),
+      Published(
+        "Karpathy 2022, nanoGPT",
+        chosen.table,
+        "test_nats_per_token_65_levels",
+        chosen.nats,
+        note=NOTE,
+        best=size == "gpu",
+      ),
     ),
     conditions=lambda i: {"prompt": text.encode_prompts(document.name, [prompt] * len(i))},
     render=text.render(document.name),

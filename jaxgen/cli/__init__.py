@@ -9,7 +9,7 @@ import sys
 from typing import NamedTuple
 
 from jaxgen.core import environment
-from jaxgen.core.errors import Stopped, UserError
+from jaxgen.core.errors import Stopped, UserError, in_words
 
 
 class Command(NamedTuple):
@@ -89,6 +89,11 @@ def main(words: list[str] | None = None) -> None:
     with contextlib.suppress(OSError):
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+  except (OSError, MemoryError, RuntimeError, AssertionError) as error:
+    sentence = in_words(error)
+    if sentence is None:
+      raise
+    sys.exit(_fail(sentence, 1))
   sys.exit(0)
 
 

@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import load_run, option, print_numbers
+from jaxgen.cli.options import CHECKPOINT, load_run, option, print_numbers
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
@@ -15,7 +15,7 @@ def evaluate(subject: str, words: list[str]) -> None:
     "evaluate",
     subject,
     words,
-    {"out": option(pathlib.Path | None, "also write the numbers to this .json file", None)},
+    {**CHECKPOINT, "out": option(pathlib.Path | None, "also write the numbers to this .json file", None)},
     "Compute a run's evaluation, with some of its arguments changed.",
   )
   if not run.experiment.evaluators:

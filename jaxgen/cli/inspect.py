@@ -3,7 +3,7 @@
 import pathlib
 
 from jaxgen import inspection
-from jaxgen.cli.options import cluster_options, join, load_run, option, parse
+from jaxgen.cli.options import CHECKPOINT, cluster_options, join, load_run, option, parse
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
@@ -13,7 +13,7 @@ def inspect(subject: str, words: list[str]) -> None:
   is_run = Folder(subject).exists()
   own = {"compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False)}
   if is_run:
-    run, options = load_run("inspect", subject, words, own, "What a run is made of.")
+    run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
   else:
     if pathlib.Path(subject).is_dir():
       Folder(subject).info()  # says why it is not a run

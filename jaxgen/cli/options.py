@@ -29,6 +29,11 @@ def cluster_options() -> Options:
   }
 
 
+CHECKPOINT = {
+  "checkpoint": option(str, "the run's last checkpoint, its best where the config keeps it, or a step", "last")
+}
+
+
 def parse(
   command: str,
   words: list[str],
@@ -71,16 +76,25 @@ def join(options: Mapping[str, Any]) -> None:
   join_cluster(options["coordinator"], options["processes"], options["process"])
 
 
-def load_run(command: str, subject: str, words: list[str], options: Options, description: str):
-  """(a run with some of its config's arguments changed by flags, the command's options); joins the job."""
+def load_run(command: str, subject: str, words: list[str], options: Options, description: str, *, cluster: bool = True):
+  """(a run with some of its config's arguments changed by flags, the command's options).
+
+  cluster: several processes may give the command together; joins their job.
+  """
   from jaxgen.engine.run import load
 
   run = load(subject)
   given, changed = parse(
-    f"{command} {subject}", words, {**options, **cluster_options()}, description, run.config, run.arguments
+    f"{command} {subject}",
+    words,
+    {**options, **(cluster_options() if cluster else {})},
+    description,
+    run.config,
+    run.arguments,
   )
-  join(given)
-  return load(subject, fsdp=given["fsdp"], **changed), given
+  if cluster:
+    join(given)
+  return load(subject, fsdp=given.get("fsdp", 1), checkpoint=given.get("checkpoint", "last"), **changed), given
 
 
 def print_numbers(numbers: Mapping[str, float]) -> None:

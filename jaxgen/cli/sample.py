@@ -1,5 +1,6 @@
 """jaxgen sample RUN: draw samples from a run."""
 
+import os
 import pathlib
 import sys
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from jaxgen.cli.options import load_run, option
+from jaxgen.cli.options import CHECKPOINT, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
@@ -18,6 +19,7 @@ def sample(subject: str, words: list[str]) -> None:
     subject,
     words,
     {
+      **CHECKPOINT,
       "n": option(int, "number of samples", 64),
       "seed": option(int, "sample i depends on the seed and on i alone", 0),
       "first": option(int, "number of the first sample", 0),
@@ -30,11 +32,14 @@ def sample(subject: str, words: list[str]) -> None:
     "Draw samples from a run.",
   )
   n, seed, first = (options[name] for name in ("n", "seed", "first"))
-  out = options["out"] or run.folder / "samples" / f"seed_{seed}_{first}_{n}"
+  chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"
+  out = options["out"] or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
   if options["out"] and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
   if not out.parent.is_dir():
     raise UserError(f"--out {out}: there is no folder {out.parent}")
+  if not os.access(out.parent, os.W_OK):
+    raise UserError(f"samples cannot be written into {out.parent}, which is read-only: say where with --out")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task = bar.add_task("sampling", total=n)
     samples = run.sample(n, seed=seed, first=first, progress=lambda done: bar.update(task, completed=done))

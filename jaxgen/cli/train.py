@@ -21,6 +21,7 @@ def train(subject: str, words: list[str]) -> None:
       "runs": option(pathlib.Path, "folder of runs", RUNS),
       "name": option(str | None, "the run's name (the config's by default); a run that exists goes on", None),
       "seed": option(int, "seed of initialisation, data order and noise", 0),
+      "other_data": option(bool, "go on with a run though the content of its data is not what it was", False),
       **cluster_options(),
     },
     config.doc,
@@ -31,7 +32,7 @@ def train(subject: str, words: list[str]) -> None:
   run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
   if jax.process_index() == 0:
     print_data(run)
-  numbers = loop.train(run, report=report.write)
+  numbers = loop.train(run, report=report.write, other_data=options["other_data"])
   if jax.process_index() == 0:
     print_skipped(run)
     print_numbers(numbers)

@@ -1,8 +1,8 @@
-"""jaxgen import FILE CONFIG and jaxgen export RUN FILE: weights as others name them."""
+"""jaxgen import FILE CONFIG and jaxgen export RUN FILE: weights as others name them, by one process."""
 
 import pathlib
 
-from jaxgen.cli.options import RUNS, cluster_options, join, load_run, option, parse
+from jaxgen.cli.options import CHECKPOINT, RUNS, load_run, option, parse
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
@@ -20,14 +20,12 @@ def import_weights(file: str, subject: str, words: list[str]) -> None:
       "seed": option(int, "seed of what is not read, and of training from here", 0),
       "layout": option(str | None, "whose layout the file is in (the one whose names fit, by default)", None),
       "fresh": option(tuple[str, ...], "parameters to initialise and not to read, params/head for one", ()),
-      **cluster_options(),
     },
     config.doc,
     config,
   )
-  join(options)
   folder = Folder(options["runs"] / (options["name"] or config.name))
-  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
+  run = Run(folder, config, changed, options["seed"])
   count = runs.import_weights(run, pathlib.Path(file), options["layout"], options["fresh"])
   print(f"{folder.path}  step 0, {count:,} values read")
 
@@ -38,10 +36,12 @@ def export_weights(subject: str, file: str, words: list[str]) -> None:
     subject,
     words,
     {
+      **CHECKPOINT,
       "layout": option(str | None, "in whose layout; needed where the config names several", None),
       "average": option(bool, "write the averaged parameters, where the method keeps them", True),
     },
     "Write a run's weights as others name them, .safetensors or .npz.",
+    cluster=False,
   )
   count = runs.export_weights(run, pathlib.Path(file), options["layout"], options["average"])
   print(f"{file}  {count:,} values")

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -14,6 +15,12 @@ def wide_dtype(dtype: Any) -> Any:
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """In at least float32: what is summed, exponentiated or compared in half precision has two or three digits."""
   return x.astype(wide_dtype(x.dtype))
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+  """Whether all real numbers of a tree are finite; integers and keys count as such."""
+  real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating) and x.size]
+  return jnp.isfinite(jnp.stack([jnp.max(jnp.abs(wide(x))) for x in real])).all() if real else jnp.array(True)
 
 
 def per_example(a: Array, x: Array) -> Array:

@@ -1,6 +1,8 @@
 """The errors that the command line turns into one sentence and an exit status."""
 
 import errno
+import os
+import traceback
 from collections.abc import Sequence
 
 
@@ -25,6 +27,36 @@ def is_disk_full(error: BaseException | None) -> bool:
       return True
     error = error.__cause__ or error.__context__
   return False
+
+
+WAYS_OUT = {
+  errno.ENAMETOOLONG: ": choose a shorter one",
+  **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), ": write somewhere else, or change its permissions"),
+}
+
+
+def in_words(error: BaseException) -> str | None:
+  """A sentence for what the system, its memory or its devices refuse; None for any other error."""
+  text = str(error)
+  if is_disk_full(error):
+    return "the disk is full: free some space and start again"
+  if isinstance(error, OSError) and error.errno is not None:
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{(error.strerror or os.strerror(error.errno)).lower()}{WAYS_OUT.get(error.errno, '')}"
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    return (
+      f"out of memory ({text.splitlines()[0] if text else 'of the host'}): take a smaller batch, --microbatches where "
+      "the config has it, --fsdp over several devices, or a smaller network"
+    )
+  frames = traceback.extract_tb(error.__traceback__)
+  # Where the plugin for a platform is missing, jax 0.10 asserts.
+  asserted = isinstance(error, AssertionError) and bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
+  if asserted or (isinstance(error, RuntimeError) and "Unable to initialize backend" in text):
+    return (
+      f"jax finds no device of the platforms in JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+      f"{f' ({text.splitlines()[0]})' if text else ''}: unset it, or install jax for that device"
+    )
+  return None
 
 
 def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:

@@ -1,10 +1,41 @@
-"""Keys and noise per example: all that an example draws is a function of its own key."""
+"""Keys and noise per example: all that an example draws is a function of its own key.
 
+What draws from a seed begins with `root(seed, purpose)`, so that no two purposes draw the same numbers. From there on
+mind that `jax.random.split(key)[i]` and `jax.random.fold_in(key, i)` are the same key: of one key take the one or the
+other, or numbers that do not meet.
+"""
+
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.core.errors import UserError
+
+SEEDS = 2**64
+
+
+def check_seed(seed: int) -> None:
+  """Raises a UserError where a seed is not one of the 2^64."""
+  if not 0 <= seed < SEEDS:
+    raise UserError(f"--seed {seed}: a seed is a number from 0 to {SEEDS - 1}")
+
+
+def root(seed: int, purpose: str) -> Key[Array, ""]:
+  """The key that all of one purpose draws from: the first words of SHA-256("purpose seed").
+
+  purpose: "training" (which initialisation is a part of), "sampling", "evaluation", ...
+
+  Raises:
+    UserError: a seed below 0 or of more than 64 bits.
+  """
+  check_seed(seed)
+  words = np.frombuffer(hashlib.sha256(f"{purpose} {seed}".encode()).digest(), "<u4").astype(np.uint32)
+  like = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))  # 2 words of threefry, 4 of rbg
+  return jax.random.wrap_key_data(words[: like.size].reshape(like.shape))
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Key[Array, "batch"]:

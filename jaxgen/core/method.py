@@ -24,6 +24,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from jaxgen.core.arrays import all_finite
+
 # Every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch.
 Batch = dict[str, Array | np.ndarray]
 Metrics = dict[str, Array]  # scalars, each a mean over the batch
@@ -160,7 +162,7 @@ def compose(
     evaluate, sample, facts, check: as in `Method`.
 
   A step with a loss, a gradient or an update that is not finite advances `step` and `skipped` and leaves everything
-  else as it was.
+  else as it was. So does one after which buffers are not finite that were, or float16 parameters, which may overflow.
 
   Raises:
     ValueError: a network with two players, or a player with more updates than slices. The step raises it for
@@ -201,6 +203,8 @@ def compose(
       prefix = f"{name}/" if len(players) > 1 else ""
       metrics |= {prefix + k: v for k, v in found.items()}
       finite, number = finite & good, number + player.updates
+    carried = lambda s: (s.buffers, [p for p in jax.tree.leaves(s.params) if p.dtype == jnp.float16])
+    finite &= all_finite(carried(new)) | ~all_finite(carried(state))
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
     skipped = jnp.where(finite, 0, state.skipped + 1)
     return new.replace(step=state.step + 1, skipped=skipped), metrics | {"skipped": skipped}

@@ -148,7 +148,8 @@ def first_stage(
     return state.replace(params={name: p for name, p in state.params.items() if name != STAGE})
 
   def initial(key: Array, batch: Batch) -> State:
-    stage_key, encode_key = jax.random.split(jax.random.fold_in(key, 1))
+    # Not fold_in(key, 1), which is the second of split(key), the run's key.
+    stage_key, encode_key = jax.random.split(jax.random.fold_in(key, ENCODE_STREAM))
     stage = init(stage_key, batch[feature])
     state = method.init(key, latents(stage, batch, encode_key))
     return state.replace(params={**state.params, STAGE: stage})

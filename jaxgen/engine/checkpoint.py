@@ -205,6 +205,8 @@ class Checkpoints:
           self._remove_leftovers()
       if is_first and step in self._damaged:
         self._delete(step)
+      if is_first and self._path(step).is_file():  # somebody's, which is no checkpoint
+        self._path(step).rename(self._path(step).with_suffix(".aside"))
       self._writer.handler.describe = describe
       self._writer.save(self._path(step), args=Save(_nested(data)))
 
@@ -293,6 +295,10 @@ class Checkpoints:
         if step not in self._damaged and value == value:
           values[step] = -value if mode == "min" else value
     return {max(values, key=lambda s: (values[s], s))} if values else set()
+
+  def best(self) -> int | None:
+    """The step of the best checkpoint of those that were rated, by the metric of this object; None: there is none."""
+    return min(self._best_step(self.steps()), default=None) if self._best else None
 
   # Restoring
 

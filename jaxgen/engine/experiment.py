@@ -21,6 +21,7 @@ class Published:
   table: where the paper has it.
   metric: the name of the number that our evaluators give; it says the unit.
   number: in that unit; convert what the paper says by `evaluation.likelihood`'s functions.
+  best: the paper reports the best of its evaluations and not the last; best by what `Experiment.best` names.
   note: how the two experiments differ, and why ours falls short where it does.
   """
 
@@ -29,6 +30,7 @@ class Published:
   metric: str
   number: float
   note: str = ""
+  best: bool = False
 
 
 def as_pictures(samples: Any, conditions: Mapping[str, Any]) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """A run's folder."""
 
-import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -9,8 +9,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.engine.cluster import agreed
 
 
 class Folder:
@@ -27,32 +30,60 @@ class Folder:
     return (self / "run.json").is_file()
 
   def info(self) -> dict[str, Any]:
-    """The contents of run.json.
+    """The contents of run.json, with a "config", its "arguments", a "seed" and "sessions", a list.
 
     Raises:
-      UserError: the folder is not a run.
+      UserError: the folder is not a run, or the file is damaged.
     """
+    path = self / "run.json"
     try:
-      return json.loads((self / "run.json").read_text())
-    except FileNotFoundError:
+      info = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
       raise UserError(f"{self.path} is not a run: it has no run.json") from None
-    except (json.JSONDecodeError, OSError) as error:
-      raise UserError(f"{self / 'run.json'} cannot be read: {error}") from error
+    except (ValueError, OSError) as error:  # not JSON, not UTF-8
+      raise UserError(f"{path} cannot be read: {error}; put back a copy") from error
+    wanted = {"config": str, "arguments": dict, "seed": int}
+    info = {"sessions": []} | info if isinstance(info, dict) else {}
+    wrong = [name for name, kind in wanted.items() if not isinstance(info.get(name), kind)]
+    if wrong or not isinstance(info["sessions"], list):
+      raise UserError(f"{path} is damaged: it does not say the run's {(wrong or ['sessions'])[0]}; put back a copy")
+    return info
 
   def write_info(self, info: Mapping[str, Any]) -> None:
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
-  def lock(self) -> None:
-    """Claims the folder for this process until it ends.
+  def claim(self) -> str | None:
+    """`lock` by process 0 for all processes of a job, each of which raises the error that it meets."""
+    note, refusal = None, None
+    if jax.process_index() == 0:
+      try:
+        note = self.lock()
+      except (UserError, OSError) as error:
+        refusal = error
+    if agreed(refusal is not None):
+      raise refusal or UserError(f"process 0 cannot write {self.path}, and says why")
+    return note
+
+  def lock(self) -> str | None:
+    """Claims the folder for this process until it ends; it is made if need be.
+
+    Returns None, or a sentence where its file system has no locks, so that nothing keeps others from writing it.
 
     Raises:
-      UserError: another process writes it.
+      UserError: another process writes it, or it cannot be made.
     """
-    self.path.mkdir(parents=True, exist_ok=True)
-    file = open(self / "lock", "a+")  # noqa: SIM115 - held until `unlock`
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      file = open(self / "lock", "a+")  # noqa: SIM115 - held until `unlock`
+    except OSError as error:
+      reason = (error.strerror or str(error)).lower()
+      raise UserError(f"no run can be written to {self.path} ({reason}): choose another --runs or --name") from error
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+      if error.errno not in (errno.EAGAIN, errno.EACCES):
+        file.close()
+        return f"{self.path}: this file system has no locks ({error.strerror}), so see that one process alone writes it"
       file.seek(0)
       owner = file.read().strip() or "another process"
       file.close()
@@ -61,6 +92,7 @@ class Folder:
     file.write(f"process {os.getpid()} on {os.uname().nodename}")
     file.flush()
     self._lock = file
+    return None
 
   def unlock(self) -> None:
     if self._lock is not None:
@@ -68,27 +100,42 @@ class Folder:
       self._lock = None
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that a kill cut short is dropped."""
-    lines = []
-    with contextlib.suppress(FileNotFoundError), open(self / "metrics.jsonl") as file:
-      for line in file:
-        with contextlib.suppress(json.JSONDecodeError):
-          lines.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
-    return lines
+    """The lines of metrics.jsonl that are whole: one that a kill cut short, or that is damaged, is left out."""
+    return [line for line in map(_line, self._metrics()) if line is not None]
+
+  def _metrics(self) -> list[bytes]:
+    try:
+      return (self / "metrics.jsonl").read_bytes().splitlines()
+    except FileNotFoundError:
+      return []
 
   def evaluation(self, step: int) -> dict[str, float] | None:
     """The numbers of the last evaluation at a step, None if there was none."""
     lines = [line for line in self.metrics() if line["kind"] == "evaluate" and line["step"] == step]
     return {k: v for k, v in lines[-1].items() if k not in ("step", "kind")} if lines else None
 
-  def keep_metrics_until(self, step: int) -> None:
-    """Drops the lines that a run, resumed at `step`, will write again."""
+  def keep_metrics_until(self, step: int) -> int:
+    """Drops the lines that a run, resumed at `step`, will write again, and those that are damaged, whose number it
+    returns; a last one that a kill cut short does not count."""
+    damaged = sum(_line(line) is None for line in self._metrics()[:-1])
     lines = [line for line in self.metrics() if line["step"] <= step]
     files.write(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
+    return damaged
 
   def append_metrics(self, line: Mapping[str, Any]) -> None:
     with open(self / "metrics.jsonl", "a") as file:
       file.write(_json_line(line))
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+  """A line of metrics.jsonl, with its step and kind; None where it is none."""
+  try:
+    line = json.loads(text)
+  except ValueError:  # not JSON, not UTF-8
+    return None
+  if not isinstance(line, dict) or type(line.get("step")) is not int or not isinstance(line.get("kind"), str):
+    return None
+  return {k: math.nan if v is None else v for k, v in line.items()}
 
 
 def _json_line(line: Mapping[str, Any]) -> str:

@@ -30,15 +30,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgen.core.errors import Stopped, UserError, is_disk_full
+from jaxgen.core.errors import Stopped, UserError, in_words
 from jaxgen.core.method import network_sizes
 from jaxgen.data import pipeline
+from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.cluster import agreed
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.progress import Progress
-from jaxgen.engine.provenance import check_same, describe, keep_config, where
+from jaxgen.engine.provenance import check_data, check_same, describe, keep_config, start_of
 from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
+from jaxgen.engine.rehearsal import rehearse
 from jaxgen.engine.run import Run
 from jaxgen.engine.signals import Signals
 
@@ -85,10 +87,17 @@ def cuts(start: int, steps: int, size: int, hooks: Sequence[Hook]) -> Iterator[t
     start = end
 
 
-def train(run: Run, progress: Progress | None = None, report: Callable[[Run], Any] | None = None) -> dict[str, float]:
+def train(
+  run: Run,
+  progress: Progress | None = None,
+  report: Callable[[Run], Any] | None = None,
+  *,
+  other_data: bool = False,
+) -> dict[str, float]:
   """Trains a run to its last step, or resumes it, and evaluates it; returns the final numbers.
 
   report: called at the end by the main process; the command line gives `show.report.write`.
+  other_data: go on with a run though the content of its data is not what it was.
 
   Raises:
     Stopped: a signal came; the state is saved.
@@ -102,18 +111,27 @@ def train(run: Run, progress: Progress | None = None, report: Callable[[Run], An
     if run.experiment.evaluators:
       run.data.source(run.data.test)
     _ = run.program
-    if jax.process_index() == 0:
-      run.folder.lock()
+    if not _is_trained(run):
+      rehearse(run)
+    progress = progress or Progress()
+    note = run.folder.claim()
+    if note is not None:
+      progress.say(note)
     try:
-      return _Training(run, progress or Progress(), signals, report).to_the_end()
-    except OSError as error:
-      if is_disk_full(error):
-        raise UserError(
-          f"the disk of {run.folder.path} is full: free some space and start again; what was saved is kept"
-        ) from error
-      raise
+      return _Training(run, progress, signals, report).to_the_end(other_data)
+    except (OSError, MemoryError, RuntimeError) as error:
+      sentence = in_words(error)
+      if sentence is None:
+        raise
+      raise UserError(f"{run.folder.path} stopped, {sentence}; what was saved is kept") from error
     finally:
       run.folder.unlock()
+
+
+def _is_trained(run: Run) -> bool:
+  """Whether the folder has a checkpoint of the last step, or of a later one."""
+  newest = max(Checkpoints(run.folder / "checkpoints").steps(), default=-1)
+  return agreed(newest) >= run.experiment.steps
 
 
 class _Training:
@@ -145,13 +163,13 @@ class _Training:
     if report is not None:
       self.hooks.append(Hook("writing the report", None, self.write_report, lambda step: False))
 
-  def to_the_end(self) -> dict[str, float]:
+  def to_the_end(self, other_data: bool) -> dict[str, float]:
     """Trains, or goes on, and returns the numbers of the last step."""
     run, last = self.run, self.run.experiment.steps
     with contextlib.ExitStack() as stack:
       stack.callback(self.checkpoints.close)
       stack.enter_context(contextlib.closing(self.stream))
-      self.restore()
+      self.restore(other_data)
       self.log = stack.enter_context(contextlib.closing(Log(run.folder, self.step)))
       if self.step < last:
         stopped = self.session()
@@ -167,15 +185,17 @@ class _Training:
       self.progress.stop()
     return self.numbers.get(last) or run.folder.evaluation(last) or {}
 
-  def restore(self) -> None:
+  def restore(self, other_data: bool) -> None:
     """Restores the newest good checkpoint, or makes the first state; writes what the folder says of the run."""
     run, folder, last = self.run, self.run.folder, self.run.experiment.steps
+    self.start = start_of(run, 0)
     # What is decided by looking at files is decided by process 0 for all: they may not see the same.
     if agreed(folder.exists()):
       check_same(folder, run.config, run.arguments, run.seed)
+      if not other_data:
+        check_data(folder, self.start["data"])
     elif self.main:
       (folder / "samples").mkdir(parents=True, exist_ok=True)
-      keep_config(folder, run.config)
       folder.write_info(describe(run.config, run.arguments, run.seed))
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always", UserWarning)
@@ -197,15 +217,19 @@ class _Training:
         f"{folder.path} is trained: step {last}" if is_trained else f"resuming {folder.path} at step {self.step}"
       )
     if self.main:
-      folder.keep_metrics_until(self.step)
-      info = folder.info()
-      info["arguments"] = run.config.to_json(run.arguments)  # the same but for the steps
+      damaged = folder.keep_metrics_until(self.step)
+      if damaged:
+        self.progress.say(f"{folder / 'metrics.jsonl'} had {damaged} damaged lines, which are left out from now on")
+      keep_config(folder, run.config)
+      info, self.start["from"] = folder.info(), self.step
+      if self.step == last and info["arguments"] != self.start["arguments"]:
+        info["sessions"].append(self.start | {"to": last, "seconds": 0.0})
+      info["arguments"] = self.start["arguments"]
       info["parameters"] = network_sizes(run.state.params)
       folder.write_info(info | ({"frozen": frozen} if frozen else {}))
 
   def session(self) -> int | None:
     """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""
-    session = {"from": self.step, **where()}
     try:
       self.act()  # what was due when the run was killed
       return self.loop()
@@ -219,7 +243,7 @@ class _Training:
       if self.main:
         info = self.run.folder.info()
         seconds = round(time.time() - self.began, 1)
-        info["sessions"].append({**session, "to": self.step, "seconds": seconds})
+        info["sessions"].append(self.start | {"to": self.step, "seconds": seconds})
         self.run.folder.write_info(info)
 
   def loop(self) -> int | None:
@@ -305,9 +329,9 @@ class _Training:
   def evaluate(self, step: int) -> None:
     numbers, best = self.run.evaluate(), self.run.experiment.best
     if best is not None:
-      if best[0] not in numbers:
-        raise UserError(f"config {self.run.config.name}: best={best[0]!r} is none of {', '.join(numbers)}")
       self.save(step)
+      if best[0] not in numbers:  # `rehearse` could not tell
+        raise UserError(f"config {self.run.config.name}: best={best[0]!r} is none of {', '.join(numbers)}")
       self.checkpoints.rate(step, numbers)
     self.log.write(step, "evaluate", numbers)  # last, for it says that the evaluation is done
     self.numbers[step] = numbers

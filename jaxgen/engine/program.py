@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.core.environment import is_known
+from jaxgen.core.keys import root
 from jaxgen.core.method import Batch, Method, Metrics, State
 from jaxgen.engine import frozen
 from jaxgen.engine.mesh import BATCH_AXES, Rule, check_divides, fsdp, shard_state
@@ -114,7 +115,7 @@ class Program:
 
     raw: the first batch, this process's rows, for a method that starts from data.
     """
-    state = self._jit_init(jax.random.key(seed), self.put(raw))
+    state = self._jit_init(root(seed, "training"), self.put(raw))
     values = frozen.load(self.method.frozen, self.abstract.params)
     return state.replace(params={**state.params, **values})
 
@@ -166,13 +167,25 @@ class Program:
 
   def sample(self, state: State, keys: Any, conditions: Mapping[str, Any]) -> Any:
     """`Method.sample` for a chunk of keys [N]; results on every device."""
-    sharding = self.batch_sharding if keys.shape[0] % self.mesh.size == 0 else self.replicated
+    return self._sampler(keys.shape[0])(state, keys, dict(conditions))
+
+  def _sampler(self, count: int) -> Callable[..., Any]:
+    sharding = self.batch_sharding if count % self.mesh.size == 0 else self.replicated
     if sharding not in self._sample:
       draw = lambda state, keys, conditions: self.method.sample(state, keys, **conditions)
       self._sample[sharding] = jax.jit(
         draw, in_shardings=(self.shardings, sharding, sharding), out_shardings=self.replicated
       )
-    return self._sample[sharding](state, keys, dict(conditions))
+    return self._sample[sharding]
+
+  def sample_shapes(self, count: int, conditions: Mapping[str, Any]) -> Any:
+    """Shapes and dtypes of so many samples; nothing is drawn, but the trace is the one that `sample` uses."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    return self._sampler(count).eval_shape(self.abstract, keys, dict(conditions))
+
+  def evaluate_shapes(self, raw: Specs) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of what `evaluate` gives of a batch of these; nothing is computed."""
+    return self._evaluate.eval_shape(self.abstract, dict(raw), jax.eval_shape(lambda: jax.random.key(0)))
 
   def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
     """Makes a global batch on the devices out of this process's rows: leaves [B / processes, ...] -> [B, ...]."""

@@ -1,4 +1,8 @@
-"""What a run's bits depend on, as run.json keeps it."""
+"""What a run's bits depend on, as run.json keeps it, and what a run may go on with.
+
+run.json has the run's config, arguments and seed, and in "sessions" what every start of it had: from which step to
+which, with which arguments, command, versions, revisions, devices and data.
+"""
 
 import contextlib
 import os
@@ -13,8 +17,10 @@ from typing import Any
 from jaxgen.core import files
 from jaxgen.core.environment import set_xla_flags
 from jaxgen.core.errors import UserError
-from jaxgen.engine.config import KEPT, KEPT_IMPORTS, Config, code_of
+from jaxgen.engine import identity
+from jaxgen.engine.config import KEPT, KEPT_IMPORTS, Config, code_of, load_kept
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import Run
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
 
@@ -25,12 +31,24 @@ def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[st
     "config": config.name,
     "arguments": config.to_json(arguments),
     "seed": seed,
+    "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    **_start(config),
+    "sessions": [],
+  }
+
+
+def start_of(run: Run, step: int) -> dict[str, Any]:
+  """What run.json's "sessions" say of a start of a run at this step; where it ends is added later."""
+  arguments = run.config.to_json(run.arguments)
+  return {"from": step, "arguments": arguments, "data": identity.of_data(run.data), **_start(run.config)}
+
+
+def _start(config: Config) -> dict[str, Any]:
+  return {
     "config_git": git_revision(config.path),
     "command": " ".join(["jaxgen", *sys.argv[1:]]),
-    "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     "versions": versions(),
     **where(),
-    "sessions": [],
   }
 
 
@@ -87,39 +105,84 @@ def git_revision(file: pathlib.Path) -> str | None:
 
 
 def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int) -> None:
-  """Raises a UserError, naming the difference, unless the folder's run is one of this config, arguments and seed.
+  """Raises a UserError, naming the difference, unless the folder's run may go on with this config, arguments and seed.
 
-  `steps` may be raised, which also moves schedules that the config makes of it; docstrings, comments and layout of the
-  config and of what it imports from its own folder may change.
+  What changes no update may differ: see `identity.of_updates`. `steps` may be raised, which also moves schedules that
+  the config makes of it. The config's text, and that of what it imports from its own folder, may change likewise.
   """
   info = folder.info()
   other = f"{folder.path} is a run of"
   way_out = "choose another --name for a new run"
   if info["config"] != config.name:
     raise UserError(f"{other} config {info['config']}, not {config.name}: {way_out}")
-  old = {**info["arguments"], "seed": info["seed"]}
-  new = {**config.to_json(arguments), "seed": seed}
-  steps_of = lambda steps: config.build(**{**arguments, "steps": steps}).steps  # None is what a preset says
+  refuse = lambda name, old, new: UserError(
+    f"{other} --{name.replace('_', '-')} {old}, not {new}: give that to go on with it, or {way_out}"
+  )
+  if info["seed"] != seed:
+    raise refuse("seed", info["seed"], seed)
+  old, new = dict(info["arguments"]), config.to_json(arguments)
+  if old.get("steps") != new.get("steps"):
+    steps_of = lambda steps: config.build(**{**arguments, "steps": steps}).steps  # None is what a preset says
+    if steps_of(new.get("steps")) < steps_of(old.get("steps")):
+      raise refuse("steps", old.get("steps"), new.get("steps"))
+    old["steps"] = new["steps"]
+  changed = _changed(folder, config)
+  if old == new and not changed:
+    return
+  before = load_kept(folder.path, config.name) if changed else config
+  updates = lambda config, arguments: identity.of_updates(Run(folder, config, arguments, seed))
+  begun = updates(before, old)
+  if begun == updates(config, new):
+    return
   for name in sorted(old.keys() | new.keys()):
-    if old.get(name) == new.get(name):
-      continue
-    if name != "steps" or steps_of(new.get(name)) < steps_of(old.get(name)):
-      flag = name.replace("_", "-")
-      raise UserError(
-        f"{other} --{flag} {old.get(name)}, not {new.get(name)}: give that to go on with it, or {way_out}"
-      )
+    both = name in old and name in new
+    if both and old[name] != new[name] and updates(before, {**old, name: new[name]}) != begun:
+      raise refuse(name, old.get(name), new.get(name))
+  names = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+  if names and not changed:
+    raise refuse(min(names), old.get(min(names)), new.get(min(names)))
+  source = lambda name: config.path if name == KEPT else config.imports.folder / name.removeprefix(f"{KEPT_IMPORTS}/")
+  raise UserError(
+    f"{' or '.join(str(source(name)) for name in changed)} has changed since {folder.path} began, which keeps its own "
+    f"copies of its config, and trains otherwise: {way_out}"
+  )
+
+
+def check_data(folder: Folder, now: Mapping[str, Any]) -> None:
+  """Raises a UserError where the training examples are not those that a run has been trained on.
+
+  now: what `identity.of_data` says.
+  """
+  known = [session["data"] for session in folder.info()["sessions"] if "data" in session]
+  if known and known[-1] != now:
+    same = f"as many, {now['examples']:,}" if known[-1]["examples"] == now["examples"] else f"{now['examples']:,}"
+    raise UserError(
+      f"the data has changed: {folder.path} was trained on {known[-1]['examples']:,} examples, and these are {same} "
+      "with other content: put back the data, or go on with these by --other-data True"
+    )
+
+
+def _changed(folder: Folder, config: Config) -> list[str]:
+  """Which of the config's files do something else than the copies that a run keeps."""
+  changed = []
   for name, text in config.files().items():
     path = folder / name
     try:
-      is_same = path.is_file() and code_of(path.read_text()) == code_of(text)
+      if not path.is_file() or code_of(path.read_text()) != code_of(text):
+        changed.append(name)
     except (SyntaxError, ValueError) as error:
       raise UserError(f"{path} is damaged: put back a copy of {config.path}") from error
-    if not is_same:
-      source = config.path if name == KEPT else config.imports.folder / name.removeprefix(f"{KEPT_IMPORTS}/")
-      raise UserError(f"{source} has changed since {folder.path} began, which keeps its own copy in {name}: {way_out}")
+  return changed
 
 
 def keep_config(folder: Folder, config: Config) -> None:
-  """Writes the run's copies of the config and of what it imports from its own folder."""
+  """Writes the run's copies of the config and of what it imports from its own folder.
+
+  Copies that differ from those of an earlier start stay in earlier/<n>/, n counting from 0.
+  """
+  if (folder / KEPT).is_file() and _changed(folder, config):
+    number = len(list((folder / "earlier").glob("*")))
+    for path in [folder / KEPT, *(folder / KEPT_IMPORTS).rglob("*.py")]:
+      files.write(folder / "earlier" / str(number) / path.relative_to(folder.path), path.read_text())
   for name, text in config.files().items():
     files.write(folder / name, text)

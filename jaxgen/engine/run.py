@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.config import Config, load_kept
 from jaxgen.engine.experiment import Experiment
@@ -17,6 +18,8 @@ from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.hashing import Leaf, difference, named_leaves
 from jaxgen.engine.mesh import check_divides, make_mesh
 from jaxgen.engine.program import Program
+
+TRACING = (ValueError, TypeError, ArithmeticError)  # what wrong shapes and sizes raise
 
 
 class Run:
@@ -31,11 +34,21 @@ class Run:
     state: the training state; a finished run's is restored when it is first asked for.
   """
 
-  def __init__(self, folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int, *, fsdp: int = 1):
+  def __init__(
+    self,
+    folder: Folder,
+    config: Config,
+    arguments: Mapping[str, Any],
+    seed: int,
+    *,
+    fsdp: int = 1,
+    checkpoint: str | int = "last",
+  ):
+    check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._fsdp = fsdp
+    self._fsdp, self._checkpoint = fsdp, str(checkpoint)
     self._program = None
     self._state = None
 
@@ -63,15 +76,26 @@ class Run:
           updates=e.updates_per_dispatch,
           microbatches=e.microbatches,
         )
-      except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"config {self.config.name}: {str(error).splitlines()[0]}") from error
+      except TRACING as error:
+        raise self.refusal(error) from error
     return self._program
+
+  def refusal(self, error: Exception) -> UserError:
+    """What to say of an error that a config's arguments have led to while its program was traced."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    sizes = lambda value: [x for x in (value if isinstance(value, (tuple, list)) else [value]) if type(x) is int]
+    small = [name for name, value in self.arguments.items() if min(sizes(value), default=1) < 1]
+    if small:
+      given = ", ".join(f"{name}={self.arguments[name]!r}" for name in small)
+      text = f"{given} makes no program, for sizes are 1 or more ({text})"
+    return UserError(f"config {self.config.name}: {text}")
 
   @property
   def state(self):
     if self._state is None:
-      with contextlib.closing(RunCheckpoints(self.folder, self.experiment.method.frozen)) as checkpoints:
-        restored = checkpoints.restore(self.program.abstract)
+      e = self.experiment
+      with contextlib.closing(RunCheckpoints(self.folder, e.method.frozen, best=e.best)) as checkpoints:
+        restored = checkpoints.restore(self.program.abstract, self._chosen(checkpoints))
       if restored is None:
         raise UserError(
           f"{self.folder.path} has no checkpoint yet: train it first, with `jaxgen train {self.config.name}`"
@@ -82,6 +106,21 @@ class Run:
   @state.setter
   def state(self, state):
     self._state = state
+
+  def _chosen(self, checkpoints: RunCheckpoints) -> int | None:
+    """The step that the run was asked for at, None for the newest."""
+    if self._checkpoint == "last":
+      return None
+    if self._checkpoint == "best":
+      if self.experiment.best is None:
+        raise UserError(f"config {self.config.name} keeps no best checkpoint: --checkpoint last, or a step")
+      step = checkpoints.best()
+      if step is None:
+        raise UserError(f"no checkpoint of {self.folder.path} has been evaluated: --checkpoint last, or a step")
+      return step
+    if not (self._checkpoint.isascii() and self._checkpoint.isdigit()):
+      raise UserError(f"--checkpoint {self._checkpoint}: it is last, best, or the step of one")
+    return int(self._checkpoint)
 
   @property
   def step(self) -> int:
@@ -103,9 +142,22 @@ class Run:
     e, first = self.experiment, np.arange(1)
     if e.method.sample is None:
       return []
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    like = jax.eval_shape(e.method.sample, self.program.abstract, keys, **self.conditions(first))
+    like = self.program.sample_shapes(1, self.conditions(first))
     return list(e.render(np.zeros(like.shape, like.dtype), self.conditions(first)))
+
+  def conditions_of_chunk(self, index, first: int, n: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions of the samples with these indices, where `given` has those of first .. first + n - 1.
+
+    Raises:
+      UserError: a given condition has not n values.
+    """
+    values = self.conditions(index)
+    for name, value in given.items():
+      value = np.asarray(value)
+      if len(value) != n:
+        raise UserError(f"condition {name!r} has {len(value)} values for {n} samples")
+      values[name] = value[np.clip(index - first, 0, n - 1)]
+    return values
 
   def sample(
     self, n: int, *, seed: int = 0, first: int = 0, progress: Callable[[int], Any] | None = None, **conditions: Any
@@ -131,16 +183,11 @@ class Run:
         f"cannot draw {n} samples from number {first} on: n must be at least 1, first at least 0, and the last number "
         "below 2^31"
       )
-    size, key = e.sample_chunk, jax.random.key(seed)
+    size, key = e.sample_chunk, root(seed, "sampling")
     chunks = []
     for start in range(first - first % size, first + n, size):
       index = np.arange(start, start + size)
-      values = self.conditions(index)
-      for name, value in conditions.items():
-        value = np.asarray(value)
-        if len(value) != n:
-          raise UserError(f"condition {name!r} has {len(value)} values for {n} samples")
-        values[name] = value[np.clip(index - first, 0, n - 1)]
+      values = self.conditions_of_chunk(index, first, n, conditions)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
       chunk = jax.tree.map(np.asarray, self.program.sample(self.state, keys, values))
       low, high = max(first - start, 0), min(first + n - start, size)
@@ -154,7 +201,7 @@ class Run:
 
     e = self.experiment
     source = e.data.source(split or e.data.test)
-    key = jax.random.key(seed)
+    key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
     for batch, count in pipeline.in_order(source, size, jax.process_index(), jax.process_count()):
@@ -177,8 +224,10 @@ class Run:
     return drawn
 
 
-def load(folder: str | os.PathLike, *, fsdp: int = 1, **overrides: Any) -> Run:
+def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", **overrides: Any) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
+
+  checkpoint: "last"; "best", by the metric that the config keeps the best of; or the step of one.
 
   Raises:
     UserError: the folder is not a run, or an override is not an argument of its config, or one changes the state.
@@ -186,7 +235,7 @@ def load(folder: str | os.PathLike, *, fsdp: int = 1, **overrides: Any) -> Run:
   folder = Folder(folder)
   info = folder.info()
   config = load_kept(folder.path, info["config"])
-  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp)
+  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp, checkpoint=checkpoint)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

@@ -97,17 +97,20 @@ def frechet(
     raise ValueError(f"frechet(num={num}): a distance needs at least 2 samples")
   known = {}  # the judge, the split's features and the floor, found once per data set and used at every evaluation
 
+  def number(data: Dataset) -> int:
+    total = len(data.source("train"))
+    if num is not None and num > total:
+      raise UserError(
+        f"frechet(num={num}): {data.name} has {total} training examples to compare with; ask for at most that many"
+      )
+    return num or total
+
   def reference(data: Dataset) -> tuple[Judge, Float[np.ndarray, "n features"], int, float]:
     from jaxgen.data import real
     from jaxgen.evaluation.frechet import frechet_distance
 
-    total = len(data.source("train"))
-    n = num or total
-    if n > total:
-      raise UserError(
-        f"frechet(num={n}): {data.name} has {total} training examples to compare with; ask for at most that many"
-      )
-    looks = _judge(data, judge)
+    total, n = len(data.source("train")), number(data)
+    looks = known.pop("judge", None) or _judge(data, judge)
     features = lambda split, indices=None: np.concatenate(
       [looks.features(_as_stored(x, data.levels)) for x in real.images(data, split, indices)]
     )
@@ -131,6 +134,14 @@ def frechet(
     ratio = distance / floor if floor else math.nan
     return {f"frechet_{n}": distance, f"frechet_{n}_floor": floor, f"frechet_{n}_ratio": ratio}
 
+  def rehearse(run: AnyRun) -> list[str]:
+    """Opens or trains the judge, and returns the numbers' names."""
+    real = data or run.data
+    name = f"frechet_{number(real)}"
+    known["judge"] = _judge(real, judge)
+    return [name, f"{name}_floor", f"{name}_ratio"]
+
+  evaluate.rehearse = rehearse
   return evaluate
 
 

@@ -18,12 +18,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Num
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import root
 from jaxgen.core.method import State
 from jaxgen.data.dataset import Dataset
 from jaxgen.engine.experiment import AnyRun, Evaluator
@@ -56,7 +56,7 @@ def likelihood(split: str = "test", partition: Partition | None = None) -> Evalu
     nats = {name.removeprefix("nll_nats"): x for name, x in values.items() if name.startswith("nll_nats")}
     error_of, numbers = dict.fromkeys(nats, 0.0), {}
     if partition is not None and "unnormalised_nll_nats" in values:
-      log_z, its_error, how = partition(run.state, jax.random.key(0))
+      log_z, its_error, how = partition(run.state, root(0, "partition"))
       nats[how] = values["unnormalised_nll_nats"].astype(np.float64) + float(log_z)
       error_of[how] = float(its_error)
       numbers = {f"log_z{how}": float(log_z), f"log_z{how}_se": float(its_error)}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, root
 from jaxgen.data import real
 from jaxgen.engine.experiment import AnyRun, Evaluator
 from jaxgen.mcmc import Kernel, diagnostics, run
@@ -76,7 +76,7 @@ def long_runs(
     total = len(run.data.source("test"))
     chosen = np.linspace(0, total - 1, chains).round().astype(int)
     data = np.concatenate([batch[run.data.spec.feature] for batch in real.batches(run.data, "test", chosen)])
-    start_key, *both = jax.random.split(jax.random.key(0), 3)  # with the same noise the two kinds would become one
+    start_key, *both = jax.random.split(root(0, "long run"), 3)  # with the same noise the two kinds would become one
     noise = jax.vmap(lambda key: start(key, data.shape[1:]))(jax.random.split(start_key, chains)).astype(data.dtype)
     of_data, of_noise = (jax.device_get(go(run.state, x, key)) for x, key in zip((data, noise), both, strict=True))
     parts = (dict(zip(STARTS, part, strict=True)) for part in zip(of_data, of_noise, strict=True))

@@ -21,13 +21,15 @@ from jaxgen.interop.layout import Entry, read, write
 NETWORK = "network"  # the entry of a state's params that layouts are of
 
 
-def frozen(folder: str | os.PathLike) -> Frozen:
+def frozen(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
   """A trained run's network for a method that uses it and does not train it, a teacher for one; see `variables`."""
-  return Frozen(f"the run {folder}", lambda: variables(folder))
+  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint))
 
 
-def variables(folder: str | os.PathLike) -> dict[str, Any]:
+def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict[str, Any]:
   """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
+
+  checkpoint: as `jaxgen.load` takes it.
 
   Returns:
     {"params": .., "batch_stats": .., ..}, as the network's `init` gives them.
@@ -35,7 +37,7 @@ def variables(folder: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UserError: the folder is not a run, or has no network of that name.
   """
-  state = load(folder).state
+  state = load(folder, checkpoint=checkpoint).state
   if NETWORK not in state.params:
     raise UserError(f"{folder} has no network called {NETWORK!r}: it has {', '.join(state.params)}")
   return jax.tree.map(np.asarray, _averaged(state))

@@ -230,6 +230,33 @@ def test_updates_that_are_not_finite_are_skipped_though_the_gradient_is():
   assert int(metrics["skipped"]) == 2  # the schedule's count stands still at 2, with everything else
 
 
+def test_what_a_step_leaves_behind_is_finite_though_its_update_is():
+  """Running statistics that overflow while the loss is fine, and float16 parameters whose sum with the update does."""
+  statistics = lambda scale: (
+    lambda params, state, batch, key: (
+      jnp.mean(params * batch["x"]),
+      ({}, {"variance": state.buffers["variance"] * scale}),
+    )
+  )
+  batch = batch_of([1.0])
+  for scale, skipped in ((1e3, 0), (1e30, 1)):
+    init = lambda key, batch: ({"w": jnp.zeros(())}, {"variance": jnp.float32(1e20)})
+    method = compose(init, [("w", Player(statistics(scale), optax.sgd(1.0)))], evaluate=no_evaluation)
+    state, _ = method.step(method.init(jax.random.key(0), batch), batch)
+    assert int(state.skipped) == skipped
+    assert np.isfinite(state.buffers["variance"])
+  # What begins infinite, the best so far for one, skips nothing.
+  init = lambda key, batch: ({"w": jnp.zeros(())}, {"variance": jnp.float32(np.inf)})
+  method = compose(init, [("w", Player(statistics(1.0), optax.sgd(1.0)))], evaluate=no_evaluation)
+  assert int(method.step(method.init(jax.random.key(0), batch), batch)[0].skipped) == 0
+  half = lambda key, batch: ({"w": jnp.float16(-60_000)}, {})
+  loss = lambda params, state, batch, key: (jnp.sum(params.astype(jnp.float32) * batch["x"]), ({}, state.buffers))
+  method = compose(half, [("w", Player(loss, optax.sgd(50_000.0)))], evaluate=no_evaluation)
+  state, _ = method.step(method.init(jax.random.key(0), batch), batch)
+  assert int(state.skipped) == 1
+  assert float(state.params["w"]) == -60_000
+
+
 def test_buffers_come_from_the_loss():
   def loss(params, state, batch, key):
     return jnp.mean(params * batch["x"]), ({}, {"seen": state.buffers["seen"] + batch["x"].shape[0]})

@@ -646,3 +646,18 @@ def test_two_processes(tmp_path):
   step, restored = Checkpoints(tmp_path).restore(like(state(0)))
   assert step == 4
   assert_same(restored, state(4))
+
+
+def test_plain_files_among_the_checkpoints_are_in_nobodys_way(tmp_path):
+  """One is called as the next checkpoint will be."""
+  state = {"w": jnp.arange(3.0)}
+  with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    for name in ("00000002", "notes.txt", ".DS_Store"):
+      (tmp_path / name).write_text("not a checkpoint")
+    checkpoints.save(2, state)
+    checkpoints.wait()
+    assert checkpoints.steps() == [2]
+    assert checkpoints.restore(state)[0] == 2
+    assert (tmp_path / "00000002.aside").read_text() == "not a checkpoint"

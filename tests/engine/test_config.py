@@ -155,9 +155,11 @@ def test_what_a_config_imports_from_its_folder_is_kept_with_the_run(tmp_path):
   assert run.config.function.__globals__["SAMPLES"] == 3
   write(tmp_path / "a" / "helpers.py", "SAMPLES = 3  # as before\n")
   check_same(run.folder, load_config(tmp_path / "a" / "tiny.py"), run.arguments, 0)
-  write(tmp_path / "a" / "helpers.py", "SAMPLES = 4\n")
+  write(tmp_path / "a" / "helpers.py", "SAMPLES = 4\n")  # changes no update
+  check_same(run.folder, load_config(tmp_path / "a" / "tiny.py"), run.arguments, 0)
+  write(tmp_path / "a" / "lib" / "rates.py", "def rate(x):\n  return 3 * x\n")
   changed = load_config(tmp_path / "a" / "tiny.py")
-  with pytest.raises(UserError, match=r"a/helpers.py has changed since .* keeps its own copy in config/helpers.py"):
+  with pytest.raises(UserError, match=r"a/lib/rates.py.* has changed since .* keeps its own copies of its config"):
     check_same(run.folder, changed, run.arguments, 0)
   shutil.rmtree(tmp_path / "a")
   loaded = jaxgen.load(tmp_path / "run")

@@ -67,9 +67,13 @@ def test_names_are_unique():
 BUILD = """
 import contextlib, json, math, sys, traceback, typing
 import jax
+from jaxgen.core import wrappers
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.run import state_shapes
+
+decays, averaged = [], wrappers.averaged
+wrappers.averaged = lambda method, given: decays.append(given) or averaged(method, given)
 
 def step(experiment):
   shapes = state_shapes(experiment)
@@ -89,7 +93,13 @@ def count(experiment, published):
 def build(name, arguments):
   config = load_config(name)
   assert config.name == name
-  return config.build(**arguments)
+  decays.clear()
+  experiment = config.build(**arguments)
+  for given in decays:
+    for d in given.values() if isinstance(given, dict) else [given]:
+      left = 0.0 if d is None or callable(d) else d ** experiment.steps
+      assert left < 0.02, f"{left:.0%} of the initialisation are left in the average of {name} that samples"
+  return experiment
 
 def choices(name):
   config = load_config(name)

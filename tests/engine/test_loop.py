@@ -206,6 +206,10 @@ def test_the_best_is_kept_where_evaluations_and_checkpoints_fall_on_other_steps(
   checkpoints = Checkpoints(run.folder / "checkpoints")
   assert checkpoints.steps() == [12, 30]
   assert [checkpoints.manifest(step)["metrics"]["score"] for step in (12, 30)] == [3.0, 0.0]
+  assert [jaxgen.load(run.folder.path, checkpoint=which).step for which in ("best", "last", 12)] == [12, 30, 12]
+  for which, match in {18: "no checkpoint of step 18", "first": "it is last, best, or the step of one"}.items():
+    with pytest.raises(UserError, match=match):
+      _ = jaxgen.load(run.folder.path, checkpoint=which).state
 
 
 def test_another_process_writes_the_run(finished):

@@ -1,0 +1,87 @@
+"""What makes a run this run: the program of its updates, and the content of its data.
+
+Arguments are compared by what they do. Those that change no update (a prompt, a solver, the number of samples, a judge,
+the folder where the data lies) leave the program as it is, and may differ when a run goes on.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxgen.data.dataset import Dataset
+from jaxgen.data.sources import Source
+from jaxgen.engine.run import Run
+
+ADDRESS = re.compile(
+  r"0x[0-9a-f]+"
+)  # of a function, which Python's text of a traced program has and which means nothing
+WHOLE = 2**26  # bytes; an array of up to so many is hashed whole, of a larger one so many blocks
+BLOCKS, BLOCK = 256, 2**16
+
+
+def of_updates(run: Run) -> str:
+  """SHA-256 of how a run begins and of what one step of it does: both programs as they are traced, with all constants.
+
+  Nothing is compiled or computed. Where data and frozen networks come from is no part of it.
+  """
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  begins = jax.make_jaxpr(run.program._init)(key, run.data.raw_spec(run.experiment.batch_size))
+  digest = hashlib.sha256()
+  for program in (begins, run.program.step_traced.jaxpr):
+    digest.update(ADDRESS.sub("", str(program)).encode())
+    for constant in _constants(program):
+      digest.update(np.ascontiguousarray(constant).tobytes())
+  return digest.hexdigest()
+
+
+def _constants(part: Any) -> Iterator[np.ndarray]:
+  """The arrays that a traced program holds, whose values its text does not show, in their order."""
+  if isinstance(part, ClosedJaxpr):
+    for constant in part.consts:
+      yield from _constants(constant)
+    yield from _constants(part.jaxpr)
+  elif isinstance(part, Jaxpr):
+    for equation in part.eqns:
+      for variable in equation.invars:
+        if isinstance(variable, Literal):
+          yield from _constants(variable.val)
+      for parameter in equation.params.values():
+        yield from _constants(parameter)
+  elif isinstance(part, (list, tuple)):
+    for each in part:
+      yield from _constants(each)
+  elif isinstance(part, (np.ndarray, jax.Array)):
+    is_key = jax.dtypes.issubdtype(part.dtype, jax.dtypes.prng_key)
+    yield np.asarray(jax.random.key_data(part) if is_key else part)
+
+
+def of_data(data: Dataset) -> dict[str, Any]:
+  """The content of the training split as run.json keeps it.
+
+  Returns {"examples": their number, "sha256": of what was looked at}. Looked at are the examples as they are read,
+  without names and places: of what is in memory all bytes, or evenly spaced blocks of them where they are many; of what
+  is not in memory the labels and 64 examples.
+  """
+  source = data.source(data.train)
+  return {"examples": len(source), "sha256": _content(source)}
+
+
+def _content(source: Source) -> str:
+  digest, found = hashlib.sha256(f"{len(source)}".encode()), dict(source.arrays)
+  if not source.in_memory:
+    found |= source.gather(np.unique(np.linspace(0, len(source) - 1, 64).round().astype(np.int64)))
+    found |= source.arrays
+  for name, array in sorted(found.items()):
+    digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if flat.nbytes <= WHOLE:
+      digest.update(flat)
+    else:
+      for start in np.linspace(0, flat.nbytes - BLOCK, BLOCKS).astype(np.int64):
+        digest.update(flat[start : start + BLOCK])
+  return digest.hexdigest()
