@@ -277,13 +277,13 @@ def test_signals_save_and_say_so_and_one_process_writes_a_run(tmp_path):
   assert "--steps 1000000, not 3" in error_of(*words, "--steps", 3)
 
 
-def two_processes(*words, devices=4, **env):
-  """Starts one job as two processes of some devices each."""
+def two_processes(*words, devices=4, each=({}, {}), **env):
+  """Starts one job as two processes of some devices each. each: what is of one process in its environment."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
   flags = ["--coordinator", f"localhost:{port}", "--processes", 2]
-  return [start(*words, *flags, "--process", p, devices=devices, **env) for p in range(2)]
+  return [start(*words, *flags, "--process", p, devices=devices, **env, **each[p]) for p in range(2)]
 
 
 @pytest.mark.parametrize("fsdp", [8, pytest.param(1, marks=pytest.mark.nightly)])
@@ -320,6 +320,32 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
   assert [code for code, _, _ in results] == [143, 143], results
   steps = {re.search(r"at step (\d+) of", err)[1] for _, _, err in results}
   assert len(steps) == 1
+
+
+def test_an_error_in_one_of_two_processes_saves_the_state_of_both(tmp_path):
+  source = (
+    tiny.SOURCE
+    + """
+
+import os
+from jaxgen.data.pipeline import Stream
+if os.environ.get("DAMAGED"):
+  take = Stream.take
+  def fails(self, start, count):
+    if start + count > 17:
+      raise OSError("a damaged picture")
+    return take(self, start, count)
+  Stream.take = fails
+"""
+  )
+  config = tiny.write(tmp_path, source=source)
+  words = ["train", config, "--runs", tmp_path, "--checkpoint-every", 1000, "--max-skipped", 9]
+  whole, damaged = finish(two_processes(*words, devices=1, each=({}, {"DAMAGED": "1"})))
+  assert (whole[0], damaged[0]) == (1, 1), (whole, damaged)
+  assert "process 1 has met an error (OSError: a damaged picture)" in whole[2]
+  assert "OSError: a damaged picture" in damaged[2]
+  assert os.listdir(tmp_path / "tiny" / "checkpoints") == ["00000016"]
+  assert f"saved {tmp_path / 'tiny'} at step 16" in whole[1]
 
 
 def test_bad_flags_and_configs(trained, tmp_path):

@@ -6,7 +6,8 @@ import importlib
 import itertools
 import os
 import sys
-from typing import NamedTuple
+import traceback
+from typing import NamedTuple, NoReturn
 
 from jaxgen.core import environment
 from jaxgen.core.errors import Stopped, UserError, in_words
@@ -80,21 +81,37 @@ def main(words: list[str] | None = None) -> None:
   try:
     _run(command, words)
   except UserError as error:
-    sys.exit(_fail(str(error), 1))
+    _end(str(error), 1)
   except Stopped as stop:
-    sys.exit(_fail(str(stop), stop.code))
+    _end(str(stop), stop.code)
   except KeyboardInterrupt:
-    sys.exit(_fail("stopped; what was saved before is kept", 130))
+    _end("stopped; what was saved before is kept", 130)
   except BrokenPipeError:  # `jaxgen list | head`
     with contextlib.suppress(OSError):
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
-  except (OSError, MemoryError, RuntimeError, AssertionError) as error:
+  except Exception as error:
+    cluster = sys.modules.get("jaxgen.engine.cluster")
     sentence = in_words(error)
-    if sentence is None:
-      raise
-    sys.exit(_fail(sentence, 1))
+    if cluster is None or cluster.is_alone():
+      if sentence is None:
+        raise
+      sys.exit(_fail(sentence, 1))
+    if lost := cluster.ended_elsewhere():  # what the devices say of it is not worth a traceback
+      _end(lost, 1)
+    if sentence is not None:
+      _end(sentence, 1)
+    traceback.print_exc()
+    cluster.leave(1, f"has met an error ({type(error).__name__}: {error})")
   sys.exit(0)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+  """Says a sentence and exits; of several processes all, at once."""
+  _fail(sentence, code)
+  if cluster := sys.modules.get("jaxgen.engine.cluster"):
+    cluster.leave(code, f"has ended: {sentence}")
+  sys.exit(code)
 
 
 def _run(name: str, words: list[str]) -> None:

@@ -26,6 +26,7 @@ def cluster_options() -> Options:
     "coordinator": option(str | None, "HOST:PORT of process 0, where the environment does not say", None),
     "processes": option(int | None, "number of processes of the job", None),
     "process": option(int | None, "number of this process, from 0", None),
+    "join_seconds": option(float, "seconds that the job's processes wait for each other at the start", 60.0),
   }
 
 
@@ -73,7 +74,7 @@ def join(options: Mapping[str, Any]) -> None:
   """Joins the job that the options of `cluster_options` name, or the environment."""
   from jaxgen.engine.cluster import join_cluster
 
-  join_cluster(options["coordinator"], options["processes"], options["process"])
+  join_cluster(*(options[name] for name in ("coordinator", "processes", "process", "join_seconds")))
 
 
 def load_run(command: str, subject: str, words: list[str], options: Options, description: str, *, cluster: bool = True):

@@ -38,7 +38,7 @@ KEPT_IMPORTS = "config"  # the folder with its copies of what that imports
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
-  + ["layout", "fresh", "average", "seeds", "ledger", "compile", "other_data", "checkpoint"]
+  + ["join_seconds", "layout", "fresh", "average", "seeds", "ledger", "compile", "other_data", "checkpoint"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
 

@@ -9,11 +9,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
-from jaxgen.engine.cluster import agreed
 
 
 class Folder:
@@ -51,18 +48,6 @@ class Folder:
 
   def write_info(self, info: Mapping[str, Any]) -> None:
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
-
-  def claim(self) -> str | None:
-    """`lock` by process 0 for all processes of a job, each of which raises the error that it meets."""
-    note, refusal = None, None
-    if jax.process_index() == 0:
-      try:
-        note = self.lock()
-      except (UserError, OSError) as error:
-        refusal = error
-    if agreed(refusal is not None):
-      raise refusal or UserError(f"process 0 cannot write {self.path}, and says why")
-    return note
 
   def lock(self) -> str | None:
     """Claims the folder for this process until it ends; it is made if need be.

@@ -15,8 +15,9 @@ Hooks act after dispatches, which they cut where they must; the bits do not depe
 
 A run that exists is resumed from its newest good checkpoint: the batch of step k is a function of (seed, k), so nothing
 else needs restoring. A hook that was due at that step, and whose result the folder lacks because the run was killed
-meanwhile, acts before training goes on. An error of data, samples or evaluation saves the state before it ends the run.
-SIGINT and SIGTERM finish the dispatch, save, and raise `Stopped`; a second SIGINT does not wait.
+meanwhile, acts before training goes on. An error of data, samples or evaluation saves the state before it ends the run;
+of several processes all, where they can hear of it (`cluster.errors_of_all`). SIGINT and SIGTERM finish the dispatch,
+save, and raise `Stopped`; a second SIGINT does not wait.
 """
 
 import collections
@@ -34,9 +35,10 @@ from jaxgen.core.errors import Stopped, UserError, in_words
 from jaxgen.core.method import network_sizes
 from jaxgen.data import pipeline
 from jaxgen.engine.checkpoint import Checkpoints
-from jaxgen.engine.cluster import agreed
+from jaxgen.engine.cluster import agreed, by_main, check_shared, errors_of_all
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.frozen import RunCheckpoints
+from jaxgen.engine.program import NOT_MADE
 from jaxgen.engine.progress import Progress
 from jaxgen.engine.provenance import check_data, check_same, describe, keep_config, start_of
 from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
@@ -114,7 +116,8 @@ def train(
     if not _is_trained(run):
       rehearse(run)
     progress = progress or Progress()
-    note = run.folder.claim()
+    note = by_main(run.folder.lock)
+    check_shared(run.folder.path)
     if note is not None:
       progress.say(note)
     try:
@@ -145,6 +148,8 @@ class _Training:
     self.step = 0  # steps that the run's state has behind it
     self.pending = collections.deque()  # (first step, number of steps, metrics on the devices) of dispatches
     self.skipping = False  # the newest update whose metrics were read was skipped
+    self.failed: Exception | None = None  # an error of this process, of which the others are to hear
+    self.can_save = jax.process_count() == 1  # after an error; several processes must all know of it
     self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
     self.checkpoints = RunCheckpoints(
       run.folder, e.method.frozen, keep=e.keep, best=e.best, meta={"config": run.config.name}
@@ -174,8 +179,6 @@ class _Training:
       if self.step < last:
         stopped = self.session()
         if stopped is not None:
-          self.save(self.step)
-          self.checkpoints.wait()
           raise Stopped(
             f"{signal.Signals(stopped).name}: saved {run.folder.path} at step {self.step} of {last}; "
             "the same command goes on from there",
@@ -191,9 +194,9 @@ class _Training:
     self.start = start_of(run, 0)
     # What is decided by looking at files is decided by process 0 for all: they may not see the same.
     if agreed(folder.exists()):
-      check_same(folder, run.config, run.arguments, run.seed)
+      by_main(lambda: check_same(folder, run.config, run.arguments, run.seed))
       if not other_data:
-        check_data(folder, self.start["data"])
+        by_main(lambda: check_data(folder, self.start["data"]))
     elif self.main:
       (folder / "samples").mkdir(parents=True, exist_ok=True)
       folder.write_info(describe(run.config, run.arguments, run.seed))
@@ -232,7 +235,11 @@ class _Training:
     """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""
     try:
       self.act()  # what was due when the run was killed
-      return self.loop()
+      stopped = self.loop()
+      if stopped is not None:  # before the terminal is touched, which may be gone
+        self.save(self.step)
+        self.checkpoints.wait()
+      return stopped
     except (Diverged, Stopped):
       raise
     except Exception:
@@ -253,13 +260,13 @@ class _Training:
     self.progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
     self.window = Window(self.log, e.log_every, self.step, e.steps)
     self.progress.start(self.step, e.steps)
-    put = lambda cut: (*cut, program.put_many(self.stream.take(*cut)))
     requests = cuts(self.step, e.steps, e.updates_per_dispatch, self.hooks)
     self.signals.waiting = True
     try:
-      with contextlib.closing(pipeline.prefetch(put, requests, depth=2)) as ready:
-        for start, count, raws in ready:
-          run.state, metrics = program.dispatch(run.state, raws, count)
+      with contextlib.closing(pipeline.prefetch(self.put, requests, depth=2)) as ready:
+        for start, count, raws, error in ready:
+          self.failed = self.failed or error
+          run.state, metrics = program.dispatch(run.state, raws, 0 if self.failed else count)
           self.step = start + count
           self.pending.append((start, count, metrics))
           is_due = any(hook.is_due(self.step, e.steps) for hook in self.hooks)
@@ -272,7 +279,27 @@ class _Training:
             return stopped
     finally:
       self.signals.waiting = False
+    self.tell()
     return None
+
+  def put(self, cut: tuple[int, int]) -> tuple[int, int, Any, Exception | None]:
+    """(first step, number of steps, batches on the devices, None) of a dispatch. Where other processes run, an error of
+    the data comes last, with batches that are not used: the others hear of it by a dispatch that makes no update."""
+    try:
+      return (*cut, self.run.program.put_many(self.stream.take(*cut)), None)
+    except Exception as error:
+      if jax.process_count() == 1:
+        raise
+      return (*cut, self.run.program.put_nothing(), error)
+
+  def tell(self) -> None:
+    """Ends all processes' training if one has met an error; they come here at the same step."""
+    others = errors_of_all(self.failed)
+    self.can_save = self.can_save or self.failed is not None or bool(others)
+    if self.failed is not None:
+      raise self.failed
+    if others:
+      raise UserError(others[0])
 
   def settle(self, keep: int) -> None:
     """Reads the metrics of all dispatches but the newest few.
@@ -283,7 +310,16 @@ class _Training:
     while len(self.pending) > keep:
       start, count, metrics = self.pending.popleft()
       host = {name: np.asarray(x)[:count] for name, x in jax.device_get(metrics).items()}
-      self.window.add(start, host)
+      if host["skipped"][0] == NOT_MADE:  # a process has met an error
+        self.step = start
+        self.pending.clear()
+        self.tell()
+      try:
+        self.window.add(start, host)
+      except OSError as error:  # process 0 alone writes
+        self.failed = error
+        if jax.process_count() == 1:
+          raise
       self.progress.update(start + count, float(next(x for name, x in host.items() if name.endswith("loss"))[-1]))
       skipped = host["skipped"].astype(int)
       self.skipping = skipped[-1] > 0
@@ -301,15 +337,22 @@ class _Training:
       if hook.is_due(self.step, self.run.experiment.steps) and not agreed(hook.is_done(self.step)):
         if hook.what:
           self.progress.status(hook.what)
-        hook.act(self.step)
+          if jax.process_count() > 1:  # others may hang where one fails, so that nothing could be saved afterwards
+            self.save(self.step)
+        try:
+          hook.act(self.step)
+        except Stopped:
+          raise
+        except Exception as error:
+          if jax.process_count() == 1 or hook.act == self.save:
+            raise
+          self.failed = error
+        self.tell()
         self.progress.status("training")
 
   def save_after_error(self) -> None:
-    """Keeps the newest state, if it is good, when an error ends the run.
-
-    Not where several processes run: those that have met no error would not take part.
-    """
-    if jax.process_count() > 1:
+    """Keeps the newest state, if it is good, when an error ends the run that all processes know of."""
+    if not self.can_save:
       return
     with contextlib.suppress(Exception):  # the error that ends the run is the one to be said
       self.settle(keep=0)

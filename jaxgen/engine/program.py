@@ -25,6 +25,7 @@ from jaxgen.engine import frozen
 from jaxgen.engine.mesh import BATCH_AXES, Rule, check_divides, fsdp, shard_state
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
+NOT_MADE = -1  # metric "skipped" of an update that a dispatch did not make
 PREPARE_STREAM = 0xFFFFFFFF  # fold_in data of the keys for data transforms, a step number no run reaches
 
 
@@ -80,6 +81,10 @@ class Program:
     # be traced is said here, before anything is made.
     self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
     self._counts = {}
+    # Processes say each how many updates they can make, for one may lack its rows of the batches; alone, it can.
+    is_spread = len({device.process_index for device in mesh.devices.flat}) > 1
+    shape, spec = ((mesh.size,), PartitionSpec(mesh.axis_names)) if is_spread else ((), PartitionSpec())
+    self._count = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(mesh, spec))
     self._evaluate = jax.jit(
       self._evaluate_batch, in_shardings=(self.shardings, self.batch_sharding, None), out_shardings=self.replicated
     )
@@ -92,11 +97,13 @@ class Program:
     key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE_STREAM), state.step)
     return self.method.step(state, self._prepare(key, raw, True), microbatches=self.microbatches)
 
-  def _loop(self, state: State, raws: Batch, count: Any) -> tuple[State, Metrics]:
+  def _loop(self, state: State, raws: Batch, counts: Any) -> tuple[State, Metrics]:
     self.traces += 1
+    count = jnp.min(counts)
     step = self._jit_step
     shapes = self.step_traced.out_info[1]
     metrics = jax.tree.map(lambda s: jnp.zeros((self.updates, *s.shape), s.dtype), shapes)
+    metrics |= {name: metrics[name] + NOT_MADE for name in metrics.keys() & {"skipped"}}
 
     def body(i, carry):
       state, metrics = carry
@@ -141,9 +148,8 @@ class Program:
   @functools.cached_property
   def lowered(self) -> jax.stages.Lowered:
     """The training loop for the abstract state, traced but not compiled; nothing is allocated."""
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
     loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, self.replicated))
-    return loop.lower(self.abstract, self.batches, count)
+    return loop.lower(self.abstract, self.batches, self._count)
 
   @functools.cached_property
   def loop(self) -> jax.stages.Compiled:
@@ -152,12 +158,15 @@ class Program:
     return self.lowered.compile()
 
   def dispatch(self, state: State, raws: Mapping[str, Any], count: int) -> tuple[State, Metrics]:
-    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], 0 past count.
+    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], 0 past count
+    but for "skipped", NOT_MADE.
 
-    The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut.
+    The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut. Of
+    several processes the smallest count is made: 0 where one has no batches.
     """
     if count not in self._counts:  # made on each process's own devices: a device_put would compare it with the others'
-      self._counts[count] = jax.make_array_from_callback((), self.replicated, lambda _: np.int32(count))
+      mine = np.full(self._count.shape, count, np.int32)
+      self._counts[count] = jax.make_array_from_callback(mine.shape, self._count.sharding, lambda index: mine[index])
     with jax.transfer_guard("disallow"):
       return self.loop(state, raws, self._counts[count])
 
@@ -195,6 +204,11 @@ class Program:
     """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], zero-padded."""
     pad = lambda x: np.concatenate([x, np.zeros((self.updates - len(x), *x.shape[1:]), x.dtype)])
     return _put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding)
+
+  def put_nothing(self) -> Batch:
+    """Batches for a dispatch of no update."""
+    local = lambda s: np.empty((0, s.shape[1] // jax.process_count(), *s.shape[2:]), s.dtype)
+    return self.put_many({name: local(s) for name, s in self.batches.items()})
 
 
 def quick_options(platform: str) -> dict[str, int]:

@@ -7,7 +7,10 @@ import jax
 
 
 class Progress:
-  """What training tells the terminal: a bar on a terminal, a line now and then elsewhere; only process 0 speaks."""
+  """What training tells the terminal: a bar on a terminal, a line now and then elsewhere; only process 0 speaks.
+
+  Of several processes there is no bar: its thread would wait on a terminal that their launcher has closed.
+  """
 
   def __init__(self, quiet: bool = False):
     self._quiet = quiet or jax.process_index() != 0
@@ -24,7 +27,7 @@ class Progress:
 
   def start(self, step: int, steps: int) -> None:
     self._begin, self._steps, self._since = step, steps, time.perf_counter()
-    if self._quiet or not self._console.is_terminal:
+    if self._quiet or not self._console.is_terminal or jax.process_count() > 1:
       return
     from rich import progress
 

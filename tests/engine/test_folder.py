@@ -82,12 +82,12 @@ def test_all_processes_of_a_job_raise_what_one_of_them_meets(tmp_path, monkeypat
   said = []
   monkeypatch.setattr(folders, "agreed", lambda value: said.append(value) or value)
   with pytest.raises(UserError, match="is being written by process"):
-    Folder(tmp_path).claim()
+    Folder(tmp_path).lock()
   assert said == [True]
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   monkeypatch.setattr(folders, "agreed", lambda value: True)
   with pytest.raises(UserError, match="process 0 cannot write"):
-    Folder(tmp_path).claim()
+    Folder(tmp_path).lock()
   monkeypatch.setattr(folders, "agreed", lambda value: False)
-  assert Folder(tmp_path).claim() is None
+  assert Folder(tmp_path).lock() is None
   held.unlock()

@@ -1,0 +1,211 @@
+"""Lines between the processes of a job, beside those of the devices: who is there, and who has ended, and why.
+
+A process that ends by itself leaves the others in a collective operation, where nothing can be said to them; after
+minutes the runtime aborts them. So every process keeps a TCP connection, its line, to process 0. The lines are made at
+the coordinator's address before jax listens there, which is how an absent process is named; a process that ends says
+why on its line, and one that is killed lets go of it. Whoever hears that says one sentence and ends.
+
+On a line go messages of JSON, one a line: {"from": number of the process, "why": a sentence, "" at a good end}.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from jaxgen.core.errors import UserError
+
+GRACE = 3.0  # seconds in which a process may end by itself once it knows that another has
+LEAVING = 10.0  # seconds that process 0 waits for the others at its end, for the runtime aborts them without it
+
+
+class Lines:
+  """This process's lines: to process 0, or in process 0 to all others.
+
+  Attributes:
+    news: a sentence on the process that has ended before its time, None as long as none has.
+    grace: seconds in which this process may end by itself once another has.
+  """
+
+  def __init__(self, process: int, sockets: dict[int, socket.socket]):
+    self.process, self.news, self.grace = process, None, GRACE
+    self._sockets = sockets
+    self._gone: set[int] = set()  # those that have said why they end
+    self._heard, self._lock, self._ending = threading.Event(), threading.Lock(), False
+    self._selector = selectors.DefaultSelector()
+    for number, line in sockets.items():
+      line.settimeout(None)
+      self._selector.register(line, selectors.EVENT_READ, (number, bytearray()))
+    threading.Thread(target=self._listen, name="jaxgen-lines", daemon=True).start()
+    atexit.register(self._tell, "")
+
+  def lost(self, seconds: float) -> str | None:
+    """`news`, waiting for it so long: the devices notice a lost process a moment before its line does."""
+    self._heard.wait(seconds)
+    return self.news
+
+  def leave(self, code: int, why: str) -> NoReturn:
+    """Ends this process at once, and all the others with it; they are told why. What is to be printed has been."""
+    with self._lock:
+      is_second, self._ending = self._ending, True
+    if is_second:  # another thread is at it
+      time.sleep(2 * LEAVING)
+    self._tell(why)
+    until = time.monotonic() + max(LEAVING, self.grace)
+    while self.process == 0 and self._sockets and time.monotonic() < until:
+      time.sleep(0.02)
+    with contextlib.suppress(OSError, ValueError):
+      sys.stdout.flush()
+    os._exit(code)
+
+  def _tell(self, why: str, source: int | None = None) -> None:
+    message = json.dumps({"from": self.process if source is None else source, "why": why}).encode() + b"\n"
+    for number, line in list(self._sockets.items()):
+      if number != source:
+        with contextlib.suppress(OSError):
+          line.sendall(message)
+
+  def _listen(self) -> None:
+    while self._sockets:
+      for key, _ in self._selector.select():
+        number, buffer = key.data
+        try:
+          data = key.fileobj.recv(2**16)
+        except OSError:
+          data = b""
+        buffer += data
+        *messages, rest = buffer.split(b"\n")
+        buffer[:] = rest
+        for message in map(json.loads, messages):
+          self._gone.add(message["from"])
+          if message["why"]:
+            self._ended(message["from"], message["why"], wait=True)
+        if not data:
+          self._selector.unregister(key.fileobj)
+          del self._sockets[number]
+          if number not in self._gone:
+            why = "was lost: it was killed, or its host or the network failed; start the job again, which goes on"
+            self._ended(number, f"{why} from the newest checkpoint", wait=False)
+
+  def _ended(self, number: int, why: str, wait: bool) -> None:
+    if self.news is None and not self._ending:
+      self.news = f"process {number} {why}"
+      self._heard.set()
+      if self.process == 0:
+        self._tell(why, number)
+      # Without process 0 the runtime aborts this one in a moment.
+      grace = self.grace if wait else GRACE / 6 if number else 0.0
+      threading.Thread(target=self._end, args=(grace,), daemon=True).start()
+
+  def _end(self, grace: float) -> None:
+    time.sleep(grace)  # the main thread may be about to say more
+    if not self._ending:
+      with contextlib.suppress(OSError, ValueError):
+        print(f"jaxgen: error: {self.news}", file=sys.stderr, flush=True)
+    self.leave(1, "ended with it")
+
+
+def meet(address: str, processes: int, process: int, seconds: float) -> Lines:
+  """Waits until all processes of the job are there.
+
+  Args:
+    address: HOST:PORT of process 0, where jax will listen afterwards.
+
+  Raises:
+    UserError: some process is absent after so many seconds, or the address cannot be used.
+  """
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise UserError(f"--coordinator {address} is not HOST:PORT")
+  host, until = host.strip("[]"), time.monotonic() + seconds
+  if process == 0:
+    return Lines(0, _gather(int(port), processes, until, seconds))
+  return Lines(process, {0: _call(host, int(port), f"jaxgen {process} {processes}", until, seconds)})
+
+
+def _gather(port: int, processes: int, until: float, seconds: float) -> dict[int, socket.socket]:
+  """The lines of the other processes, by their numbers, to process 0."""
+  found: dict[int, socket.socket] = {}
+  family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+  try:
+    server = socket.create_server(
+      ("", port), family=family, backlog=processes, dualstack_ipv6=family == socket.AF_INET6
+    )
+  except OSError as error:
+    raise UserError(
+      f"process 0 cannot listen on port {port} ({error.strerror}): give all processes another one in --coordinator"
+    ) from error
+
+  def refuse(why: str) -> NoReturn:
+    for line in found.values():
+      with contextlib.suppress(OSError):
+        line.sendall(f"{why}\n".encode())
+    raise UserError(why)
+
+  with server:
+    while len(found) < processes - 1:
+      server.settimeout(max(until - time.monotonic(), 1e-3))
+      try:
+        line, _ = server.accept()
+      except TimeoutError:
+        absent = sorted(set(range(1, processes)) - found.keys())
+        names = ", ".join(map(str, absent[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+        refuse(
+          f"process{'es' * (len(absent) > 1)} {names} of {processes} did not come within {seconds:g} s: start all "
+          "processes with the same --coordinator and --processes, or wait longer with --join-seconds"
+        )
+      number, theirs = _said(line)
+      if theirs is None:  # whoever looks which ports are open
+        line.close()
+        continue
+      if theirs != processes or not 0 < number < processes or number in found:
+        found[-number - 1] = line  # it is told, too
+        refuse(
+          f"process {number} of {theirs} has come to a job of {processes} processes and has no place there, or a "
+          "second: give each its own --process and all the same --processes"
+        )
+      found[number] = line
+  for line in found.values():
+    line.sendall(b"\n")
+  return found
+
+
+def _said(line: socket.socket) -> tuple[int, int | None]:
+  """(number, number of processes) that a process says it has, (0, None) where it says something else."""
+  line.settimeout(5)
+  try:
+    word, number, processes = line.makefile("rb").readline(64).split()
+    return (int(number), int(processes)) if word == b"jaxgen" else (0, None)
+  except (OSError, ValueError):
+    return 0, None
+
+
+def _call(host: str, port: int, greeting: str, until: float, seconds: float) -> socket.socket:
+  """The line to process 0, once all have come."""
+  while True:
+    try:
+      line = socket.create_connection((host, port), timeout=max(min(5, until - time.monotonic()), 0.1))
+      break
+    except OSError as error:
+      if time.monotonic() > until:
+        raise UserError(
+          f"process 0 does not answer at {host}:{port} after {seconds:g} s ({error.strerror or error}): start it, look "
+          "at --coordinator and the firewall, or wait longer with --join-seconds"
+        ) from error
+      time.sleep(0.2)
+  answer = b""
+  with contextlib.suppress(OSError):
+    line.sendall(f"{greeting}\n".encode())
+    line.settimeout(max(until - time.monotonic(), 0) + 5)
+    while not answer.endswith(b"\n") and (more := line.recv(2**12)):
+      answer += more
+  if answer != b"\n":
+    ended = f"process 0 at {host}:{port} has ended before all processes were there"
+    raise UserError(answer.decode(errors="replace").strip() or ended)
+  return line
