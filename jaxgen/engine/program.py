@@ -166,13 +166,17 @@ class Program:
 
   def sample(self, state: State, keys: Any, conditions: Mapping[str, Any]) -> Any:
     """`Method.sample` for a chunk of keys [N]; results on every device."""
-    sharding = self.batch_sharding if keys.shape[0] % self.mesh.size == 0 else self.replicated
+    return self.sampler(keys.shape[0])(state, keys, dict(conditions))
+
+  def sampler(self, n: int) -> Callable[..., Any]:
+    """The jitted (state, keys [n], conditions) -> samples that `sample` calls."""
+    sharding = self.batch_sharding if n % self.mesh.size == 0 else self.replicated
     if sharding not in self._sample:
       draw = lambda state, keys, conditions: self.method.sample(state, keys, **conditions)
       self._sample[sharding] = jax.jit(
         draw, in_shardings=(self.shardings, sharding, sharding), out_shardings=self.replicated
       )
-    return self._sample[sharding](state, keys, dict(conditions))
+    return self._sample[sharding]
 
   def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
     """Makes a global batch on the devices out of this process's rows: leaves [B / processes, ...] -> [B, ...]."""
