@@ -46,6 +46,8 @@ def parse(
   defaults = {}
   if config is not None:
     defaults = {**config.defaults(), **(arguments or {})}
+    # What the command itself asks for is not asked for twice: `jaxgen benchmark --solver ddim,heun`.
+    defaults = {name: value for name, value in defaults.items() if name not in options}
     for name, value in defaults.items():
       kind, _ = option(config.types.get(name, type(value)), config.sentences[name], value)
       fields.append((name, kind, dataclasses.field(default=value)))

@@ -38,7 +38,7 @@ KEPT_IMPORTS = "config"  # the folder with its copies of what that imports
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
   + ["layout", "fresh", "average", "seeds", "ledger", "compile", "format", "chunk", "batch"]
-  + ["what", "devices", "turns", "seconds", "quality", "peers", "json", "page"]
+  + ["what", "devices", "turns", "quality", "peers", "peer_python", "json", "page"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
 
