@@ -169,6 +169,20 @@ def test_sample_writes_pictures_and_arrays_that_do_not_depend_on_how_many(traine
   assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_sample_fills_a_folder_goes_on_and_says_how_fast_it_was(trained):
+  folder, _ = trained
+  run = folder / "runs" / "tiny"
+  words = ["sample", run, "--out", folder / "drawn", "--n", 20, "--format", "images"]
+  found = command(*words)
+  assert found.stdout == f"{folder / 'drawn'}\n"
+  assert re.search(r"^20 samples drawn, \S+ images a second after the first 8$", found.stderr, re.MULTILINE)
+  assert len(list((folder / "drawn").glob("*.png"))) == 20
+  assert "20 samples were there already" in command(*words).stderr
+  assert "holds samples of --sampling-steps 3, not 2" in error_of(*words, "--sampling-steps", 2)
+  assert "--chunk 5 is of a folder" in error_of("sample", run, "--chunk", 5)
+  assert "--batch 0: it takes 1 or more" in error_of("sample", run, "--batch", 0)
+
+
 def test_evaluate_and_report(trained):
   folder, out = trained
   run = folder / "runs" / "tiny"

@@ -32,6 +32,7 @@ COMMANDS = {
   "evaluate": Command("evaluate", "evaluate", ("RUN",)),
   "report": Command("report", "report", ("RUN",)),
   "inspect": Command("inspect", "inspect", ("RUN|CONFIG",)),
+  "benchmark": Command("benchmark", "benchmark", ("RUN|CONFIG",)),
   "import": Command("weights", "import_weights", ("FILE", "CONFIG")),
   "export": Command("weights", "export_weights", ("RUN", "FILE")),
   "reproduce": Command("reproduce", "reproduce", ("CONFIG",)),
@@ -47,6 +48,7 @@ USAGE = """usage: jaxgen COMMAND ...
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
   report RUN        write a run's report.html
   inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
+  benchmark RUN|CONFIG  how fast it trains and samples here: throughput, latency, memory, share of the peak
   import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
   export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
   reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number

@@ -54,6 +54,8 @@ def parse(
   defaults = {}
   if config is not None:
     defaults = {**config.defaults(), **(arguments or {})}
+    # What the command itself asks for is not asked for twice: `jaxgen benchmark --solver ddim,heun`.
+    defaults = {name: value for name, value in defaults.items() if name not in options}
     for name, value in defaults.items():
       kind, defaults[name] = as_flag(config.types.get(name, type(value)), value)
       kind, default = option(kind, config.sentences[name], defaults[name])

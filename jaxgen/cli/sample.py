@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
@@ -11,47 +12,106 @@ from rich.progress import Progress
 from jaxgen.cli.options import CHECKPOINT, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.data.units import unit
+from jaxgen.engine import shards
+
+OPTIONS = {
+  **CHECKPOINT,
+  "n": option(int, "number of samples", 64),
+  "seed": option(int, "sample i depends on the seed and on i alone", 0),
+  "first": option(int, "number of the first sample", 0),
+  "out": option(
+    pathlib.Path | None,
+    "file to write: .npz, or what shows samples, a .png for one (in RUN/samples by default); or a folder, into which "
+    "they go chunk by chunk, and which the same command goes on with",
+    None,
+  ),
+  "format": option(shards.Kind, "what a folder gets: npz files of a chunk each, or a PNG file of each sample", "npz"),
+  "chunk": option(
+    int | None, "samples in a chunk that goes into a folder (as many as a batch by default); changes no sample", None
+  ),
+  "batch": option(
+    int | None,
+    "samples computed at once (what the config says by default); with another they are the same up to rounding",
+    None,
+  ),
+}
+
+
+class Clock:
+  """Samples a second, from the first that were drawn on: they compile the program."""
+
+  def __init__(self):
+    self.marks = []  # (seconds, samples drawn) after each piece
+
+  def mark(self, drawn: int) -> None:
+    self.marks.append((time.perf_counter(), drawn))
+
+  def rate(self) -> float | None:
+    """None where everything came in one piece."""
+    (began, first), (ended, last) = self.marks[0], self.marks[-1]
+    return (last - first) / (ended - began) if last > first else None
 
 
 def sample(subject: str, words: list[str]) -> None:
-  run, options = load_run(
-    "sample",
-    subject,
-    words,
-    {
-      **CHECKPOINT,
-      "n": option(int, "number of samples", 64),
-      "seed": option(int, "sample i depends on the seed and on i alone", 0),
-      "first": option(int, "number of the first sample", 0),
-      "out": option(
-        pathlib.Path | None,
-        "file to write: .npz, or what shows samples, a .png for one (in RUN/samples by default)",
-        None,
-      ),
-    },
-    "Draw samples from a run.",
-  )
-  n, seed, first = (options[name] for name in ("n", "seed", "first"))
+  run, options = load_run("sample", subject, words, OPTIONS, "Draw samples from a run.")
+  for name in ("chunk", "batch"):
+    if options[name] is not None and options[name] < 1:
+      raise UserError(f"--{name} {options[name]}: it takes 1 or more")
+  out = options["out"]
+  is_folder = out is not None and (out.is_dir() or not out.suffix)
+  if options["chunk"] and not is_folder:
+    raise UserError(f"--chunk {options['chunk']} is of a folder: name one with --out FOLDER")
+  with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
+    task, clock = bar.add_task("sampling", total=options["n"]), Clock()
+
+    def progress(kept: int, drawn: int) -> None:
+      bar.update(task, completed=kept + drawn)
+      if drawn:
+        clock.mark(drawn)
+
+    paths = (to_folder if is_folder else to_file)(run, out, options, progress)
+  if jax.process_index() != 0:
+    return
+  if clock.marks and (rate := clock.rate()) is not None:
+    what = unit(run.data)
+    speed = f"{rate * what.each:,.4g} {what.name} a second"
+    print(f"{clock.marks[-1][1]:,} samples drawn, {speed} after the first {clock.marks[0][1]:,}", file=sys.stderr)
+  for path in paths:
+    print(path)
+
+
+def to_folder(run, out: pathlib.Path, options, progress) -> list[pathlib.Path]:
+  """Draws samples, or those that are missing, into a folder."""
+  wanted = {name: options[name] for name in ("seed", "first", "chunk", "batch")}
+  done = shards.draw(run, out, options["n"], kind=options["format"], progress=progress, **wanted)
+  if done.kept and jax.process_index() == 0:
+    print(f"{done.kept:,} samples were there already, their SHA-256 as written", file=sys.stderr)
+  return [out]
+
+
+def to_file(run, out: pathlib.Path | None, options, progress) -> list[pathlib.Path]:
+  """Draws samples and writes them all together."""
+  n, seed, first, given = options["n"], options["seed"], options["first"], out is not None
   chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"
-  out = options["out"] or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
-  if options["out"] and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
-    raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
+  out = out or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
+  if given and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
+    raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}, or into a folder")
   if not out.parent.is_dir():
     raise UserError(f"--out {out}: there is no folder {out.parent}")
   if not os.access(out.parent, os.W_OK):
     raise UserError(f"samples cannot be written into {out.parent}, which is read-only: say where with --out")
-  with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
-    task = bar.add_task("sampling", total=n)
-    samples = run.sample(n, seed=seed, first=first, progress=lambda done: bar.update(task, completed=done))
+  samples = run.sample(n, seed=seed, first=first, batch=options["batch"], progress=lambda drawn: progress(0, drawn))
   if jax.process_index() != 0:
-    return
-  if options["out"] and out.suffix == ".npz":
+    return []
+  if given and out.suffix == ".npz":
     with files.written(out) as file:
       np.savez(file, samples=samples)
-    print(out)
-    return
+    return [out]
+  paths = []
   for suffix, contents in run.render(samples, first).items():
-    path = options["out"] or out.with_name(out.name + suffix)
+    path = out if given else out.with_name(out.name + suffix)
     if path.suffix == suffix:
       files.write(path, contents)
-      print(path)
+      paths.append(path)
+  return paths

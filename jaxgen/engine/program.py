@@ -176,10 +176,11 @@ class Program:
 
   def sample(self, state: State, keys: Any, conditions: Mapping[str, Any]) -> Any:
     """`Method.sample` for a chunk of keys [N]; results on every device."""
-    return self._sampler(keys.shape[0])(state, keys, dict(conditions))
+    return self.sampler(keys.shape[0])(state, keys, dict(conditions))
 
-  def _sampler(self, count: int) -> Callable[..., Any]:
-    sharding = self.batch_sharding if count % self.mesh.size == 0 else self.replicated
+  def sampler(self, n: int) -> Callable[..., Any]:
+    """The jitted (state, keys [n], conditions) -> samples that `sample` calls."""
+    sharding = self.batch_sharding if n % self.mesh.size == 0 else self.replicated
     if sharding not in self._sample:
       draw = lambda state, keys, conditions: self.method.sample(state, keys, **conditions)
       self._sample[sharding] = jax.jit(
@@ -187,10 +188,10 @@ class Program:
       )
     return self._sample[sharding]
 
-  def sample_shapes(self, count: int, conditions: Mapping[str, Any]) -> Any:
-    """Shapes and dtypes of so many samples; nothing is drawn, but the trace is the one that `sample` uses."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-    return self._sampler(count).eval_shape(self.abstract, keys, dict(conditions))
+  def sample_shapes(self, n: int, conditions: Mapping[str, Any]) -> Any:
+    """Shapes and dtypes of n samples; nothing is drawn, but the trace is the one that `sample` uses."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
+    return self.sampler(n).eval_shape(self.abstract, keys, dict(conditions))
 
   def evaluate_shapes(self, raw: Specs) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what `evaluate` gives of a batch of these; nothing is computed."""

@@ -12,6 +12,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.config import Config, load_kept
+from jaxgen.engine.drawing import stream
 from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.frozen import RunCheckpoints
@@ -160,14 +161,22 @@ class Run:
     return values
 
   def sample(
-    self, n: int, *, seed: int = 0, first: int = 0, progress: Callable[[int], Any] | None = None, **conditions: Any
+    self,
+    n: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    batch: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+    **conditions: Any,
   ):
     """Samples first .. first + n - 1 of a seed: [n, ...] numpy, images in [-1, 1].
 
-    Sample i depends on (seed, i) and its condition, not on n, on `first`, or on the number of devices: whole chunks of
-    samples, aligned at multiples of the chunk's size, are computed and cut.
+    Sample i depends on (seed, i) and its condition, not on n, on `first`, or on the number of devices; see
+    `engine.drawing.stream`, which gives them piece by piece.
 
     Args:
+      batch: samples that are computed at once, the experiment's `sample_chunk` by default.
       conditions: values [n, ...] by name, instead of the experiment's own.
       progress: called with the number of samples done.
 
@@ -175,26 +184,13 @@ class Run:
       UserError: the method generates nothing, or n < 1 or first < 0.
     """
 
-    e = self.experiment
-    if e.method.sample is None:
-      raise UserError(f"config {self.config.name} does not generate samples")
-    if n < 1 or first < 0 or first + n > 2**31:
-      raise UserError(
-        f"cannot draw {n} samples from number {first} on: n must be at least 1, first at least 0, and the last number "
-        "below 2^31"
-      )
-    size, key = e.sample_chunk, root(seed, "sampling")
-    chunks = []
-    for start in range(first - first % size, first + n, size):
-      index = np.arange(start, start + size)
-      values = self.conditions_of_chunk(index, first, n, conditions)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-      chunk = jax.tree.map(np.asarray, self.program.sample(self.state, keys, values))
-      low, high = max(first - start, 0), min(first + n - start, size)
-      chunks.append(jax.tree.map(lambda x, low=low, high=high: x[low:high], chunk))
+    pieces, done = [], 0
+    for piece in stream(self, n, seed=seed, first=first, batch=batch, **conditions):
+      pieces.append(piece)
+      done += len(jax.tree.leaves(piece)[0])
       if progress is not None:
-        progress(start + high - first)
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *chunks)
+        progress(done)
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *pieces)
 
   def evaluate_split(self, split: str | None = None, *, seed: int = 0) -> dict[str, Any]:
     """`Method.evaluate` for every example of a split, in order: {name: [N] numpy}. Default: the data's test split."""

@@ -14,7 +14,7 @@ from jaxgen.show import words
 Rows = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 
 POINTS = 2_000  # points of a curve
-INK = "#123456"  # stands for the page's text colour in figures, until `_drawing` puts that in
+INK = "#123456"  # stands for the page's text colour in figures, until `drawing` puts that in
 HIDDEN = ("steps_per_second", "skipped")  # training numbers that the tables tell and no curve needs to
 BLUE, ORANGE = "#3b82c4", "#e07b39"  # both readable on white and on near-black
 
@@ -96,7 +96,7 @@ def _curve(kind: str, name: str, lines: Sequence[Line], error: tuple[np.ndarray,
     if len(lines) > 1:
       axes.legend()
 
-  return _drawing(name + (" (log scale)" if log else ""), f"{kind}/{name}", draw)
+  return drawing(name + (" (log scale)" if log else ""), f"{kind}/{name}", draw)
 
 
 def _running_mean(y: np.ndarray, width: int) -> np.ndarray:
@@ -117,11 +117,12 @@ def _label_log_axis(axes: Any, values: np.ndarray) -> None:
   axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _drawing(title: str, name: str, draw: Callable[[Any], None]) -> Drawing:
+def drawing(title: str, name: str, draw: Callable[[Any], None], height: float = 2.7) -> Drawing:
   """Draws one pair of axes.
 
   Args:
     name: tells the page's figures apart: names inside the SVG, which the whole page shares, are derived from it.
+    height: of the figure; it is 4.8 wide.
   """
   import matplotlib
   from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -145,7 +146,7 @@ def _drawing(title: str, name: str, draw: Callable[[Any], None]) -> Drawing:
     "legend.frameon": False,
   }
   with matplotlib.rc_context(settings):
-    figure = Figure(figsize=(4.8, 2.7), layout="constrained")
+    figure = Figure(figsize=(4.8, height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0)
     axes = figure.add_subplot(facecolor="none")
@@ -177,7 +178,7 @@ def distances(of_samples: np.ndarray, of_test: np.ndarray) -> Drawing:
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%")
     axes.legend()
 
-  return _drawing("share of images", "distances", draw)
+  return drawing("share of images", "distances", draw)
 
 
 def spread(total: int, most: int) -> np.ndarray:

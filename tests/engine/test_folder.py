@@ -4,11 +4,9 @@ import errno
 import fcntl
 import json
 
-import jax
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.engine import folder as folders
 from jaxgen.engine.folder import Folder
 
 GOOD = {"config": "tiny", "arguments": {}, "seed": 0, "sessions": []}
@@ -73,21 +71,3 @@ def test_a_file_system_without_locks_is_not_another_process(tmp_path, monkeypatc
   monkeypatch.setattr(fcntl, "flock", refuse(errno.EWOULDBLOCK))
   with pytest.raises(UserError, match="is being written by another process"):
     Folder(tmp_path).lock()
-
-
-def test_all_processes_of_a_job_raise_what_one_of_them_meets(tmp_path, monkeypatch):
-  """Process 1 does not lock, and must not wait for a process 0 that has ended."""
-  held = Folder(tmp_path)
-  held.lock()
-  said = []
-  monkeypatch.setattr(folders, "agreed", lambda value: said.append(value) or value)
-  with pytest.raises(UserError, match="is being written by process"):
-    Folder(tmp_path).lock()
-  assert said == [True]
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  monkeypatch.setattr(folders, "agreed", lambda value: True)
-  with pytest.raises(UserError, match="process 0 cannot write"):
-    Folder(tmp_path).lock()
-  monkeypatch.setattr(folders, "agreed", lambda value: False)
-  assert Folder(tmp_path).lock() is None
-  held.unlock()

@@ -1,0 +1,105 @@
+"""jaxgen benchmark RUN|CONFIG: how fast it trains and samples on the devices that are here."""
+
+import json
+import pathlib
+
+import jax
+
+from jaxgen.cli.options import cluster_options, join, option, parse
+from jaxgen.core import files
+from jaxgen.core.errors import UserError
+from jaxgen.engine.config import load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import load
+from jaxgen.evaluation.evaluators import frechet
+from jaxgen.show.benchmark import page
+from jaxgen.throughput import document
+from jaxgen.throughput.cases import Asked, numbers, plan, words
+from jaxgen.throughput.measure import Measure
+from jaxgen.throughput.peers import chosen
+
+OPTIONS = {
+  "what": option(str | None, "train, sample, or both with a comma between them (all that the config can)", None),
+  "batch": option(str | None, "examples in a batch over all devices, such as 16,64,256 (what the config says)", None),
+  "solver": option(str | None, "solvers of sampling, such as ddim,dpmpp_2m (what the config says)", None),
+  "sampling_steps": option(str | None, "steps of a solver, such as 10,25,50 (what the config says)", None),
+  "dtype": option(str | None, "what the network computes in: float32, bfloat16 or both (what the config says)", None),
+  "devices": option(str | None, "numbers of devices, such as 1,2,4,8 (all)", None),
+  "turns": option(int, "how often each is timed; the median counts", 5),
+  "quality": option(
+    int, "of a run: also the Fréchet distance of so many samples, for each way of sampling; 0: none", 0
+  ),
+  "peers": option(
+    str | None,
+    "eager,compiled: diffusers' network in PyTorch that takes turns with a U-Net; none (both where they are installed)",
+    None,
+  ),
+  "peer_python": option(str | None, "an interpreter that has torch and diffusers, where this one has not", None),
+  "json": option(pathlib.Path | None, "write the results to this .json file, anew after each", None),
+  "page": option(pathlib.Path | None, "write them as a page to this .html file, anew after each", None),
+}
+
+
+def benchmark(subject: str, given_words: list[str]) -> None:
+  is_run = Folder(subject).exists()
+  if not is_run and pathlib.Path(subject).is_dir():
+    Folder(subject).info()  # says why it is not a run
+  run = load(subject) if is_run else None
+  config = run.config if is_run else load_config(subject)
+  before = run.arguments if is_run else config.defaults()
+  description = "How fast a config trains and samples on the devices that are here."
+  options, changed = parse(
+    f"benchmark {subject}", given_words, {**OPTIONS, **cluster_options()}, description, config, before
+  )
+  lists = {
+    name: numbers(f"--{name.replace('_', '-')}", options[name]) for name in ("batch", "sampling_steps", "devices")
+  }
+  names = {name: words(f"--{name}", options[name]) for name in ("what", "solver", "dtype", "peers")}
+  if options["turns"] < 1 or options["quality"] < 0 or options["quality"] == 1:
+    raise UserError("--turns takes 1 or more, and --quality 2 or more samples, or 0 for none")
+  for flag, suffix in (("json", ".json"), ("page", ".html")):
+    document.check_place(f"--{flag}", options[flag], suffix)
+  join(options)
+  arguments = {**before, **changed}
+  asked = Asked(
+    names["what"], lists["batch"], names["solver"], lists["sampling_steps"], names["dtype"], lists["devices"]
+  )
+  if jax.process_count() > 1 and lists["devices"] not in (None, (jax.device_count(),)):
+    raise UserError(f"--devices {options['devices']}: a job of several processes is measured on all its devices")
+  cases = plan(config, arguments, asked, jax.device_count())
+  if jax.process_count() > 1:  # one of its samples at a time would be on one process's device
+    cases = [case for case in cases if case.devices == jax.device_count()]
+  judge = _judge(run, config, options["quality"], changed) if options["quality"] else None
+  peers = chosen(names["peers"], options["peer_python"]) if jax.process_count() == 1 else ()
+  seed, state = (run.seed, run.state) if is_run else (0, None)
+  measured = Measure(config, seed, state, options["fsdp"], peers, options["peer_python"])
+  main = jax.process_index() == 0
+
+  def keep(found: document.Document) -> None:
+    if main and options["json"]:
+      files.write(options["json"], json.dumps(found, indent=1) + "\n")
+    if main and options["page"]:
+      files.write(options["page"], page(found))
+
+  say = lambda text: print(text, flush=True) if main else None
+  found = document.begin(subject, config, arguments, options["turns"])
+  document.measure(found, measured.row, cases, judge, options["quality"], keep, say)
+  for flag in ("json", "page"):
+    if options[flag]:
+      say(str(options[flag]))
+
+
+def _judge(run, config, samples: int, changed):
+  """(case) -> the Fréchet distance of its samples to the test split, and its floor."""
+  if run is None:
+    raise UserError(f"--quality {samples} is of a run, and {config.name} is a config: train it first")
+  if "image" not in run.data.features or run.data.classes is None:
+    raise UserError(f"--quality {samples}: what judges images learns from labels, and {run.data.name} has none")
+  evaluate = frechet(samples)
+
+  def judge(case):
+    own = {name: case.arguments[name] for name in ("solver", "sampling_steps", "dtype", "bfloat16")
+           if name in config.parameters}  # fmt: skip
+    return evaluate(load(run.folder.path, **{**changed, **own}))
+
+  return judge

@@ -1,0 +1,29 @@
+"""What examples are counted in where their number a second is said: images, tokens, seconds of sound."""
+
+import math
+from typing import NamedTuple
+
+from jaxgen.data.audio import RATE
+from jaxgen.data.dataset import Dataset
+
+
+class Unit(NamedTuple):
+  """name: in the plural. each: of them in one example."""
+
+  name: str
+  each: float
+
+
+def unit(data: Dataset) -> Unit:
+  """What one example of a data set counts for; nothing is read.
+
+  Waves are seconds of audio, whatever a method sees of them. Tokens count with their padding, and of a pair of
+  sentences those of the target. What is neither of these nor an image is an example.
+  """
+  features = data.features
+  if "wave" in features:
+    return Unit("seconds of audio", features["wave"].shape[0] / RATE)
+  for name in ("tokens", "target"):
+    if name in features:
+      return Unit("tokens", float(math.prod(features[name].shape)))
+  return Unit("images" if "image" in features else "examples", 1.0)

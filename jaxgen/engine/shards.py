@@ -1,0 +1,256 @@
+"""Samples on disk, chunk by chunk, in a folder that is gone on with after a kill.
+
+    FOLDER/samples.json           what the samples are of; a folder that holds others is refused
+    FOLDER/chunks.jsonl           a line for each chunk that is complete, with the SHA-256 of its files
+    FOLDER/samples_00000064.npz   the chunk that begins with sample 64: "samples" [k, ...] as the method gives them
+    FOLDER/00000064.png           or sample 64 alone, where pictures were asked for, at its own size
+
+Files appear whole or not at all, and a chunk's line follows its files. Who goes on reads the files of each line, keeps
+those that have that SHA-256 and draws the rest, in the same batches as before: the folder's bytes are those of a start
+that nobody has stopped. Memory holds a chunk that is written, the next with the batches that it is put together of, and
+what `engine.drawing` has on the devices, however many samples there are.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgen.core import files, pictures
+from jaxgen.core.errors import UserError
+from jaxgen.engine.cluster import agreed
+from jaxgen.engine.drawing import cut, stream
+from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.run import Run
+
+Kind = Literal["npz", "images"]
+ABOUT, INDEX = "samples.json", "chunks.jsonl"
+
+
+class Chunk(NamedTuple):
+  """Samples first .. first + count - 1, which are complete on disk or not at all."""
+
+  first: int
+  count: int
+
+
+class Drawn(NamedTuple):
+  """What a start of `draw` has done: samples that were there, and those that it drew."""
+
+  kept: int
+  drawn: int
+
+
+def draw(
+  run: Run,
+  folder: pathlib.Path,
+  n: int,
+  *,
+  seed: int = 0,
+  first: int = 0,
+  kind: Kind = "npz",
+  chunk: int | None = None,
+  batch: int | None = None,
+  progress: Callable[[int, int], Any] = lambda kept, drawn: None,
+) -> Drawn:
+  """Draws samples first .. first + n - 1 of a seed into a folder, or those of them that it lacks.
+
+  Args:
+    kind: npz files, or a PNG file for each sample.
+    chunk: samples in a chunk; as many as a batch by default. It changes files, not samples.
+    batch: as in `engine.drawing.stream`.
+    progress: called with the number of samples that were there already, and of those drawn so far.
+
+  Raises:
+    UserError: as `stream`; the folder holds other samples, or is written by another process; samples that are no
+      pictures are to be pictures.
+  """
+  batch = batch or run.experiment.sample_chunk
+  chunk = chunk or batch
+  if chunk < 1:
+    raise UserError(f"--chunk {chunk}: a chunk has at least 1 sample")
+  stream(run, n, seed=seed, first=first, batch=batch)  # says what cannot be drawn
+  shape, dtype = _like(run)
+  if kind == "images" and not (len(shape) == 3 and shape[-1] in (1, 3, 4) and np.issubdtype(dtype, np.floating)):
+    raise UserError(f"samples of shape {list(shape)} and type {dtype} are no pictures: use --format npz")
+  about = {
+    "config": run.config.name,
+    "arguments": run.config.to_json(run.arguments),
+    "step": run.step,
+    "sha256": state_hash(run.state),
+    "seed": seed,
+    "first": first,
+    "n": n,
+    "format": kind,
+    "chunk": chunk,
+    "batch": batch,
+    "shape": list(shape),
+    "dtype": str(dtype),
+  }
+  writer = _Writer(folder, kind)
+  wanted = [Chunk(start, min(chunk, first + n - start)) for start in range(first, first + n, chunk)]
+  main = jax.process_index() == 0
+  with contextlib.ExitStack() as stack:
+    if agreed(int((folder / ABOUT).exists())):
+      _check_same(folder, about)
+    if main:
+      stack.enter_context(_locked(folder))
+      writer.begin(about, wanted)
+    missing = [c for c in wanted if agreed(int(main and c not in writer.complete))]
+    kept, drawn = n - sum(c.count for c in missing), 0
+    progress(kept, 0)
+    thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+    pending = None
+    for chunks in _neighbours(missing):
+      pieces = stream(run, sum(c.count for c in chunks), seed=seed, first=chunks[0].first, batch=batch)
+      samples = cut(pieces, iter([c.count for c in chunks]))
+      for this in chunks:
+        x = next(samples)
+        if main:
+          if pending is not None:
+            pending.result()  # raises what the thread has met
+          pending = thread.submit(writer.write, this, x)
+        del x
+        drawn += this.count
+        progress(kept, drawn)
+    if pending is not None:
+      pending.result()
+    if main:
+      writer.finish()
+  return Drawn(kept, drawn)
+
+
+def _like(run: Run) -> tuple[tuple[int, ...], np.dtype]:
+  """Shape and dtype of one sample; none is drawn."""
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  like = jax.eval_shape(run.experiment.method.sample, run.program.abstract, keys, **run.conditions(np.arange(1)))
+  if not hasattr(like, "shape"):
+    raise UserError(f"a sample of config {run.config.name} is several arrays, which are not written to a folder")
+  return tuple(like.shape[1:]), np.dtype(like.dtype)
+
+
+def _check_same(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Raises a UserError, naming the difference, unless the folder holds samples of the same; `n` may be raised."""
+  try:
+    there = json.loads((folder / ABOUT).read_text())
+    old = {**there, **{f"--{k.replace('_', '-')}": v for k, v in there.pop("arguments").items()}}
+  except (OSError, ValueError, KeyError, AttributeError) as error:
+    raise UserError(f"{folder / ABOUT} cannot be read: remove it, or choose another folder") from error
+  new = {**about, **{f"--{k.replace('_', '-')}": v for k, v in about["arguments"].items()}}
+  words = {"sha256": "a state with SHA-256", "step": "step", "config": "config", "shape": "shape", "dtype": "type"}
+  for name in (*about, *sorted(old.keys() | new.keys())):
+    if name == "arguments" or old.get(name) == new.get(name):
+      continue
+    if name == "n" and isinstance(old.get("n"), int) and old["n"] < new["n"]:
+      continue
+    what = words.get(name, name if name.startswith("--") else f"--{name}")
+    raise UserError(
+      f"{folder} holds samples of {what} {old.get(name)}, not {new.get(name)}: choose another folder, or the same flags"
+    )
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Claims a folder, which is made if need be, for this process; nothing is left of it."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+  except OSError as error:
+    raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+  try:
+    try:
+      fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(f"{folder} is being written by another process: wait for it, or choose another folder") from None
+    yield
+  finally:
+    os.close(number)
+
+
+def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+  """Chunks that follow one another together, so that a stream that is drawn for them draws nothing else."""
+  groups: list[list[Chunk]] = []
+  for chunk in chunks:
+    if groups and sum(groups[-1][-1]) == chunk.first:
+      groups[-1].append(chunk)
+    else:
+      groups.append([chunk])
+  return groups
+
+
+class _Writer:
+  """Writes chunks into a folder, and knows which are complete there."""
+
+  def __init__(self, folder: pathlib.Path, kind: Kind):
+    self.folder, self.kind = folder, kind
+    self.complete: dict[Chunk, str] = {}  # the SHA-256 of their files
+
+  def begin(self, about: Mapping[str, Any], wanted: Sequence[Chunk]) -> None:
+    """Finds which of the chunks that are wanted are complete, and removes what a kill has left half written."""
+    for path in self.folder.glob(".*"):
+      if path.name.rpartition(".")[2].isdigit():  # see `files.write`
+        path.unlink()
+    known = set(wanted)
+    for line in self._lines():
+      chunk = Chunk(line["first"], line["count"])
+      if chunk in known and self._sha256(chunk) == line["sha256"]:
+        self.complete[chunk] = line["sha256"]
+    files.write(self.folder / ABOUT, json.dumps(about, indent=2) + "\n")
+    self.finish()
+
+  def _lines(self) -> Iterator[Any]:
+    """The index; a last line that a kill cut short is dropped."""
+    with contextlib.suppress(FileNotFoundError), open(self.folder / INDEX) as file:
+      for text in file:
+        with contextlib.suppress(json.JSONDecodeError):
+          yield json.loads(text)
+
+  def _paths(self, chunk: Chunk) -> list[pathlib.Path]:
+    if self.kind == "npz":
+      return [self.folder / f"samples_{chunk.first:08d}.npz"]
+    return [self.folder / f"{i:08d}.png" for i in range(chunk.first, chunk.first + chunk.count)]
+
+  def _sha256(self, chunk: Chunk) -> str | None:
+    """Of a chunk's files, one after the other; None where one cannot be read."""
+    digest = hashlib.sha256()
+    try:
+      for path in self._paths(chunk):
+        digest.update(path.read_bytes())
+    except OSError:
+      return None
+    return digest.hexdigest()
+
+  def write(self, chunk: Chunk, samples: np.ndarray) -> None:
+    """Writes a chunk's files, and then its line."""
+    digest = hashlib.sha256()
+    for path, contents in zip(self._paths(chunk), self._contents(samples), strict=True):
+      files.write(path, contents)
+      digest.update(contents)
+    self.complete[chunk] = digest.hexdigest()
+    with open(self.folder / INDEX, "a") as file:
+      file.write(self._line(chunk))
+
+  def _contents(self, samples: np.ndarray) -> Iterator[bytes]:
+    if self.kind == "npz":
+      buffer = io.BytesIO()
+      np.savez(buffer, samples=samples)
+      yield buffer.getvalue()
+    else:
+      with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # zlib leaves Python's lock
+        yield from threads.map(pictures.png, pictures.to_uint8(samples))
+
+  def _line(self, chunk: Chunk) -> str:
+    return json.dumps({**chunk._asdict(), "sha256": self.complete[chunk]}) + "\n"
+
+  def finish(self) -> None:
+    """Writes the index anew, in order."""
+    files.write(self.folder / INDEX, "".join(self._line(chunk) for chunk in sorted(self.complete)))

@@ -1,0 +1,124 @@
+"""What the devices can do: the product of two large matrices as measured, data sheets, and their memory."""
+
+import contextlib
+import math
+import os
+import pathlib
+import resource
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+TURNS, SECONDS = 7, 3.0  # of a matrix product: so many, but no more once it has taken so long
+
+
+class Sheet(NamedTuple):
+  """Dense FLOP/s of a device by its maker's data sheet.
+
+  bfloat16: with sums in float32.
+  float32: of what XLA computes float32 products in by default, TF32 on a GPU and bfloat16 on a TPU.
+  source: which document says so.
+  """
+
+  bfloat16: float
+  float32: float
+  source: str
+
+
+A100 = "NVIDIA A100 Tensor Core GPU data sheet, 2021"
+H100 = "NVIDIA H100 Tensor Core GPU data sheet, 2024, without sparsity"
+H200 = "NVIDIA H200 Tensor Core GPU data sheet, 2024, without sparsity"
+TPU = "Google Cloud TPU documentation, peak compute per chip"
+# The first name that the device's kind begins with, in lower case, is it: longer names stand first.
+SHEETS = {
+  "nvidia a100": Sheet(312e12, 156e12, A100),
+  "nvidia h100 pcie": Sheet(756e12, 378e12, H100),
+  "nvidia h100 nvl": Sheet(835e12, 417e12, H100),
+  "nvidia h100": Sheet(989e12, 494e12, H100),
+  "nvidia h200 nvl": Sheet(836e12, 418e12, H200),
+  "nvidia h200": Sheet(989e12, 494e12, H200),
+  "tpu v4": Sheet(275e12, 275e12, TPU),
+  "tpu v5 lite": Sheet(197e12, 197e12, TPU),
+  "tpu v5e": Sheet(197e12, 197e12, TPU),
+  "tpu v5": Sheet(459e12, 459e12, TPU),  # v5p calls itself "TPU v5" or "TPU v5p"
+  "tpu v6": Sheet(918e12, 918e12, TPU),  # v6e calls itself "TPU v6 lite" or "TPU v6e"
+}
+
+
+def sheet(kind: str) -> Sheet | None:
+  """The data sheet of a device by its `device_kind`; None where there is none here, as of a CPU."""
+  return next((found for name, found in SHEETS.items() if kind.lower().startswith(name)), None)
+
+
+def matmul_peak(devices: Sequence[Any], dtype: str) -> float:
+  """FLOP/s that all these devices reach together, each with a product of two matrices of its own; the fastest turn.
+
+  Simulated devices share a machine's cores, so that more of them reach no more.
+  """
+  n = 8192 if devices[0].platform != "cpu" else 2048 if len(devices) == 1 else 1024
+  place = lambda x, device: jax.device_put(x, device)
+  ones = jnp.ones((n, n), jnp.dtype(dtype)) / math.sqrt(n)
+  pairs = [(place(ones, d), place(ones, d)) for d in devices]
+  multiply = jax.jit(jnp.matmul)
+  run = lambda: jax.block_until_ready([multiply(a, b) for a, b in pairs])
+  run()
+  seconds: list[float] = []
+  while len(seconds) < 2 or (len(seconds) < TURNS and sum(seconds) < SECONDS):
+    began = time.perf_counter()
+    run()
+    seconds.append(time.perf_counter() - began)
+  return len(devices) * 2 * n**3 / min(seconds)
+
+
+def memory_limit(devices: Sequence[Any]) -> int | None:
+  """Bytes that one of the devices has for a program; None where it is not known.
+
+  On a CPU, its part of what the machine has free. There a program that needs more is not refused but ends the process.
+  """
+  stats = devices[0].memory_stats() or {}
+  if "bytes_limit" in stats:
+    return int(stats["bytes_limit"])
+  if devices[0].platform != "cpu":
+    return None
+  free = [_free_memory(), _free_in_group()]
+  return min((x // len(devices) for x in free if x is not None), default=None)
+
+
+def _free_memory() -> int | None:
+  with contextlib.suppress(OSError, ValueError, IndexError):
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+      if line.startswith("MemAvailable:"):
+        return int(line.split()[1]) * 1024
+  return None
+
+
+def _free_in_group() -> int | None:
+  """What the control group of a container leaves."""
+  with contextlib.suppress(OSError, ValueError):
+    group = pathlib.Path("/sys/fs/cgroup")
+    return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+  return None
+
+
+def peak_memory(devices: Sequence[Any]) -> int | None:
+  """The most bytes that one of the devices has had in use since the process began; None where it does not say."""
+  peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in devices]
+  return max((int(p) for p in peaks if p is not None), default=None)
+
+
+def forget_host_peak() -> None:
+  """Lets `host_peak` begin anew, where the system can."""
+  with contextlib.suppress(OSError):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def host_peak() -> int:
+  """The most bytes of the host's memory that the process has had since `forget_host_peak`, or since it began."""
+  with contextlib.suppress(OSError, ValueError, IndexError):
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+      if line.startswith("VmHWM:"):
+        return int(line.split()[1]) * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

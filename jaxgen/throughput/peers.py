@@ -1,0 +1,156 @@
+"""PyTorch beside us: diffusers' UNet2DModel of the same shape, which takes turns with the program that is measured.
+
+The competitor is `benchmarks/worker_torch.py` of the repository, a process of its own: channels last, fused Adam,
+autocast where the dtype is bfloat16, eager or under `torch.compile`. It answers a line with a line. It trains as DDPM
+does, or samples by DDIM with as many network calls as ours: what compares is an update, or a network call.
+"""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxgen.core.errors import UserError
+from jaxgen.engine.experiment import Experiment
+from jaxgen.nn import UNet
+from jaxgen.throughput.cases import Case
+
+KINDS = ("eager", "compiled")
+WORKER = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "worker_torch.py"
+
+
+def chosen(asked: Sequence[str] | None, python: str | None) -> tuple[str, ...]:
+  """The competitors that take part: what is asked for, or all where they are installed.
+
+  Raises:
+    UserError: one that there is not, or that is asked for and cannot take part.
+  """
+  if asked is not None:
+    if asked == ("none",):
+      return ()
+    for kind in asked:
+      if kind not in KINDS:
+        raise UserError(f"--peers {kind} is none of {', '.join(KINDS)}, none")
+  installed = python is not None or all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
+  if asked and not WORKER.is_file():
+    raise UserError("--peers needs jaxgen's repository, and this is an installed package without benchmarks/")
+  if asked and not installed:
+    raise UserError("--peers needs torch and diffusers: pip install -e '.[peers]', or --peer-python PATH")
+  return tuple(asked or KINDS) if installed and WORKER.is_file() else ()
+
+
+def network_of(e: Experiment) -> nn.Module | None:
+  """The first network that an experiment's method initialises; nothing is computed."""
+  found: list[nn.Module] = []
+
+  def see(call: Any, words: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+    if context.module.path == ():
+      found.append(context.module)
+    return call(*words, **options)
+
+  spec = e.data.batch_spec(e.batch_size, train=True)
+  with nn.intercept_methods(see):
+    jax.eval_shape(e.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+  return found[0] if found else None
+
+
+def job(e: Experiment, case: Case, updates: int, calls: int | None) -> dict[str, Any] | str:
+  """What a competitor is asked to do, or one sentence on why there is none."""
+  network = network_of(e)
+  if type(network) is not UNet:
+    return f"diffusers has no counterpart of {type(network).__name__} here: only jaxgen.nn.UNet has one"
+  if network.classes is not None or network.heads != 1:
+    return "diffusers' counterpart here is of a U-Net without classes and with one head"
+  if case.devices != 1:
+    return "PyTorch is measured on one device"
+  if case.what == "sample" and calls is None:
+    return "how often a sample calls the network is not known"
+  return {
+    "task": "training" if case.what == "train" else "sampling",
+    "dtype": case.dtype,
+    "channels": network.channels,
+    "multipliers": list(network.multipliers),
+    "blocks": network.blocks,
+    "attention": list(network.attention),
+    "dropout": network.dropout,
+    "image": list(e.data.spec.shape),
+    "batch": case.batch,
+    "updates": updates,
+    "sampling_steps": calls or 1,
+    "peak": False,
+    "tf32": True,  # as XLA multiplies float32 on a GPU by default
+    "tf32_conv": True,
+  }
+
+
+class Peers:
+  """Competitors that are ready: compiled and warmed up.
+
+  python: their interpreter.
+  """
+
+  def __init__(self, kinds: Sequence[str], job: Mapping[str, Any], python: str):
+    self.processes: dict[str, subprocess.Popen] = {}
+    self.found: dict[str, dict[str, Any]] = {}
+    self.job = job
+    for kind in kinds:
+      command = [python, str(WORKER), json.dumps({**job, "compiled": kind == "compiled"})]
+      name = f"torch {kind}"
+      self.processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+      self.found[name] = {"turns": []} | self._answer(name)
+
+  def _answer(self, name: str) -> dict[str, Any]:
+    text = self.processes[name].stdout.readline()
+    return json.loads(text) if text else {"error": f"its process ended with code {self.processes[name].wait()}"}
+
+  def _ask(self, name: str, word: str) -> dict[str, Any]:
+    with contextlib.suppress(OSError):  # it has ended, which the answer says
+      self.processes[name].stdin.write(word + "\n")
+      self.processes[name].stdin.flush()
+    return self._answer(name)
+
+  def turn(self) -> None:
+    """Each has its turn."""
+    each = self.job["updates"] if self.job["task"] == "training" else self.job["sampling_steps"]
+    for name, found in self.found.items():
+      if "error" not in found:
+        answer = self._ask(name, "go")
+        found |= {"error": answer["error"]} if "error" in answer else {}
+        found["turns"] += [answer["seconds"] / each] if "seconds" in answer else []
+
+  def close(self) -> dict[str, dict[str, Any]]:
+    """Ends them; their results by name: seconds of an update or of a network call, the median of the turns."""
+    for name, process in self.processes.items():
+      if process.poll() is None and "error" not in self.found[name]:
+        self.found[name] |= self._ask(name, "end")
+      with contextlib.suppress(OSError):
+        process.stdin.close()
+      try:
+        process.wait(30)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    keep = ("error", "turns", "first_call", "peak_memory", "parameters", "versions", "device")
+    results = {name: {k: v for k, v in found.items() if k in keep} for name, found in self.found.items()}
+    for found in results.values():
+      if found["turns"]:
+        found["seconds"] = statistics.median(found["turns"])
+    return results
+
+
+def against(ours: Sequence[float], results: Mapping[str, Mapping[str, Any]]) -> float | None:
+  """How many times as fast we are as the best of them: the median over turns of theirs / ours; None without any."""
+  theirs = [found["turns"] for found in results.values() if len(found["turns"]) == len(ours)]
+  return statistics.median(min(t) / x for x, *t in zip(ours, *theirs, strict=True)) if theirs else None
+
+
+def interpreter(python: str | None) -> str:
+  return python or sys.executable

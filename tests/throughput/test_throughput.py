@@ -1,0 +1,238 @@
+"""`jaxgen benchmark`: its numbers agree with each other and with what is known of the program; errors are sentences."""
+
+import json
+import re
+import statistics
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxgen import cli
+from jaxgen.engine.config import load_config
+from jaxgen.engine.program import Program
+from jaxgen.show.benchmark import page
+from jaxgen.throughput import chips, document, measure, summary
+from jaxgen.throughput.cases import Asked, plan
+
+# Multiplications and additions of tiny's network for one example: 65 x 32 and 32 x 64 weights. Its gradient has the
+# products with both layers' weights again, and with those of the second for what comes before it.
+FORWARD = 2 * (65 * 32 + 32 * 64)
+GRADIENT = 2 * FORWARD + 2 * 32 * 64
+
+
+def command(*words, capsys, code=0):
+  with pytest.raises(SystemExit) as end:
+    cli.main([str(word) for word in words])
+  found = capsys.readouterr()
+  assert (end.value.code or 0) == code, found.out + found.err
+  return found
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  return tiny.write(tmp_path_factory.mktemp("throughput"))
+
+
+@pytest.fixture(scope="module")
+def measured(config):
+  """(the command's JSON file, its page, what it printed); at a batch of 32 memory does not suffice.
+
+  Training finds that out from the device and sampling from XLA's plan.
+  """
+  words = ["benchmark", config, "--batch", "8,16,32", "--devices", 1, "--turns", 3, "--peers", "none"]
+  files = [config.with_name("speed.json"), config.with_name("speed.html")]
+  dispatch, sample, large = Program.dispatch, measure.Measure._sample, []
+
+  def no_memory(program, state, raws, count):
+    if raws["image"].shape[1] == 32:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8192 bytes.\nMore lines.")
+    return dispatch(program, state, raws, count)
+
+  def planned(self, case, *words):
+    large[:] = [case.batch == 32]
+    return sample(self, case, *words)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(measure, "TURN", 0.01)
+    patch.setattr(Program, "dispatch", no_memory)
+    patch.setattr(measure.Measure, "_sample", planned)
+    patch.setattr(chips, "memory_limit", lambda devices: 1024 if large == [True] else 2**40)
+    printed = []
+    patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
+    with pytest.raises(SystemExit) as end:
+      cli.main([str(word) for word in [*words, "--json", files[0], "--page", files[1]]])
+  assert not end.value.code, printed
+  return json.loads(files[0].read_text()), files[1].read_text(), printed
+
+
+def test_the_numbers_agree_with_each_other(measured):
+  found, _, printed = measured
+  assert found["finished"]
+  assert found["unit"] == {"name": "images", "each": 1.0}
+  assert found["data_sheet"] is None  # a CPU has none
+  kinds = [(row["what"], row["batch"], row["status"]) for row in found["rows"]]
+  assert kinds == [
+    ("train", 8, "ok"), ("train", 16, "ok"), ("train", 32, "out of memory"),
+    ("sample", 1, "ok"), ("sample", 8, "ok"), ("sample", 16, "ok"), ("sample", 32, "out of memory"),
+  ]  # fmt: skip
+  for row in found["rows"]:
+    assert row["host_peak_bytes"] > 2**26
+    if row["status"] != "ok":
+      continue
+    assert len(row["turns"]) == 3
+    assert row["seconds"] == statistics.median(row["turns"]) > 0
+    assert row["examples_per_second"] == pytest.approx(row["batch"] / row["seconds"])
+    assert row["per_device"] == pytest.approx(row["per_second"] / row["devices"])
+    assert row["mfu"] == pytest.approx(row["flops"] / row["seconds"] / row["peak_flops"])
+    assert row["mfu_data_sheet"] is None
+    assert row["compile_seconds"] > 0
+    assert row["planned_bytes"] > 0
+    if row["what"] == "sample":
+      assert (row["solver"], row["sampling_steps"], row["network_calls"]) == ("ddim", 3, 3)
+      assert row["seconds_per_call"] == pytest.approx(row["seconds"] / 3)
+    assert row["flops"] == row["batch"] * (GRADIENT if row["what"] == "train" else 3 * FORWARD)
+  assert len({row["peak_flops"] for row in found["rows"] if row["status"] == "ok"}) == 1
+  planned = [row["planned_bytes"] for row in found["rows"] if row["what"] == "sample" and row["status"] == "ok"]
+  assert planned == sorted(planned)
+  assert sum("images/s" in line for line in printed) == 5
+
+
+def test_out_of_memory_is_a_row(measured):
+  rows = [row for row in measured[0]["rows"] if row["status"] == "out of memory"]
+  assert rows[0]["error"] == "RESOURCE_EXHAUSTED: Out of memory allocating 8192 bytes."
+  assert re.fullmatch(r"the compiled program takes \d+ MiB a device, which has 0", rows[1]["error"])
+  assert not any("seconds" in row for row in rows)
+
+
+def test_the_page_needs_nothing_else(measured):
+  found, text, _ = measured
+  assert text == page(found)
+  assert not re.search(r"<script|<link|src=|url\((?!#)|@import", text)
+  assert len(re.findall("<svg", text)) == 6  # rate, share and memory of both
+  for row in found["rows"]:
+    if row["status"] != "ok":
+      assert f"out of memory: {row['error']}" in text
+  best = max((row for row in found["rows"] if "per_second" in row and row["what"] == "train"), key=lambda r: r["mfu"])
+  assert f"batch {best['batch']}, 1 device" in text
+
+
+def fake(what="train", devices=1, batch=8, seconds=1.0, **changed):
+  """A row as `Measure` gives it."""
+  row = dict(what=what, dtype="float32", devices=devices, batch=batch, solver=None, sampling_steps=None, latency=False)
+  row |= dict(status="ok", seconds=seconds, turns=[seconds], spread=0.0, network_calls=None, seconds_per_call=None)
+  row |= dict(examples_per_second=batch / seconds, per_second=batch / seconds, per_device=batch / seconds / devices)
+  row |= dict(flops=1e9, peak_flops=1e10, mfu=0.1 / seconds, mfu_data_sheet=None, planned_bytes=2**20)
+  return row | dict(compile_seconds=1.0, device_peak_bytes=None, host_peak_bytes=2**20) | changed
+
+
+def test_scaling_and_quality():
+  rows = [fake(), fake(devices=2, batch=16, seconds=1.25), fake(devices=4, batch=8, seconds=0.5), fake(batch=16)]
+  found = {(row["kind"], row["devices"]): row["efficiency"] for row in summary.scaling(rows)}
+  # Twice the batch in 1.25 times the time; four devices that need half the time; two that need 1.25 times of one's.
+  assert found == pytest.approx({("weak", 2): 0.8, ("strong", 4): 0.5, ("strong", 2): 0.4})
+  rows = [fake("sample", solver="ddim", sampling_steps=5, batch=b, seconds=s) for b, s in ((8, 1), (16, 1), (64, 8))]
+  judged = {("float32", "ddim", 5): {"frechet_100": 3.0, "frechet_100_floor": 1.5}}
+  (found,) = summary.quality(rows, judged, 100)
+  assert (found["batch"], found["quality"]) == (16, 0.5)
+  assert found["seconds_per_1000"] == pytest.approx(62.5)
+  assert found["seconds_per_quality"] == pytest.approx(125)
+
+
+def test_results_are_kept_as_they_come(config):
+  loaded = load_config(config)
+  cases = plan(loaded, {}, Asked(what=("train",), batches=(8, 16), devices=(1, 2)), 8)
+  kept = []
+
+  def stopped(case, turns):
+    if len(kept) == 3:
+      raise KeyboardInterrupt
+    return fake(devices=case.devices, batch=case.batch)
+
+  begun = document.begin("tiny.py", loaded, loaded.defaults(), turns=2)
+  with pytest.raises(KeyboardInterrupt):
+    document.measure(begun, stopped, cases, keep=lambda found: kept.append(json.dumps(found)))
+  assert [len(json.loads(text)["rows"]) for text in kept] == [1, 2, 3]
+  last = json.loads(kept[-1])
+  assert not last["finished"]
+  assert [row["efficiency"] for row in last["scaling"]] == [0.5]  # the whole batch in the same time
+  assert "Not finished" in page(last)
+  assert "simulates 8 devices" in page(last)
+  last["quality"] = [
+    dict(dtype="float32", solver="ddim", sampling_steps=5, samples=9, frechet=2.0, quality=0.5)
+    | dict(seconds_per_1000=1.0, seconds_per_quality=2.0)
+  ]
+  assert "Quality: floor of the Fréchet distance over it" in page(last)
+
+
+def test_every_combination_is_a_case(config):
+  asked = Asked(None, (8, 16), ("ddim", "heun"), (2, 4), ("float32", "bfloat16"), (1, 2))
+  cases = plan(load_config(config), {"layers": (8,)}, asked, available=8)
+  assert len(cases) == len(set(map(str, cases))) == 2 * (2 * 2 + 2 * 2 * 2 * 2 + 2 * 2)
+  assert all(case.arguments["layers"] == (8,) for case in cases)
+  assert {case.arguments["batch_size"] for case in cases if case.what == "train"} == {8, 16}
+  assert [case.batch for case in cases if case.latency] == [1] * 8
+  assert {(case.arguments["solver"], case.arguments["sampling_steps"]) for case in cases if case.solver} >= {
+    ("ddim", 2), ("heun", 4),
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("words", "sentence"),
+  [
+    (["--solver", "dimm"], "--solver dimm is none of ancestral, ddim, .*: perhaps ddim"),
+    (["--batch", "12"], "a batch of 12 does not divide over the 8 devices: use a multiple of 8, such as 16"),
+    (["--batch", "8,0"], "--batch 8,0: give whole numbers from 1 with commas between them"),
+    (["--batch", "8,8"], "--batch 8,8: give different values"),
+    (["--what", "trian"], "--what trian is none of train, sample: perhaps train"),
+    (["--dtype", "float8"], "--dtype float8 is none of float32, bfloat16"),
+    (["--devices", "1,16"], "--devices 16: there are 8"),
+    (["--sampling-steps", "1", "--solver", "dpmpp_2m"], "takes 2 steps or more, not 1"),
+    (["--turns", "0"], "--turns takes 1 or more"),
+    (["--quality", "9"], "--quality 9 is of a run, and tiny is a config: train it first"),
+    (["--peers", "eagre"], "--peers eagre is none of eager, compiled, none"),
+    (["--json", "speed.txt"], "--json speed.txt: it is a .json file"),
+    (["--page", "no/speed.html"], "--page no/speed.html: there is no folder no"),
+  ],
+)
+def test_wrong_flags_are_one_sentence(config, words, sentence, capsys, monkeypatch):
+  monkeypatch.setattr(measure.Measure, "row", lambda *_: pytest.fail("something was measured"))
+  err = command("benchmark", config, *words, capsys=capsys, code=1).err
+  lines = [line for line in err.splitlines() if line.startswith("jaxgen: error: ")]
+  assert len(lines) == 1, err
+  assert re.search(sentence, lines[0])
+  assert "Traceback" not in err
+
+
+def test_a_config_without_such_a_flag_or_samples_says_so(capsys):
+  for name, words, sentence in (
+    ("ddpm_digits", ["--dtype", "bfloat16"], "config ddpm_digits has no flag for --dtype bfloat16"),
+    ("backbone_digits", ["--solver", "ddim"], "config backbone_digits does not generate samples"),
+    ("backbone_digits", ["--what", "sample"], "config backbone_digits does not generate samples: use --what train"),
+  ):
+    if "--solver" in words:
+      words = [*words, "--what", "sample"]
+    assert sentence in command("benchmark", name, *words, capsys=capsys, code=1).err
+  with pytest.raises(SystemExit):
+    cli.main(["benchmark", "vae_digits", "--solver", "ddim"])
+  assert "config vae_digits has no flag --solver" in capsys.readouterr().err
+
+
+def test_data_sheets_are_found_by_the_names_that_jax_gives():
+  tflops = lambda kind: chips.sheet(kind).bfloat16 / 1e12
+  kinds = ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H200"]
+  assert list(map(tflops, kinds)) == [312, 989, 756, 989]
+  kinds = ["TPU v4", "TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e"]
+  assert list(map(tflops, kinds)) == [275, 197, 197, 459, 459, 918, 918]
+  assert chips.sheet("cpu") is None
+
+
+def test_memory_and_peaks_are_of_this_machine():
+  devices = jax.devices()
+  limit = chips.memory_limit(devices[:1])
+  assert limit is None or 2**20 < chips.memory_limit(devices) <= limit
+  assert chips.peak_memory(devices) is None  # a CPU does not say
+  block = np.ones(2**24)  # 128 MiB
+  assert chips.host_peak() >= block.nbytes
+  assert 1e8 < chips.matmul_peak(devices[:1], "float32") < 1e14
