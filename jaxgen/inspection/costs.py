@@ -7,6 +7,8 @@ from jax.extend import core
 
 from jaxgen.core.method import network_sizes
 from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.program import Program
+from jaxgen.engine.rules import parts
 from jaxgen.engine.run import Run
 from jaxgen.nn.blocks.rules import definition
 
@@ -20,6 +22,20 @@ def device_bytes(tree) -> int:
   """Bytes of a tree's arrays on one device, by their shardings."""
   shard = lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype)
   return nbytes(jax.tree.map(shard, tree))
+
+
+def least_sent(program: Program) -> float:
+  """Bytes that each device must send in a step for the networks that are trained, whatever the batch is.
+
+  Of an array that N devices have a part of each: it is gathered before the forward and before the backward pass, and
+  its gradient is reduced and cut, 3 (N - 1) / N of its bytes. Over the copies of a part gradients are reduced.
+  """
+  total = 0.0
+  for leaf in jax.tree.leaves({name: program.abstract.params[name] for name in program.abstract.opt}):
+    ways = parts(leaf)
+    copies = program.mesh.size // ways
+    total += nbytes(leaf) * (3 * (ways - 1) / ways + 2 * (copies - 1) / copies / ways)
+  return total
 
 
 def flops(jaxpr: core.Jaxpr) -> float:
