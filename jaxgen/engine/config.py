@@ -37,7 +37,7 @@ KEPT_IMPORTS = "config"  # the folder with its copies of what that imports
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
-  + ["layout", "fresh", "average", "seeds", "ledger", "compile"]
+  + ["layout", "fresh", "average", "seeds", "ledger", "compile", "target"]
   + ["help", "version", "data_dir", "manual_dir"]
 )
 

@@ -31,11 +31,21 @@ class Run:
     state: the training state; a finished run's is restored when it is first asked for.
   """
 
-  def __init__(self, folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int, *, fsdp: int = 1):
+  def __init__(
+    self,
+    folder: Folder,
+    config: Config,
+    arguments: Mapping[str, Any],
+    seed: int,
+    *,
+    fsdp: int = 1,
+    devices: list | int | None = None,
+  ):
+    """fsdp, devices: as in `make_mesh`."""
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._fsdp = fsdp
+    self._fsdp, self._devices = fsdp, devices
     self._program = None
     self._state = None
 
@@ -49,10 +59,10 @@ class Run:
 
   @property
   def program(self):
-    """The method compiled for this machine's devices."""
+    """The method compiled for this machine's devices, or for those that were given."""
     if self._program is None:
       e = self.experiment
-      mesh = make_mesh(self._fsdp)
+      mesh = make_mesh(self._fsdp, self._devices)
       check_divides(e.evaluate_batch or e.batch_size, mesh)
       try:
         self._program = Program(

@@ -4,6 +4,7 @@ import math
 
 import jax
 from jax.extend import core
+from jax.sharding import AbstractMesh
 
 from jaxgen.core.method import network_sizes
 from jaxgen.engine.hashing import state_hash
@@ -78,6 +79,8 @@ def show(run: Run, restored: bool, compiled: bool) -> None:
   """Prints it all; for a run also its step and the SHA-256 of its state, and what only the compiler knows if asked."""
   program = run.program
   abstract = program.abstract
+  planned = isinstance(program.mesh, AbstractMesh)
+  kind = "device, not here: --target compiles for them" if planned else program.mesh.devices.flat[0].device_kind
   mib = lambda n: f"{n / 2**20:,.1f} MiB"
   rows = [(f"parameters of {name}", f"{size:,}") for name, size in network_sizes(abstract.params).items()]
   parts = {
@@ -92,7 +95,7 @@ def show(run: Run, restored: bool, compiled: bool) -> None:
     ("memory a device, state", mib(device_bytes(abstract))),
     ("memory a device, batches", mib(device_bytes(program.batches))),
     ("memory a device, work", mib(work_bytes(run)) if compiled else "not compiled: --compile True measures it"),
-    ("devices", f"{program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"),
+    ("devices", f"{program.mesh.size} x {kind}"),
   ]
   if restored:
     rows += [("step", str(run.step)), ("SHA-256 of the state", state_hash(run.state))]

@@ -39,11 +39,11 @@ class Collective(NamedTuple):
 
   kind: str
   ways: int
-  nbytes: float
+  nbytes: int | float
   count: int
 
   @property
-  def sent(self) -> float:
+  def sent(self) -> int | float:
     """Bytes that each device sends for it in a step, at the least."""
     return self.count * self.nbytes * SENT[self.kind](self.ways)
 
@@ -142,7 +142,7 @@ def _array_bytes(dtype: str, shape: str) -> float:
   return size * math.prod(int(n) for n in shape.split(",") if n)
 
 
-def _nbytes(instruction: _Instruction, ways: int) -> float:
+def _nbytes(instruction: _Instruction, ways: int) -> int | float:
   """Bytes of the whole arrays of a collective, from its result's type."""
   sizes = [_array_bytes(*array) for array in _ARRAY.findall(instruction.result)]
   if instruction.opcode == "all-gather-start":  # (operands, results)
