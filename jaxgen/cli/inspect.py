@@ -1,24 +1,53 @@
-"""jaxgen inspect RUN|CONFIG: parameters, bytes, FLOPs; for a run also its step and the SHA-256 of its state."""
+"""jaxgen inspect RUN|CONFIG: parameters, bytes, FLOPs; for a run also its step and the SHA-256 of its state.
+
+With --target, what the program costs on machines that are not there, as their compiler says.
+"""
 
 import pathlib
 
+import jax
+
 from jaxgen import inspection
 from jaxgen.cli.options import CHECKPOINT, cluster_options, join, load_run, option, parse
+from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
+from jaxgen.inspection import plan
+from jaxgen.inspection.targets import target
+
+TARGET = "plan for machines that are not there: tpu:v5e:16x16 compiles for them, cpu:64 simulates so many (minutes)"
 
 
 def inspect(subject: str, words: list[str]) -> None:
   is_run = Folder(subject).exists()
-  own = {"compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False)}
-  if is_run:
+  own = {
+    "compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False),
+    "target": option(str | None, TARGET, None),
+  }
+  if is_run and "--target" not in words:
     run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
-  else:
-    if pathlib.Path(subject).is_dir():
-      Folder(subject).info()  # says why it is not a run
-    config = load_config(subject)
-    options, changed = parse(f"inspect {subject}", words, {**own, **cluster_options()}, config.doc, config)
+    inspection.show(run, is_run, options["compile"])
+    return
+  if pathlib.Path(subject).is_dir():
+    Folder(subject).info()  # says why it is not a run
+    raise UserError(f"--target plans a config, and {subject} is a run: give its config")
+  config = load_config(subject)
+  options, changed = parse(f"inspect {subject}", words, {**own, **cluster_options()}, config.doc, config)
+  if options["target"] is None:
     join(options)
-    run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"])
-  inspection.show(run, is_run, options["compile"])
+    fsdp, devices = options["fsdp"], None
+    if fsdp > 1 and jax.device_count() % fsdp:
+      devices = fsdp  # as many as are asked for, to plan with
+    run = Run(Folder(""), config, changed, 0, fsdp=fsdp, devices=devices)
+    if devices and options["compile"]:
+      raise UserError(
+        f"--compile True needs {fsdp} devices, and {jax.device_count()} are here: use --target cpu:{fsdp}"
+      )
+    inspection.show(run, is_run, options["compile"])
+    return
+  planned = target(options["target"])
+  run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], devices=planned.devices)
+  experiment = run.experiment
+  found = plan.cost(run.program, planned, experiment.batch_size)
+  plan.show(plan.table(run.program, planned, found, experiment.steps, experiment.batch_size))

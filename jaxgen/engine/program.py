@@ -5,10 +5,11 @@ a sharding by one rule, and compiles the initialisation and the training loop wi
 communication. `pmap.pmap_step` is the same step for those who use `jax.pmap`.
 
 The mesh has two axes, `data` and `fsdp`. A batch is spread over both; the state is replicated over `data` and, where
-`fsdp` is larger than 1, each of its large arrays is cut along one dimension over `fsdp`. The rule can be exchanged:
-(shape and dtype of an array, mesh) -> its sharding. Chains that live across steps are spread as a batch is.
+`fsdp` is larger than 1, each of its large arrays is cut over `fsdp`. The rule can be exchanged, see `rules`. Chains
+that live across steps are spread as a batch is, and networks keep activations spread so, see `core.spread`.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,13 +17,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgen.core.environment import is_known
 from jaxgen.core.keys import root
 from jaxgen.core.method import Batch, Method, Metrics, State
+from jaxgen.core.spread import BATCH_AXES
 from jaxgen.engine import frozen
-from jaxgen.engine.mesh import BATCH_AXES, Rule, check_divides, fsdp, shard_state
+from jaxgen.engine.mesh import check_divides, shard_state
+from jaxgen.engine.rules import AnyMesh, Rule, fsdp
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 NOT_MADE = -1  # metric "skipped" of an update that a dispatch did not make
@@ -56,7 +59,7 @@ class Program:
     self,
     method: Method,
     spec: Specs,
-    mesh: Mesh,
+    mesh: AnyMesh,
     *,
     prepare: Callable[..., Batch] | None = None,
     updates: int = 1,
@@ -90,12 +93,17 @@ class Program:
     )
     self._sample = {}
 
+  def _on_mesh(self) -> contextlib.AbstractContextManager:
+    """What networks are traced within, so that they know the mesh: see `core.spread`."""
+    return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
+
   def _init(self, key: Any, raw: Mapping[str, Any]) -> State:
     return self.method.init(key, self._prepare(jax.random.fold_in(key, PREPARE_STREAM), raw, True))
 
   def _step(self, state: State, raw: Mapping[str, Any]) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.fold_in(state.key, PREPARE_STREAM), state.step)
-    return self.method.step(state, self._prepare(key, raw, True), microbatches=self.microbatches)
+    with self._on_mesh():
+      return self.method.step(state, self._prepare(key, raw, True), microbatches=self.microbatches)
 
   def _loop(self, state: State, raws: Batch, counts: Any) -> tuple[State, Metrics]:
     self.traces += 1
@@ -115,7 +123,8 @@ class Program:
 
   def _evaluate_batch(self, state: State, raw: Mapping[str, Any], key: Any) -> dict[str, Any]:
     prepare_key, key = jax.random.split(key)
-    return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
+    with self._on_mesh():
+      return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
 
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
     """The initial state of a run, frozen networks read from their sources.
@@ -182,7 +191,11 @@ class Program:
     """The jitted (state, keys [n], conditions) -> samples that `sample` calls."""
     sharding = self.batch_sharding if n % self.mesh.size == 0 else self.replicated
     if sharding not in self._sample:
-      draw = lambda state, keys, conditions: self.method.sample(state, keys, **conditions)
+
+      def draw(state, keys, conditions):
+        with self._on_mesh():
+          return self.method.sample(state, keys, **conditions)
+
       self._sample[sharding] = jax.jit(
         draw, in_shardings=(self.shardings, sharding, sharding), out_shardings=self.replicated
       )

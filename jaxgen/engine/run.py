@@ -44,12 +44,14 @@ class Run:
     *,
     fsdp: int = 1,
     checkpoint: str | int = "last",
+    devices: list | int | None = None,
   ):
+    """checkpoint: which one `state` is of. fsdp, devices: as in `make_mesh`."""
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._fsdp, self._checkpoint = fsdp, str(checkpoint)
+    self._fsdp, self._checkpoint, self._devices = fsdp, str(checkpoint), devices
     self._program = None
     self._state = None
 
@@ -63,10 +65,10 @@ class Run:
 
   @property
   def program(self):
-    """The method compiled for this machine's devices."""
+    """The method compiled for this machine's devices, or for those that were given."""
     if self._program is None:
       e = self.experiment
-      mesh = make_mesh(self._fsdp)
+      mesh = make_mesh(self._fsdp, self._devices)
       check_divides(e.evaluate_batch or e.batch_size, mesh)
       try:
         self._program = Program(

@@ -23,6 +23,8 @@ PUBLISHED = {
   ("score_sde_cifar10", ()): 61_804_419,
   ("score_sde_cifar10", (("sde", "sub_vp"),)): 61_804_419,
   ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
+  ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
+  ("gpt2", (("size", "xl"),)): 1_557_611_200,
   ("imagenet", ()): 25_557_032,
   ("imagenet", (("backbone", "resnet50_v2"),)): 25_549_352,
   ("imagenet", (("backbone", "densenet121"),)): 7_978_856,

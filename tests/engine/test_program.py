@@ -10,37 +10,39 @@ from jax.sharding import PartitionSpec
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Player, compose
+from jaxgen.core.spread import BATCH_AXES
 from jaxgen.core.wrappers import averaged
 from jaxgen.engine.cluster import join_cluster
-from jaxgen.engine.mesh import BATCH_AXES, make_mesh, replicate
+from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
 from jaxgen.engine.program import Program, quick_options
+from jaxgen.engine.rules import replicate
 
 WIDTH = 64
 
 
-def regression(*, mean=True, buffers=False):
+def regression(*, mean=True, buffers=False, width=WIDTH):
   def init(key, batch):
-    return {"net": {"w": jax.random.normal(key, (WIDTH, WIDTH)) / 8, "b": jnp.zeros(WIDTH)}}, (
+    return {"net": {"w": jax.random.normal(key, (width, width)) / 8, "b": jnp.zeros(width)}}, (
       {"count": jnp.zeros(())} if buffers else {}
     )
 
   def loss(params, state, batch, key):
-    noise = jax.vmap(lambda k: jax.random.normal(k, (WIDTH,), batch["x"].dtype))(example_keys(key, batch["index"]))
+    noise = jax.vmap(lambda k: jax.random.normal(k, (width,), batch["x"].dtype))(example_keys(key, batch["index"]))
     return jnp.mean((jnp.tanh((batch["x"] + noise) @ params["w"] + params["b"]) - batch["x"]) ** 2), ({}, state.buffers)
 
   def evaluate(state, batch, key):
     return {"norm": jnp.sum(batch["x"] ** 2, axis=-1)}
 
   def sample(state, keys):
-    return jax.vmap(lambda k: jax.random.normal(k, (WIDTH,)))(keys) @ state.params["net"]["w"]
+    return jax.vmap(lambda k: jax.random.normal(k, (width,)))(keys) @ state.params["net"]["w"]
 
   player = Player(loss, optax.adam(1e-2), mean)
   return averaged(compose(init, [("net", player)], evaluate=evaluate, sample=sample), {"net": 0.9})
 
 
-def batch_at(step, size=16, dtype=np.float32):
-  x = np.random.default_rng(step).normal(size=(size, WIDTH)).astype(dtype)
+def batch_at(step, size=16, dtype=np.float32, width=WIDTH):
+  x = np.random.default_rng(step).normal(size=(size, width)).astype(dtype)
   return {"x": x, "index": np.arange(size, dtype=np.int32)}
 
 
@@ -49,14 +51,14 @@ def stack(start, count, **kwargs):
   return {k: np.stack([b[k] for b in batches]) for k in batches[0]}
 
 
-def spec(size=16, dtype=np.float32):
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_at(0, size, dtype))
+def spec(size=16, dtype=np.float32, width=WIDTH):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch_at(0, size, dtype, width))
 
 
-def train(program, cuts, dtype=np.float32):
-  state, done, losses = program.init(0, batch_at(0, dtype=dtype)), 0, []
+def train(program, cuts, dtype=np.float32, width=WIDTH):
+  state, done, losses = program.init(0, batch_at(0, dtype=dtype, width=width)), 0, []
   for count in cuts:
-    state, metrics = program.dispatch(state, program.put_many(stack(done, count, dtype=dtype)), count)
+    state, metrics = program.dispatch(state, program.put_many(stack(done, count, dtype=dtype, width=width)), count)
     losses += list(np.asarray(metrics["loss"])[:count])
     done += count
   return state, np.array(losses)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
+from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, check_rate
 
@@ -339,7 +340,8 @@ class Blocks(nn.Module):
       (x, kept), (rate, layer) = carry, inputs
       kept = dict(kept)
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
-      return (module(x, index, 0.0 if rate is None else rate, **attention, **seen), kept), None
+      y = module(over_batch(x), index, 0.0 if rate is None else rate, **attention, **seen)
+      return (over_batch(y), kept), None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # What is kept of a context has the batch first, as all that decoding carries.

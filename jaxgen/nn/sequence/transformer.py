@@ -23,6 +23,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Sinusoidal
@@ -156,7 +157,7 @@ class Embedding(nn.Module):
     return x * math.sqrt(self.options.features) if self.options.scaled else x
 
   def logits(self, x: Features) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    return x @ self.table.T.astype(x.dtype)
+    return over_batch(x @ self.table.T.astype(x.dtype))
 
 
 class Stack(nn.Module):

@@ -4,9 +4,12 @@ import math
 
 import jax
 from jax.extend import core
+from jax.sharding import AbstractMesh
 
 from jaxgen.core.method import network_sizes
 from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.program import Program
+from jaxgen.engine.rules import parts
 from jaxgen.engine.run import Run
 from jaxgen.nn.blocks.rules import definition
 
@@ -20,6 +23,20 @@ def device_bytes(tree) -> int:
   """Bytes of a tree's arrays on one device, by their shardings."""
   shard = lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype)
   return nbytes(jax.tree.map(shard, tree))
+
+
+def least_sent(program: Program) -> float:
+  """Bytes that each device must send in a step for the networks that are trained, whatever the batch is.
+
+  Of an array that N devices have a part of each: it is gathered before the forward and before the backward pass, and
+  its gradient is reduced and cut, 3 (N - 1) / N of its bytes. Over the copies of a part gradients are reduced.
+  """
+  total = 0.0
+  for leaf in jax.tree.leaves({name: program.abstract.params[name] for name in program.abstract.opt}):
+    ways = parts(leaf)
+    copies = program.mesh.size // ways
+    total += nbytes(leaf) * (3 * (ways - 1) / ways + 2 * (copies - 1) / copies / ways)
+  return total
 
 
 def flops(jaxpr: core.Jaxpr) -> float:
@@ -62,6 +79,8 @@ def show(run: Run, restored: bool, compiled: bool) -> None:
   """Prints it all; for a run also its step and the SHA-256 of its state, and what only the compiler knows if asked."""
   program = run.program
   abstract = program.abstract
+  planned = isinstance(program.mesh, AbstractMesh)
+  kind = "device, not here: --target compiles for them" if planned else program.mesh.devices.flat[0].device_kind
   mib = lambda n: f"{n / 2**20:,.1f} MiB"
   rows = [(f"parameters of {name}", f"{size:,}") for name, size in network_sizes(abstract.params).items()]
   parts = {
@@ -76,7 +95,7 @@ def show(run: Run, restored: bool, compiled: bool) -> None:
     ("memory a device, state", mib(device_bytes(abstract))),
     ("memory a device, batches", mib(device_bytes(program.batches))),
     ("memory a device, work", mib(work_bytes(run)) if compiled else "not compiled: --compile True measures it"),
-    ("devices", f"{program.mesh.size} x {program.mesh.devices.flat[0].device_kind}"),
+    ("devices", f"{program.mesh.size} x {kind}"),
   ]
   if restored:
     rows += [("step", str(run.step)), ("SHA-256 of the state", state_hash(run.state))]

@@ -1,0 +1,110 @@
+"""Machines that are not there: devices to compile for, and what their makers say of them.
+
+tpu:v5e:16x16    a slice of TPUs, compiled for by TPU's own compiler, libtpu, on any machine
+cpu:64           so many simulated devices of this machine's processor: for what they would send each other
+"""
+
+import importlib.util
+import os
+from typing import NamedTuple
+
+import jax
+
+from jaxgen.core.errors import UserError
+
+
+class Chip(NamedTuple):
+  """What one of jax's devices has: a chip, and of v2, v3, v4 and 7x one of a chip's two cores.
+
+  flops: multiplications and additions a second in bfloat16.
+  memory, bandwidth: of its memory, in bytes and bytes a second.
+  link: bytes a second that it sends over all its links to other chips.
+  clock: cycles a second: flops / (2 x multipliers of its matrix units); None where that is not known.
+  slices: some of its topologies.
+  """
+
+  flops: float
+  memory: int
+  bandwidth: float
+  link: float
+  clock: float | None
+  slices: str
+
+
+GIB = 2**30
+# By the pages of the versions under https://cloud.google.com/tpu/docs/system-architecture-tpu-vm, which are of a chip,
+# and of links in both directions together.
+CHIPS = {
+  "v2": Chip(22.5e12, 8 * GIB, 350e9, 31e9, 0.7e9, "2x2, 4x4, 8x8, 16x16"),
+  "v3": Chip(61.5e12, 16 * GIB, 450e9, 41e9, 0.94e9, "2x2, 4x4, 8x8, 16x16, 32x32"),
+  "v4": Chip(137.5e12, 16 * GIB, 614e9, 75e9, 1.05e9, "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 8x8x8"),
+  "v5e": Chip(197e12, 16 * GIB, 819e9, 100e9, 1.5e9, "2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+  "v5p": Chip(459e12, 95 * GIB, 2765e9, 300e9, 1.75e9, "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 8x8x8, 8x8x16"),
+  "v6e": Chip(918e12, 32 * GIB, 1640e9, 200e9, 1.75e9, "2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+  "tpu7x": Chip(1153e12, 96 * GIB, 3690e9, 300e9, None, "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8"),
+}
+
+
+class Target(NamedTuple):
+  """name: as the user gave it. devices: jax's. chip: None where nothing is known of its speed."""
+
+  name: str
+  devices: list
+  chip: Chip | None
+
+
+def target(name: str) -> Target:
+  """The devices of a target by its name.
+
+  Raises:
+    UserError: a name that is none, a topology that the compiler does not know, or a compiler that is not installed.
+  """
+  platform, _, rest = name.partition(":")
+  if platform == "cpu" and rest.isdigit() and int(rest) > 0:
+    return Target(name, _simulated(int(rest)), None)
+  chip, _, slices = rest.partition(":")
+  if platform != "tpu" or chip not in CHIPS or not slices:
+    raise UserError(
+      f"--target {name} is none: it is cpu:N, such as cpu:64, or tpu:CHIP:TOPOLOGY with one of the chips "
+      f"{', '.join(CHIPS)}, such as tpu:v5e:16x16"
+    )
+  return Target(name, _tpus(chip, slices), CHIPS[chip])
+
+
+def _simulated(count: int) -> list:
+  try:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+  except RuntimeError:  # jax has started; its devices may suffice
+    pass
+  devices = jax.devices("cpu")
+  if len(devices) < count:
+    raise UserError(f"--target cpu:{count}: jax has started with {len(devices)} devices: ask for at most as many")
+  return devices[:count]
+
+
+def _tpus(chip: str, slices: str) -> list:
+  if importlib.util.find_spec("libtpu") is None:
+    raise UserError(
+      f"--target tpu:{chip}:{slices} is compiled for by libtpu, which is not installed: pip install 'jaxgen[aot]'"
+    )
+  # No machine of Google's is asked what it is, and libtpu does not complain that it is none.
+  quiet = dict(TPU_MIN_LOG_LEVEL="3", TPU_STDERR_LOG_LEVEL="3", TF_CPP_MIN_LOG_LEVEL="3")
+  alone = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-8")
+  alone |= dict(ALLOW_MULTIPLE_LIBTPU_LOAD="1")  # no TPU is held, so several processes may plan
+  for variable, value in (quiet | alone).items():
+    os.environ.setdefault(variable, value)
+  if not os.environ.get("JAX_PLATFORMS"):
+    jax.config.update("jax_platforms", "cpu")  # for what tracing computes; libtpu finds no TPU to start
+  from jax.experimental import topologies
+
+  try:
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:{slices}").devices)
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    if not reason.startswith("INVALID_ARGUMENT"):
+      raise UserError(f"TPU's compiler does not start: {reason}") from error
+    reason = reason.removeprefix("INVALID_ARGUMENT: ")
+    raise UserError(
+      f"TPU's compiler does not know {chip}:{slices} ({reason}): some topologies of {chip} are {CHIPS[chip].slices}"
+    ) from error
