@@ -211,42 +211,81 @@ def main():
   figure(document, arguments.figure)
 
 
+STOCHASTIC = ("ancestral", "euler_ancestral", "euler_maruyama", "reverse_diffusion", "dpmpp_sde_2m")
+STOCHASTIC += ("predictor_corrector", "annealed_langevin")
+
+
+def group_of(name: str) -> str:
+  """What kind of solver it is, in words."""
+  if name in STOCHASTIC:
+    return "other stochastic solvers"
+  solver = diffusion.SOLVERS[name](diffusion.cosine(1000))
+  return "other solvers, one call a step" if solver.calls == 1 else "other solvers, more calls a step"
+
+
+def at_the_front(document: dict, places: int = 2) -> list[str]:
+  """The solvers that are among the first ones at any number of calls that was allowed, in either of the results."""
+  found = {}
+  for rows in document["results"].values():
+    rows = [row for row in rows if row["steps"] > 1 and np.isfinite(row["frechet"]).all()]
+    most = max(row["network_calls"] for row in rows)
+    for budget in (most // 2**i for i in range(10)):
+      rivals = [row for row in rows if budget / 2 < row["network_calls"] <= budget]
+      for row in sorted(rivals, key=lambda row: np.mean(row["frechet"]))[:places]:
+        found[row["solver"]] = None
+  return sorted(found)
+
+
 def figure(document: dict, path: pathlib.Path):
-  """Distance against calls and against seconds, for the network and for the closed form."""
+  """Distance against calls and against seconds, for the network and for the closed form.
+
+  The solvers at the front have a colour each; the others have one for each group.
+  """
   import matplotlib
 
   matplotlib.use("Agg")
   import matplotlib.pyplot as plt
 
   names = list(dict.fromkeys(row["solver"] for rows in document["results"].values() for row in rows if row["steps"]))
-  colors = plt.get_cmap("tab10").colors
-  style = {n: (colors[i % 10], ("o", "s", "^")[i // 10], ("-", "--", ":")[i // 10]) for i, n in enumerate(names)}
-  fig, axes = plt.subplots(2, 2, figsize=(12, 8.5), sharey="row", layout="constrained")
+  front = at_the_front(document)
+  groups = sorted({group_of(name) for name in names if name not in front})
+  greys = dict(zip(groups, (("0.62", "-"), ("0.62", (0, (4, 2))), ("0.62", (0, (1, 1.5)))), strict=False))
+  colors = dict(zip(front, plt.get_cmap("Dark2").colors, strict=False))
+  fig, axes = plt.subplots(2, 2, figsize=(11, 8), sharey="row", layout="constrained")
+  handles = {}
   for line, (title, rows) in zip(axes, document["results"].items(), strict=True):
     floor = document["floor"] if title == "network" else np.mean([r["frechet"] for r in rows if not r["steps"]])
     for axis, key, label in zip(
       line, ("network_calls", "seconds"), ("network calls", "seconds for all samples"), strict=True
     ):
-      for name in names:
+      for name in sorted(names, key=lambda name: name in front):
         mine = [r for r in rows if r["solver"] == name and r["steps"] > 1 and np.isfinite(r["frechet"]).all()]
-        color, marker, dash = style[name]
         x, y = [row[key] for row in mine], [np.mean(row["frechet"]) for row in mine]
-        axis.plot(x, y, dash, color=color, marker=marker, markersize=5, linewidth=1.3, label=name)
-      axis.axhline(floor, color="0.4", linewidth=1, linestyle=(0, (6, 4)))
+        if name in front:
+          style = dict(color=colors[name], linewidth=2, marker="o", markersize=5, zorder=3)
+        else:
+          color, dash = greys[group_of(name)]
+          style = dict(color=color, linestyle=dash, linewidth=1)
+        label_of = name if name in front else group_of(name)
+        handles.setdefault(label_of, axis.plot(x, y, **style)[0])
+      axis.axhline(floor, color="black", linewidth=1)
       axis.set(xscale="log", yscale="log", xlabel=label)
-      axis.grid(alpha=0.25, which="both", linewidth=0.5)
+      if key == "network_calls":
+        axis.set_xticks([8, 16, 32], ["8", "16", "32"])
+      else:
+        axis.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+        axis.set_xlim(*(0.9, 1.1) * np.array([min(r[key] for r in rows if r["steps"] > 1), max(r[key] for r in rows)]))
+      axis.minorticks_off()
+      axis.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+      axis.grid(alpha=0.25, linewidth=0.5)
       axis.spines[["top", "right"]].set_visible(False)
     line[0].set_ylabel(f"Fréchet distance, {title}")
-    line[0].annotate(
-      "floor",
-      (1, floor),
-      xycoords=("axes fraction", "data"),
-      xytext=(-4, 3),
-      textcoords="offset points",
-      ha="right",
-      color="0.35",
-    )
-  fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    floor_of = "the training digits" if title == "network" else "exact samples"
+    note = dict(xycoords=("axes fraction", "data"), xytext=(4, -4), textcoords="offset points", va="top")
+    line[0].annotate(f"floor: {floor_of}", (0, floor), **note)
+    line[0].set_ylim(bottom=0.8)
+  order = [*front, *groups]
+  fig.legend([handles[name] for name in order], order, loc="outside right upper", frameon=False)
   fig.suptitle(f"{document['samples']:,} samples, {document['run']}, {document['device']}")
   path.parent.mkdir(exist_ok=True)
   fig.savefig(path, dpi=110)

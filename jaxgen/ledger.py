@@ -222,8 +222,8 @@ def page(lines: Sequence[Line], waiting: Sequence[tuple[str, str, str, str]]) ->
     "# The ledger",
     "",
     "What papers report, and what was measured here, the best first. A number that falls short of the paper's by more "
-    "than 1 % and more than 1 nat says so. `jaxgen reproduce CONFIG` adds a line, `jaxgen ledger --out` writes this "
-    "page.",
+    "than 1 % and more than 1 nat says so. `jaxgen reproduce CONFIG` adds a line, `jaxgen ledger --out "
+    "ledger.md` writes this page.",
   ]
   for title, some in tables(lines).items():
     out += ["", f"## {title}", "", row(COLUMNS), row(["---"] * len(COLUMNS)), *(row(cells(line)) for line in some)]

@@ -1,4 +1,7 @@
-"""README and docs say what is true: examples run, files, commands, configs and links are the real ones."""
+"""README and docs say what is true: files, commands, configs, tests and links are the real ones.
+
+Their code blocks are run in test_docs_code.py.
+"""
 
 import importlib.util
 import json
@@ -7,6 +10,7 @@ import re
 import conftest
 import numpy as np
 import pytest
+import yaml
 
 from jaxgen import cli
 from jaxgen.engine.catalogue import all_configs
@@ -14,27 +18,6 @@ from jaxgen.engine.catalogue import all_configs
 ROOT = conftest.REPOSITORY
 README = (ROOT / "README.md").read_text()
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
-EXAMPLE = "configs/pixels_digits.py"  # the reader's own
-
-
-def python_in(page, word):
-  return next(block for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL) if word in block)
-
-
-def test_the_example_method_trains(tmp_path, capsys):
-  (tmp_path / "pixels_digits.py").write_text(python_in("docs/method.md", "def pixels"))
-  with pytest.raises(SystemExit) as end:
-    cli.main(["train", str(tmp_path / "pixels_digits.py"), "--runs", str(tmp_path), "--steps", "300"])
-  out = capsys.readouterr().out
-  assert end.value.code == 0
-  nats = float(re.search(r"test_nll_nats_17_levels_dequantized\s+(\S+)", out)[1])
-  from sklearn.datasets import load_digits
-
-  # Independent Gaussians of the pixels' own means and deviations, by numpy: the best that the example can do.
-  digits = load_digits().images.reshape(-1, 64)
-  std = np.sqrt(digits.var(0) * (2 / 17) ** 2 + (2 / 17) ** 2 / 12)
-  best = np.sum(np.log(std) + 0.5 * np.log(2 * np.pi * np.e) - np.log(2 / 17))
-  assert best - 10 < nats < best + 60
 
 
 def test_the_table_of_commands_is_the_commands():
@@ -44,7 +27,8 @@ def test_the_table_of_commands_is_the_commands():
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page):
   """A link is from the page's own folder; a name in code from the repository's or the package's."""
-  for path in re.findall(r"\]\((?!http)([^)#\s]+)", PAGES[page]):
+  outside_code = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+  for path in re.findall(r"\]\((?!http)([^)#\s]+)", outside_code):
     assert ((ROOT / page).parent / path).exists(), path
   without_links = re.sub(r"\[[^\]]*\]\([^)]*\)", "", PAGES[page])
   for path in re.findall(r"(?<![\w./])((?:\w+/)*\w+\.(?:py|md|json|toml|png|txt))(?!\w)", without_links):
@@ -53,7 +37,13 @@ def test_files_that_a_page_names_exist(page):
 
 
 # What commands write and read, and the reader's own files.
-OUTPUTS = {EXAMPLE, "run.json", "ledger.md", "samples.png", "tiny_shakespeare.txt", "data/tiny_shakespeare.txt"}
+OUTPUTS = {"run.json", "config.py", "ledger.md", "samples.png", "squares.png"}
+OUTPUTS |= {"tiny_shakespeare.txt", "data/tiny_shakespeare.txt"}
+OUTPUTS |= set(re.findall(r"[Ss]ave (?:it|this) as\s+`([\w/.]+)`", "\n".join(PAGES.values())))
+
+
+# The reader's own runs, and what only looks like a config.
+NAMES = {"vit", "v", "min_snr", "squares", "midpoint_digits", "pixels_digits", "binarized_mnist"}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -66,7 +56,53 @@ def test_configs_that_a_page_names_exist(page):
   given += re.findall(rf"`([a-z]\w*_(?:{data_sets}))\b", text)
   given += re.findall(rf"^\| ([a-z]\w*_(?:{data_sets}))\b", text, re.MULTILINE)
   for name in given:
-    assert name.removeprefix("runs/") in names | {EXAMPLE, "vit", "binarized_mnist"}, name
+    assert name.removeprefix("runs/") in names | OUTPUTS | NAMES, name
+
+
+def anchors(text):
+  """The anchors that a page's headings have on the site."""
+  words = (re.sub(r"[`*]|\]\([^)]*\)", "", line) for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
+  return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", line).strip().lower()) for line in words}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_headings_lead_to_headings(page):
+  for path, anchor in re.findall(r"\]\(([\w/.]*\.md)?#([\w-]+)\)", PAGES[page]):
+    target = (ROOT / page).parent / path if path else ROOT / page
+    assert anchor in anchors(target.read_text()), f"{path}#{anchor}"
+
+
+def test_tests_that_hold_the_contracts_exist():
+  named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGES["docs/contracts.md"])
+  assert len(named) > 20
+  for path, name in named:
+    assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
+def test_the_site_has_every_page():
+  site = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)
+  pages = {
+    page
+    for part in site["nav"]
+    for pages in part.values()
+    for page in ([pages] if isinstance(pages, str) else [page for named in pages for page in named.values()])
+  }
+  written = {path.name for path in ROOT.glob("docs/*.md")}
+  assert {page for page in pages if not page.startswith("reference/")} == {"index.md"} | written
+
+
+def test_what_the_page_says_of_the_solvers_figure():
+  measured = json.loads((ROOT / "benchmarks/quality.json").read_text())
+  rows = [row for row in measured["results"]["network"] if row["steps"] > 1]
+  distance = lambda name, calls: next(np.mean(r["frechet"]) for r in rows if (r["solver"], r["steps"]) == (name, calls))
+  said = (distance("probability_flow", 8), measured["floor"], distance("dpmpp_2m", 16))
+  text = " ".join(PAGES["docs/diffusion.md"].split())
+  first, floor, second = (f"{number:.2f}" for number in said)
+  assert f"a distance of {first}, and with 16 calls it reaches the floor of {floor}." in text
+  assert f"`dpmpp_2m` is second there, with {second}" in text
+  assert distance("probability_flow", 16) < measured["floor"]
+  near = [row for row in rows if 16 < row["network_calls"] <= 32 and np.mean(row["frechet"]) < 1.1 * measured["floor"]]
+  assert len(near) == 9
 
 
 def test_the_pages_links_lead_to_what_they_name():
@@ -82,14 +118,6 @@ def test_the_pages_links_lead_to_what_they_name():
   assert link.linked(moved) == pages["energy.md"]
   with pytest.raises(ValueError, match="defines no nonesuch"):
     link.linked("[`nonesuch`](../jaxgen/core/method.py#L1)")
-
-
-def test_the_example_chain_runs():
-  found = {}
-  exec(python_in("docs/energy.md", "mala"), found)
-  assert found["kept"].shape == (1_000, 64, 2)
-  assert abs(float(found["kept"][100:].var()) - 1) < 0.05
-  assert 0.7 < float(found["accepted"].mean()) < 1
 
 
 def test_the_table_of_modes_is_the_benchmarks_and_r1_finds_them_all():
