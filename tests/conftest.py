@@ -12,6 +12,9 @@ FLAGS = {
   "--xla_force_host_platform_device_count": "8",
   # Without LLVM's optimisations: compiling is most of what tests do, and it takes a third of the time so.
   "--xla_backend_optimization_level": "0",
+  # The older emitter of fused loops, and one module for LLVM, not 32: again a third to a half less.
+  "--xla_cpu_use_fusion_emitters": "false",
+  "--xla_cpu_parallel_codegen_split_count": "1",
   # Eight devices on two cores that others use, too: a collective may wait long for its last device.
   "--xla_cpu_collective_call_warn_stuck_timeout_seconds": "600",
   "--xla_cpu_collective_call_terminate_timeout_seconds": "1800",

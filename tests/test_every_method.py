@@ -61,11 +61,23 @@ def trained(name: str, devices: int, steps: int = STEPS, dtype: Any = jnp.float6
   return _trained(name, devices, steps, dtype, microbatches)
 
 
+def initial(name: str, devices: int, dtype: Any = jnp.float64, microbatches: int = 1):
+  """A run's first state, on the mesh.
+
+  For most methods one device makes it, and it is spread over the mesh: that a mesh makes the same is a property of
+  `Program.init`, and a third program a method. The methods that stand for all with pmap do here, too.
+  """
+  compiled = program(name, devices, dtype, microbatches)
+  if devices == 1 or CASES[name].pmap:
+    return compiled.init(0, pipeline.batch_at(CASES[name].data.source("train"), 0, 0, BATCH))
+  return jax.device_put(initial(name, 1, dtype), compiled.shardings)
+
+
 @functools.lru_cache(maxsize=4)
 def _trained(name: str, devices: int, steps: int, dtype: Any, microbatches: int):
   case, compiled = CASES[name], program(name, devices, dtype, microbatches)
   stream = pipeline.Stream(case.data.source("train"), 0, BATCH)
-  state, losses = compiled.init(0, {k: x[0] for k, x in stream.take(0, 1).items()}), []
+  state, losses = initial(name, devices, dtype, microbatches), []
   for start in range(0, steps, compiled.updates):
     count = min(compiled.updates, steps - start)
     state, metrics = compiled.dispatch(state, compiled.put_many(stream.take(start, count)), count)

@@ -108,7 +108,7 @@ small_gated_pixelcnn = partial(
 )
 small_pixelcnnpp = partial(
   of_pixels,
-  network=partial(PixelCNNpp, 6, 6, 1, 2, dropout=0.1),
+  network=partial(PixelCNNpp, 6, 6, 1, 1, dropout=0.1),  # of two stages in test_autoregressive.py
   distribution=logistic_mixture(2, 17),
   spec=DIGITS.spec,
 )
