@@ -49,6 +49,7 @@ def page(document: Mapping[str, Any]) -> str:
       if any(row["what"] == what for row in rows)
     ],
     peers=_peers(rows),
+    load=max((row["load"] for row in rows), default=0.0),
     headlines=_headlines(rows, unit),
     figures=_figures(document),
     versions=", ".join(f"{name} {version}" for name, version in document["versions"].items()),

@@ -16,11 +16,13 @@ A row is what the JSON file has of a case:
     planned_bytes            what XLA's plan of the program takes of a device, arguments and results included
     device_peak_bytes        the most that a device has had in use since the command began; None on a CPU
     host_peak_bytes          the process's memory at its largest, in this case
+    load                     processes that wanted a core, on average over the last minute: the machine is shared
 """
 
 import contextlib
 import gc
 import math
+import os
 import re
 import statistics
 import time
@@ -107,7 +109,8 @@ class Measure:
       first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
       row |= {"status": "out of memory" if is_out_of_memory(error) else "failed", "error": first}
     gc.collect()  # a traceback may still hold arrays
-    return row | {"device_peak_bytes": chips.peak_memory(self._devices(case)), "host_peak_bytes": chips.host_peak()}
+    memory = {"device_peak_bytes": chips.peak_memory(self._devices(case)), "host_peak_bytes": chips.host_peak()}
+    return {**row, **memory, "load": os.getloadavg()[0]}
 
   def _devices(self, case: Case) -> list[Any]:
     devices = jax.devices()
