@@ -168,6 +168,9 @@ def test_results_are_kept_as_they_come(config):
   last["rows"][1] |= dict(peers={"diffusers": dict(error="there is no counterpart")})
   assert "3.00 times as fast" in page(last)
   assert "<p>there is no counterpart.</p>" in page(last)
+  assert "too much other work" not in page(last)
+  last["rows"][0]["against_best_peer"] = None
+  assert "too much other work" in page(last)
   last["quality"] = [
     dict(dtype="float32", solver="ddim", sampling_steps=5, samples=9, frechet=2.0, quality=0.5)
     | dict(seconds_per_1000=1.0, seconds_per_quality=2.0)
@@ -281,4 +284,5 @@ def test_memory_and_peaks_are_of_this_machine():
   assert chips.peak_memory(devices) is None  # a CPU does not say
   block = np.ones(2**24)  # 128 MiB
   assert chips.host_peak() >= block.nbytes
+  assert [chips.is_busy(load * chips.cores()) for load in (1.0, 2.0)] == [False, True]
   assert 1e8 < chips.matmul_peak(devices[:1], "float32") < 1e14
