@@ -18,6 +18,7 @@ from jaxgen.show.curves import BLUE, ORANGE, Drawing, drawing
 
 Row = Mapping[str, Any]
 COLORS = (BLUE, ORANGE, "#3f9e6b", "#b55dbd", "#c9a227", "#d1495b", "#4aa3a2", "#8a8f98")
+LINES = 8  # of the figure of scaling; the table has all
 PARTS = {"train": "Training", "sample": "Sampling"}
 
 
@@ -49,6 +50,7 @@ def page(document: Mapping[str, Any]) -> str:
       if any(row["what"] == what for row in rows)
     ],
     peers=_peers(rows),
+    load=max((row["load"] for row in rows), default=0.0),
     headlines=_headlines(rows, unit),
     figures=_figures(document),
     versions=", ".join(f"{name} {version}" for name, version in document["versions"].items()),
@@ -158,7 +160,8 @@ def _peers(rows: Sequence[Row]) -> dict[str, Any]:
       }
     )
   errors = [found["error"] for row in beside for found in row["peers"].values() if "error" in found]
-  return {"rows": lines, "names": names, "notes": list(dict.fromkeys(errors))}
+  unfair = any(row["against_best_peer"] is None for row in timed)
+  return {"rows": lines, "names": names, "notes": list(dict.fromkeys(errors)), "has_unfair": unfair}
 
 
 def _grouped(rows: Sequence[Row], name: Callable[[Row], str]) -> dict[str, list[Row]]:
@@ -201,6 +204,7 @@ def _over_batch(
   batches = sorted({row["batch"] for group in lines.values() for row in group} | set(out))
   if len(batches) < 2 or not any(row[field] for group in lines.values() for row in group):
     return None
+  labels = [*lines, *["out of memory"] * bool(out)]
 
   def draw(axes: Any) -> None:
     for (label, group), color in zip(lines.items(), _colors(), strict=False):
@@ -214,9 +218,9 @@ def _over_batch(
     if out:
       axes.plot(sorted(set(out)), [0] * len(set(out)), "x", color=COLORS[5], markersize=8, label="out of memory")
     _log_batch(axes, batches)
-    _finish(axes, percent, many=len(lines) + bool(out))
+    _finish(axes, percent, labels)
 
-  return drawing(title, f"{title}/{field}", draw, _height(len(lines) + bool(out)))
+  return drawing(title, f"{title}/{field}", draw, _height(labels))
 
 
 def _colors() -> Sequence[str]:
@@ -233,18 +237,25 @@ def _log_batch(axes: Any, batches: Sequence[int]) -> None:
   axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
 
 
-def _finish(axes: Any, percent: bool = False, many: int = 1) -> None:
-  axes.set_ylim(bottom=0)
+def _finish(axes: Any, percent: bool = False, labels: Sequence[str] = ()) -> None:
+  """From 0 to a little above the highest point; a legend, where there are several lines."""
+  axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
   axes.yaxis.set_major_formatter((lambda y, _: f"{100 * y:g} %") if percent else (lambda y, _: f"{y:,.10g}"))
-  if many > 4:  # beneath the axes, which stay free
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.22), ncols=2, columnspacing=1.2)
-  elif many > 1:
+  if len(labels) > 4:  # beneath the axes, which stay free
+    place = dict(loc="upper center", bbox_to_anchor=(0.45, -0.22), columnspacing=1.2)
+    axes.legend(fontsize=8, ncols=_columns(labels), **place)
+  elif len(labels) > 1:
     axes.legend(fontsize=9)
 
 
-def _height(many: int) -> float:
-  """Of a figure with so many lines in its legend."""
-  return 2.7 + (0.17 * math.ceil(many / 2) if many > 4 else 0)
+def _columns(labels: Sequence[str]) -> int:
+  """Of a legend."""
+  return 2 if max(map(len, labels)) < 36 else 1
+
+
+def _height(labels: Sequence[str]) -> float:
+  """Of a figure with such a legend."""
+  return 2.7 + (0.17 * math.ceil(len(labels) / _columns(labels)) if len(labels) > 4 else 0)
 
 
 def _over_steps(rows: Sequence[Row], unit: str) -> Drawing | None:
@@ -265,10 +276,10 @@ def _over_steps(rows: Sequence[Row], unit: str) -> Drawing | None:
       x, y = [row["sampling_steps"] for row in group], [row["per_second"] for row in group]
       axes.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
     axes.set_xlabel("steps of the solver")
-    axes.set_xlim(left=0)
-    _finish(axes, many=len(lines))
+    axes.set_xlim(0, 1.04 * steps[-1])
+    _finish(axes, labels=list(lines))
 
-  return drawing(f"Sampling: {unit} a second at the fastest batch", "steps", draw, _height(len(lines)))
+  return drawing(f"Sampling: {unit} a second at the fastest batch", "steps", draw, _height(list(lines)))
 
 
 def _latency(rows: Sequence[Row]) -> Drawing | None:
@@ -302,7 +313,7 @@ def _scaling(scaling: Sequence[Row]) -> Drawing | None:
     f"{row['what']}, {_series(row)}, {row['kind']}"
     + (f", batch {row['batch']}" if row["kind"] == "strong" else f", batch {row['batch'] // row['devices']} a device")
   )
-  lines = _grouped(scaling, label)
+  lines = dict(list(_grouped(scaling, label).items())[:LINES])
   counts = sorted({row["devices"] for row in scaling} | {row["against"] for row in scaling})
 
   def draw(axes: Any) -> None:
@@ -313,23 +324,24 @@ def _scaling(scaling: Sequence[Row]) -> Drawing | None:
       axes.plot(x, y, style, color=color, marker="o", markersize=4, linewidth=1.8, label=name)
     _log_batch(axes, counts)
     axes.set_xlabel("devices")
-    _finish(axes, percent=True, many=len(lines))
+    _finish(axes, percent=True, labels=list(lines))
 
-  return drawing("Scaling: of what a device does alone", "scaling", draw, _height(len(lines)))
+  return drawing("Scaling: of what a device does alone", "scaling", draw, _height(list(lines)))
 
 
 def _quality(quality: Sequence[Row]) -> Drawing | None:
   """Quality against seconds, a point for each way of sampling."""
   if not quality:
     return None
+  names = [_series(row) for row in quality]
 
   def draw(axes: Any) -> None:
     for row, color in zip(quality, _colors(), strict=False):
       axes.plot(row["seconds_per_1000"], row["quality"], "o", color=color, label=_series(row))
     axes.axhline(1, color="#8a8f98", linestyle=":", linewidth=1)
     axes.set_xlabel("seconds for 1,000 examples")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.08 * max(row["seconds_per_1000"] for row in quality))
     axes.xaxis.set_major_locator(_few_ticks())
-    _finish(axes, many=len(quality))
+    _finish(axes, labels=names)
 
-  return drawing("Quality: floor of the Fréchet distance over it", "quality", draw, _height(len(quality)))
+  return drawing("Quality: floor of the Fréchet distance over it", "quality", draw, _height(names))

@@ -109,6 +109,16 @@ def peak_memory(devices: Sequence[Any]) -> int | None:
   return max((int(p) for p in peaks if p is not None), default=None)
 
 
+def cores() -> int:
+  """Processor cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_busy(load: float) -> bool:
+  """Whether a load average is that of a machine with much other work than ours."""
+  return load > 1.5 * cores()
+
+
 def forget_host_peak() -> None:
   """Lets `host_peak` begin anew, where the system can."""
   with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data.units import unit
 from jaxgen.engine.config import Config
@@ -35,7 +34,7 @@ def begin(subject: str, config: Config, arguments: Mapping[str, Any], turns: int
     "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     "unit": {"name": each.name, "each": each.each},
     "platform": jax.devices()[0].platform,
-    "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    "cores": chips.cores(),
     "load": os.getloadavg()[0],
     "data_sheet": sheet._asdict() if sheet else None,
     "versions": versions(),
@@ -93,7 +92,5 @@ def check_place(flag: str, path: pathlib.Path | None, suffix: str) -> None:
     raise UserError(f"{flag} {path}: it is a {suffix} file")
   if not path.parent.is_dir():
     raise UserError(f"{flag} {path}: there is no folder {path.parent}")
-  try:
-    files.write(path, path.read_bytes() if path.exists() else "")
-  except OSError as error:
-    raise UserError(f"{flag} {path} cannot be written: {error.strerror}") from error
+  if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    raise UserError(f"{flag} {path} cannot be written: choose another place")

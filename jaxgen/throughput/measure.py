@@ -12,15 +12,18 @@ A row is what the JSON file has of a case:
     peak_flops               what a product of matrices reaches on as many devices, in this dtype, measured in this run
     mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number
     trace_seconds, compile_seconds      from Python to XLA's language, and XLA's compiler; no cache of programs is used
-    peers, against_best_peer competitors' seconds, of an update or a network call, and how many times as fast we are
+    peers, against_best_peer competitors' seconds, of an update or a network call, and how many times as fast we are;
+                             None where the machine is too busy to tell
     planned_bytes            what XLA's plan of the program takes of a device, arguments and results included
     device_peak_bytes        the most that a device has had in use since the command began; None on a CPU
     host_peak_bytes          the process's memory at its largest, in this case
+    load                     processes that wanted a core, on average over the last minute: the machine is shared
 """
 
 import contextlib
 import gc
 import math
+import os
 import re
 import statistics
 import time
@@ -107,7 +110,8 @@ class Measure:
       first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
       row |= {"status": "out of memory" if is_out_of_memory(error) else "failed", "error": first}
     gc.collect()  # a traceback may still hold arrays
-    return row | {"device_peak_bytes": chips.peak_memory(self._devices(case)), "host_peak_bytes": chips.host_peak()}
+    memory = {"device_peak_bytes": chips.peak_memory(self._devices(case)), "host_peak_bytes": chips.host_peak()}
+    return {**row, **memory, "load": os.getloadavg()[0]}
 
   def _devices(self, case: Case) -> list[Any]:
     devices = jax.devices()
@@ -145,10 +149,8 @@ class Measure:
       beside = {"peers": {"diffusers": {"error": asked}}} if isinstance(asked, str) else {}
       if others is not None:
         results = others.close()
-        beside = {
-          "peers": results,
-          "against_best_peer": peers.against([s / (calls or 1) for s in seconds], results),
-        }
+        ratio = peers.against([s / (calls or 1) for s in seconds], results)
+        beside = {"peers": results, "against_best_peer": None if is_unfair(devices) else ratio}
     return {"status": "ok", **ready.facts, "first_call_seconds": first, "per_turn": count, **beside} | self._rates(
       case, experiment, seconds, ready.flops, calls
     )
@@ -278,6 +280,15 @@ def _compiled(lower: Callable[[], Any], compile: Callable[[Any], Any], devices: 
   if planned is not None and limit is not None and planned > limit:
     raise OutOfMemory(f"the compiled program takes {planned / 2**20:,.0f} MiB a device, which has {limit / 2**20:,.0f}")
   return {"trace_seconds": between - began, "compile_seconds": ended - between, "planned_bytes": planned}, compiled
+
+
+def is_unfair(devices: list[Any]) -> bool:
+  """Whether other work spoils a comparison.
+
+  On a CPU, PyTorch's threads wait for each other after every operation. Where others have the cores meanwhile a network
+  call takes 2.5 s with two threads that takes 0.05 s with one (measured at a load of 14 a core).
+  """
+  return devices[0].platform == "cpu" and chips.is_busy(os.getloadavg()[0])
 
 
 def planned_bytes(compiled: Any) -> int | None:

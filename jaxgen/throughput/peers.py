@@ -58,13 +58,16 @@ def network_of(e: Experiment) -> nn.Module | None:
 
   spec = e.data.batch_spec(e.batch_size, train=True)
   with nn.intercept_methods(see):
-    jax.eval_shape(e.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+    fresh = lambda key, batch: e.method.init(key, batch)  # a function that was traced before would not be traced again
+    jax.eval_shape(fresh, jax.eval_shape(lambda: jax.random.key(0)), spec)
   return found[0] if found else None
 
 
 def job(e: Experiment, case: Case, updates: int, calls: int | None) -> dict[str, Any] | str:
   """What a competitor is asked to do, or one sentence on why there is none."""
   network = network_of(e)
+  if network is None:
+    return "this method's network has no counterpart in diffusers"
   if type(network) is not UNet:
     return f"diffusers has no counterpart of {type(network).__name__} here: only jaxgen.nn.UNet has one"
   if network.classes is not None or network.heads != 1:

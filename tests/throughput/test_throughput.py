@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tiny
 
 from jaxgen import cli
+from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.program import Program
 from jaxgen.show.benchmark import page
@@ -124,7 +126,7 @@ def fake(what="train", devices=1, batch=8, seconds=1.0, **changed):
   row |= dict(status="ok", seconds=seconds, turns=[seconds], spread=0.0, network_calls=None, seconds_per_call=None)
   row |= dict(examples_per_second=batch / seconds, per_second=batch / seconds, per_device=batch / seconds / devices)
   row |= dict(flops=1e9, peak_flops=1e10, mfu=0.1 / seconds, mfu_data_sheet=None, planned_bytes=2**20)
-  return row | dict(compile_seconds=1.0, device_peak_bytes=None, host_peak_bytes=2**20) | changed
+  return row | dict(compile_seconds=1.0, device_peak_bytes=None, host_peak_bytes=2**20, load=0.5) | changed
 
 
 def test_scaling_and_quality():
@@ -159,6 +161,16 @@ def test_results_are_kept_as_they_come(config):
   assert [row["efficiency"] for row in last["scaling"]] == [0.5]  # the whole batch in the same time
   assert "Not finished" in page(last)
   assert "simulates 8 devices" in page(last)
+  assert "had other work" not in page(last)
+  last["rows"][0]["load"] = 1000.0
+  assert "had other work" in page(last)
+  last["rows"][0] |= dict(peers={"torch eager": dict(turns=[3.0], seconds=3.0)}, against_best_peer=3.0)
+  last["rows"][1] |= dict(peers={"diffusers": dict(error="there is no counterpart")})
+  assert "3.00 times as fast" in page(last)
+  assert "<p>there is no counterpart.</p>" in page(last)
+  assert "too much other work" not in page(last)
+  last["rows"][0]["against_best_peer"] = None
+  assert "too much other work" in page(last)
   last["quality"] = [
     dict(dtype="float32", solver="ddim", sampling_steps=5, samples=9, frechet=2.0, quality=0.5)
     | dict(seconds_per_1000=1.0, seconds_per_quality=2.0)
@@ -219,6 +231,43 @@ def test_a_config_without_such_a_flag_or_samples_says_so(capsys):
   assert "config vae_digits has no flag --solver" in capsys.readouterr().err
 
 
+def test_a_competitor_has_the_networks_shape_and_takes_turns(config, tmp_path):
+  from jaxgen.throughput import peers
+
+  digits = load_config("ddpm_digits")
+  experiment = digits.build(channels=8, sampling_steps=4)
+  case = plan(digits, {"channels": 8}, Asked(("sample",), (4,), devices=(1,)), 8)[-1]
+  job = peers.job(experiment, case, 1, measure.network_calls(experiment.method))
+  assert (job["channels"], job["multipliers"], job["image"], job["sampling_steps"]) == (8, [1, 1], [8, 8, 1], 4)
+  tiny_job = peers.job(load_config(config).build(), case, 1, 3)
+  assert tiny_job == "diffusers has no counterpart of Net here: only jaxgen.nn.UNet has one"
+  assert "one device" in peers.job(experiment, plan(digits, {}, Asked(("train",), (4,), devices=(2,)), 8)[0], 1, None)
+  worker = tmp_path / "worker.py"  # speaks as worker_torch.py does; the compiled one dies in its second turn
+  worker.write_text("""
+import json, sys
+job, turns = json.loads(sys.argv[1]), 0
+print(json.dumps({"first_call": 1.0}), flush=True)
+for line in sys.stdin:
+  turns += 1
+  if job["compiled"] and turns == 2:
+    sys.exit(7)
+  print(json.dumps({"seconds": 4.0 * turns} if line.strip() == "go" else {"peak_memory": 5}), flush=True)
+""")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(peers, "WORKER", worker)
+    others = peers.Peers(("eager", "compiled"), job, sys.executable)
+    for _ in range(3):
+      others.turn()
+    found = others.close()
+  assert found["torch eager"] == dict(turns=[1.0, 2.0, 3.0], seconds=2.0, first_call=1.0, peak_memory=5)  # of a call
+  assert found["torch compiled"]["error"] == "its process ended with code 7"
+  assert peers.against([0.5, 0.5, 0.5], found) == 4.0
+  assert peers.against([0.5], found) == 2.0  # the one that ended has one turn
+  assert peers.chosen(("none",), None) == ()
+  with pytest.raises(UserError, match="--peers nine is none of eager, compiled, none"):
+    peers.chosen(("nine",), None)
+
+
 def test_data_sheets_are_found_by_the_names_that_jax_gives():
   tflops = lambda kind: chips.sheet(kind).bfloat16 / 1e12
   kinds = ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H200"]
@@ -235,4 +284,5 @@ def test_memory_and_peaks_are_of_this_machine():
   assert chips.peak_memory(devices) is None  # a CPU does not say
   block = np.ones(2**24)  # 128 MiB
   assert chips.host_peak() >= block.nbytes
+  assert [chips.is_busy(load * chips.cores()) for load in (1.0, 2.0)] == [False, True]
   assert 1e8 < chips.matmul_peak(devices[:1], "float32") < 1e14
