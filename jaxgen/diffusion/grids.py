@@ -25,12 +25,11 @@ import scipy.stats
 from jaxtyping import Float
 
 from jaxgen.core.errors import UserError
+from jaxgen.diffusion.sampling import HIGHEST
 from jaxgen.diffusion.schedules import Schedule
 
 Times = Float[np.ndarray | jax.Array, " times"]
 Grid = Callable[[Schedule, int], Times]
-
-HIGHEST = 150.0  # of sigma / alpha, where alpha_T = 0
 
 
 def leading(schedule: Schedule, n: int) -> Times:

@@ -42,10 +42,10 @@ class Times(NamedTuple):
 
 
 def _from_unit(schedule: Schedule, u: Array, first: float) -> Array:
-  """u in [0, 1) as a time: uniform over the steps 1 .. T, or on (first, T]."""
+  """u in [0, 1] as a time: uniform over the steps 1 .. T, or on [first, T]; u = 1 comes from rounding."""
   if schedule.steps is None:
-    return schedule.T - u * (schedule.T - first)
-  return schedule.steps - jnp.floor(u * schedule.steps)
+    return jnp.maximum(schedule.T - u * (schedule.T - first), first)
+  return schedule.steps - jnp.minimum(jnp.floor(u * schedule.steps), schedule.steps - 1)
 
 
 def _each(keys: Key[Array, " batch"], draw: Callable[..., Array]) -> Num[Array, " batch"]:
@@ -119,7 +119,7 @@ def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Tim
 
   def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
     t = schedule.T * jax.nn.sigmoid(mean + std * _each(keys, jax.random.normal))
-    t = t if schedule.steps is None else jnp.clip(jnp.ceil(t), 1, schedule.T)
+    t = jnp.maximum(t, 1e-3 * schedule.t_min) if schedule.steps is None else jnp.clip(jnp.ceil(t), 1, schedule.T)
     return Drawn(t, jnp.ones_like(t))
 
   return Times(draw)
@@ -190,7 +190,7 @@ def steps_from_zero(at: Point) -> Array:
 
 
 def thousandths(at: Point) -> Array:
-  """999 t: Song et al. 2021, their code, for t in [0, 1]; a sinusoidal embedding is made for the range to 1000."""
+  """999 t, for t in [0, 1]: Song et al. 2021, their code; a sinusoidal embedding is made for the range to 1000."""
   return 999 * at.t
 
 

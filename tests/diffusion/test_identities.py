@@ -1,5 +1,6 @@
 """Which deterministic solvers are one and the same; their coefficients; how often they call; how they do in float32."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -23,7 +24,6 @@ from jaxgen.diffusion import (
   edm,
   heun,
   karras,
-  leading,
   linear,
   lms,
   log_snr,
@@ -203,11 +203,31 @@ def test_unipc_is_exact_where_x_0_is_a_polynomial_in_lambda(x64):
   denoise = lambda x, t: (0 * x + jnp.polyval(jnp.asarray(polynomial.c), schedule.log_snr(t) / 2), x)
   x = jnp.ones((3, 1))
   past = Past(tuple(polynomial(lambda_[i]) * x for i in (3, 2, 1, 0)), jnp.asarray(lambda_[[3, 2, 1, 0]]))
-  solver = unipc(schedule, order=4, corrector=False)._replace(order=1)
+  solver = unipc(schedule, order=4, corrector=False)
   got = sample(solver, denoise, times[4:], x, KEYS, Carry(past, x))
   integral, _ = scipy.integrate.quad(lambda u: np.exp(u) * polynomial(u), lambda_[4], lambda_[5], epsabs=1e-13)
   expected = schedule.sigma(times[5:]) * (1 / schedule.sigma(times[4:5]) + integral)
   np.testing.assert_allclose(got, expected * np.ones((3, 1)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("make", [pndm, plms, lms, deis, dpmpp_2m, dpmpp_3m, unipc])
+def test_a_known_past_is_gone_on_from(make, x64):
+  """Some steps one by one and the others by `sample`, fewer than the solver's order in the end."""
+  schedule = linear(100, 1e-3, 0.2)
+  solver, denoise, times = make(schedule), stub(schedule), trailing(schedule, 6)
+
+  def begin(x):
+    carry = solver.init(x)
+    for t, s in itertools.pairwise(jnp.asarray(times[:5])):
+      x, carry = solver.step(denoise, carry, x, t, s, KEYS)
+    return x, carry
+
+  x = start(schedule)
+  whole = jax.jit(lambda x: sample(solver, denoise, times, x, KEYS))(x)
+  halves = jax.jit(lambda x: (lambda x, carry: sample(solver, denoise, times[4:], x, KEYS, carry))(*begin(x)))(x)
+  np.testing.assert_allclose(halves, whole, rtol=1e-12)
+  fresh = jax.jit(lambda x: sample(solver._replace(order=1), denoise, times[4:], begin(x)[0], KEYS))(x)
+  assert np.abs(fresh - whole).max() > 1e-6  # without its past it is another
 
 
 # --- Calls ----------------------------------------------------------------------------------------------------------
@@ -271,8 +291,6 @@ RUNS = {
 def test_rounding(name, run, x64):
   # Float32 beside float64, from noise to clean data.
   schedule, grid = RUNS[run]
-  if (name, run) == ("pndm", "cosine"):
-    grid = partial(leading, n=50)  # the first of the trailing steps is too large for it: see `pndm`
   solver, data, times = SOLVERS[name](schedule), MIXTURE, grid(schedule)
   x = schedule.prior_std * jax.random.normal(jax.random.key(1), (16, 1))
   keys = jax.random.split(KEYS[0], 16)
@@ -280,6 +298,26 @@ def test_rounding(name, run, x64):
   single, double = jax.jit(lambda x: (draw(x.astype("float32")), draw(x)))(x)
   assert single.dtype == jnp.float32
   np.testing.assert_allclose(single, double, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [heun, pndm, plms])
+def test_no_average_over_a_step_from_noise_alone(make, x64):
+  """On the cosine schedule sigma / alpha falls from 20 thousand to 13 in the first of 20 steps: an average of eps over
+  that step makes an error of the data's size (Heun, PLMS) or 1e5 times it (PNDM)."""
+  schedule = cosine()
+  times = trailing(schedule, 20)
+  x, keys = jax.random.normal(jax.random.key(1), (64, 1)), jax.random.split(KEYS[0], 64)
+  got = jax.jit(lambda x: sample(make(schedule), MIXTURE.denoiser(schedule), times, x, keys))(x)
+  exact = MIXTURE.transport(schedule, x, float(times[0]), 0.0)
+  assert jnp.abs(got - exact).mean() < 0.01
+
+
+@pytest.mark.parametrize("times", [[0.1, 1.0], [1.0, 0.5, 0.5, 0.0], [1.5, 0.5], [0.5, -0.1], [1.0, np.nan, 0.0]])
+def test_times_that_do_not_fall(times):
+  """Increasing ones, a step of no length, and times that the schedule does not have."""
+  schedule = vp()
+  with pytest.raises(UserError, match="at times that fall from 1 or less to 0 or more, and these are "):
+    sample(dpmpp_2m(schedule)._replace(order=1), stub(schedule), np.array(times), start(schedule), KEYS)
 
 
 # --- Bad input ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from jaxgen.diffusion import (
   SOLVERS,
   ancestral,
   annealed_langevin,
+  cosine,
   ddim,
   dpmpp_2m,
   dpmpp_sde_2m,
@@ -255,6 +256,8 @@ def test_network_calls_by_hand():
   assert calls(lambda s: predictor_corrector(s, corrections=3)) == 4 * 9 + 1
   assert calls(lambda s: annealed_langevin(s, corrections=7)) == 7 * 9 + 1
   assert calls(heun, rectified_flow()) == 1 + 2 * 8 + 1
+  assert calls(heun, cosine()) == 1 + 2 * 8 + 1  # from 20 thousand to 6 in the first step
+  assert calls(heun, linear()) == 2 * 9 + 1  # from 160 to 60
   assert network_calls(heun(SHORT), times[:-1]) == 2 * 9  # not to clean data
   assert network_calls(heun(rectified_flow()), np.array([1.0, 0.0])) == 1
 

@@ -41,6 +41,25 @@ def test_uniform_on_steps():
   assert stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("schedule", "bins", "last"), [(linear(1000), 1000, 1.0), (rectified_flow(1e-9), 2, 1e-9)])
+def test_rounding_draws_no_time_beyond_the_last(schedule, bins, last, monkeypatch):
+  """(bin + u) / bins is 1 in float32 where u is just below 1: that was t = 0, clean data, in 3e-5 of the draws of the
+  last of 1,000 bins; and T - t_min may be T."""
+  below = lambda key, shape=(): jnp.full(shape, np.nextafter(np.float32(1), np.float32(0)))
+  monkeypatch.setattr(jax.random, "uniform", below)
+  times = by_loss(schedule, bins, uniform_part=0.0)
+  learned = times.init()
+  learned = learned._replace(losses=learned.losses.at[-1].set(1.0), count=learned.count + 10)  # the last bin alone
+  np.testing.assert_allclose(draw(times, 4, buffers=learned).t, last, rtol=1e-6)
+
+
+def test_no_time_is_clean_data_where_the_noise_is_least():
+  """sigmoid(-110) is 0 in float32."""
+  t = draw(logit_normal(rectified_flow(), -110.0, 1e-3), 4).t
+  np.testing.assert_allclose(t, 1e-6)
+  np.testing.assert_array_equal(draw(logit_normal(linear(10, 0.1, 0.5), -110.0, 1e-3), 4).t, 1)
+
+
 def test_low_discrepancy_puts_one_t_into_each_part():
   n = 64
   for schedule, low, high in ((rectified_flow(t_min=0.2), 0.2, 1.0), (vp(t_min=0.01), 0.01, 1.0)):

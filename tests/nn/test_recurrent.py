@@ -9,6 +9,7 @@ import pytest
 from packed import expected_of, load
 from rounding import assert_close, conditioning
 
+from jaxgen.core.errors import UserError
 from jaxgen.interop import layout
 from jaxgen.interop.recurrent import torch
 from jaxgen.nn.sequence import recurrent
@@ -106,6 +107,16 @@ def test_weights_go_back_as_they_came():
   assert back.keys() == arrays.keys()
   for name, array in arrays.items():
     np.testing.assert_array_equal(back[name], array.astype(np.float32))
+
+
+def test_lengths_beyond_the_times_there_are():
+  network, x = Recurrent(3), jnp.ones((2, 4, 2))
+  variables = network.init(jax.random.key(1), x)
+  for lengths, said in (([5, 1], "1 to 5"), ([-1, 4], "-1 to 4")):
+    with pytest.raises(UserError, match=f"sequences of lengths {said}, and the batch has room for 0 to 4"):
+      network.apply(variables, x, jnp.array(lengths))
+  compiled = jax.jit(network.apply)(variables, x, jnp.array([5, 4]))[0]
+  np.testing.assert_array_equal(compiled, network.apply(variables, x)[0])
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

@@ -161,6 +161,8 @@ def test_says_what_does_not_fit():
     init(UNet(8, (1, 1), attention=(5,)), (1, 8, 8, 1))
   with pytest.raises(UserError, match="8 features do not divide into 3 heads"):
     init(UNet(8, (1,), attention=(), heads=3), (1, 8, 8, 1))
+  with pytest.raises(UserError, match="attention has 1 head or more, not 0"):
+    init(UNet(8, (1,), attention=(), heads=0), (1, 8, 8, 1))
 
 
 def test_attention_in_bfloat16_rounds_no_logits(x64):

@@ -429,9 +429,11 @@ def test_says_what_does_not_fit():
       init(DIGITS[name].clone(heads=3), (1, 8, 8, 1))
   with pytest.raises(UserError, match="8 features do not divide into 3 heads"):
     init(DIGITS["Swin"].clone(heads=(3, 2)), (1, 8, 8, 1))
-  with pytest.raises(ValueError, match="even"):
+  with pytest.raises(UserError, match=r"Swin's depths \(2, 3\) must be even"):
     init(Swin(2, 8, (2, 3), (1, 2)), (1, 8, 8, 1))
-  with pytest.raises(ValueError, match="two tokens"):
+  with pytest.raises(UserError, match="Swin has 2 stages and heads for 1"):
+    init(Swin(2, 8, (2, 2), (1,)), (1, 8, 8, 1))
+  with pytest.raises(UserError, match="two tokens"):
     init(ViT(2, 16, 2, 2, pool="mean", distilled=True), (1, 8, 8, 1))
 
 

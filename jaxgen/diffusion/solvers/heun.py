@@ -30,4 +30,4 @@ def heun(
     _, d_s = denoise(schedule.alpha(s) * y_s, s)[:2]
     return schedule.alpha(s) * (y_s + (r_s - r_t) * (d_s - d) / 2), carry
 
-  return Solver(schedule, init=lambda x: (), step=step, calls=2)
+  return Solver(schedule, init=lambda x: (), step=step, calls=2, averages=True)

@@ -27,9 +27,9 @@ def pndm(schedule: Schedule, start: Literal["runge_kutta", "improved_euler"] = "
   call a step but for the start:
 
   start: "runge_kutta" is the paper's: each of the first three steps averages four calls, two of them at (t + s) / 2.
-    Where r changes a lot over such a step the average is far off, and nothing later mends it: on the cosine schedule r
-    falls from 20 thousand to 60 in the first of 20 steps of `trailing`. Choose another grid then, or start. With
-    "improved_euler" (PLMS) the first step averages two calls, and the next two use two and three eps.
+    With "improved_euler" (PLMS) the first step averages two calls, and the next two use two and three eps.
+    Where r falls by orders of magnitude over such a step the average is far off, and nothing later mends it. The
+    authors' grids start below T; one that starts at T on the cosine schedule has a first-order step before these.
   """
   average, starting, calls = {"runge_kutta": (_runge_kutta, 3, 4), "improved_euler": (_improved_euler, 1, 2)}[start]
 
@@ -50,7 +50,7 @@ def pndm(schedule: Schedule, start: Literal["runge_kutta", "improved_euler"] = "
     return transfer(e, s), Carry((eps, *carry.past[:-1]), jnp.minimum(carry.count + 1, 3))
 
   init = lambda x: Carry((jnp.zeros_like(x),) * 3, jnp.zeros((), jnp.int32))
-  return Solver(schedule, init, step, to_clean="step", order=4, start=(starting, calls))
+  return Solver(schedule, init, step, to_clean="step", averages=True, order=4, start=(starting, calls))
 
 
 def _runge_kutta(noise, transfer, e_1, t, s):

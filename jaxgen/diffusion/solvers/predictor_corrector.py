@@ -60,4 +60,4 @@ def predictor_corrector(
     return x, carry
 
   calls, start = solver.calls + corrections, (solver.start[0], solver.start[1] + corrections)
-  return Solver(schedule, solver.init, step, calls=calls, order=solver.order, start=start)
+  return Solver(schedule, solver.init, step, calls=calls, averages=solver.averages, order=solver.order, start=start)

@@ -17,7 +17,7 @@ from jaxgen.diffusion import PREDICTIONS, Prediction, Schedule, Variance, losses
 from jaxgen.diffusion.losses import diffuse
 from jaxgen.diffusion.predictions import to_x0_eps
 from jaxgen.diffusion.sampling import Denoise
-from jaxgen.diffusion.times import TimeInput, Times, steps_from_zero, thousandths, uniform
+from jaxgen.diffusion.times import TimeInput, Times, c_noise, steps_from_zero, thousandths, uniform
 from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
@@ -30,7 +30,8 @@ class Objective(NamedTuple):
   prediction: what the network outputs.
   weighting: of its squared error over t; None leaves the bound, `vlb`, as the only loss.
   times: the distribution of t; None: uniform.
-  time_input: what the network is told of t; None: t - 1 in discrete processes, 999 t in continuous ones.
+  time_input: what the network is told of t; None: t - 1 in discrete processes, 999 t in continuous ones of t in [0, 1],
+    log(sigma / alpha) / 4 in those that go on, as EDM's to 80.
   variance: of p_theta in the bound; "learned" is interpolated by the second half of the network's channels: (12).
   vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
     added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
@@ -45,9 +46,10 @@ class Objective(NamedTuple):
 
   def on(self, schedule: Schedule) -> "Objective":
     """With the schedule's own `times` and `time_input` where none were given."""
+    continuous = thousandths if schedule.T <= 1 else c_noise
     return self._replace(
       times=self.times or uniform(schedule),
-      time_input=self.time_input or (thousandths if schedule.steps is None else steps_from_zero),
+      time_input=self.time_input or (continuous if schedule.steps is None else steps_from_zero),
     )
 
 

@@ -48,6 +48,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   solver = sampler.solver(schedule)
   visited = sampler.grid(schedule, sampler.steps)
   sampling.check(solver, sampler.steps)
+  sampling.check_times(schedule, visited)
   check_noise(schedule)
   check_start(schedule, model.prediction, float(visited[0]))
   # What x is like at the grid's first time, where that is not T: there a process whose noise explodes has less of it.

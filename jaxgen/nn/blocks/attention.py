@@ -87,8 +87,10 @@ def head_width(features: int, heads: int) -> int:
   """Features of a head.
 
   Raises:
-    UserError: the heads do not divide the features.
+    UserError: there is no head, or the heads do not divide the features.
   """
+  if heads < 1:
+    raise UserError(f"attention has 1 head or more, not {heads}: change their number")
   if features % heads:
     raise UserError(f"{features} features do not divide into {heads} heads: change the width or the number of heads")
   return features // heads

@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Dropout, add_bias, matmul
 
 Dtype = Any
@@ -123,6 +125,15 @@ class Cell(nn.Module):
     return outputs.swapaxes(0, 1), state
 
 
+def check_lengths(lengths: Int[Array, "batch"] | None, time: int) -> None:
+  """Raises a UserError where lengths of sequences, if they are known by now, are not 0 .. time."""
+  if lengths is None or isinstance(lengths, jax.core.Tracer) or not lengths.size:
+    return
+  least, most = np.asarray(lengths).min(), np.asarray(lengths).max()
+  if least < 0 or most > time:
+    raise UserError(f"sequences of lengths {least} to {most}, and the batch has room for 0 to {time}: change them")
+
+
 class Recurrent(nn.Module):
   """Layers of recurrent cells, each direction of each layer one scan.
 
@@ -153,8 +164,12 @@ class Recurrent(nn.Module):
       lengths: valid times of each example, all by default. Behind them the output is 0.
       initial: zeros by default. Each is [B, layers * directions, features]: layers from below, forward before backward.
       index: positions in the global batch; with it there is dropout, from rngs={"dropout": key}.
+
+    Raises:
+      UserError: a length below 0 or beyond the times there are. In a compiled program it is as the nearest of these.
     """
     batch, time, _ = x.shape
+    check_lengths(lengths, time)
     valid = jnp.full((batch,), time) if lengths is None else lengths
     valid = jnp.arange(time) < valid[:, None]
     ways, final = ("forward", "backward") if self.bidirectional else ("forward",), []

@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width, separately
 from jaxgen.nn.blocks.layers import Dense, LayerNorm
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, uniform
@@ -88,7 +89,7 @@ class WindowAttention(nn.Module):
   @nn.compact
   def __call__(self, x: Tokens, index: Index = None) -> Tokens:
     if self.dropout:
-      raise ValueError("attention in windows has no dropout")
+      raise UserError("attention in windows has no dropout: set its dropout to 0")
     (height, width), (h, w), channels = self.grid, self.window, x.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     y = x.reshape(-1, height, width, channels)
@@ -176,9 +177,15 @@ class Swin(nn.Module):
 
   @nn.compact
   def features(self, x: Pictures, index: Index = None) -> Float[Array, "batch features"]:
-    """The mean over the last stage's tokens, normalised."""
+    """The mean over the last stage's tokens, normalised.
+
+    Raises:
+      UserError: odd depths, or not as many stages as heads.
+    """
     if any(depth % 2 for depth in self.depths):
-      raise ValueError(f"depths {tuple(self.depths)} must be even: every second block has shifted windows")
+      raise UserError(f"Swin's depths {tuple(self.depths)} must be even: every second block has shifted windows")
+    if len(self.depths) != len(self.heads):
+      raise UserError(f"Swin has {len(self.depths)} stages and heads for {len(self.heads)}: give as many")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = partial(LayerNorm, self.eps, **dtypes)
     x = PatchEmbedding(self.width, self.patch, uniform, name="patches", **dtypes)(x)

@@ -163,7 +163,7 @@ class ViT(nn.Module):
   def tokens(self, x: Pictures, index: Index = None) -> Tokens:
     """[B, T, D], normalised; the class token first, then the distillation token, then the patches, row by row."""
     if self.distilled and self.pool == "mean":
-      raise ValueError("a distilled network has two tokens to read out: pool must be 'class'")
+      raise UserError("a distilled network has two tokens to read out: pool must be 'class'")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = PatchEmbedding(self.width, self.patch, self.patch_init, name="patches", **dtypes)(x)
     x = x.reshape(x.shape[0], -1, self.width)
