@@ -409,6 +409,9 @@ def test_what_the_system_refuses_is_one_sentence(trained, tmp_path, monkeypatch)
   monkeypatch.setattr(os, "access", lambda path, mode: False)
   assert "is read-only: say where with --out" in error_of("sample", run)
   monkeypatch.undo()
+  assert "there is no folder" in error_of("evaluate", run, "--out", tmp_path / "no" / "numbers.json")
+  assert "is a folder: name a file in it" in error_of("evaluate", run, "--out", tmp_path)
+  assert "is a folder: name a file in it" in error_of("reproduce", config, "--runs", tmp_path, "--ledger", tmp_path)
   assert "out of memory" in error_of("train", config, "--runs", tmp_path, "--batch-size", 8 * 10**11)
 
 

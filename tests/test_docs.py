@@ -53,7 +53,15 @@ def test_files_that_a_page_names_exist(page):
 
 
 # What commands write and read, and the reader's own files.
-OUTPUTS = {EXAMPLE, "run.json", "ledger.md", "samples.png", "tiny_shakespeare.txt", "data/tiny_shakespeare.txt"}
+OUTPUTS = {
+  EXAMPLE,
+  "run.json",
+  "config.py",
+  "ledger.md",
+  "samples.png",
+  "tiny_shakespeare.txt",
+  "data/tiny_shakespeare.txt",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,6 +1,5 @@
 """jaxgen sample RUN: draw samples from a run."""
 
-import os
 import pathlib
 import sys
 
@@ -8,7 +7,7 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from jaxgen.cli.options import CHECKPOINT, load_run, option
+from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
@@ -36,10 +35,7 @@ def sample(subject: str, words: list[str]) -> None:
   out = options["out"] or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
   if options["out"] and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
-  if not out.parent.is_dir():
-    raise UserError(f"--out {out}: there is no folder {out.parent}")
-  if not os.access(out.parent, os.W_OK):
-    raise UserError(f"samples cannot be written into {out.parent}, which is read-only: say where with --out")
+  check_out(out)
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task = bar.add_task("sampling", total=n)
     samples = run.sample(n, seed=seed, first=first, progress=lambda done: bar.update(task, completed=done))

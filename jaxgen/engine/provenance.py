@@ -24,6 +24,9 @@ from jaxgen.engine.run import Run
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
 
+# What changes bits of jax's own settings.
+JAX_CONFIG = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
+
 
 def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
   """What run.json says of a new run."""
@@ -62,6 +65,7 @@ def where() -> dict[str, Any]:
     "devices": [d.device_kind for d in jax.devices()],
     "processes": jax.process_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    "jax_config": {name: getattr(jax.config, name) for name in JAX_CONFIG},
     # What jaxgen would have set, had jax not started before it was imported.
     **({"xla_flags_too_late": list(too_late)} if too_late else {}),
   }
@@ -78,11 +82,13 @@ def versions() -> dict[str, str]:
 def git_revision(file: pathlib.Path) -> str | None:
   """The revision of the checkout that a file belongs to, with "+" where the tree has changes.
 
-  None where git does not track the file: a package in an environment within a repository is not part of that.
+  None where git does not track the file: a package in an environment within a repository is not part of that. The
+  variables by which git is told of another repository (GIT_DIR, in a hook of one) do not count.
   """
+  env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
   git = lambda *words: (
     subprocess.run(
-      ["git", "-C", file.resolve().parent, *words], capture_output=True, text=True, timeout=10, check=True
+      ["git", "-C", file.resolve().parent, *words], capture_output=True, text=True, timeout=10, check=True, env=env
     ).stdout
   )
   try:

@@ -233,7 +233,7 @@ def test_a_cut_config_of_a_run_is_said(tmp_path):
     check_same(folder, config, {}, 0)
 
 
-def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path):
+def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path, monkeypatch):
   git = lambda *words: subprocess.run(
     ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words],
     cwd=tmp_path,
@@ -249,5 +249,11 @@ def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path):
   assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD")
   write(tmp_path / "c.py", SMALL + "\n")
   assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD") + "+"
+  head = git("rev-parse", "HEAD")
+  (tmp_path / "other").mkdir()
+  subprocess.run(["git", "init"], cwd=tmp_path / "other", check=True, capture_output=True)
+  monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+  assert describe(config, {}, 0)["config_git"] == head + "+"
+  monkeypatch.undo()
   write(tmp_path / ".venv" / "jaxgen" / "provenance.py", "")
   assert git_revision(tmp_path / ".venv" / "jaxgen" / "provenance.py") is None
