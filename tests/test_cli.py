@@ -302,6 +302,9 @@ def test_bad_flags_and_configs(trained, tmp_path):
   assert "perhaps you meant 'train'" in error_of("trian", code=2)
   assert "CONFIG comes before the flags" in error_of("train", "--steps", "3", str(config))
   assert "perhaps you meant 'ddpm_digits'" in error_of("train", "configs/ddpm_digit.py")
+  # Weights are written by one process, so flags of several would mean nothing.
+  result = command("export", folder / "runs" / "tiny", tmp_path / "x.npz", "--processes", 2, code=2)
+  assert "--processes" in result.stderr + result.stdout
   empty = tmp_path / "empty.py"
   empty.write_text("x = 1\n")
   assert "has no function experiment()" in error_of("train", empty)

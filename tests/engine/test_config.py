@@ -231,6 +231,15 @@ def test_a_cut_config_of_a_run_is_said(tmp_path):
   (folder / "config.py").write_text(tiny.SOURCE[:300])
   with pytest.raises(UserError, match="run/config.py is damaged"):
     check_same(folder, config, {}, 0)
+  (folder / "config.py").write_bytes(b"\xff\xfe")
+  with pytest.raises(UserError, match="run/config.py is damaged"):
+    check_same(folder, config, {}, 0)
+  with pytest.raises(UserError, match="run/config.py is not a config: 'utf-8' codec"):
+    jaxgen.load(folder.path)
+  (folder / "config.py").unlink()
+  for missing in (lambda: check_same(folder, config, {}, 0), lambda: jaxgen.load(folder.path)):
+    with pytest.raises(UserError, match="is not a whole run: it has no config.py: put back a copy"):
+      missing()
 
 
 def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path, monkeypatch):
