@@ -55,7 +55,7 @@ def reproduce(
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
   from jaxgen.engine import identity
-  from jaxgen.engine.checkpoint import Checkpoints
+  from jaxgen.engine.frozen import RunCheckpoints
   from jaxgen.engine.hashing import state_hash
   from jaxgen.engine.loop import train
   from jaxgen.engine.rehearsal import rehearse
@@ -79,7 +79,7 @@ def reproduce(
     _check_names(config, experiment, found)
     best = found
     if experiment.best is not None:
-      step = Checkpoints(run.folder / "checkpoints", best=experiment.best).best()
+      step = RunCheckpoints(run.folder, {}, best=experiment.best).best()
       best = run.folder.evaluation(step) or found
     numbers.append((found, best))
     hashes.append(state_hash(run.state))

@@ -17,6 +17,7 @@ from typing import Any
 from jaxgen.core import files
 from jaxgen.core.environment import set_xla_flags
 from jaxgen.core.errors import UserError
+from jaxgen.core.method import network_sizes
 from jaxgen.engine import identity
 from jaxgen.engine.config import KEPT, KEPT_IMPORTS, Config, code_of, load_kept
 from jaxgen.engine.folder import Folder
@@ -44,6 +45,24 @@ def start_of(run: Run, step: int) -> dict[str, Any]:
   """What run.json's "sessions" say of a start of a run at this step; where it ends is added later."""
   arguments = run.config.to_json(run.arguments)
   return {"from": step, "arguments": arguments, "data": identity.of_data(run.data), **_start(run.config)}
+
+
+def record_start(run: Run, start: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
+  """Writes to the folder what a start goes on with: its config, its arguments, and what a new run has frozen."""
+  keep_config(run.folder, run.config)
+  info = run.folder.info()
+  if start["from"] == run.experiment.steps and info["arguments"] != start["arguments"]:
+    record_session(run.folder, start, start["from"], 0.0)  # nothing is trained, but perhaps evaluated
+    info = run.folder.info()
+  info |= {"arguments": start["arguments"], "parameters": network_sizes(run.state.params)}
+  run.folder.write_info(info | ({"frozen": dict(frozen)} if frozen else {}))
+
+
+def record_session(folder: Folder, start: Mapping[str, Any], step: int, seconds: float) -> None:
+  """Adds to run.json a session, from its start to this step."""
+  info = folder.info()
+  info["sessions"].append({**start, "to": step, "seconds": round(seconds, 1)})
+  folder.write_info(info)
 
 
 def _start(config: Config) -> dict[str, Any]:
