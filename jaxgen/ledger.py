@@ -48,13 +48,15 @@ def reproduce(
   A run that exists goes on, so that what was interrupted is not lost: its folder is `runs`/CONFIG_seedN.
 
   Lines have: paper, table, metric, published, note; mean, std (over seeds; null for one), values, standard_error (of
-  the last seed's own, where there is one); config, arguments, config_hash, state_hashes; data; git, versions, devices,
-  seconds (of all seeds' training together), date; best, true where the number is that of each run's best evaluation.
+  the last seed's own, where there is one); config, arguments, config_hash, state_hashes; data; data_content, as
+  run.json has it; git, versions, devices, seconds (of all seeds' training together), date; best, true where the number
+  is that of each run's best evaluation.
 
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
-  from jaxgen.engine.checkpoint import Checkpoints
+  from jaxgen.engine import identity
+  from jaxgen.engine.frozen import RunCheckpoints
   from jaxgen.engine.hashing import state_hash
   from jaxgen.engine.loop import train
   from jaxgen.engine.rehearsal import rehearse
@@ -78,12 +80,12 @@ def reproduce(
     _check_names(config, experiment, found)
     best = found
     if experiment.best is not None:
-      step = Checkpoints(run.folder / "checkpoints", best=experiment.best).best()
+      step = RunCheckpoints(run.folder, {}, best=experiment.best).best()
       best = run.folder.evaluation(step) or found
     numbers.append((found, best))
     hashes.append(state_hash(run.state))
     seconds += sum(session.get("seconds", 0.0) for session in run.folder.info()["sessions"])
-  here = where()
+  here, content = where(), identity.of_data(experiment.data)
   return [
     {
       "paper": published.paper,
@@ -101,6 +103,7 @@ def reproduce(
       "config_hash": config_hash(config, arguments),
       "state_hashes": hashes,
       "data": experiment.data.title,
+      "data_content": content,
       "git": here["git"],
       "versions": versions(),
       "devices": here["devices"],
@@ -130,6 +133,7 @@ def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
 
 def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
   """Adds lines to a ledger."""
+  path.parent.mkdir(parents=True, exist_ok=True)
   files.append(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 

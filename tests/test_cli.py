@@ -370,6 +370,9 @@ def test_bad_flags_and_configs(trained, tmp_path):
   assert "perhaps you meant 'train'" in error_of("trian", code=2)
   assert "CONFIG comes before the flags" in error_of("train", "--steps", "3", str(config))
   assert "perhaps you meant 'ddpm_digits'" in error_of("train", "configs/ddpm_digit.py")
+  # Weights are written by one process, so flags of several would mean nothing.
+  result = command("export", folder / "runs" / "tiny", tmp_path / "x.npz", "--processes", 2, code=2)
+  assert "--processes" in result.stderr + result.stdout
   empty = tmp_path / "empty.py"
   empty.write_text("x = 1\n")
   assert "has no function experiment()" in error_of("train", empty)
@@ -477,6 +480,9 @@ def test_what_the_system_refuses_is_one_sentence(trained, tmp_path, monkeypatch)
   monkeypatch.setattr(os, "access", lambda path, mode: False)
   assert "is read-only: say where with --out" in error_of("sample", run)
   monkeypatch.undo()
+  assert "there is no folder" in error_of("evaluate", run, "--out", tmp_path / "no" / "numbers.json")
+  assert "is a folder: name a file in it" in error_of("evaluate", run, "--out", tmp_path)
+  assert "is a folder: name a file in it" in error_of("reproduce", config, "--runs", tmp_path, "--ledger", tmp_path)
   assert "out of memory" in error_of("train", config, "--runs", tmp_path, "--batch-size", 8 * 10**11)
 
 

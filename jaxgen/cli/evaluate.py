@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import CHECKPOINT, load_run, option, print_numbers
+from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, print_numbers
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
@@ -20,6 +20,8 @@ def evaluate(subject: str, words: list[str]) -> None:
   )
   if not run.experiment.evaluators:
     raise UserError(f"config {run.config.name} has no evaluators")
+  if options["out"]:
+    check_out(options["out"])
   numbers = run.evaluate()
   if jax.process_index() == 0:
     print_numbers(numbers)

@@ -1,12 +1,14 @@
 """A command's options and a config's arguments, parsed together."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import tyro
 
+from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import as_flag
 
 Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
@@ -98,6 +100,16 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   if cluster:
     join(given)
   return load(subject, fsdp=given.get("fsdp", 1), checkpoint=given.get("checkpoint", "last"), **changed), given
+
+
+def check_out(path: pathlib.Path, flag: str = "--out") -> None:
+  """Raises a UserError where a file cannot be written; asked before the work of hours that it is for."""
+  if not path.parent.is_dir():
+    raise UserError(f"{flag} {path}: there is no folder {path.parent}")
+  if path.is_dir():
+    raise UserError(f"{flag} {path} is a folder: name a file in it")
+  if not os.access(path if path.exists() else path.parent, os.W_OK):
+    raise UserError(f"{path} cannot be written, for {path.parent} is read-only: say where with {flag}")
 
 
 def print_numbers(numbers: Mapping[str, float]) -> None:

@@ -5,7 +5,7 @@ import pathlib
 import jax
 
 from jaxgen import ledger
-from jaxgen.cli.options import RUNS, cluster_options, join, option, parse
+from jaxgen.cli.options import RUNS, check_out, cluster_options, join, option, parse
 from jaxgen.engine.config import load_config
 
 
@@ -24,6 +24,8 @@ def reproduce(subject: str, words: list[str]) -> None:
     config,
   )
   join(options)
+  if options["ledger"].parent.is_dir():  # else it is made
+    check_out(options["ledger"], "--ledger")
   lines = ledger.reproduce(config, changed, seeds=options["seeds"], runs=options["runs"], fsdp=options["fsdp"])
   if jax.process_index() == 0:
     ledger.append(options["ledger"], lines)

@@ -1,6 +1,5 @@
 """jaxgen sample RUN: draw samples from a run."""
 
-import os
 import pathlib
 import sys
 import time
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from jaxgen.cli.options import CHECKPOINT, load_run, option
+from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data.units import unit
@@ -97,10 +96,7 @@ def to_file(run, out: pathlib.Path | None, options, progress) -> list[pathlib.Pa
   out = out or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
   if given and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}, or into a folder")
-  if not out.parent.is_dir():
-    raise UserError(f"--out {out}: there is no folder {out.parent}")
-  if not os.access(out.parent, os.W_OK):
-    raise UserError(f"samples cannot be written into {out.parent}, which is read-only: say where with --out")
+  check_out(out)
   samples = run.sample(n, seed=seed, first=first, batch=options["batch"], progress=lambda drawn: progress(0, drawn))
   if jax.process_index() != 0:
     return []

@@ -296,10 +296,6 @@ class Checkpoints:
           values[step] = -value if mode == "min" else value
     return {max(values, key=lambda s: (values[s], s))} if values else set()
 
-  def best(self) -> int | None:
-    """The step of the best checkpoint of those that were rated, by the metric of this object; None: there is none."""
-    return min(self._best_step(self.steps()), default=None) if self._best else None
-
   # Restoring
 
   def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree] | None:

@@ -192,7 +192,7 @@ def load_kept(folder: pathlib.Path, name: str) -> Config:
     UserError: there is none, and as `load_config`.
   """
   if not (folder / KEPT).is_file():
-    raise UserError(f"{folder} is not a whole run: it has no {KEPT}")
+    raise UserError(f"{folder} is not a whole run: it has no {KEPT}: put back a copy")
   return _load(Found(name, folder / KEPT), Imports(folder / KEPT_IMPORTS))
 
 

@@ -95,6 +95,8 @@ class Experiment:
     for name in (*counts, "sample_chunk", "keep"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+    if self.best is not None and (len(self.best) != 2 or self.best[1] not in ("min", "max")):
+      raise ValueError(f'best is (metric, "min" or "max"), not {self.best!r}')
     for name in ("sample_every", "evaluate_every", "checkpoint_every", "evaluate_batch"):
       value = getattr(self, name)
       if value is not None and value < 1:

@@ -69,6 +69,10 @@ class RunCheckpoints(Checkpoints):
     sources = {name: network.source for name, network in self._frozen.items()}
     return {name: {"source": sources[name], "sha256": state_hash(values[name])} for name in values}
 
+  def best(self) -> int | None:
+    """The step of the best checkpoint of those that were rated, by the metric of this object; None: there is none."""
+    return min(self._best_step(self.steps()), default=None) if self._best else None
+
   def save(self, step: int, state: State, *rest: Any) -> None:
     super().save(step, self._without(state), *rest)
 

@@ -32,7 +32,6 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import Stopped, UserError, in_words
-from jaxgen.core.method import network_sizes
 from jaxgen.data import pipeline
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.cluster import agreed, by_main, check_shared, errors_of_all
@@ -40,7 +39,7 @@ from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.program import NOT_MADE
 from jaxgen.engine.progress import Progress
-from jaxgen.engine.provenance import check_data, check_same, describe, keep_config, start_of
+from jaxgen.engine.provenance import check_data, check_same, describe, record_session, record_start, start_of
 from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
 from jaxgen.engine.rehearsal import rehearse
 from jaxgen.engine.run import Run
@@ -223,13 +222,8 @@ class _Training:
       damaged = folder.keep_metrics_until(self.step)
       if damaged:
         self.progress.say(f"{folder / 'metrics.jsonl'} had {damaged} damaged lines, which are left out from now on")
-      keep_config(folder, run.config)
-      info, self.start["from"] = folder.info(), self.step
-      if self.step == last and info["arguments"] != self.start["arguments"]:
-        info["sessions"].append(self.start | {"to": last, "seconds": 0.0})
-      info["arguments"] = self.start["arguments"]
-      info["parameters"] = network_sizes(run.state.params)
-      folder.write_info(info | ({"frozen": frozen} if frozen else {}))
+      self.start["from"] = self.step
+      record_start(run, self.start, frozen)
 
   def session(self) -> int | None:
     """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""
@@ -248,10 +242,7 @@ class _Training:
     finally:
       self.progress.stop()
       if self.main:
-        info = self.run.folder.info()
-        seconds = round(time.time() - self.began, 1)
-        info["sessions"].append(self.start | {"to": self.step, "seconds": seconds})
-        self.run.folder.write_info(info)
+        record_session(self.run.folder, self.start, self.step, time.time() - self.began)
 
   def loop(self) -> int | None:
     run, e, program = self.run, self.run.experiment, self.run.program

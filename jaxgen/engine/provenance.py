@@ -17,12 +17,16 @@ from typing import Any
 from jaxgen.core import files
 from jaxgen.core.environment import set_xla_flags
 from jaxgen.core.errors import UserError
+from jaxgen.core.method import network_sizes
 from jaxgen.engine import identity
 from jaxgen.engine.config import KEPT, KEPT_IMPORTS, Config, code_of, load_kept
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
+
+# What changes bits of jax's own settings.
+JAX_CONFIG = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
 def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -41,6 +45,24 @@ def start_of(run: Run, step: int) -> dict[str, Any]:
   """What run.json's "sessions" say of a start of a run at this step; where it ends is added later."""
   arguments = run.config.to_json(run.arguments)
   return {"from": step, "arguments": arguments, "data": identity.of_data(run.data), **_start(run.config)}
+
+
+def record_start(run: Run, start: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
+  """Writes to the folder what a start goes on with: its config, its arguments, and what a new run has frozen."""
+  keep_config(run.folder, run.config)
+  info = run.folder.info()
+  if start["from"] == run.experiment.steps and info["arguments"] != start["arguments"]:
+    record_session(run.folder, start, start["from"], 0.0)  # nothing is trained, but perhaps evaluated
+    info = run.folder.info()
+  info |= {"arguments": start["arguments"], "parameters": network_sizes(run.state.params)}
+  run.folder.write_info(info | ({"frozen": dict(frozen)} if frozen else {}))
+
+
+def record_session(folder: Folder, start: Mapping[str, Any], step: int, seconds: float) -> None:
+  """Adds to run.json a session, from its start to this step."""
+  info = folder.info()
+  info["sessions"].append({**start, "to": step, "seconds": round(seconds, 1)})
+  folder.write_info(info)
 
 
 def _start(config: Config) -> dict[str, Any]:
@@ -62,6 +84,7 @@ def where() -> dict[str, Any]:
     "devices": [d.device_kind for d in jax.devices()],
     "processes": jax.process_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    "jax_config": {name: getattr(jax.config, name) for name in JAX_CONFIG},
     # What jaxgen would have set, had jax not started before it was imported.
     **({"xla_flags_too_late": list(too_late)} if too_late else {}),
   }
@@ -78,20 +101,20 @@ def versions() -> dict[str, str]:
 def git_revision(file: pathlib.Path) -> str | None:
   """The revision of the checkout that a file belongs to, with "+" where the tree has changes.
 
-  None where git does not track the file: a package in an environment within a repository is not part of that.
+  None where git does not track the file: a package in an environment within a repository is not part of that. The
+  variables by which git is told of another repository (GIT_DIR, in a hook of one) do not count.
 
   A repository's own settings may name programs that git runs to look for changes, which nobody asked for: they are not.
   """
   settings = {"core.fsmonitor": "false"}
+  outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
   def git(*words: str) -> str:
     given = {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_OPTIONAL_LOCKS": "0"}
     for i, (name, value) in enumerate(settings.items()):
       given |= {f"GIT_CONFIG_KEY_{i}": name, f"GIT_CONFIG_VALUE_{i}": value}
     command = ["git", "-C", file.resolve().parent, *words]
-    return subprocess.run(
-      command, capture_output=True, text=True, timeout=10, check=True, env=os.environ | given
-    ).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=outside | given).stdout
 
   try:
     git("ls-files", "--error-unmatch", file.name)

@@ -234,9 +234,18 @@ def test_a_cut_config_of_a_run_is_said(tmp_path):
   (folder / "config.py").write_text(tiny.SOURCE[:300])
   with pytest.raises(UserError, match="run/config.py is damaged"):
     check_same(folder, config, {}, 0)
+  (folder / "config.py").write_bytes(b"\xff\xfe")
+  with pytest.raises(UserError, match="run/config.py is damaged"):
+    check_same(folder, config, {}, 0)
+  with pytest.raises(UserError, match="run/config.py is not a config: 'utf-8' codec"):
+    jaxgen.load(folder.path)
+  (folder / "config.py").unlink()
+  for missing in (lambda: check_same(folder, config, {}, 0), lambda: jaxgen.load(folder.path)):
+    with pytest.raises(UserError, match="is not a whole run: it has no config.py: put back a copy"):
+      missing()
 
 
-def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path):
+def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path, monkeypatch):
   git = lambda *words: subprocess.run(
     ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words],
     cwd=tmp_path,
@@ -252,6 +261,12 @@ def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path):
   assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD")
   write(tmp_path / "c.py", SMALL + "\n")
   assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD") + "+"
+  head = git("rev-parse", "HEAD")
+  (tmp_path / "other").mkdir()
+  subprocess.run(["git", "init"], cwd=tmp_path / "other", check=True, capture_output=True)
+  monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+  assert describe(config, {}, 0)["config_git"] == head + "+"
+  monkeypatch.undo()
   write(tmp_path / ".venv" / "jaxgen" / "provenance.py", "")
   assert git_revision(tmp_path / ".venv" / "jaxgen" / "provenance.py") is None
 

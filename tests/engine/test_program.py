@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, root
 from jaxgen.core.method import Player, compose
 from jaxgen.core.spread import BATCH_AXES
 from jaxgen.core.wrappers import averaged
@@ -135,7 +135,7 @@ def test_pmap_equals_jit(x64):
   jitted = Program(method, spec(dtype=np.float64), make_mesh(devices=jax.devices()[:1]))
   state, losses = train(jitted, (1,) * 4, np.float64)
   step = pmap_step(method)
-  mapped = stack_state(method.init(jax.random.key(0), batch_at(0, dtype=np.float64)))
+  mapped = stack_state(method.init(root(0, "training"), batch_at(0, dtype=np.float64)))
   for i in range(4):
     mapped, metrics = step(mapped, shard_batch(batch_at(i, size, np.float64), devices))
     np.testing.assert_allclose(metrics["loss"], np.full(devices, losses[i]), rtol=0, atol=1e-12)

@@ -66,6 +66,11 @@ def test_a_best_that_no_evaluator_gives(tmp_path):
   )
 
 
+def test_a_best_that_is_neither_smallest_nor_largest(tmp_path):
+  with pytest.raises(UserError, match=r"""best is \(metric, "min" or "max"\), not \('x', 'minimum'\)"""):
+    run_of(tmp_path, (EVALUATORS, EVALUATORS + ' best=("x", "minimum"),'))
+
+
 def test_a_judge_of_other_images_and_more_samples_than_there_are_examples(tmp_path):
   refused(run_of(tmp_path, (EVALUATORS, 'evaluators=(frechet(judge="runs/nothing"),),')), "runs/nothing is not a run")
   refused(run_of(tmp_path, (EVALUATORS, "evaluators=(frechet(2_000),),")), "has 1437 training examples")
