@@ -133,7 +133,6 @@ def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
 
 def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
   """Adds lines to a ledger."""
-  path.parent.mkdir(parents=True, exist_ok=True)
   files.append(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 

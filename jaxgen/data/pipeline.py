@@ -7,6 +7,7 @@ q B/P ... (q + 1) B/P - 1, in `index` as in the data, so any number of processes
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -100,11 +101,15 @@ class prefetch:
   """Iterates over fn(request) for the requests in their order, up to `depth` results ahead, in one background thread.
 
   What fn raises is raised where its result was due. `close`, or leaving it as a context manager, ends the thread.
+
+  Attributes:
+    waited: seconds that the iteration has waited for results that were not ready.
   """
 
   def __init__(self, fn: Callable[[Any], Any], requests: Iterable[Any], depth: int = 2):
     self._results: queue.Queue = queue.Queue(maxsize=depth)
     self._closed = threading.Event()
+    self.waited = 0.0
     self._thread = threading.Thread(target=self._work, args=(fn, requests), name="jaxgen-prefetch", daemon=True)
     self._thread.start()
 
@@ -133,7 +138,9 @@ class prefetch:
   def __next__(self) -> Any:
     if self._closed.is_set():
       raise StopIteration
+    began = time.perf_counter()
     result, error = self._results.get()
+    self.waited += time.perf_counter() - began
     if error is not None:
       self.close()
       raise error

@@ -3,16 +3,15 @@
 A checkpoint is a folder named after its step. Orbax writes it in the background under a temporary name and renames it
 when everything is there, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder.
 The arrays are stored under their names, and a manifest beside them has the hashes of everything (`engine.hashing`).
+Every process writes, hashes and reads what it holds of the arrays, and no more.
 
 Orbax and the file system hand over a flipped bit without a word; therefore `restore` computes the hash of what it read
 and goes back to the checkpoint before if it is not the one that was saved.
 """
 
-import functools
-import logging
+import concurrent.futures
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from jaxtyping import PyTree
 
 from jaxgen.core.errors import UserError, is_disk_full
 from jaxgen.engine.cluster import agreed
+from jaxgen.engine.digests import Digests, digests
 from jaxgen.engine.hashing import (
   Leaf,
   add_to_manifest,
@@ -33,13 +33,11 @@ from jaxgen.engine.hashing import (
   from_data,
   named_leaves,
   read_manifest,
-  sha256,
   to_data,
-  to_host,
   write_manifest,
 )
+from jaxgen.engine.orbax import TEMPORARY, orbax_parts
 
-TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax appends it to the name of a folder that it is still writing
 DELETING = ".deleting"  # appended before a folder is deleted, so that half of a checkpoint never bears a step's name
 
 
@@ -74,45 +72,6 @@ def _check(problem: str | None) -> None:
     raise _Damaged(problem)
 
 
-@functools.cache
-def _orbax():
-  """(orbax.checkpoint, our handler's class, its arguments to save, to restore), imported when first needed."""
-  import orbax.checkpoint as ocp
-
-  # What Orbax logs of an error is raised as well; its threads' tracebacks say nothing to a user. (After the import,
-  # because absl brings a logger that knows who called.)
-  logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
-  logging.getLogger("asyncio").addFilter(lambda record: TEMPORARY not in record.getMessage())
-  # And TensorStore's threads, after one of several writes has failed, report the others to an event loop that is gone.
-  before = sys.unraisablehook
-
-  def report(unraisable) -> None:
-    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-      before(unraisable)
-
-  sys.unraisablehook = report
-
-  class Handler(ocp.PyTreeCheckpointHandler):
-    """Arrays as Orbax stores them, and a manifest that is written when they are on the disk, before the renaming."""
-
-    def __init__(self):
-      # A replica is written whole by one device: cutting arrays between replicas compiles a slice for every shape.
-      arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
-      registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-      super().__init__(type_handler_registry=registry, use_compression=False)
-      self.describe = None  # (folder) -> None writes the manifest; set before each save
-
-    def finalize(self, directory) -> None:
-      super().finalize(directory)
-      self.describe(Path(directory))
-
-  # Orbax finds the handler by the class of the arguments, so ours has classes of its own.
-  Save, Restore = (type(c.__name__, (c,), {}) for c in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore))
-  ocp.args.register_with_handler(Handler, for_save=True)(Save)
-  ocp.args.register_with_handler(Handler, for_restore=True)(Restore)
-  return ocp, Handler, Save, Restore
-
-
 class Checkpoints:
   """The checkpoints in one folder. Every method is called by all processes.
 
@@ -142,6 +101,7 @@ class Checkpoints:
     self._damaged: set[int] = set()
     self._saving: int | None = None  # the step that is being written in the background
     self._writer = None  # Orbax's AsyncCheckpointer, from the first save on
+    self._hasher = concurrent.futures.ThreadPoolExecutor(1, "jaxgen-hash")
 
   def _path(self, step: int) -> Path:
     return self.folder / f"{step:08d}"
@@ -183,17 +143,20 @@ class Checkpoints:
         return
     named = named_leaves(state)
     data = {name: to_data(x) for name, x in named.items()}
-    # For the hash, which is computed in the background: on a CPU these are views, which keep the memory from being
-    # written to by whoever the state is donated to.
-    is_first = jax.process_index() == 0
-    local = {name: to_host(x) for name, x in data.items() if is_first or not x.is_fully_replicated}
+    # Hashed in the background: on a CPU `hashed` has views, which keep the memory from being written to by whoever the
+    # state is donated to.
+    is_first, hashed = jax.process_index() == 0, Digests(data)
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
+    local = self._hasher.submit(hashed.local)
+    if not is_first:
+      local.add_done_callback(lambda done: hashed.whole(done.result(), is_reader=False))
 
-    def describe(folder: Path) -> None:
-      leaves = {name: Leaf(*described[name], sha256(x)) for name, x in local.items()}
+    def describe(folder: Path) -> None:  # in process 0
+      found = hashed.whole(local.result())
+      leaves = {name: Leaf(*described[name], found[name]) for name in found}
       write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 
-    ocp, Handler, Save, _ = _orbax()
+    ocp, Handler, Save, _ = orbax_parts()
     self._saving = step
     with self._errors():
       if self._writer is None:
@@ -367,7 +330,7 @@ class Checkpoints:
         "another folder"
       )
 
-    ocp, Handler, _, Restore = _orbax()
+    ocp, Handler, _, Restore = orbax_parts()
     from etils import epath  # Orbax's paths
 
     stored = {name: jax.eval_shape(to_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for name, x in names.items()}
@@ -385,8 +348,9 @@ class Checkpoints:
     _check(problem)
 
     state = {name: from_data(data[name], x) for name, x in names.items()}
+    found = digests({name: data[name] for name in names}, manifest["format"])
     for name, leaf in manifest["leaves"].items():
-      if sha256(to_host(data[name])) != leaf.sha256 and problem is None:
+      if found[name] != leaf.sha256 and problem is None:
         problem = f"{name} is not what was saved"
     _check(problem)
     flat, tree = jax.tree_util.tree_flatten_with_path(like)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: hashes of its arrays, and the manifest that lists them.
+"""What a checkpoint says of itself: hashes of its arrays (`engine.digests`), and the manifest that lists them.
 
 The arrays of a state have names (`leaf_names`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape and
 SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and what the caller keeps with them.
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
 from jaxgen.core import files
+from jaxgen.engine.digests import digests
 
 MANIFEST = "jaxgen.json"
-FORMAT = 1  # of the manifest and of the hash
+FORMAT = 2  # of the manifest and of the hash; of 1 every array's digest was that of its bytes, whatever its size
 UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
 SMALL = 2**20  # bytes; up to here a file's content is checked before Orbax reads it
 
@@ -65,31 +65,6 @@ def from_data(data, like):
   return jax.random.wrap_key_data(data, impl=impl[0])
 
 
-def to_host(x) -> np.ndarray:
-  """The whole of an array in this process's memory. Collective (all processes call it) where it is spread over them."""
-  if not isinstance(x, jax.Array):
-    return np.asarray(x)
-  if x.is_fully_replicated:
-    return np.asarray(x.addressable_shards[0].data)
-  if not x.is_fully_addressable:
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-  # Not np.asarray(x), which would keep the copy for as long as x lives.
-  whole = np.empty(x.shape, x.dtype)
-  for shard in x.addressable_shards:
-    if shard.replica_id == 0:
-      whole[shard.index] = shard.data
-  return whole
-
-
-def sha256(x: np.ndarray) -> str:
-  """SHA-256 of an array's bytes in C order, little-endian."""
-  if x.dtype.byteorder == ">":
-    x = x.astype(x.dtype.newbyteorder("<"))
-  return hashlib.sha256(np.ascontiguousarray(x).reshape(-1).view(np.uint8)).hexdigest()
-
-
 def combine(leaves: Mapping[str, Leaf]) -> str:
   lines = (f"{name} {leaf.dtype} {list(leaf.shape)} {leaf.sha256}\n" for name, leaf in sorted(leaves.items()))
   return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -98,12 +73,12 @@ def combine(leaves: Mapping[str, Leaf]) -> str:
 def leaf_hashes(state: PyTree) -> dict[str, Leaf]:
   """Dtype, shape and SHA-256 of every leaf by name, in the order of the names.
 
-  The bytes are those of the whole array in C order, little-endian, and of a PRNG key's data. They do not depend on the
-  mesh. Called by all processes, where arrays are spread over several.
+  The bytes are those of the array's blocks in C order, little-endian, and of a PRNG key's data. They do not depend on
+  the mesh. Called by all processes, where arrays are spread over several.
   """
-  return {
-    name: Leaf(str(x.dtype), tuple(x.shape), sha256(to_host(to_data(x)))) for name, x in named_leaves(state).items()
-  }
+  named = named_leaves(state)
+  found = digests({name: to_data(x) for name, x in named.items()})
+  return {name: Leaf(str(x.dtype), tuple(x.shape), found[name]) for name, x in named.items()}
 
 
 def state_hash(state: PyTree) -> str:

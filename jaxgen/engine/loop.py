@@ -256,6 +256,7 @@ class _Training:
     try:
       with contextlib.closing(pipeline.prefetch(self.put, requests, depth=2)) as ready:
         for start, count, raws, error in ready:
+          self.window.waited = ready.waited
           self.failed = self.failed or error
           run.state, metrics = program.dispatch(run.state, raws, 0 if self.failed else count)
           self.step = start + count

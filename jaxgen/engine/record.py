@@ -38,12 +38,17 @@ class Log:
 
 
 class Window:
-  """Averages metrics over the steps between two lines of the log."""
+  """Averages metrics over the steps between two lines of the log.
+
+  Attributes:
+    waited: seconds that training has waited for data so far, set by the loop.
+  """
 
   def __init__(self, log: Log, every: int, step: int, steps: int):
     """step: the last one behind us; steps: the last of all."""
     self._log, self._every, self._steps = log, every, steps
     self._rows, self._time, self._since = [], time.perf_counter(), step
+    self.waited = self._waited = 0.0
 
   def add(self, start: int, metrics: dict[str, np.ndarray]) -> None:
     """Takes the metrics [count] of the steps start+1 .. start+count."""
@@ -59,7 +64,8 @@ class Window:
     numbers["skipped"] = len(self._rows) - sum(row["skipped"] == 0 for row in self._rows)
     now = time.perf_counter()
     numbers["steps_per_second"] = (step - self._since) / (now - self._time)
-    self._rows, self._time, self._since = [], now, step
+    numbers["data_wait_seconds"] = (self.waited - self._waited) / (step - self._since)  # a step
+    self._rows, self._time, self._since, self._waited = [], now, step, self.waited
     self._log.write(step, "train", numbers)
 
 

@@ -202,9 +202,11 @@ class Run:
     key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
-    for batch, count in pipeline.in_order(source, size, jax.process_index(), jax.process_count()):
-      values = self.program.evaluate(self.state, batch, key)
-      rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
+    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count())
+    with pipeline.prefetch(lambda batch: batch, in_order) as ahead:
+      for batch, count in ahead:
+        values = self.program.evaluate(self.state, batch, key)
+        rows.append({name: np.asarray(value)[:count] for name, value in values.items()})
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
   def evaluate(self) -> dict[str, float]:

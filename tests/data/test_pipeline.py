@@ -139,6 +139,14 @@ def test_prefetch_keeps_the_order_and_runs_ahead():
     assert list(results) == [i * i for i in range(1, 100)]
 
 
+@pytest.mark.parametrize(("making", "using", "least", "most"), [(0.05, 0.0, 0.2, 2.0), (0.0, 0.05, 0.0, 0.15)])
+def test_prefetch_says_how_long_was_waited_for_it(making, using, least, most):
+  with prefetch(lambda i: time.sleep(making), range(6)) as results:
+    for _ in results:
+      time.sleep(using)
+  assert least < results.waited < most
+
+
 def test_prefetch_raises_where_the_result_was_due():
   def work(i):
     if i == 2:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -26,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
 from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.digests import blocks, digests
 from jaxgen.engine.hashing import MANIFEST, SMALL, UNCHECKED, leaf_names, state_hash
 
 
@@ -74,6 +76,14 @@ def save(folder, *steps, **options):
     checkpoints.save(step, make_state(step))
   checkpoints.close()
   return checkpoints
+
+
+def save_all(folder, states):
+  """Good checkpoints of these states by step."""
+  checkpoints = Checkpoints(folder)
+  for step, state in states.items():
+    checkpoints.save(step, state)
+  checkpoints.close()
 
 
 def shard(state, devices: int, *, fsdp: bool):
@@ -183,6 +193,61 @@ def test_hash_is_as_documented():
     f"w float32 [1, 2] {digest(struct.pack('<2f', 1.5, -2.0))}\n"
   )
   assert state_hash(state) == digest(lines.encode())
+
+
+def by_hand(x, axis, parts):
+  """The documented digest of an array of several blocks."""
+  blocks = (np.ascontiguousarray(block) for block in np.split(x, parts, axis))
+  return hashlib.sha256(b"".join(hashlib.sha256(block).digest() for block in blocks)).hexdigest()
+
+
+@pytest.mark.parametrize(
+  ("shape", "axis", "parts"),
+  [
+    ((64, 2**14), 1, 4),  # 4 MiB: along the longest side, for 64 divides both
+    ((1031, 2**11), 1, 8),  # 8 MiB: the only side that a power of two divides
+    ((5 * 2**10, 1031), 0, 16),  # 20 MiB: of 32 parts each would be smaller than 1 MiB
+    ((3, 2**18 + 1), 1, 1),  # 3 MiB: no power of two divides
+  ],
+)
+def test_hash_of_large_arrays_is_as_documented(shape, axis, parts):
+  x = np.random.default_rng(0).random(shape, np.float32)
+  expected = by_hand(x, axis, parts) if parts > 1 else hashlib.sha256(x).hexdigest()
+  assert digests({"x": x})["x"] == expected
+  # On any mesh: along either side, over some devices or all, or whole on each.
+  for devices, spec in ((8, P("x", "y")), (8, P(("x", "y"))), (8, P(None, ("y", "x"))), (8, P()), (1, P())):
+    mesh = jax.make_mesh((2, devices // 2) if devices > 1 else (1, 1), ("x", "y"), devices=jax.devices()[:devices])
+    sharding = NamedSharding(mesh, spec)
+    fits = all(n % (devices if isinstance(s, tuple) else 4 if s else 1) == 0 for n, s in zip(shape, spec, strict=False))
+    if fits:
+      assert digests({"x": jax.device_put(x, sharding)})["x"] == expected
+
+
+@pytest.mark.parametrize("shape", [(), (0, 5), (7,), (2**21,), (50257, 768), (2, 3, 2**20), (2**24 + 1,)])
+def test_blocks_cover_an_array_once_and_are_small(shape):
+  count = np.zeros(shape, np.uint8)
+  for block in blocks(shape, 4):
+    inside = tuple(slice(*edges) for edges in block)
+    count[inside] += 1
+    assert count[inside].size <= 2**20 or shape == (2**24 + 1,)
+  assert (count == 1).all()
+
+
+def test_checkpoints_of_the_first_format_are_read(tmp_path):
+  """Whose digests are of whole arrays, however large."""
+  large = lambda seed: {"x": jnp.asarray(np.random.default_rng(seed).random((64, 2**14), np.float32))}
+  save_all(tmp_path, {1: large(1), 2: large(2)})
+  for step in (1, 2):
+    manifest = tmp_path / f"{step:08d}" / MANIFEST
+    content = json.loads(manifest.read_text())
+    content.pop("manifest_sha256")
+    content["format"], content["leaves"]["x"][2] = 1, hashlib.sha256(np.asarray(large(1)["x"])).hexdigest()
+    canonical = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    manifest.write_text(json.dumps({**content, "manifest_sha256": canonical}))
+  with pytest.warns(UserWarning, match="00000002 is damaged"):  # it has the digest of another
+    step, restored = Checkpoints(tmp_path).restore(like(large(0)))
+  assert step == 1
+  assert_same(restored, large(1))
 
 
 def test_hash_tells_states_apart():
@@ -585,10 +650,12 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.hashing import state_hash
 mesh = jax.make_mesh((8,), ("fsdp",))
 def state(seed):
-  whole = np.random.default_rng(seed).normal(size=(16, 4)).astype("f")
-  make = lambda spec: jax.make_array_from_callback(whole.shape, NamedSharding(mesh, spec), lambda index: whole[index])
+  rng = np.random.default_rng(seed)
+  whole, large = rng.normal(size=(16, 4)).astype("f"), rng.random((8, 2**17), np.float32)
+  make = lambda spec, x=whole: jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
   key = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(mesh, P()))()
-  return {"key": key, "params": {"cut": make(P("fsdp")), "whole": make(P())}}
+  return {"key": key, "params": {"cut": make(P("fsdp")), "whole": make(P()), "large": {
+    "across": make(P("fsdp"), large), "along": make(P(None, "fsdp"), large), "whole": make(P(), large)}}}
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
 checkpoints = Checkpoints(folder)
 found = checkpoints.restore(like)  # saved by one process
@@ -623,8 +690,10 @@ def test_two_processes(tmp_path):
   """One sharded state saved and restored by two processes of four devices, and exchanged with one process of one."""
 
   def state(seed):
-    whole = np.random.default_rng(seed).normal(size=(16, 4)).astype("f")
-    return {"key": jax.random.key(seed), "params": {"cut": jnp.asarray(whole), "whole": jnp.asarray(whole)}}
+    rng = np.random.default_rng(seed)
+    whole, large = (jnp.asarray(x, "f") for x in (rng.normal(size=(16, 4)), rng.random((8, 2**17), np.float32)))
+    large = {name: large for name in ("across", "along", "whole")}
+    return {"key": jax.random.key(seed), "params": {"cut": whole, "whole": whole, "large": large}}
 
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, state(1))

@@ -24,6 +24,9 @@ def make_run(folder, name="run", seed=0, source=tiny.SOURCE, **arguments):
   return Run(Folder(folder / name), load_config(tiny.write(folder, source=source)), arguments, seed)
 
 
+TIMES = ("steps_per_second", "data_wait_seconds")  # numbers that differ from run to run
+
+
 def quiet():
   return training.Progress(quiet=True)
 
@@ -44,6 +47,7 @@ def test_what_a_run_writes(finished):
   assert sorted(p.name for p in (folder / "samples").glob("*.png")) == ["step_00000020.png", "step_00000030.png"]
   lines = folder.metrics()
   assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20, 25, 30]
+  assert all(0 <= line["data_wait_seconds"] < 60 for line in lines if line["kind"] == "train")
   assert lines[-1] == {"step": 30, "kind": "evaluate", **numbers}
   assert np.isfinite(numbers["test_bits_per_dim_17_levels"])
   info = folder.info()
@@ -108,7 +112,7 @@ def test_a_signal_stops_and_the_same_command_goes_on(finished, tmp_path):
   resumed = make_run(tmp_path)
   assert training.train(resumed, quiet()) == numbers
   assert state_hash(resumed.state) == state_hash(run.state)
-  whole = lambda r: [{k: v for k, v in line.items() if k != "steps_per_second"} for line in r.folder.metrics()]
+  whole = lambda r: [{k: v for k, v in line.items() if k not in TIMES} for line in r.folder.metrics()]
   steps = [line["step"] for line in whole(resumed)]
   assert steps == sorted(steps)
   assert [line["step"] for line in whole(resumed)] == [line["step"] for line in whole(run)]

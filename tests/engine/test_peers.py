@@ -73,7 +73,8 @@ def test_one_that_is_killed_lets_go_of_its_line(address, left, lost):
 
 def test_a_good_end_is_no_news(address, left):
   lines = meet_all(address, range(2), 2)
-  lines[1]._tell("")
+  for line in lines:
+    line._tell("")
   for line in lines[1]._sockets.values():
     line.shutdown(socket.SHUT_RDWR)
   wait_for(lambda: not lines[0]._sockets)

@@ -1,11 +1,13 @@
 """The data sets `npz:FILE`: arrays of a NumPy file, {name: [...]} of any shapes and dtypes.
 
 A file of `numpy.savez`, which does not compress, may be larger than the memory: beyond `memory_bytes` it is mapped, and
-read by rows. One of `numpy.savez_compressed` is always read whole.
+a process reads the rows that it asks for and no others. One of `numpy.savez_compressed` is always read whole, which is
+said where it is larger.
 """
 
 import math
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +102,12 @@ def open_npz(request: Request) -> Source:
       if size > request.memory_bytes and all(place.offset is not None for place in places.values()):
         arrays, source = {key: place.map(path) for key, place in places.items()}, Mapped
       else:
+        if size > request.memory_bytes:
+          warnings.warn(
+            f"{path} is compressed, so that every process reads all its {size / 2**30:.1f} GiB into memory: written "
+            "with numpy.savez it would be read by rows",
+            stacklevel=2,
+          )
         arrays, source = {key: file[full] for key, full in names.items()}, Arrays
   except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
     if "pickle" in str(error):

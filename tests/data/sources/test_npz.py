@@ -1,3 +1,9 @@
+"""The source `npz:FILE`: arrays by split, mapped where they are large, never unpickled."""
+
+import pathlib
+import re
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -59,7 +65,20 @@ def test_a_file_larger_than_the_memory_is_read_by_rows(tmp_path, order):
   streams[0].close()
   # What is compressed has no rows to be read.
   np.savez_compressed(path, train_image=image, train_label=label)
-  assert sources.open_source(f"npz:{path}", "train", features, memory_bytes=100).in_memory
+  with pytest.warns(UserWarning, match="is compressed, so that every process reads all its 0.0 GiB into memory"):
+    assert sources.open_source(f"npz:{path}", "train", features, memory_bytes=100).in_memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_mapped_file_is_read_where_it_is_asked_for(tmp_path):
+  """Of 256 MiB, 100 rows of 4 KiB from one end: the memory of the process grows by a few MiB."""
+  np.savez(tmp_path / "a.npz", train_image=np.ones((2**16, 64, 64, 1), np.uint8))
+  data = images(f"npz:{tmp_path / 'a.npz'}", (64, 64, 1), levels=256)
+  resident = lambda: int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
+  before = resident()
+  source = sources.open_source(data.name, "train", data.features, memory_bytes=2**20)
+  assert source.gather(np.arange(100))["image"].shape == (100, 64, 64, 1)
+  assert resident() - before < 64
 
 
 def test_a_large_file_of_objects_is_not_unpickled(tmp_path):
