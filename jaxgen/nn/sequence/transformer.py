@@ -22,8 +22,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.errors import UserError
 from jaxgen.core import spread
+from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Sinusoidal
