@@ -119,7 +119,7 @@ def test_a_config_is_planned_for_simulated_devices(tmp_path):
   least = (2112 * 3 + (4354 - 2112) * 2) * 4 * 7 / 8 / 2**20
   assert f"({least:.3g} MiB)" in row(out, "sent a device and step")
   assert float(re.search(r"([\d.]+) x the least", row(out, "sent a device and step"))[1]) < 3
-  assert "MFU" not in out  # nothing is known of a CPU's peak
+  assert "share of the peak" not in out  # nothing is known of a CPU's peak
 
 
 def test_more_devices_than_there_are_need_no_devices(tmp_path):
@@ -139,7 +139,7 @@ def test_times_follow_from_the_compilers_cycles_and_the_links():
   assert cost.seconds(CHIP) == (0.4, 0.1)
   rows = dict(plan._times(cost, CHIP, 4, 7_200, 32))
   assert rows["seconds a step"].startswith("0.4 to 0.5")
-  assert rows["MFU"].startswith("40.0 to 50.0 %")
+  assert rows["FLOPs' share of the peak"].startswith("40.0 to 50.0 %")
   assert rows["examples a second"] == "64 to 80"
   assert rows["the whole run"] == "7,200 steps, 0.8 to 1.0 hours, 3 to 4 device-hours"
   assert cost._replace(cycles=0).seconds(CHIP) == (0.2, 0.1)  # no estimate: at its peak

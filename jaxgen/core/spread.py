@@ -18,16 +18,36 @@ from jaxtyping import Array, Shaped
 BATCH_AXES = ("data", "fsdp")  # the mesh's axes that a batch is spread over
 
 
+def _axes() -> tuple[tuple[str, ...], int]:
+  """The axes of the mesh in whose context this is traced that a batch is spread over; and over how many devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+  axes = tuple(name for name in BATCH_AXES if kinds.get(name) == AxisType.Auto)
+  return axes, math.prod(mesh.shape[name] for name in axes)
+
+
 def over_batch(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
   """x, and its derivatives, spread over the devices by the first axis; whole in the others.
 
   Nothing changes where there is no mesh, within `jax.shard_map` and `jax.pmap`, which spread it themselves, and where
   the first axis does not divide: a network that is mapped over its examples by `jax.vmap` sees one at a time.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-  axes = tuple(name for name in BATCH_AXES if kinds.get(name) == AxisType.Auto)
-  ways = math.prod(mesh.shape[name] for name in axes)
+  axes, ways = _axes()
   if ways == 1 or x.shape[0] % ways:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *[None] * (x.ndim - 1)))
+
+
+def copies(array: Shaped[Array, "*rest"]) -> Shaped[Array, "ways *rest"]:
+  """As many copies of an array as a batch has parts, each beside its part; one where there is no mesh.
+
+  For what is used several times in a network. The gradients of all uses are added up on each device, and summed over
+  the devices once; otherwise the compiler sums each use's. See `in_parts`.
+  """
+  _, ways = _axes()
+  return over_batch(jax.numpy.broadcast_to(array, (ways, *array.shape)))
+
+
+def in_parts(x: Shaped[Array, "batch *rest"], ways: int) -> Shaped[Array, "ways part *rest"]:
+  """A batch in the parts that the copies of an array stand beside. `ways` divides it."""
+  return over_batch(x.reshape(ways, -1, *x.shape[1:]))

@@ -137,14 +137,18 @@ def _times(found: Cost, chip: Chip, devices: int, steps: int, batch_size: int) -
   work, links = found.seconds(chip)
   whose = "compiler's estimate" if found.cycles and chip.clock else "at the chip's peak, no estimate"
   slow, fast = work + links, max(work, links)
-  mfu = lambda seconds: 100 * found.flops / chip.flops / seconds
+  share = lambda seconds: 100 * found.flops / chip.flops / seconds
+  model = "the MFU, but for what remat computes twice"
   hours = lambda seconds: steps * seconds / 3600
   return [
     ("seconds a step, work", f"{work:.4g} ({whose})"),
     ("seconds a step, sending", f"{links:.4g} (at the links' peak)"),
     ("seconds a step", f"{fast:.4g} to {slow:.4g}: all of the sending hidden behind work, or none"),
     ("examples a second", f"{batch_size / slow:,.0f} to {batch_size / fast:,.0f}"),
-    ("MFU", f"{mfu(slow):.1f} to {mfu(fast):.1f} % of {chip.flops / 1e12:.0f} TFLOP/s, by these estimates"),
+    (
+      "FLOPs' share of the peak",
+      f"{share(slow):.1f} to {share(fast):.1f} % of {chip.flops / 1e12:.0f} TFLOP/s: {model}",
+    ),
     (
       "the whole run",
       f"{steps:,} steps, {hours(fast):,.1f} to {hours(slow):,.1f} hours, "

@@ -22,8 +22,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core import spread
 from jaxgen.core.errors import UserError
-from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Sinusoidal
@@ -141,6 +141,7 @@ class Embedding(nn.Module):
   def setup(self):
     o = self.options
     self.table = self.param("table", o.embedding_init, (self.vocabulary, o.features), o.param_dtype)
+    self.tables = spread.copies(self.table)  # it is used twice: see there
 
   def __call__(self, tokens: Ids) -> Features:
     """Raises a UserError where a token is out of range. In a compiled program the vector is NaN there."""
@@ -153,11 +154,20 @@ class Embedding(nn.Module):
         )
     # Negative ones count from the end otherwise.
     tokens = jnp.where(tokens < 0, self.vocabulary, tokens)
-    x = jnp.take(self.table, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(self.options.dtype)
+    take = partial(jnp.take, axis=0, mode="fill", fill_value=jnp.nan)
+    x = self._by_part(take, tokens).astype(self.options.dtype)
     return x * math.sqrt(self.options.features) if self.options.scaled else x
 
   def logits(self, x: Features) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    return over_batch(x @ self.table.T.astype(x.dtype))
+    return self._by_part(lambda table, x: x @ table.T.astype(x.dtype), x)
+
+  def _by_part(self, f: Callable[[Array, Array], Array], x: Array) -> Array:
+    """f(table, x), each part of the batch with the copy of the table beside it."""
+    ways = len(self.tables)
+    if ways == 1 or len(x) % ways:
+      return spread.over_batch(f(self.table, x))
+    y = jax.vmap(f)(self.tables, spread.in_parts(x, ways))
+    return spread.over_batch(y.reshape(len(x), *y.shape[2:]))
 
 
 class Stack(nn.Module):
