@@ -1,4 +1,4 @@
-"""What mkdocs does for the site beyond its own work: the first page, the reference, and pages of the source.
+"""What mkdocs does for the site beyond its own work: the first page, the reference, pages of the source.
 
 The first page is the README. The reference has a page for each package of jaxgen, written from the docstrings.
 
@@ -20,8 +20,20 @@ from pygments.util import ClassNotFound
 
 ROOT = pathlib.Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\])\((?P<path>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?P<title> \"[^\"]*\")?\)")
+NAMED = re.compile(r"\[(?P<text>[^\[\]]+)\]\((?P<path>[^)#\s:]+)\)")
 CODE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
+# Arguments of a docstring that share a line.
+LISTED = re.compile(r"^  (?P<names>\w+(?:, \w+)+): (?P<what>.*(?:\n    +\S.*)*)", re.MULTILINE)
 SOURCE = "source"  # where the site has the repository's files
+
+
+def on_config(config):
+  """Adds to the navigation the pages of docs/ that it does not name, and the reference."""
+  named = set(re.findall(r"[\w/]+\.md", str(config.nav)))
+  last = next(iter(config.nav[-1].values()))
+  last += [path.name for path in sorted(ROOT.glob("docs/*.md")) if path.name not in named]
+  config.nav.append({"Reference": [{package: f"reference/{package}.md"} for package in packages()]})
+  return config
 
 
 def on_files(files: Files, config) -> Files:
@@ -86,12 +98,13 @@ def relinked(text: str, folder: str, page: str) -> str:
 
   def fix(match: re.Match) -> str:
     target = target_of(match["path"], folder)
-    if (ROOT / target).is_dir():
-      return ""
     way = posixpath.relpath(page_of(target), posixpath.dirname(page) or ".")
     return f"({way}{match['anchor'] or ''}{match['title'] or ''})"
 
-  return "".join(part if part.startswith("```") else LINK.sub(fix, part) for part in CODE.split(text))
+  without_folders = lambda match: match["text"] if (ROOT / target_of(match["path"], folder)).is_dir() else match[0]
+  parts = CODE.split(text)
+  parts[::2] = [LINK.sub(fix, NAMED.sub(without_folders, part)) for part in parts[::2]]
+  return "".join(parts)
 
 
 def packages() -> dict[str, list[str]]:
@@ -143,7 +156,12 @@ class Docstrings(Extension):
       text = with_heading(text, [parameter.name for parameter in obj.parameters], "Args:")
     elif isinstance(obj, Class):
       text = with_heading(text, list(obj.members), "Attributes:")
-    obj.docstring.value = text
+    obj.docstring.value = LISTED.sub(each_apart, text)
+
+
+def each_apart(match: re.Match) -> str:
+  """ "a, b: what" as "a: what" and "b: what", as the parser needs it."""
+  return "\n".join(f"  {name}: {match['what']}" for name in match["names"].split(", "))
 
 
 def plain(text: str) -> str:

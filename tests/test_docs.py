@@ -79,16 +79,11 @@ def test_tests_that_hold_the_contracts_exist():
     assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
 
 
-def test_the_site_has_every_page():
+def test_the_sites_navigation_names_pages_that_exist():
   site = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)
-  pages = {
-    page
-    for part in site["nav"]
-    for pages in part.values()
-    for page in ([pages] if isinstance(pages, str) else [page for named in pages for page in named.values()])
-  }
-  written = {path.name for path in ROOT.glob("docs/*.md")}
-  assert {page for page in pages if not page.startswith("reference/")} == {"index.md"} | written
+  named = set(re.findall(r"[\w/]+\.md", str(site["nav"])))
+  assert len(named) > 15
+  assert named - {"index.md"} <= {path.name for path in ROOT.glob("docs/*.md")}  # the first page is the README
 
 
 def test_what_the_page_says_of_the_solvers_figure():
