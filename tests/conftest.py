@@ -37,6 +37,7 @@ jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
 
 import contextlib  # noqa: E402
 import pathlib  # noqa: E402
+import re  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -52,9 +53,29 @@ def pytest_sessionfinish():
     shutil.rmtree(os.environ["JAXGEN_CACHE"], ignore_errors=True)
 
 
+def xla_flags(devices: int) -> str:
+  """XLA's flags for a process that a test starts: these here, with another number of devices."""
+  return re.sub(r"(?<=device_count=)\d+", str(devices), os.environ["XLA_FLAGS"])
+
+
 def patience() -> float:
   """How much longer than on a quiet machine a test should wait for a process: by the load for each core."""
   return 2.0 + 2.0 * os.getloadavg()[0] / len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """What several workers would do twice is done by one, and what takes longest begins first.
+
+  Tests that share a fixture of their module (a run, a judge) are a group. The tests of the whole project, in the files
+  of this folder, start processes and train: no worker should be alone with one of them at the end.
+  """
+  items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
+  for item in items:
+    fixtures = [f for found in item._fixtureinfo.name2fixturedefs.values() for f in found]
+    shared = any(f.scope == "module" and f.argname != "forget_programs" for f in fixtures)
+    if shared and item.get_closest_marker("xdist_group") is None:
+      item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="module", autouse=True)

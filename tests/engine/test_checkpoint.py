@@ -701,7 +701,7 @@ def test_two_processes(tmp_path):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     port = s.getsockname()[1]
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  env = {**os.environ, "XLA_FLAGS": conftest.xla_flags(4)}
   commands = [[sys.executable, "-c", WORKER, str(number), str(port), str(tmp_path)] for number in (0, 1)]
   workers = [subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
   try:

@@ -78,11 +78,10 @@ decays, averaged = [], wrappers.averaged
 wrappers.averaged = lambda method, given: decays.append(given) or averaged(method, given)
 
 def step(experiment):
-  shapes = state_shapes(experiment)
-  assert any(leaf.startswith("params/") for leaf in shapes)
-  assert all(x.dtype != "float64" for x in shapes.values())
   spec = experiment.data.batch_spec(experiment.batch_size, train=True)
   state = jax.eval_shape(experiment.method.init, jax.eval_shape(lambda: jax.random.key(0)), spec)
+  assert state.params
+  assert all(x.dtype != "float64" for x in jax.tree.leaves(state))
   after, metrics = jax.eval_shape(experiment.method.step, state, spec)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
   assert any(name.endswith("loss") for name in metrics)
@@ -118,43 +117,32 @@ def attempt(do, title, *args, **options):
   except Exception:
     print(title, traceback.format_exc())
 
-what, cases = json.loads(sys.argv[1])
-if what == "choices":
-  for name in cases:
-    choices(name)
-built = [(case, build(*case[:2])) for case in cases if what != "choices"]
+named, chosen, stepped, counted = json.loads(sys.argv[1])
+for name in named:
+  build(name, {})
+for name in chosen:
+  choices(name)
+full = [(name, build(name, {})) for name in stepped]
+known = [(*case, build(*case[:2])) for case in counted]
 assert not jax._src.xla_bridge.backends_are_initialized(), "building one of the experiments started jax's backends"
-for case, experiment in built:
-  if what == "step":
-    attempt(step, case, experiment)
-  if what == "count":
-    attempt(count, case, experiment, case[2])
+for name, experiment in full:
+  attempt(step, name, experiment)
+for name, arguments, published, experiment in known:
+  attempt(count, f"{name} {arguments}", experiment, published)
 """
 
 
-def in_a_process(what, cases):
-  words = [sys.executable, "-c", BUILD, json.dumps([what, cases])]
+@pytest.mark.parametrize("part", range(2))
+def test_builds_without_computing_and_has_a_step_at_full_size(part):
+  """Every name and every choice of a flag builds or is refused; at full size there is a step, and as many parameters
+  as the paper has. A UserError is a refusal of a choice; whatever else is raised is a mistake."""
+  counted = [(name, dict(arguments), number) for (name, arguments), number in PUBLISHED.items()]
+  configs = sorted(CONFIGS)
+  cases = [some[part::2] for some in (KNOWN.split(), configs, configs, counted)]
+  words = [sys.executable, "-c", BUILD, json.dumps(cases)]
   result = subprocess.run(words, cwd=conftest.REPOSITORY, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
   assert not result.stdout, result.stdout
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_builds_without_computing_and_has_a_step_at_full_size(part):
-  in_a_process("step", [(name, {}) for name in sorted(CONFIGS)[part::4]])
-
-
-def test_every_name_that_a_config_had_builds_without_computing():
-  in_a_process("build", [(name, {}) for name in KNOWN.split()])
-
-
-def test_every_choice_builds_or_is_refused():
-  """A UserError is a refusal; whatever else is raised is a mistake."""
-  in_a_process("choices", sorted(CONFIGS))
-
-
-def test_number_of_parameters():
-  in_a_process("count", [(name, dict(arguments), number) for (name, arguments), number in PUBLISHED.items()])
 
 
 def test_every_flag_has_its_sentence():
