@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-TURNS, SECONDS = 7, 3.0  # of a matrix product: so many, but no more once it has taken so long
+TURNS, SECONDS = 5, 2.0  # of a matrix product: so many, but no more once it has taken so long
 
 
 class Sheet(NamedTuple):
