@@ -49,7 +49,7 @@ def begin(subject: str, config: Config, arguments: Mapping[str, Any], turns: int
 
 def measure(
   document: Document,
-  measured: Callable[[Case, int], Mapping[str, Any]],
+  measured: Callable[[Case, int], dict[str, Any]],
   cases: Sequence[Case],
   judge: Callable[[Case], Mapping[str, float]] | None = None,
   samples: int = 0,
@@ -67,6 +67,7 @@ def measure(
   for case in cases:
     row = measured(case, document["turns"])
     document["rows"].append(row)
+    summary.share_peaks(document["rows"])
     document["scaling"] = summary.scaling(document["rows"])
     keep(document)
     say(line(row, document["unit"]["name"]))

@@ -1,10 +1,26 @@
-"""What several measurements say together: scaling over devices, and seconds beside quality."""
+"""What several measurements say together: the peak, scaling over devices, and seconds beside quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
 SAME = ("what", "dtype", "solver", "sampling_steps")
+
+
+def share_peaks(rows: Sequence[dict[str, Any]]) -> None:
+  """Gives rows of the same devices and dtype the same measured peak, the highest, and their shares of that.
+
+  It is measured once for every case, since a machine that has other work for a moment reaches less.
+  """
+  best: dict[tuple, float] = {}
+  for row in rows:
+    if row["status"] == "ok":
+      key = row["dtype"], row["devices"]
+      best[key] = max(best.get(key, 0.0), row["peak_flops"])
+  for row in rows:
+    if row["status"] == "ok":
+      row["peak_flops"] = best[row["dtype"], row["devices"]]
+      row["mfu"] = row["flops"] / row["seconds"] / row["peak_flops"]
 
 
 def scaling(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -129,6 +129,12 @@ def fake(what="train", devices=1, batch=8, seconds=1.0, **changed):
   return row | dict(compile_seconds=1.0, device_peak_bytes=None, host_peak_bytes=2**20, load=0.5) | changed
 
 
+def test_rows_of_the_same_devices_share_the_highest_peak():
+  rows = [fake(), fake(peak_flops=4e10), fake(devices=2), fake(dtype="bfloat16"), {"status": "out of memory"}]
+  summary.share_peaks(rows)
+  assert [row["mfu"] for row in rows[:4]] == pytest.approx([0.025, 0.025, 0.1, 0.1])
+
+
 def test_scaling_and_quality():
   rows = [fake(), fake(devices=2, batch=16, seconds=1.25), fake(devices=4, batch=8, seconds=0.5), fake(batch=16)]
   found = {(row["kind"], row["devices"]): row["efficiency"] for row in summary.scaling(rows)}
