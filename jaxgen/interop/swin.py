@@ -2,6 +2,9 @@
 
 The authors' own files are timm's but for the names of merging, which they count with the stage before, and of the head:
 `authors`.
+
+timm's network equals ours only where windows divide the map, as they do at the sizes that weights are published for: in
+shifted blocks it rolls the map and pads it then, where ours, as transformers', pads it first.
 """
 
 from jaxgen.interop.layout import Entry, beside, dense, same, stacked

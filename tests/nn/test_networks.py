@@ -248,6 +248,12 @@ def test_says_what_does_not_fit():
   for network in (ADM(8, (1, 1, 1)), SongUNet(8, (1, 1, 1))):
     with pytest.raises(UserError, match="divide by 4"):
       init(network, (1, 8, 10, 1))
+  for network in (ADM(8, (1, 1), attention=(5,)), SongUNet(8, (1, 1), attention=(5,))):
+    with pytest.raises(UserError, match="height 5, and this network's are of height 8, 4"):
+      init(network, (1, 8, 8, 1))
+  for heads, said in ({"heads": 3}, "8 features do not divide into 3"), ({"head_channels": 6}, "into heads of 6"):
+    with pytest.raises(UserError, match=said):
+      init(ADM(8, (1,), attention=(8,), **heads), (1, 8, 8, 1))
   for network in (ADM(8, (1,)), SongUNet(8, (1,)), ScoreNetwork(-8.0, 6.0, 8, 1)):
     with pytest.raises(UserError, match="has none"):
       init(network, (1, 8, 8, 1), label=jnp.zeros(1, jnp.int32))

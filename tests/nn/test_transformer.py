@@ -13,8 +13,8 @@ from packed import FIXTURES, expected_of, load
 from rounding import assert_close, conditioning, tolerance
 
 from jaxgen.core.errors import UserError
-from jaxgen.interop import layout
-from jaxgen.interop.transformer import bert, encoder_decoder
+from jaxgen.interop import encoder as encoder_layout
+from jaxgen.interop import encoder_decoder, layout
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.attention import attend
 from jaxgen.nn.blocks.layers import LayerNorm
@@ -44,10 +44,10 @@ def pegasus(options: Options, **changes) -> EncoderDecoder:
 
 # (network, size whose options it has, layout)
 KNOWN = {
-  "BERT": (encoder, "BERT base", bert),
-  "Marian": (marian, "OPUS-MT", encoder_decoder),
-  "BART": (bart, "BART base", encoder_decoder),
-  "Pegasus": (pegasus, "OPUS-MT", encoder_decoder),
+  "BERT": (encoder, "BERT base", encoder_layout.transformers),
+  "Marian": (marian, "OPUS-MT", encoder_decoder.transformers),
+  "BART": (bart, "BART base", encoder_decoder.transformers),
+  "Pegasus": (pegasus, "OPUS-MT", encoder_decoder.transformers),
 }
 
 
@@ -147,7 +147,8 @@ def test_sides_of_unequal_depth(x64):
   for depth, weights in ((None, both), (1, {k: a for k, a in both.items() if not k.startswith(second)})):
     network = pegasus(options).clone(decoder_depth=depth)
     shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
-    outputs.append(jax.jit(network.apply)(layout.read(encoder_decoder(network), weights, shapes), **arguments))
+    variables = layout.read(encoder_decoder.transformers(network), weights, shapes)
+    outputs.append(jax.jit(network.apply)(variables, **arguments))
   assert_close(outputs[1], outputs[0])
   assert np.abs(outputs[0] - arrays["output"]["logits"]).max() > 1e-3  # with its second block
 
@@ -396,6 +397,8 @@ def test_attention_in_half_precision(dtype):
 
 
 def test_says_what_does_not_fit():
+  with pytest.raises(UserError, match="normalises 'pre' or 'post', not 'before': change its norm"):
+    jax.eval_shape(LanguageModel(5, SIZES["Transformer base"]._replace(norm="before")).init, jax.random.key(0), ids)
   network = LanguageModel(5, PLACES["learned, pre-norm"])
   variables = jax.jit(network.init)(jax.random.key(0), ids)
   run = jax.jit(network.apply)

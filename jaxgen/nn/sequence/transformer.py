@@ -192,6 +192,8 @@ class Stack(nn.Module):
     length: x are the next few tokens of sequences of at most so many; those before are in the collection "cache".
     """
     o = self.options
+    if o.norm not in ("pre", "post"):
+      raise UserError(f"a Transformer normalises 'pre' or 'post', not {o.norm!r}: change its norm")
     batch, count, _ = x.shape
     dtypes = dict(dtype=o.dtype, param_dtype=o.param_dtype)
     attention, positions, keys = {}, jnp.arange(count)[None], count

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.unet import Attention, ResidualBlock, check, u_shape
 from jaxgen.nn.vision.convnet import halve
@@ -81,7 +82,7 @@ class ADM(nn.Module):
 
     Raises:
       UserError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention at a
-        height that no feature map has.
+        height that no feature map has, or of heads that do not divide its channels.
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
@@ -103,7 +104,13 @@ class ADM(nn.Module):
       return block(self.channels * self.multipliers[level], name)(h, embedding, index)
 
     def attend(h: Array, name: str) -> Array:
-      heads = h.shape[-1] // self.head_channels if self.head_channels else self.heads
+      heads = self.heads
+      if self.head_channels:
+        heads = h.shape[-1] // self.head_channels
+        if h.shape[-1] % self.head_channels:
+          raise UserError(
+            f"{h.shape[-1]} features do not divide into heads of {self.head_channels}: change one of them"
+          )
       return Attention(groups, heads, name=name, **common)(h)
 
     def sample(h: Array, level: int, way: str) -> Array:

@@ -1,0 +1,36 @@
+"""One scheme names all layouts."""
+
+import ast
+import importlib
+import inspect
+
+import conftest
+
+LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors"}
+OTHERS = {"__init__", "files", "layout", "runs"}  # modules of `interop` that are no network's
+
+
+def test_layouts_are_named_by_network_and_library():
+  found = {}
+  for path in sorted((conftest.REPOSITORY / "jaxgen" / "interop").glob("*.py")):
+    if path.stem not in OTHERS:
+      module = importlib.import_module(f"jaxgen.interop.{path.stem}")
+      functions = {n: f for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__}
+      takes = {name: list(inspect.signature(f).parameters) for name, f in functions.items() if not name.startswith("_")}
+      found[path.stem] = {name for name, (first, *_) in takes.items() if first == "network" and name != "blocks"}
+  assert {name for name, layouts in found.items() if not layouts} == set()
+  assert set.union(*found.values()) == LIBRARIES
+  assert found["swin"] == {"timm", "transformers", "authors"}
+  assert found["encoder"] == found["encoder_decoder"] == {"transformers"}
+
+
+def test_configs_call_layouts_by_these_names():
+  calls = []
+  for path in (conftest.REPOSITORY / "configs").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+          if isinstance(value, ast.Attribute) and ast.unparse(value).split(".")[0].endswith("_weights"):
+            calls.append((ast.literal_eval(key), value.attr))
+  assert len(calls) > 10
+  assert all(key == name and key in LIBRARIES for key, name in calls)
