@@ -208,7 +208,8 @@ class Program:
 
   def evaluate_shapes(self, raw: Specs) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what `evaluate` gives of a batch of these; nothing is computed."""
-    return self._evaluate.eval_shape(self.abstract, dict(raw), jax.eval_shape(lambda: jax.random.key(0)))
+    placed = {k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding) for k, s in raw.items()}
+    return self._evaluate.eval_shape(self.abstract, placed, jax.eval_shape(lambda: jax.random.key(0)))
 
   def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
     """Makes a global batch on the devices out of this process's rows: leaves [B / processes, ...] -> [B, ...]."""

@@ -217,3 +217,18 @@ def test_xla_knows_the_options_of_the_initialisation_of_every_platform(platform)
   options = quick_options(platform)
   assert len(options) == (platform != "tpu")
   assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2  # XLA refuses options that it does not know
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_shapes_are_asked_by_the_trace_that_is_used_later(devices):
+  """What is tried before the first step costs no second trace."""
+  traced, method = [], regression()
+  noted = lambda name, f: lambda *args, **options: traced.append(name) or f(*args, **options)
+  method = method._replace(evaluate=noted("evaluate", method.evaluate), sample=noted("sample", method.sample))
+  program = Program(method, spec(), make_mesh(devices=jax.devices()[:devices]))
+  samples, values = program.sample_shapes(16, {}), program.evaluate_shapes(spec())
+  state = program.init(0, batch_at(0))
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(16))
+  assert program.sample(state, keys, {}).shape == samples.shape == (16, WIDTH)
+  assert program.evaluate(state, batch_at(0), jax.random.key(0))["norm"].shape == values["norm"].shape == (16,)
+  assert sorted(traced) == ["evaluate", "sample"]
