@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,16 @@ from jaxgen.core.errors import UserError
 
 
 class Folder:
-  """A run's folder: what is in it, and who may write it."""
+  """A run's folder: what is in it, and who may write it.
+
+  Raises:
+    UserError: the path is an address on an object store, gs://... or s3://...
+  """
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
+    if re.match(r"[a-z0-9]+:/", str(path)):
+      raise UserError(f"{path} is on an object store, where runs cannot be written: give a folder of a file system")
     self._lock = None
 
   def __truediv__(self, name: str) -> pathlib.Path:

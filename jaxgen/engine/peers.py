@@ -22,6 +22,7 @@ from typing import NoReturn
 from jaxgen.core.errors import UserError
 
 GRACE = 3.0  # seconds in which a process may end by itself once it knows that another has
+KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a silent host is given up after 30 s
 LEAVING = 10.0  # seconds that process 0 waits for the others at its end, for the runtime aborts them without it
 
 
@@ -41,6 +42,10 @@ class Lines:
     self._selector = selectors.DefaultSelector()
     for number, line in sockets.items():
       line.settimeout(None)
+      line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that fails says nothing
+      for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # on Linux
+          line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
       self._selector.register(line, selectors.EVENT_READ, (number, bytearray()))
     threading.Thread(target=self._listen, name="jaxgen-lines", daemon=True).start()
     atexit.register(self._tell, "")

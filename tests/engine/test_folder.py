@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import pathlib
 
 import pytest
 
@@ -71,3 +72,9 @@ def test_a_file_system_without_locks_is_not_another_process(tmp_path, monkeypatc
   monkeypatch.setattr(fcntl, "flock", refuse(errno.EWOULDBLOCK))
   with pytest.raises(UserError, match="is being written by another process"):
     Folder(tmp_path).lock()
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/runs/x", "s3://bucket/x", pathlib.Path("gs://bucket") / "x"])
+def test_addresses_on_object_stores_are_refused_and_not_made_folders_here(path):
+  with pytest.raises(UserError, match="on an object store, where runs cannot be written: give a folder"):
+    Folder(path)
