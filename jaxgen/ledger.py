@@ -174,7 +174,7 @@ def tables(lines: Sequence[Line]) -> dict[str, list[Line]]:
   return {title: sorted(found[title], key=best) for title in sorted(found)}
 
 
-COLUMNS = ("config", "paper", "published", "measured", "how", "seeds", "device, seconds", "note")
+COLUMNS = ("config", "paper", "published", "measured", "estimate", "seeds", "device, seconds", "note")
 
 
 def cells(line: Line) -> tuple[str, ...]:

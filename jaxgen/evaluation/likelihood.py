@@ -181,5 +181,5 @@ def table(rows: Sequence[Row]) -> str:
     for row in sorted(rows, key=lambda row: row.mean)
   ]
   ((data, same),) = kinds
-  head = ("model", f"{'_'.join(same)} of {data}", "standard error", "how")
+  head = ("model", f"{'_'.join(same)} of {data}", "standard error", "estimate")
   return "\n".join("| " + " | ".join(line) + " |" for line in (head, ("---",) * 4, *lines))
