@@ -40,7 +40,7 @@ from jaxgen.data.dataset import Dataset
 from jaxgen.data.units import unit
 from jaxgen.engine.config import Config
 from jaxgen.engine.experiment import Experiment
-from jaxgen.engine.hashing import from_data, to_data, to_host
+from jaxgen.engine.hashing import from_data, to_data
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.program import Program
 from jaxgen.inspection import flops
@@ -243,7 +243,7 @@ class Measure:
 
 def _kept(state: Any) -> tuple[Any, list]:
   """A state on the host, and the shapes and dtypes of its arrays."""
-  return jax.tree.map(lambda x: to_host(to_data(x)), state), [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+  return jax.tree.map(lambda x: np.asarray(to_data(x)), state), [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
 
 
 def _named(case: Case) -> Row:
