@@ -21,7 +21,7 @@ def methods():
         yield pytest.param(" ".join(text.split()), id=node.name)
 
 
-@pytest.mark.parametrize("text", methods())
+@pytest.mark.parametrize("text", list(methods()))
 def test_the_unit_of_the_loss_is_said(text):
   assert UNIT.search(text)
 
