@@ -27,7 +27,7 @@ theirs = {flag.partition("=")[0] for flag in given}
 libraries = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent.glob("*jax_common*")
 known = b"".join(library.read_bytes() for library in libraries)  # jaxlib ends the process at a flag that it has not
 os.environ["XLA_FLAGS"] = " ".join(
-  [*given, *(f"{n}={v}" for n, v in FLAGS.items() if n not in theirs and n.removeprefix("--").encode() in known)]
+  [*given, *(f"{n}={v}" for n, v in FLAGS.items() if n not in theirs and n.removeprefix("--").encode() + b"\0" in known)]
 )
 del known
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
