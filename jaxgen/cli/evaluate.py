@@ -8,6 +8,7 @@ import jax
 from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, print_numbers
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.engine.provenance import note_on_test_data
 
 
 def evaluate(subject: str, words: list[str]) -> None:
@@ -22,6 +23,8 @@ def evaluate(subject: str, words: list[str]) -> None:
     raise UserError(f"config {run.config.name} has no evaluators")
   if options["out"]:
     check_out(options["out"])
+  if jax.process_index() == 0 and (note := note_on_test_data(run)):
+    print(note)
   numbers = run.evaluate()
   if jax.process_index() == 0:
     print_numbers(numbers)

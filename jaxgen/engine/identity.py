@@ -60,14 +60,14 @@ def _constants(part: Any) -> Iterator[np.ndarray]:
     yield np.asarray(jax.random.key_data(part) if is_key else part)
 
 
-def of_data(data: Dataset) -> dict[str, Any]:
-  """The content of the training split as run.json keeps it.
+def of_data(data: Dataset, split: str = "train") -> dict[str, Any]:
+  """The content of a split as run.json keeps it.
 
   Returns {"examples": their number, "sha256": of what was looked at}. Looked at are the examples as they are read,
   without names and places: of what is in memory all bytes, or evenly spaced blocks of them where they are many; of what
   is not in memory the labels and 64 examples.
   """
-  source = data.source(data.train)
+  source = data.source(split)
   return {"examples": len(source), "sha256": _content(source)}
 
 

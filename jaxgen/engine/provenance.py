@@ -44,7 +44,10 @@ def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[st
 def start_of(run: Run, step: int) -> dict[str, Any]:
   """What run.json's "sessions" say of a start of a run at this step; where it ends is added later."""
   arguments = run.config.to_json(run.arguments)
-  return {"from": step, "arguments": arguments, "data": identity.of_data(run.data), **_start(run.config)}
+  content = {"data": identity.of_data(run.data)}
+  if run.experiment.evaluators:
+    content["test_data"] = identity.of_data(run.data, "test")
+  return {"from": step, "arguments": arguments, **content, **_start(run.config)}
 
 
 def record_start(run: Run, start: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
@@ -183,6 +186,16 @@ def check_data(folder: Folder, now: Mapping[str, Any]) -> None:
       f"the data has changed: {folder.path} was trained on {known[-1]['examples']:,} examples, and these are {same} "
       "with other content: put back the data, or go on with these by --other-data True"
     )
+
+
+def note_on_test_data(run: Run) -> str | None:
+  """A sentence where the test examples are not those that the run's last session was evaluated on."""
+  if not run.folder.exists() or not run.experiment.evaluators:
+    return None
+  known = [session["test_data"] for session in run.folder.info()["sessions"] if "test_data" in session]
+  if not known or known[-1] == identity.of_data(run.data, "test"):
+    return None
+  return f"the test data of {run.folder.path} has changed: its numbers do not compare with those of its training"
 
 
 def _changed(folder: Folder, config: Config) -> list[str]:

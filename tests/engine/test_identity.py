@@ -15,7 +15,7 @@ from jaxgen.engine import loop as training
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
-from jaxgen.engine.provenance import check_same
+from jaxgen.engine.provenance import check_same, note_on_test_data
 from jaxgen.engine.run import Run
 
 
@@ -49,7 +49,9 @@ def test_what_changes_no_update_may_differ_and_every_start_is_recorded(tmp_path)
   assert second["arguments"] | others == second["arguments"]
   assert first["data"] == second["data"]
   # Data that others have taken the place of, and the way on.
+  assert note_on_test_data(run(steps=8, **others)) is None
   digits_file(moved, flip=True)
+  assert "test data of" in note_on_test_data(run(steps=8, **others))
   with pytest.raises(
     UserError, match=r"trained on 640 examples, and these are as many, 640 with other content: put back"
   ):
