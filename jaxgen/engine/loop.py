@@ -248,6 +248,7 @@ class _Training:
     run, e, program = self.run, self.run.experiment, self.run.program
     began = time.perf_counter()
     _ = program.loop
+    self.tell()  # whoever has compiled sooner waits here: on the devices it would do so for 30 s at most
     self.progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
     self.window = Window(self.log, e.log_every, self.step, e.steps)
     self.progress.start(self.step, e.steps)
