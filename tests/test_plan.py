@@ -45,7 +45,7 @@ HLO = """HloModule jit_loop, entry_computation_layout={(s32[])->s32[]}
 
 %body.3 (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
   %fusion.4 = f32[1,16]{1,0} fusion(%y), kind=kCustom, calls=%async_start
-  %fusion.5 = f32[1,16]{1,0} fusion(%y), kind=kCustom, calls=%async_done
+  %fusion.5 = f32[1,16]{1,0} fusion(%y), kind=kCustom, calls=%async_done, backend_config={"estimated_cycles":"9223372036854775807"}
   %all-gather-start.1 = (f32[2]{0}, f32[8]{0}) all-gather-start(%y), channel_id=6, replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}
   %all-gather-done.1 = f32[8]{0} all-gather-done(%all-gather-start.1)
   ROOT %tuple.3 = (s32[], f32[4,8]{1,0}) tuple(%i, %z)
@@ -85,7 +85,7 @@ def test_collectives_are_counted_from_the_text():
   assert found["all-gather", 8].sent == 5 * 512 * 7 / 8
   assert found["reduce-scatter", 4].sent == 512 * 3 / 4
   assert found["collective-permute", 2].sent == 12
-  assert hlo.cycles(hlo.read(HLO)) == 5 * 100 + 7
+  assert hlo.cycles(hlo.read(HLO)) == (5 * 100 + 7, 1)
 
 
 def test_what_jax_compiles_is_read():
@@ -135,7 +135,7 @@ CHIP = targets.Chip(100e12, 16 * targets.GIB, 1e12, 50e9, 1e9, "2x2")
 
 def test_times_follow_from_the_compilers_cycles_and_the_links():
   gathered = hlo.Collective("all-gather", 2, 10e9, 1)  # 5 GB are sent, a tenth of a second
-  cost = plan.Cost(0, 0, 0, 0, 20e12, 0, 400_000_000, [gathered], 5e9)
+  cost = plan.Cost(0, 0, 0, 0, 20e12, 0, 400_000_000, 0, [gathered], 5e9)
   assert cost.seconds(CHIP) == (0.4, 0.1)
   rows = dict(plan._times(cost, CHIP, 4, 7_200, 32))
   assert rows["seconds a step"].startswith("0.4 to 0.5")
@@ -151,6 +151,10 @@ def test_a_batch_that_does_not_fit_is_said_with_one_that_does(tmp_path, monkeypa
   said = plan._too_large(message, targets.GIB, 1024, 16, "tpu:v5e:4x4")
   assert said.startswith("a batch of 1024 does not fit tpu:v5e:4x4, where a device would use 33.0 of its 17.0 GiB: ")
   assert said.endswith("a batch of 512 does, by estimate")
+  work = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (33.00G) exceeds available HBM (17.00G)."
+  said = plan._too_large(work, targets.GIB, 1024, 16, "tpu:v5e:4x4")  # the state comes to it
+  assert "would use 34.0 of its 17.0 GiB" in said
+  assert said.endswith(f"a batch of {1024 * 16 // 33 // 16 * 16} does, by estimate")
   assert "share the state with --fsdp" in plan._too_large(message, 18 * targets.GIB, 1024, 16, "tpu:v5e:4x4")
   assert "refuses the program: INTERNAL: a bug" in plan._too_large("INTERNAL: a bug\nmore", 0, 16, 16, "t")
 

@@ -62,6 +62,7 @@ def experiment(
   dropout: float | None = None,
   ema: float | None = None,
   bfloat16: bool = False,
+  remat: bool = False,
   weighting: diffusion.WeightingName = "simple",
   solver: diffusion.SolverName | None = None,
   grid: diffusion.GridName = "trailing",
@@ -98,7 +99,7 @@ def experiment(
   solvers = {**diffusion.SOLVERS, "ancestral": partial(diffusion.ancestral, variance=p.variance)}
   bound = partial(bound_nll, levels=images.levels, variance=p.variance, terms=p.evaluation_terms)
   method = gaussian_diffusion(
-    UNet(dropout=p.dropout, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **p.network),
+    UNet(dropout=p.dropout, remat=remat, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **p.network),
     diffusion.linear(1000),
     images.spec,
     optimizer,

@@ -68,6 +68,7 @@ def experiment(
   ema_half_life: int = 500_000,
   conditional: bool = False,
   bfloat16: bool = False,
+  remat: bool = False,
   solver: diffusion.SolverName = "heun",
   grid: diffusion.GridName = "karras",
   sampling_steps: int = 18,
@@ -92,7 +93,7 @@ def experiment(
   """
   given = dict(steps=steps, batch_size=batch_size, learning_rate=learning_rate, dropout=dropout)
   p = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
-  options = dict(dropout=p.dropout, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
+  options = dict(dropout=p.dropout, remat=remat, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
   options |= dict(classes=10) if conditional else {}
   if preset == "digits":
     images, decay = data.digits(), ema

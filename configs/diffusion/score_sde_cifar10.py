@@ -78,6 +78,7 @@ def experiment(
   ema: float | None = None,
   blocks: int = 4,
   bfloat16: bool = False,
+  remat: bool = False,
   solver: diffusion.SolverName | None = None,
   grid: diffusion.GridName = "linspace",
   sampling_steps: int = 1000,
@@ -104,7 +105,7 @@ def experiment(
   else:
     likelihoods = {"nll_nats_dequantized": partial(ode_nll, levels=cifar10.levels, t_min=1e-5)}
   method = gaussian_diffusion(
-    SongUNet(blocks=blocks, dropout=dropout, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **p.network),
+    SongUNet(blocks=blocks, dropout=dropout, remat=remat, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **p.network),
     p.process,
     cifar10.spec,
     optimizers.adam(learning_rate, warmup=5_000, clip=1.0),

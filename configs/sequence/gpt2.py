@@ -74,8 +74,6 @@ def experiment(
     context: most tokens that it reads.
     dropout: rate, on embeddings, attention's weights and branches.
     dtype: of the computation; parameters, averages, statistics and softmax are float32.
-    remat: keep only each block's input for the backward pass, and compute the rest again.
-    unroll: blocks that a turn of the loop over blocks computes; all of them are faster and take longer to compile.
     prompt: what every sample begins with.
     temperature: that logits are divided by in sampling.
     top_k: tokens among which a sample's next one is chosen, the likeliest; all by default.

@@ -222,6 +222,8 @@ def experiment(
   label_smoothing: float | None = None,
   drop_path: float | None = None,
   dtype: Literal["float32", "bfloat16"] = "bfloat16",
+  remat: bool | None = None,
+  unroll: int | None = None,
   teacher: str | None = None,
   teacher_backbone: Backbone = "resnet50",
   distillation: Literal["hard", "soft"] = "hard",
@@ -249,6 +251,11 @@ def experiment(
     options = options | {"drop_path": chosen(drop_path, recipe.drop_path)}
   elif drop_path is not None:
     raise ValueError(f"{backbone} is trained without drop_path: leave it out")
+  for flag, value in {"remat": remat, "unroll": unroll}.items():
+    if value is not None:
+      if not hasattr(family.network, flag):
+        raise ValueError(f"{backbone} has no blocks in a loop, and so no {flag}: leave it out")
+      options = {**options, flag: value}
   network = family.network(**options, dtype=jnp.dtype(dtype))
   learned = None
   if teacher is not None:

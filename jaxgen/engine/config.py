@@ -50,6 +50,8 @@ SENTENCES = {
   "learning_rate": "the highest learning rate",
   "ema": "decay of the averaged parameters, which are evaluated and make the samples",
   "microbatches": "parts of a batch, one after the other, over which a step accumulates its gradients",
+  "remat": "keep only each block's input for the backward pass, and compute the rest again: less memory, more work",
+  "unroll": "blocks that a turn of the loop over blocks computes; all of them are faster and take longer to compile",
   "tfds_dir": "where tensorflow-datasets prepared its data sets; by default where it looks itself",
 }
 

@@ -120,10 +120,16 @@ def collectives(program: Program) -> list[Collective]:
   return found
 
 
-def cycles(program: Program) -> int:
-  """Cycles of a step's work by the estimates that TPU's compiler writes into its program; 0 where there are none."""
-  estimates = ((re.search(r'"estimated_cycles":"(\d+)"', x.rest), count) for _, x, count in program.walk())
-  return sum(int(found[1]) * count for found, count in estimates if found)
+def cycles(program: Program) -> tuple[int, int]:
+  """Cycles of a step's work by the estimates that TPU's compiler writes into its program, 0 where there are none.
+
+  Returns:
+    (their sum, the number of operations that it could not estimate, whose cycles it gives as the largest integer)
+  """
+  estimates = [(re.search(r'"estimated_cycles":"(\d+)"', x.rest), count) for _, x, count in program.walk()]
+  estimates = [(int(found[1]), count) for found, count in estimates if found]
+  known = [(each, count) for each, count in estimates if each < 2**62]
+  return sum(each * count for each, count in known), len(estimates) - len(known)
 
 
 def _cut_type(text: str) -> tuple[str, str]:

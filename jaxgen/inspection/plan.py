@@ -25,11 +25,11 @@ Number = int | float
 class Cost(NamedTuple):
   """What a step costs one device.
 
-  state, batches, work: bytes of its memory; work is what the program sets aside beside its arguments.
+  state, batches, work: bytes of its memory; work is what the program needs besides, at its peak.
   aliased: bytes of the state that are overwritten in place.
   flops: of the step's products and convolutions, its share.
   traffic: bytes between it and its memory as the compiler counts them, which takes a loop's body once.
-  cycles: by the compiler's estimates, 0 where it gives none.
+  cycles: by the compiler's estimates, 0 where it gives none. unknown: operations that it has no estimate of.
   sent: the collectives' bytes. least: what would have to be sent, see `least_sent`.
   """
 
@@ -40,6 +40,7 @@ class Cost(NamedTuple):
   flops: Number
   traffic: Number
   cycles: int
+  unknown: int
   collectives: Sequence[hlo.Collective]
   least: Number
 
@@ -70,14 +71,17 @@ def cost(program: Program, target: Target, batch_size: int) -> Cost:
     raise UserError(_too_large(str(error), state, batch_size, program.mesh.size, target.name)) from error
   memory, counted = compiled.memory_analysis(), compiled.cost_analysis() or {}
   text = hlo.read(compiled.as_text())
+  cycles, unknown = hlo.cycles(text)
+  peak = getattr(memory, "peak_memory_in_bytes", 0)  # arguments included
   return Cost(
     state=state,
     batches=batches,
-    work=memory.temp_size_in_bytes,
+    work=max(0, peak - memory.argument_size_in_bytes) if peak else memory.temp_size_in_bytes,
     aliased=memory.alias_size_in_bytes,
     flops=flops(program.step_traced.jaxpr.jaxpr) / program.mesh.size,
     traffic=counted.get("bytes accessed", 0.0),
-    cycles=hlo.cycles(text),
+    cycles=cycles,
+    unknown=unknown,
     collectives=hlo.collectives(text),
     least=least_sent(program),
   )
@@ -91,11 +95,14 @@ def fitting(batch_size: int, fixed: Number, used: Number, memory: Number, device
 
 def _too_large(message: str, state: Number, batch_size: int, devices: int, target: str) -> str:
   """A sentence for what the compiler says where a program does not fit; other messages as they are."""
-  sizes = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) (\w+)", message)
+  size = r"([\d.]+)([KMGT])"
+  in_all = re.search(f"Used {size} of {size}", message)
+  sizes = in_all or re.search(rf"temporaries \({size}\) exceeds available HBM \({size}\)", message)
   if "RESOURCE_EXHAUSTED" not in message or sizes is None:
     return f"the compiler of {target} refuses the program: {message.splitlines()[0]}"
   scale = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
   used, memory = (float(sizes[i]) * scale[sizes[i + 1]] for i in (1, 3))
+  used += 0 if in_all else state
   fits = fitting(batch_size, state, used, memory, devices)
   way = f"a batch of {fits} does, by estimate" if fits else "by estimate none does, share the state with --fsdp"
   sizes = f"{used / GIB:.1f} of its {memory / GIB:.1f} GiB"
@@ -136,6 +143,7 @@ def table(program: Program, target: Target, found: Cost, steps: int, batch_size:
 def _times(found: Cost, chip: Chip, devices: int, steps: int, batch_size: int) -> list[Row]:
   work, links = found.seconds(chip)
   whose = "compiler's estimate" if found.cycles and chip.clock else "at the chip's peak, no estimate"
+  whose += f"; without {found.unknown} operations that it has none of" if found.unknown else ""
   slow, fast = work + links, max(work, links)
   share = lambda seconds: 100 * found.flops / chip.flops / seconds
   model = "the MFU, but for what remat computes twice"

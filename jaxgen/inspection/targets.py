@@ -96,6 +96,7 @@ def _tpus(chip: str, slices: str) -> list:
     os.environ.setdefault(variable, value)
   if not os.environ.get("JAX_PLATFORMS"):
     jax.config.update("jax_platforms", "cpu")  # for what tracing computes; libtpu finds no TPU to start
+  jax.config.update("jax_enable_compilation_cache", False)  # a program is kept, and cannot be read without its devices
   from jax.experimental import topologies
 
   try:

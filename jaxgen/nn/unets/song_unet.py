@@ -81,7 +81,7 @@ def fir_smooth(x: Map) -> Float[Array, "batch height+1 width+1 channels"]:
 class SongUNet(nn.Module):
   """DDPM++, or with `ncsnpp` and `fourier` NCSN++.
 
-  channels, multipliers, blocks, dropout, out_channels, dtype, param_dtype: as in `UNet`.
+  channels, multipliers, blocks, dropout, out_channels, remat, dtype, param_dtype: as in `UNet`.
   attention: resolutions (heights of the feature map, in pixels) with attention: after each block on the way down, after
     the last one on the way up.
   classes: number of classes of a class-conditional network, as EDM has it: a label outside 0 .. classes - 1 is none.
@@ -99,6 +99,7 @@ class SongUNet(nn.Module):
   out_channels: int = 3
   ncsnpp: bool = False
   fourier: float | None = None
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -139,9 +140,11 @@ class SongUNet(nn.Module):
     embedding = dense(4 * self.channels, name="time_1")(embedding)
     embedding = dense(4 * self.channels, name="time_2")(nn.silu(embedding))
 
+    residual_block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+
     def residual(h: Array, level: int, name: str) -> Array:
       width = self.channels * self.multipliers[level]
-      return ResidualBlock(width, None, self.dropout, name=name, **common)(h, embedding, index)
+      return residual_block(width, None, self.dropout, name=name, **common)(h, embedding, index)
 
     def attend(h: Array, name: str) -> Array:
       return Attention(None, 1, kernel_init=attention_initializer, name=name, **common)(h)
@@ -151,8 +154,8 @@ class SongUNet(nn.Module):
     def sample(h: Array, level: int, way: str) -> Array:
       nonlocal image
       name = f"{way}_{level}_sample"
-      block = ResidualBlock(h.shape[-1], None, self.dropout, resample=resample[way], project=True, name=name, **common)
-      h = block(h, embedding, index)
+      options = dict(resample=resample[way], project=True, name=name, **common)
+      h = residual_block(h.shape[-1], None, self.dropout, **options)(h, embedding, index)
       if self.ncsnpp and way == "down":
         halved = dict(stride=2, padding="VALID", kernel_init=initializer(), name=f"input_{level}", **dtypes)
         h = image = (Conv(h.shape[-1], **halved)(fir_smooth(image)) + h) * ROOT_HALF

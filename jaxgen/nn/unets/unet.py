@@ -188,6 +188,7 @@ class UNet(nn.Module):
   classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
   out_channels: of the output.
   heads: of the attention.
+  remat: keep only each residual block's input for the backward pass, and compute the rest again.
   dtype: of the computation; normalisation statistics and softmax are at least float32.
   param_dtype: of the parameters.
   """
@@ -200,6 +201,7 @@ class UNet(nn.Module):
   classes: int | None = None
   out_channels: int = 3
   heads: int = 1
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -231,9 +233,11 @@ class UNet(nn.Module):
       normal = nn.initializers.normal(1.0)
       embedding += nn.Embed(self.classes, 4 * self.channels, embedding_init=normal, name="class", **dtypes)(label)
 
+    block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+
     def residual(h: Array, level: int, name: str) -> Array:
       width = self.channels * self.multipliers[level]
-      return ResidualBlock(width, groups, self.dropout, name=name, **dtypes)(h, embedding, index)
+      return block(width, groups, self.dropout, name=name, **dtypes)(h, embedding, index)
 
     def attend(h: Array, name: str) -> Array:
       return Attention(groups, self.heads, name=name, **dtypes)(h)

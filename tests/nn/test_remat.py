@@ -1,0 +1,38 @@
+"""Networks that keep less for the backward pass compute the same."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.nn import SongUNet, UNet
+
+
+def square(network, x, t, params):
+  y = network.apply(params, x, t, index=jnp.arange(len(x)), rngs={"dropout": jax.random.key(2)})
+  return (y**2).mean()
+
+
+@pytest.mark.parametrize("kind", [UNet, SongUNet])
+def test_a_unet_that_computes_its_blocks_again_is_the_same(kind, x64):
+  """Parameters, outputs and gradients, with dropout; and a gradient keeps less."""
+  options = dict(channels=8, multipliers=(1, 2), blocks=1, attention=(), dropout=0.2, out_channels=1)
+  options |= dict(dtype=jnp.float64, param_dtype=jnp.float64)
+  x, t = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.arange(4.0)
+  found = []
+  for remat in (False, True):
+    network = kind(**options, remat=remat)
+    params = jax.eval_shape(network.init, jax.random.key(0), x, t)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = structure.unflatten([jax.random.normal(k, s.shape) / 4 for k, s in zip(keys, leaves, strict=True)])
+    loss = partial(square, network, x, t)
+    kept = sum(r.size for r in jax.tree.leaves(jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p)[1], params)))
+    found.append((structure, kept, *jax.jit(jax.value_and_grad(loss))(params)))
+  (structure, kept, value, gradient), (other, less, other_value, other_gradient) = found
+  assert structure == other
+  assert less < kept / 2
+  np.testing.assert_allclose(value, other_value, rtol=1e-12)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), gradient, other_gradient)
