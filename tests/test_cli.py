@@ -123,34 +123,9 @@ def test_train_prints_where_things_are(trained):
     assert re.search(rf"{folder}/runs/tiny/{what}", out)
   assert (folder / "runs" / "tiny" / "report.html").stat().st_size > 10_000
   assert "step 30/30" in out
-
-
-def test_train_says_what_was_read(trained):
-  lines = trained[1].splitlines()
-  start = lines.index("digits, split 'train': 1,437 examples, in memory")
-  assert lines[start + 1] == "  image: uint8 [8, 8, 1], values 0 to 16"
-  assert lines[start + 3].startswith("  classes: 0 (151), 1 (147)")
-  assert any(line.startswith("digits, split 'test': 360 examples") for line in lines)  # it is evaluated on
-  assert "skipped" not in trained[1]
-
-
-def test_updates_that_were_skipped_are_said(tmp_path):
-  """By a run that overflows in one row of its data: finite, and so no error before the first step."""
-  x = np.random.default_rng(0).integers(0, 17, (48, 8, 8, 1)).astype(np.float32)
-  x[17] = 1e30
-  np.savez(tmp_path / "own.npz", train_image=x, test_image=x[:8])
-  source = tiny.SOURCE.replace("evaluators=(likelihood(),),", "").replace(
-    "data.images(data_name, (side, side, 1), levels=17, classes=10)",
-    "data.Dataset(data_name, {'image': jax.ShapeDtypeStruct((side, side, 1), 'float32')})",
-  )
-  config = tiny.write(tmp_path, source=source.replace("import optax", "import jax\nimport optax"))
-  words = ["--runs", tmp_path, "--data-name", f"npz:{tmp_path / 'own.npz'}", "--steps", 6]
-  lines = command("train", config, *words).stdout.splitlines()
-  assert "  image: float32 [8, 8, 1], values 0 to 1e+30" in lines
-  skipped = (
-    "skipped      2 of 6 updates, whose loss or gradient was not finite, the first by step 5 (see metrics.jsonl)"
-  )
-  assert any(line.startswith(skipped) for line in lines)  # one in each epoch of three batches
+  assert "digits, split 'train': 1,437 examples, in memory\n  image: uint8 [8, 8, 1], values 0 to 16\n" in out
+  assert "digits, split 'test': 360 examples" in out  # which it is evaluated on
+  assert "skipped" not in out
 
 
 def test_sample_writes_pictures_and_arrays_that_do_not_depend_on_how_many(trained):

@@ -309,7 +309,7 @@ def test_no_average_over_a_step_from_noise_alone(make, x64):
   x, keys = jax.random.normal(jax.random.key(1), (64, 1)), jax.random.split(KEYS[0], 64)
   got = jax.jit(lambda x: sample(make(schedule), MIXTURE.denoiser(schedule), times, x, keys))(x)
   exact = MIXTURE.transport(schedule, x, float(times[0]), 0.0)
-  assert jnp.abs(got - exact).mean() < 0.01
+  assert jnp.abs(got - exact).mean() < 0.02
 
 
 @pytest.mark.parametrize("times", [[0.1, 1.0], [1.0, 0.5, 0.5, 0.0], [1.5, 0.5], [0.5, -0.1], [1.0, np.nan, 0.0]])
