@@ -8,11 +8,23 @@ import os
 import shutil
 import tempfile
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+MAIN = "PYTEST_XDIST_WORKER" not in os.environ  # workers inherit what is set here
+if MAIN:
+  kept = os.environ.get("JAXGEN_TEST_CACHE")
+  os.environ["JAXGEN_CACHE"] = kept or tempfile.mkdtemp(prefix="jaxgen-tests-")
+
+import jaxtyping  # noqa: E402
+
+jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
+
+from jaxgen.core.environment import is_known  # noqa: E402
+
 FLAGS = {
   "--xla_force_host_platform_device_count": "8",
   # Without LLVM's optimisations: compiling is most of what tests do, and it takes a third of the time so.
   "--xla_backend_optimization_level": "0",
-  # The older emitter of fused loops, and one module for LLVM, not 32: again a third to a half less.
+  # The older emitter of fused loops (which jaxlib 0.11 has no more), and one module for LLVM, not 32: half of that.
   "--xla_cpu_use_fusion_emitters": "false",
   "--xla_cpu_parallel_codegen_split_count": "1",
   # Eight devices on two cores that others use, too: a collective may wait long for its last device.
@@ -23,17 +35,8 @@ FLAGS = {
 given = os.environ.get("XLA_FLAGS", "").split()
 theirs = {flag.partition("=")[0] for flag in given}
 os.environ["XLA_FLAGS"] = " ".join(
-  [*given, *(f"{name}={value}" for name, value in FLAGS.items() if name not in theirs)]
+  [*given, *(f"{name}={value}" for name, value in FLAGS.items() if name not in theirs and is_known(name))]
 )
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-MAIN = "PYTEST_XDIST_WORKER" not in os.environ  # workers inherit what is set here
-if MAIN:
-  kept = os.environ.get("JAXGEN_TEST_CACHE")
-  os.environ["JAXGEN_CACHE"] = kept or tempfile.mkdtemp(prefix="jaxgen-tests-")
-
-import jaxtyping  # noqa: E402
-
-jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
 
 import contextlib  # noqa: E402
 import pathlib  # noqa: E402
