@@ -4,32 +4,10 @@ All workers share one cache of compiled programs and judges. $JAXGEN_TEST_CACHE 
 cache lives as long as the session, so that no test depends on an earlier run.
 """
 
-import importlib.util
 import os
-import pathlib
 import shutil
 import tempfile
 
-FLAGS = {
-  "--xla_force_host_platform_device_count": "8",
-  # Without LLVM's optimisations: compiling is most of what tests do, and it takes a third of the time so.
-  "--xla_backend_optimization_level": "0",
-  # The older emitter of fused loops, which jaxlib 0.10 still has, and one module for LLVM, not 32: up to a half less.
-  "--xla_cpu_use_fusion_emitters": "false",
-  "--xla_cpu_parallel_codegen_split_count": "1",
-  # Eight devices on two cores that others use, too: a collective may wait long for its last device.
-  "--xla_cpu_collective_call_warn_stuck_timeout_seconds": "600",
-  "--xla_cpu_collective_call_terminate_timeout_seconds": "1800",
-  "--xla_cpu_collective_timeout_seconds": "1800",
-}
-given = os.environ.get("XLA_FLAGS", "").split()
-theirs = {flag.partition("=")[0] for flag in given}
-libraries = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent.glob("*jax_common*")
-known = b"".join(library.read_bytes() for library in libraries)  # jaxlib ends the process at a flag that it has not
-os.environ["XLA_FLAGS"] = " ".join(
-  [*given, *(f"{n}={v}" for n, v in FLAGS.items() if n not in theirs and n.removeprefix("--").encode() + b"\0" in known)]
-)
-del known
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 MAIN = "PYTEST_XDIST_WORKER" not in os.environ  # workers inherit what is set here
 if MAIN:
@@ -40,7 +18,28 @@ import jaxtyping  # noqa: E402
 
 jaxtyping.install_import_hook("jaxgen", "beartype.beartype")
 
+from jaxgen.core.environment import is_known  # noqa: E402
+
+FLAGS = {
+  "--xla_force_host_platform_device_count": "8",
+  # Without LLVM's optimisations: compiling is most of what tests do, and it takes a third of the time so.
+  "--xla_backend_optimization_level": "0",
+  # The older emitter of fused loops (which jaxlib 0.11 has no more), and one module for LLVM, not 32: half of that.
+  "--xla_cpu_use_fusion_emitters": "false",
+  "--xla_cpu_parallel_codegen_split_count": "1",
+  # Eight devices on two cores that others use, too: a collective may wait long for its last device.
+  "--xla_cpu_collective_call_warn_stuck_timeout_seconds": "600",
+  "--xla_cpu_collective_call_terminate_timeout_seconds": "1800",
+  "--xla_cpu_collective_timeout_seconds": "1800",
+}
+given = os.environ.get("XLA_FLAGS", "").split()
+theirs = {flag.partition("=")[0] for flag in given}
+os.environ["XLA_FLAGS"] = " ".join(
+  [*given, *(f"{name}={value}" for name, value in FLAGS.items() if name not in theirs and is_known(name))]
+)
+
 import contextlib  # noqa: E402
+import pathlib  # noqa: E402
 import re  # noqa: E402
 
 import jax  # noqa: E402
