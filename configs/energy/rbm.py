@@ -76,7 +76,7 @@ def experiment(
   k: int | None = None,
   chains: int | None = None,
   sparsity: float = 0.0,
-  target: float = 0.02,
+  sparsity_target: float = 0.02,
   ema: float = 0.999,
   sampling_steps: int = 1_000,
   ais_runs: int = 100,
@@ -94,7 +94,7 @@ def experiment(
     k: steps of the negative phase.
     chains: of the persistent negative phases, as many as the preset's batch has examples by default.
     sparsity: weight of the penalty that keeps hidden units off.
-    target: share of examples for which a hidden unit should be on.
+    sparsity_target: share of examples for which a hidden unit should be on.
     sampling_steps: of the Gibbs chain that makes a sample.
     ais_runs: of annealed importance sampling, on MNIST.
     ais_steps: of each of these runs.
@@ -121,7 +121,7 @@ def experiment(
     optimizer=optax.chain(optax.add_decayed_weights(weight_decay, weights_only), optax.sgd(rate, momentum)),
     negative=phases[negative](k),
     sparsity=sparsity,
-    target=target,
+    target=sparsity_target,
     sampling_steps=sampling_steps,
     drawn=not p.mnist,
   )

@@ -50,4 +50,4 @@ def copies(array: Shaped[Array, "*rest"]) -> Shaped[Array, "ways *rest"]:
 
 def in_parts(x: Shaped[Array, "batch *rest"], ways: int) -> Shaped[Array, "ways part *rest"]:
   """A batch in the parts that the copies of an array stand beside. `ways` divides it."""
-  return over_batch(x.reshape(ways, -1, *x.shape[1:]))
+  return over_batch(x.reshape(ways, x.shape[0] // ways, *x.shape[1:]))

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jaxgen.core.environment import is_known
 from jaxgen.core.keys import root
@@ -85,7 +85,8 @@ class Program:
     self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
     self._counts = {}
     # Processes say each how many updates they can make, for one may lack its rows of the batches; alone, it can.
-    is_spread = len({device.process_index for device in mesh.devices.flat}) > 1
+    planned = isinstance(mesh, AbstractMesh)  # to be looked at alone
+    is_spread = not planned and len({device.process_index for device in mesh.devices.flat}) > 1
     shape, spec = ((mesh.size,), PartitionSpec(mesh.axis_names)) if is_spread else ((), PartitionSpec())
     self._count = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(mesh, spec))
     self._evaluate = jax.jit(

@@ -29,7 +29,8 @@ def left(monkeypatch):
 
   monkeypatch.setattr(peers.Lines, "leave", leave)
   monkeypatch.setattr(peers, "GRACE", 0.01)
-  return ends
+  yield ends
+  threading.Event().wait(0.2)  # whoever still leaves must not find the real `leave`, which ends the tests
 
 
 def meet_all(address, numbers, processes, seconds=20.0):
@@ -64,7 +65,7 @@ def test_one_says_why_it_ends_and_the_others_end_with_it(address, left, capfd):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_one_that_is_killed_lets_go_of_its_line(address, left, lost):
   lines = meet_all(address, range(3), 3)
-  for line in lines[lost]._sockets.values():
+  for line in list(lines[lost]._sockets.values()):
     line.shutdown(socket.SHUT_RDWR)  # as the system does for whoever is killed
   for number in {0, 1, 2} - {lost}:
     assert lines[number].lost(20.0).startswith(f"process {lost} was lost: it was killed")
@@ -75,7 +76,7 @@ def test_a_good_end_is_no_news(address, left):
   lines = meet_all(address, range(2), 2)
   for line in lines:
     line._tell("")
-  for line in lines[1]._sockets.values():
+  for line in list(lines[1]._sockets.values()):
     line.shutdown(socket.SHUT_RDWR)
   wait_for(lambda: not lines[0]._sockets)
   assert lines[0].news is None
