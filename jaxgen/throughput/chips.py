@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.inspection.targets import CHIPS
+
 TURNS, SECONDS = 100, 1.0  # of matrix products: so many, but no more once they have taken so long
 
 
@@ -40,11 +42,12 @@ SHEETS = {
   "nvidia h100": Sheet(989e12, 494e12, H100),
   "nvidia h200 nvl": Sheet(836e12, 418e12, H200),
   "nvidia h200": Sheet(989e12, 494e12, H200),
-  "tpu v4": Sheet(275e12, 275e12, TPU),
-  "tpu v5 lite": Sheet(197e12, 197e12, TPU),
-  "tpu v5e": Sheet(197e12, 197e12, TPU),
-  "tpu v5": Sheet(459e12, 459e12, TPU),  # v5p calls itself "TPU v5" or "TPU v5p"
-  "tpu v6": Sheet(918e12, 918e12, TPU),  # v6e calls itself "TPU v6 lite" or "TPU v6e"
+  "tpu v4": Sheet(2 * CHIPS["v4"].flops, 2 * CHIPS["v4"].flops, TPU),  # both cores of a chip are one device
+  # v5e calls itself "TPU v5 lite", v5p "TPU v5" and v6e "TPU v6 lite".
+  **{
+    f"tpu {kind}": Sheet(CHIPS[chip].flops, CHIPS[chip].flops, TPU)
+    for kind, chip in (("v5 lite", "v5e"), ("v5e", "v5e"), ("v5", "v5p"), ("v6", "v6e"))
+  },
 }
 
 
