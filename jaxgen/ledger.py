@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,10 +100,10 @@ def reproduce(
       "note": published.note,
       **({"best": True} if published.best else {}),
       "config": config.name,
-      "arguments": config.to_json(arguments),
+      "arguments": {name: _without_places(value) for name, value in config.to_json(arguments).items()},
       "config_hash": config_hash(config, arguments),
       "state_hashes": hashes,
-      "data": experiment.data.title,
+      "data": _without_places(experiment.data.title),
       "data_content": content,
       "git": here["git"],
       "versions": versions(),
@@ -112,6 +113,11 @@ def reproduce(
     }
     for published in experiment.published
   ]
+
+
+def _without_places(value: Any) -> Any:
+  """Texts without the folders of absolute paths, which are of one machine: "data_content" says what the data is."""
+  return re.sub(r"(?<![\w.:/])/(?:[^\s/:,]+/)+|(?<=:)/(?:[^\s/:,]+/)+", "", value) if isinstance(value, str) else value
 
 
 def _check_names(config: Config, experiment: Experiment, names: Iterable[str] | None) -> None:

@@ -156,3 +156,17 @@ def test_configs_that_were_not_run_are_listed(folder):
   assert waiting == [
     ("waiting_longer", "Nobody 2020, Table 1: 2", "test_bits_per_dim_17_levels", "a year"),
   ]
+
+
+@pytest.mark.parametrize(
+  ("text", "kept"),
+  [
+    ("/home/me/data/tiny.txt", "tiny.txt"),
+    ("text:chars:/home/me/tiny.txt", "text:chars:tiny.txt"),
+    ("data/tiny.txt", "data/tiny.txt"),
+    ("tfds:mnist", "tfds:mnist"),
+    (0.5, 0.5),
+  ],
+)
+def test_a_line_does_not_say_where_files_lay(text, kept):
+  assert ledger._without_places(text) == kept
