@@ -116,8 +116,8 @@ def reproduce(
 
 
 def _without_places(value: Any) -> Any:
-  """Texts without the folders of absolute paths, which are of one machine: "data_content" says what the data is."""
-  return re.sub(r"(?<![\w.:/])/(?:[^\s/:,]+/)+|(?<=:)/(?:[^\s/:,]+/)+", "", value) if isinstance(value, str) else value
+  """Texts without the folders of paths, which are of one machine: "data_content" says what the data is."""
+  return re.sub(r"(?<![^\s:,])(?![a-z0-9]+://)(?:[^\s/:,]*/)+", "", value) if isinstance(value, str) else value
 
 
 def _check_names(config: Config, experiment: Experiment, names: Iterable[str] | None) -> None:

@@ -163,7 +163,8 @@ def test_configs_that_were_not_run_are_listed(folder):
   [
     ("/home/me/data/tiny.txt", "tiny.txt"),
     ("text:chars:/home/me/tiny.txt", "text:chars:tiny.txt"),
-    ("data/tiny.txt", "data/tiny.txt"),
+    ("data/tiny.txt", "tiny.txt"),
+    ("gs://bucket/tiny", "gs://bucket/tiny"),
     ("tfds:mnist", "tfds:mnist"),
     (0.5, 0.5),
   ],
