@@ -117,7 +117,9 @@ def reproduce(
 
 def _without_places(value: Any) -> Any:
   """Texts without the folders of paths, which are of one machine: "data_content" says what the data is."""
-  return re.sub(r"(?<![^\s:,])(?![a-z0-9]+://)(?:[^\s/:,]*/)+", "", value) if isinstance(value, str) else value
+  if not isinstance(value, str) or "://" in value:
+    return value
+  return re.sub(r"(?<![^\s:,])(?:[^\s/:,]*/)+", "", value)
 
 
 def _check_names(config: Config, experiment: Experiment, names: Iterable[str] | None) -> None:
