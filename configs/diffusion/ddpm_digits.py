@@ -4,7 +4,7 @@ Paper: Ho et al. 2020, Denoising diffusion probabilistic models, https://arxiv.o
 
     jaxgen train ddpm_digits
 
-Expect: frechet_1437 1.29, 1.08 times its floor of 1.19 (seeds 1 and 2: 0.97 and 1.23 times); at most 3.34 bits/dim
+Expect: frechet_1437 1.36, 1.21 times its floor of 1.12 (seeds 1 and 2: 1.11 and 1.38 times); at most 3.14 bits/dim
 (standard error 0.11, 17 levels, 50 of the bound's 1,000 terms)
 Cost: 1 minute 54 seconds on 2 CPU cores, compilation, sampling and evaluation included
 """
