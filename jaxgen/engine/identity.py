@@ -41,12 +41,11 @@ def of_updates(run: Run) -> str:
 
 def _constants(part: Any) -> Iterator[np.ndarray]:
   """The arrays that a traced program holds, whose values its text does not show, in their order."""
-  if isinstance(part, ClosedJaxpr):
-    for constant in part.consts:
+  if isinstance(part, (ClosedJaxpr, Jaxpr)):
+    program = getattr(part, "jaxpr", part)  # in jax 0.12 both are one class, and its own `jaxpr`
+    for constant in getattr(part, "consts", ()):
       yield from _constants(constant)
-    yield from _constants(part.jaxpr)
-  elif isinstance(part, Jaxpr):
-    for equation in part.eqns:
+    for equation in program.eqns:
       for variable in equation.invars:
         if isinstance(variable, Literal):
           yield from _constants(variable.val)

@@ -81,6 +81,9 @@ class Run:
         )
       except TRACING as error:
         raise self.refusal(error) from error
+      if any(x.size == 0 for x in jax.tree.leaves(self._program.abstract.params)):
+        self._program = None
+        raise self.refusal(ValueError("a network has an empty parameter, which cannot be saved"))
     return self._program
 
   def refusal(self, error: Exception) -> UserError:
