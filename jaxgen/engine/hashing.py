@@ -1,6 +1,6 @@
 """What a checkpoint says of itself: hashes of its arrays (`engine.digests`), and the manifest that lists them.
 
-The arrays of a state have names (`leaf_names`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape and
+The arrays of a state have names (`named_leaves`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape and
 SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and what the caller keeps with them.
 
 Typed PRNG keys count as their key data (uint32).
@@ -33,18 +33,16 @@ class Leaf(NamedTuple):
 
 
 def named_leaves(state: PyTree) -> dict[str, Any]:
-  """The state's leaves by name, sorted by name. A name is the path from the root, its parts joined by slashes."""
+  """The state's leaves by name, "params/unet/conv_in/kernel", sorted by code point, which is the hash's order.
+
+  A name is the path from the root, its parts joined by slashes.
+  """
   flat = jax.tree_util.tree_flatten_with_path(state)[0]
   named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
   # Orbax joins the parts of a path by dots, so both ways of joining must tell any two leaves apart.
   if len({name.replace("/", ".") for name in named}) != len(flat):
     raise ValueError("two leaves of the state have the same name: keys must not contain slashes or dots that clash")
   return dict(sorted(named.items()))
-
-
-def leaf_names(state: PyTree) -> list[str]:
-  """Names of the state's leaves, "params/unet/conv_in/kernel", in the order of the hash: sorted by code point."""
-  return list(named_leaves(state))
 
 
 def _is_key(leaf) -> bool:

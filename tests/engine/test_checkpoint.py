@@ -28,7 +28,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.digests import blocks, digests
-from jaxgen.engine.hashing import MANIFEST, SMALL, UNCHECKED, leaf_names, state_hash
+from jaxgen.engine.hashing import MANIFEST, SMALL, UNCHECKED, named_leaves, state_hash
 
 
 def make_state(seed: int = 0, width: int = 16) -> State:
@@ -168,19 +168,19 @@ def test_plain_orbax_reads_it(tmp_path):
 # The hash and the names
 
 
-def test_leaf_names():
-  assert leaf_names({"b": {"y": jnp.zeros(1)}, "a": [jnp.zeros(1), jnp.zeros(1)], "b.x": jnp.zeros(1)}) == [
+def test_named_leaves():
+  assert list(named_leaves({"b": {"y": jnp.zeros(1)}, "a": [jnp.zeros(1), jnp.zeros(1)], "b.x": jnp.zeros(1)})) == [
     "a/0",
     "a/1",
     "b.x",
     "b/y",
   ]
-  names = leaf_names(make_state())
+  names = list(named_leaves(make_state()))
   assert names == sorted(names)
   assert "params/unet/conv/kernel" in names
   assert "opt/unet/1/0/mu/conv/kernel" in names
   with pytest.raises(ValueError, match="same name"):
-    leaf_names({"a.b": jnp.zeros(1), "a": {"b": jnp.zeros(1)}})
+    named_leaves({"a.b": jnp.zeros(1), "a": {"b": jnp.zeros(1)}})
 
 
 def test_hash_is_as_documented():
