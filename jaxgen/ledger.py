@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import pathlib
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,6 @@ def reproduce(
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
   """
-  from jaxgen.engine import identity
   from jaxgen.engine.frozen import RunCheckpoints
   from jaxgen.engine.hashing import state_hash
   from jaxgen.engine.loop import train
@@ -82,11 +80,16 @@ def reproduce(
     best = found
     if experiment.best is not None:
       step = RunCheckpoints(run.folder, {}, best=experiment.best).best()
-      best = run.folder.evaluation(step) or found
+      best = run.folder.evaluation(step)
+      if best is None:
+        raise UserError(
+          f"{run.folder.path} has no evaluation of its best checkpoint any more, step {step}: train it anew"
+        )
     numbers.append((found, best))
     hashes.append(state_hash(run.state))
     seconds += sum(session.get("seconds", 0.0) for session in run.folder.info()["sessions"])
-  here, content = where(), identity.of_data(experiment.data)
+  here, sessions = where(), run.folder.info()["sessions"]
+  content = next((session["data"] for session in reversed(sessions) if "data" in session), None)
   return [
     {
       "paper": published.paper,
@@ -103,7 +106,7 @@ def reproduce(
       "arguments": {name: _without_places(value) for name, value in config.to_json(arguments).items()},
       "config_hash": config_hash(config, arguments),
       "state_hashes": hashes,
-      "data": _without_places(experiment.data.title),
+      "data": _without_place(experiment.data.title),
       "data_content": content,
       "git": here["git"],
       "versions": versions(),
@@ -116,10 +119,17 @@ def reproduce(
 
 
 def _without_places(value: Any) -> Any:
-  """Texts without the folders of paths, which are of one machine: "data_content" says what the data is."""
-  if not isinstance(value, str) or "://" in value:
-    return value
-  return re.sub(r"(?<![^\s:,])(?:[^\s/:,]*/)+", "", value)
+  """Absolute paths without their folders, which are of one machine: "data_content" says what the data is."""
+  if isinstance(value, (list, tuple)):
+    return [_without_places(each) for each in value]
+  is_path = isinstance(value, str) and value.startswith("/")
+  return pathlib.PurePath(value).name if is_path else value
+
+
+def _without_place(title: str) -> str:
+  """A data set's title, "text:chars:data/tiny.txt", without the folder of its file."""
+  kind, colon, file = title.rpartition(":")
+  return title if "://" in title else f"{kind}{colon}{pathlib.PurePath(file).name}"
 
 
 def _check_names(config: Config, experiment: Experiment, names: Iterable[str] | None) -> None:

@@ -239,6 +239,10 @@ def test_killed_and_resumed_is_bit_equal(tmp_path, count, steps):
   assert reached[-1] > 0
   for name in ("killed", "whole"):
     process("train", config, *words, "--name", name)
+  sessions = json.loads((tmp_path / "killed" / "run.json").read_text())["sessions"]
+  assert sessions[-1]["to"] == steps
+  assert any("to" not in session for session in sessions[:-1])  # a start is recorded before it can be killed
+  assert all("sha256" in session["data"] for session in sessions)
   assert state_sha(tmp_path / "killed") == state_sha(tmp_path / "whole")
 
 

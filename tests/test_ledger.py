@@ -162,12 +162,24 @@ def test_configs_that_were_not_run_are_listed(folder):
   ("text", "kept"),
   [
     ("/home/me/data/tiny.txt", "tiny.txt"),
-    ("text:chars:/home/me/tiny.txt", "text:chars:tiny.txt"),
-    ("data/tiny.txt", "tiny.txt"),
-    ("gs://bucket/tiny", "gs://bucket/tiny"),
-    ("tfds:mnist", "tfds:mnist"),
+    (["/home/me/a", "b/c"], ["a", "b/c"]),
+    ("data/tiny.txt", "data/tiny.txt"),
+    ("to be and/or not", "to be and/or not"),
     (0.5, 0.5),
   ],
 )
 def test_a_line_does_not_say_where_files_lay(text, kept):
   assert ledger._without_places(text) == kept
+
+
+@pytest.mark.parametrize(
+  ("title", "kept"),
+  [
+    ("text:chars:/home/me/tiny.txt", "text:chars:tiny.txt"),
+    ("text:chars:data/tiny.txt", "text:chars:tiny.txt"),
+    ("tfds:mnist, binarized anew at every use", "tfds:mnist, binarized anew at every use"),
+    ("digits", "digits"),
+  ],
+)
+def test_one_data_set_has_one_title_wherever_its_file_lies(title, kept):
+  assert ledger._without_place(title) == kept

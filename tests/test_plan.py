@@ -130,7 +130,7 @@ def test_more_devices_than_there_are_need_no_devices(tmp_path):
   assert "use --target cpu:64" in command(*words, "--compile", True, code=1).stderr
 
 
-CHIP = targets.Chip(100e12, 16 * targets.GIB, 1e12, 50e9, 1e9, "2x2")
+CHIP = targets.Chip(100e12, 16 * targets.GIB, 50e9, 1e9, "2x2")
 
 
 def test_times_follow_from_the_compilers_cycles_and_the_links():
@@ -193,3 +193,11 @@ def test_tpus_compiler_plans_a_tiny_config(tmp_path):
   assert "of 16 GiB" in row(out, "memory a device")
   assert "compiler's estimate" in row(out, "seconds a step, work")
   assert "all-reduce over 4" in out
+
+
+def test_links_are_half_of_what_a_chip_has_in_both_directions():
+  """Bytes a second by Google's pages, and devices that jax sees of a chip."""
+  pages = {"v5e": (400e9, 1), "v5p": (1200e9, 1), "v6e": (800e9, 1), "tpu7x": (1200e9, 2)}
+  assert {name: 2 * each * targets.CHIPS[name].link for name, (_, each) in pages.items()} == {
+    name: both for name, (both, _) in pages.items()
+  }

@@ -25,7 +25,7 @@ def inspect(subject: str, words: list[str]) -> None:
     "compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False),
     "target": option(str | None, TARGET, None),
   }
-  if is_run and "--target" not in words:
+  if is_run and not any(word == "--target" or word.startswith("--target=") for word in words):
     run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
     inspection.show(run, is_run, options["compile"])
     return

@@ -108,7 +108,7 @@ def check_out(path: pathlib.Path, flag: str = "--out") -> None:
     raise UserError(f"{flag} {path}: there is no folder {path.parent}")
   if path.is_dir():
     raise UserError(f"{flag} {path} is a folder: name a file in it")
-  if not os.access(path if path.exists() else path.parent, os.W_OK):
+  if not os.access(path.parent, os.W_OK):  # files are written under another name beside it, and then named
     raise UserError(f"{path} cannot be written, for {path.parent} is read-only: say where with {flag}")
 
 

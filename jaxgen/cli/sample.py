@@ -59,8 +59,9 @@ def sample(subject: str, words: list[str]) -> None:
       raise UserError(f"--{name} {options[name]}: it takes 1 or more")
   out = options["out"]
   is_folder = out is not None and (out.is_dir() or not out.suffix)
-  if options["chunk"] and not is_folder:
-    raise UserError(f"--chunk {options['chunk']} is of a folder: name one with --out FOLDER")
+  if not is_folder and (options["chunk"] or options["format"] != "npz"):
+    flag = f"--chunk {options['chunk']}" if options["chunk"] else f"--format {options['format']}"
+    raise UserError(f"{flag} is of a folder: name one with --out FOLDER")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task, clock = bar.add_task("sampling", total=options["n"]), Clock()
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -23,7 +24,7 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # not longer than names may be, however long `path`'s is
+  temporary = path.with_name(_temporary_name())
   file = open(temporary, "xb")  # noqa: SIM115 - closed before it is renamed
   try:
     with file:
@@ -34,6 +35,17 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
       _sync(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _temporary_name() -> str:
+  return f".{secrets.token_hex(8)}.part"  # not longer than names may be, however long the file's own is
+
+
+def remove_half_written(folder: pathlib.Path) -> None:
+  """Removes what `written` has left in a folder where the process was killed. Nobody else may be writing there."""
+  for path in folder.glob(".*.part"):
+    if re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name):
+      path.unlink()
 
 
 def append(path: str | os.PathLike, text: str) -> None:
@@ -47,7 +59,9 @@ def append(path: str | os.PathLike, text: str) -> None:
     if file.seek(0, os.SEEK_END):
       file.seek(-1, os.SEEK_END)
       text = text if file.read(1) == b"\n" else f"\n{text}"
-    file.write(text.encode())
+    rest = text.encode()
+    while rest:  # a disk that is nearly full takes a part, and then raises
+      rest = rest[file.write(rest) :]
     os.fsync(file.fileno())
 
 

@@ -149,10 +149,10 @@ class Checkpoints:
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
     local = self._hasher.submit(hashed.local)
     if not is_first:
-      local.add_done_callback(lambda done: hashed.whole(done.result(), is_reader=False))
+      local.add_done_callback(lambda done: hashed.whole(done.result(), reader=0))
 
     def describe(folder: Path) -> None:  # in process 0
-      found = hashed.whole(local.result())
+      found = hashed.whole(local.result(), reader=0)
       leaves = {name: Leaf(*described[name], found[name]) for name in found}
       write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 

@@ -164,19 +164,22 @@ class Digests:
     self._mine = []
     return found
 
-  def whole(self, local: bytes, is_reader: bool = True) -> dict[str, str]:
-    """SHA-256 of every array by name, once all processes have come here; {} where it is not to be read."""
+  def whole(self, local: bytes, reader: int | None = None) -> dict[str, str]:
+    """SHA-256 of every array by name, once all processes have come here; {} but in the reader, where one is named."""
     parts = {jax.process_index(): local}
     if jax.process_count() > 1:
       from jax._src import distributed
 
       client, key = distributed.global_state.client, f"jaxgen/digests/{self._turn}"
-      client.key_value_set_bytes(f"{key}/{jax.process_index()}", local)
-      if not is_reader:
+      if jax.process_index() != reader:
+        client.key_value_set_bytes(f"{key}/{jax.process_index()}", local)
+      if reader not in (None, jax.process_index()):
         return {}
       wanted = {0 if owner is None else owner for owners in self._owners.values() for owner in owners}
       for p in sorted(wanted - parts.keys()):
         parts[p] = client.blocking_key_value_get_bytes(f"{key}/{p}", PATIENCE * 1000)
+        if reader is not None:
+          client.key_value_delete(f"{key}/{p}")  # the service would keep each save's until the job ends
     at, found = dict.fromkeys(parts, 0), {}
     for name, owners in self._owners.items():
       digests = []

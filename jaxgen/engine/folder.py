@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
@@ -65,30 +65,15 @@ class Folder:
       UserError: another process writes it, or it cannot be made.
     """
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      file = open(self / "lock", "a+")  # noqa: SIM115 - held until `unlock`
+      self._lock, note = locked(self.path, "choose another --name")
     except OSError as error:
       reason = (error.strerror or str(error)).lower()
       raise UserError(f"no run can be written to {self.path} ({reason}): choose another --runs or --name") from error
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      if error.errno not in (errno.EAGAIN, errno.EACCES):
-        file.close()
-        return f"{self.path}: this file system has no locks ({error.strerror}), so see that one process alone writes it"
-      file.seek(0)
-      owner = file.read().strip() or "another process"
-      file.close()
-      raise UserError(f"{self.path} is being written by {owner}: wait for it, or choose another --name") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}")
-    file.flush()
-    self._lock = file
-    return None
+    return note
 
   def unlock(self) -> None:
     if self._lock is not None:
-      self._lock.close()
+      release(self._lock)
       self._lock = None
 
   def metrics(self) -> list[dict[str, Any]]:
@@ -117,6 +102,42 @@ class Folder:
   def append_metrics(self, line: Mapping[str, Any]) -> None:
     with open(self / "metrics.jsonl", "a") as file:
       file.write(_json_line(line))
+
+
+def locked(folder: pathlib.Path, way_out: str) -> tuple[TextIO, str | None]:
+  """Claims a folder, which is made if need be, for this process until it ends or `release`s the file that it gets.
+
+  The file is `lock` in the folder, and says who has it. Returns with it None, or a sentence where the folder's file
+  system has no locks, so that nothing keeps others from writing there.
+
+  Raises:
+    UserError: another process has it; wait for it, or take the way out.
+    OSError: the folder cannot be made or written.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  file = open(folder / "lock", "a+")  # noqa: SIM115 - held by the caller
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    if error.errno not in (errno.EAGAIN, errno.EACCES):
+      return (
+        file,
+        f"{folder}: this file system has no locks ({error.strerror}), so see that one process alone writes it",
+      )
+    file.seek(0)
+    owner = file.read().strip() or "another process"
+    file.close()
+    raise UserError(f"{folder} is being written by {owner}: wait for it, or {way_out}") from None
+  file.truncate(0)
+  file.write(f"process {os.getpid()} on {os.uname().nodename}")
+  file.flush()
+  return file, None
+
+
+def release(file: TextIO) -> None:
+  """Lets go of a folder; its lock's file stays, empty."""
+  file.truncate(0)
+  file.close()
 
 
 def _line(text: bytes) -> dict[str, Any] | None:

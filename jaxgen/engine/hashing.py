@@ -1,7 +1,7 @@
 """What a checkpoint says of itself: hashes of its arrays (`engine.digests`), and the manifest that lists them.
 
-The arrays of a state have names (`named_leaves`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape and
-SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and what the caller keeps with them.
+The arrays of a state have names (`named_leaves`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape
+and SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and what the caller keeps with them.
 
 Typed PRNG keys count as their key data (uint32).
 """

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+PROJECT = "jaxgen"  # is no module of a folder's own, though it lies beside the configs in a checkout
+
 
 class Imports:
   """The modules that a config's code imports from its own folder.
@@ -67,6 +69,8 @@ class Imports:
           self._keep(parts[:i])
 
   def _keep(self, parts: list[str]) -> None:
+    if parts[0] == PROJECT:
+      return
     path = self.folder.joinpath(*parts)
     for file, package in ((path / "__init__.py", parts), (path.with_name(f"{path.name}.py"), parts[:-1])):
       name = file.relative_to(self.folder).as_posix()
@@ -126,7 +130,7 @@ class Imports:
     in the folder is none of its own."""
     path = self.folder.joinpath(*name.split("."))
     candidates = (path.with_name(f"{path.name}.py"), path / "__init__.py", path)
-    return next((p for p in candidates if str(p) in places and name.split(".")[0] != "jaxgen"), None)
+    return next((p for p in candidates if str(p) in places and name.split(".")[0] != PROJECT), None)
 
 
 class _Finder:

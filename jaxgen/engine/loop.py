@@ -39,7 +39,7 @@ from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.program import NOT_MADE
 from jaxgen.engine.progress import Progress
-from jaxgen.engine.provenance import check_data, check_same, describe, record_session, record_start, start_of
+from jaxgen.engine.provenance import check_data, check_same, describe, record_end, record_start, start_of
 from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
 from jaxgen.engine.rehearsal import rehearse
 from jaxgen.engine.run import Run
@@ -190,15 +190,20 @@ class _Training:
   def restore(self, other_data: bool) -> None:
     """Restores the newest good checkpoint, or makes the first state; writes what the folder says of the run."""
     run, folder, last = self.run, self.run.folder, self.run.experiment.steps
-    self.start = start_of(run, 0)
+
+    def look() -> dict[str, Any]:
+      start = start_of(run)
+      if folder.exists():
+        check_same(folder, run.config, run.arguments, run.seed)
+        if not other_data:
+          check_data(folder, start["data"])
+      else:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        folder.write_info(describe(run, start))
+      return start
+
     # What is decided by looking at files is decided by process 0 for all: they may not see the same.
-    if agreed(folder.exists()):
-      by_main(lambda: check_same(folder, run.config, run.arguments, run.seed))
-      if not other_data:
-        by_main(lambda: check_data(folder, self.start["data"]))
-    elif self.main:
-      (folder / "samples").mkdir(parents=True, exist_ok=True)
-      folder.write_info(describe(run.config, run.arguments, run.seed))
+    start = by_main(look)
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always", UserWarning)
       restored = self.checkpoints.restore(run.program.abstract)
@@ -222,8 +227,7 @@ class _Training:
       damaged = folder.keep_metrics_until(self.step)
       if damaged:
         self.progress.say(f"{folder / 'metrics.jsonl'} had {damaged} damaged lines, which are left out from now on")
-      self.start["from"] = self.step
-      record_start(run, self.start, frozen)
+      record_start(run, start, self.step, frozen)
 
   def session(self) -> int | None:
     """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""
@@ -242,7 +246,7 @@ class _Training:
     finally:
       self.progress.stop()
       if self.main:
-        record_session(self.run.folder, self.start, self.step, time.time() - self.began)
+        record_end(self.run.folder, self.step, time.time() - self.began)
 
   def loop(self) -> int | None:
     run, e, program = self.run, self.run.experiment, self.run.program

@@ -29,42 +29,47 @@ PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 JAX_CONFIG = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
-def describe(config: Config, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
-  """What run.json says of a new run."""
+def describe(run: Run, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """What run.json says of a new run; start: what `start_of` says, where it begins to train at once."""
+  start = start or {"arguments": run.config.to_json(run.arguments), **_start(run.config)}
   return {
-    "config": config.name,
-    "arguments": config.to_json(arguments),
-    "seed": seed,
+    "config": run.config.name,
+    "seed": run.seed,
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    **_start(config),
+    **{name: value for name, value in start.items() if name not in ("data", "test_data")},
     "sessions": [],
   }
 
 
-def start_of(run: Run, step: int) -> dict[str, Any]:
-  """What run.json's "sessions" say of a start of a run at this step; where it ends is added later."""
+def start_of(run: Run) -> dict[str, Any]:
+  """What run.json's "sessions" say of a start of a run, but for the steps from and to which it goes."""
   arguments = run.config.to_json(run.arguments)
   content = {"data": identity.of_data(run.data)}
   if run.experiment.evaluators:
     content["test_data"] = identity.of_data(run.data, "test")
-  return {"from": step, "arguments": arguments, **content, **_start(run.config)}
+  return {"arguments": arguments, **content, **_start(run.config)}
 
 
-def record_start(run: Run, start: Mapping[str, Any], frozen: Mapping[str, Any]) -> None:
-  """Writes to the folder what a start goes on with: its config, its arguments, and what a new run has frozen."""
+def record_start(run: Run, start: Mapping[str, Any], step: int, frozen: Mapping[str, Any]) -> None:
+  """Writes to the folder what a start at this step goes on with: its config, arguments, and what a new run has frozen.
+
+  A session is there from its start on: one without an end was killed. Where nothing is left to train, one is added only
+  if its arguments are others, which may be evaluated.
+  """
   keep_config(run.folder, run.config)
   info = run.folder.info()
-  if start["from"] == run.experiment.steps and info["arguments"] != start["arguments"]:
-    record_session(run.folder, start, start["from"], 0.0)  # nothing is trained, but perhaps evaluated
-    info = run.folder.info()
+  if step < run.experiment.steps:
+    info["sessions"].append({"from": step, **start})
+  elif info["arguments"] != start["arguments"]:
+    info["sessions"].append({"from": step, **start, "to": step, "seconds": 0.0})
   info |= {"arguments": start["arguments"], "parameters": network_sizes(run.state.params)}
   run.folder.write_info(info | ({"frozen": dict(frozen)} if frozen else {}))
 
 
-def record_session(folder: Folder, start: Mapping[str, Any], step: int, seconds: float) -> None:
-  """Adds to run.json a session, from its start to this step."""
+def record_end(folder: Folder, step: int, seconds: float) -> None:
+  """Writes to run.json where the session ends that is the last."""
   info = folder.info()
-  info["sessions"].append({**start, "to": step, "seconds": round(seconds, 1)})
+  info["sessions"][-1] |= {"to": step, "seconds": round(seconds, 1)}
   folder.write_info(info)
 
 

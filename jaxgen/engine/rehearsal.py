@@ -73,9 +73,18 @@ class Rehearsal:
   def step(self) -> int:
     return int(self.state.step)
 
-  def sample(self, n: int, *, seed: int = 0, first: int = 0, progress: Any = None, **conditions: Any) -> Any:
+  def sample(
+    self,
+    n: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    batch: int | None = None,
+    progress: Any = None,
+    **conditions: Any,
+  ) -> Any:
     """Zeros of the shapes of `Run.sample`."""
-    run, size = self._run, self._run.experiment.sample_chunk
+    run, size = self._run, batch or self._run.experiment.sample_chunk
     if run.experiment.method.sample is None:
       return run.sample(n)  # says that there are none
     values = run.conditions_of_chunk(np.arange(first, first + size), first, n, conditions)

@@ -1,6 +1,7 @@
 """Samples on disk, chunk by chunk, in a folder that is gone on with after a kill.
 
     FOLDER/samples.json           what the samples are of; a folder that holds others is refused
+    FOLDER/lock                   says which process writes here, while it does
     FOLDER/chunks.jsonl           a line for each chunk that is complete, with the SHA-256 of its files
     FOLDER/samples_00000064.npz   the chunk that begins with sample 64: "samples" [k, ...] as the method gives them
     FOLDER/00000064.png           or sample 64 alone, where pictures were asked for, at its own size
@@ -13,7 +14,6 @@ what `engine.drawing` has on the devices, however many samples there are.
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -23,12 +23,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core import files, pictures
 from jaxgen.core.errors import UserError
-from jaxgen.engine.cluster import agreed
+from jaxgen.engine.cluster import by_main
 from jaxgen.engine.drawing import cut, stream
+from jaxgen.engine.folder import locked, release
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
@@ -80,7 +82,7 @@ def draw(
     raise UserError(f"--chunk {chunk}: a chunk has at least 1 sample")
   stream(run, n, seed=seed, first=first, batch=batch)  # says what cannot be drawn
   shape, dtype = _like(run)
-  if kind == "images" and not (len(shape) == 3 and shape[-1] in (1, 3, 4) and np.issubdtype(dtype, np.floating)):
+  if kind == "images" and not (len(shape) == 3 and shape[-1] in (1, 3, 4) and jnp.issubdtype(dtype, jnp.floating)):
     raise UserError(f"samples of shape {list(shape)} and type {dtype} are no pictures: use --format npz")
   about = {
     "config": run.config.name,
@@ -100,12 +102,16 @@ def draw(
   wanted = [Chunk(start, min(chunk, first + n - start)) for start in range(first, first + n, chunk)]
   main = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
-    if agreed(int((folder / ABOUT).exists())):
-      _check_same(folder, about)
-    if main:
+
+    def begin() -> list[int]:
       stack.enter_context(_locked(folder))
+      if (folder / ABOUT).exists():
+        _check_same(folder, about)
       writer.begin(about, wanted)
-    missing = [c for c in wanted if agreed(int(main and c not in writer.complete))]
+      return [chunk.first for chunk in writer.complete]
+
+    complete = set(by_main(begin))
+    missing = [c for c in wanted if c.first not in complete]
     kept, drawn = n - sum(c.count for c in missing), 0
     progress(kept, 0)
     thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
@@ -131,8 +137,7 @@ def draw(
 
 def _like(run: Run) -> tuple[tuple[int, ...], np.dtype]:
   """Shape and dtype of one sample; none is drawn."""
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-  like = jax.eval_shape(run.experiment.method.sample, run.program.abstract, keys, **run.conditions(np.arange(1)))
+  like = run.program.sample_shapes(1, run.conditions(np.arange(1)))
   if not hasattr(like, "shape"):
     raise UserError(f"a sample of config {run.config.name} is several arrays, which are not written to a folder")
   return tuple(like.shape[1:]), np.dtype(like.dtype)
@@ -160,20 +165,15 @@ def _check_same(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Claims a folder, which is made if need be, for this process; nothing is left of it."""
+  """Claims a folder, which is made if need be, for this process."""
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    file, _ = locked(folder, "choose another folder")
   except OSError as error:
     raise UserError(f"{folder} cannot be written: {error.strerror}") from error
   try:
-    try:
-      fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UserError(f"{folder} is being written by another process: wait for it, or choose another folder") from None
     yield
   finally:
-    os.close(number)
+    release(file)
 
 
 def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
@@ -196,9 +196,7 @@ class _Writer:
 
   def begin(self, about: Mapping[str, Any], wanted: Sequence[Chunk]) -> None:
     """Finds which of the chunks that are wanted are complete, and removes what a kill has left half written."""
-    for path in self.folder.glob(".*"):
-      if path.name.rpartition(".")[2].isdigit():  # see `files.write`
-        path.unlink()
+    files.remove_half_written(self.folder)
     known = set(wanted)
     for line in self._lines():
       chunk = Chunk(line["first"], line["count"])
@@ -236,8 +234,7 @@ class _Writer:
       files.write(path, contents)
       digest.update(contents)
     self.complete[chunk] = digest.hexdigest()
-    with open(self.folder / INDEX, "a") as file:
-      file.write(self._line(chunk))
+    files.append(self.folder / INDEX, self._line(chunk))
 
   def _contents(self, samples: np.ndarray) -> Iterator[bytes]:
     if self.kind == "npz":

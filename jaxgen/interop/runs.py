@@ -106,9 +106,7 @@ def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fres
       saved = checkpoints.save_frozen(state)
       checkpoints.save(0, state)
       checkpoints.wait()
-    run.folder.write_info(
-      describe(run.config, run.arguments, run.seed) | {"imported": str(file)} | ({"frozen": saved} if saved else {})
-    )
+    run.folder.write_info(describe(run) | {"imported": str(file)} | ({"frozen": saved} if saved else {}))
   finally:
     run.folder.unlock()
   return sum(x.size for x in found.values())

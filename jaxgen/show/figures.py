@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxgen.core import pictures
+from jaxgen.core.keys import root
 from jaxgen.data.dataset import Dataset
 from jaxgen.engine.experiment import AnyRun, Figure
 from jaxgen.evaluation.long_run import LongRun
@@ -365,7 +366,7 @@ def chains(walk: Callable[[Any, Any, Any], Any], count: int = 12, seed: int = 0)
     import jax
 
     images = examples_of(run.data, count)
-    frames = np.asarray(jax.jit(walk)(run.state, images, jax.random.split(jax.random.key(seed), len(images))))
+    frames = np.asarray(jax.jit(walk)(run.state, images, jax.random.split(root(seed, "chains"), len(images))))
     both = np.concatenate([images[None], frames])
     return {"chains.png": pictures.png(pictures.grid(both.swapaxes(0, 1).reshape(-1, *images.shape[1:]), len(both)))}
 

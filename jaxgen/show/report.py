@@ -126,7 +126,7 @@ def _facts(run: AnyRun, info: Mapping[str, Any], rows: Rows) -> list[tuple[str, 
   """What the page says first, by name."""
   step, steps = max((row["step"] for row in rows), default=0), run.experiment.steps
   train = [row for row in rows if row["kind"] == "train"]
-  seconds = sum(s["seconds"] for s in info.get("sessions", ()))
+  seconds = sum(s.get("seconds", 0.0) for s in info.get("sessions", ()))
   speeds = [row["steps_per_second"] for row in train if words.is_number(row.get("steps_per_second"))]
   skipped = sum(row.get("skipped", 0) for row in train)
   facts = {
@@ -229,7 +229,8 @@ def _origin(run: AnyRun, info: Mapping[str, Any]) -> dict[str, Any]:
   for name, value in flags.items():
     values = value if isinstance(value, (list, tuple)) else [value]
     command += [f"--{name.replace('_', '-')}", *map(str, values)]
-  spans = (f"{s['from']:,} to {s['to']:,} in {words.duration(s['seconds'])}" for s in info.get("sessions", ()))
+  ended = lambda s: f"to {s['to']:,} in {words.duration(s['seconds'])}" if "to" in s else "on, killed"
+  spans = (f"{s['from']:,} {ended(s)}" for s in info.get("sessions", ()))
   return {
     "file": file,
     "command": shlex.join(command),

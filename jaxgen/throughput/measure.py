@@ -35,6 +35,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import root
 from jaxgen.core.method import Method
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.units import unit
@@ -195,7 +196,7 @@ class Measure:
     size = e.batch_size if e.batch_size % len(devices) == 0 else e.batch_size * len(devices)
     program = self._program(e, size, devices, 1)
     index = np.arange(case.batch)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), index)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(root(self.seed, "sampling"), index)
     conditions = dict(e.conditions(index)) if e.conditions else {}
     traced = []
 

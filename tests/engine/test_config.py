@@ -15,11 +15,11 @@ import tiny
 
 import jaxgen
 from jaxgen.core.errors import UserError
-from jaxgen.engine import catalogue
+from jaxgen.engine import catalogue, provenance
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.loop import Progress, train
-from jaxgen.engine.provenance import check_same, describe, git_revision, keep_config
+from jaxgen.engine.provenance import check_same, git_revision, keep_config
 from jaxgen.engine.run import Run
 
 SMALL = '''"""A config that trains nothing.
@@ -253,19 +253,20 @@ def test_the_revision_of_the_users_repository_is_recorded_as_theirs(tmp_path, mo
     capture_output=True,
     text=True,
   ).stdout.strip()
+  recorded = lambda: provenance._start(config)["config_git"]
   config = load_config(write(tmp_path / "c.py"))
   git("init")
   assert git_revision(tmp_path / "c.py") is None
   git("add", "c.py")
   git("commit", "-m", "first")
-  assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD")
+  assert recorded() == git("rev-parse", "HEAD")
   write(tmp_path / "c.py", SMALL + "\n")
-  assert describe(config, {}, 0)["config_git"] == git("rev-parse", "HEAD") + "+"
+  assert recorded() == git("rev-parse", "HEAD") + "+"
   head = git("rev-parse", "HEAD")
   (tmp_path / "other").mkdir()
   subprocess.run(["git", "init"], cwd=tmp_path / "other", check=True, capture_output=True)
   monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-  assert describe(config, {}, 0)["config_git"] == head + "+"
+  assert recorded() == head + "+"
   monkeypatch.undo()
   write(tmp_path / ".venv" / "jaxgen" / "provenance.py", "")
   assert git_revision(tmp_path / ".venv" / "jaxgen" / "provenance.py") is None

@@ -1,5 +1,7 @@
 """What a run will need later is tried before its first step, by shapes."""
 
+import inspect
+
 import numpy as np
 import pytest
 import tiny
@@ -9,6 +11,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.engine import loop as training
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.rehearsal import Rehearsal
 from jaxgen.engine.run import Run
 
 HEAD = "import numpy as np\nfrom jaxgen.evaluation.evaluators import frechet\n"
@@ -102,3 +105,9 @@ def test_a_prompt_of_letters_that_the_text_has_not(tmp_path, capsys):
   assert end.value.code == 1
   assert "'\\n' is none of the 5 characters" in capsys.readouterr().err
   assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate_split"])
+def test_a_rehearsal_takes_what_a_run_takes(name):
+  names = lambda kind: list(inspect.signature(getattr(kind, name)).parameters)
+  assert names(Rehearsal) == names(Run)

@@ -49,7 +49,7 @@ def killed_after(monkeypatch, count):
 
   def some(path, text):
     if len(done) == count:
-      (path.parent / f".{path.name}.4711").write_bytes(text[: len(text) // 2])
+      (path.parent / shards.files._temporary_name()).write_bytes(text[: len(text) // 2])
       raise Killed
     done.append(path)
     write(path, text)
@@ -61,7 +61,7 @@ def killed_after(monkeypatch, count):
 def test_bits_do_not_depend_on_the_size_of_chunks(run, samples, tmp_path, chunk):
   assert shards.draw(run, tmp_path, N, first=FIRST, chunk=chunk) == (0, N)
   names = [f"samples_{i:08d}.npz" for i in range(FIRST, FIRST + N, chunk)]
-  assert sorted(contents(tmp_path)) == sorted([*names, "samples.json", "chunks.jsonl"])
+  assert sorted(contents(tmp_path)) == sorted([*names, "samples.json", "chunks.jsonl", "lock"])
   parts = [np.load(tmp_path / name, allow_pickle=False)["samples"] for name in names]
   assert {len(part) for part in parts[:-1]} <= {chunk}
   np.testing.assert_array_equal(np.concatenate(parts), samples)
@@ -157,7 +157,7 @@ def test_what_cannot_be_is_one_sentence(run, tmp_path):
   with pytest.raises(UserError, match="at least 1 sample"):
     shards.draw(run, tmp_path / "b", 4, chunk=-1)
   assert not (tmp_path / "b").exists()
-  with shards._locked(tmp_path / "a"), pytest.raises(UserError, match="being written by another process"):
+  with shards._locked(tmp_path / "a"), pytest.raises(UserError, match="being written by process"):
     shards.draw(run, tmp_path / "a", 4)
   (tmp_path / "a" / "samples.json").write_text("{")
   with pytest.raises(UserError, match="cannot be read"):
