@@ -13,7 +13,7 @@ from jaxgen.inspection import hlo, plan, targets
 
 # As XLA writes it: a loop with a noted count, one that compares its counter with a constant, as on a TPU, one whose
 # count is the caller's, a reduction that is cut, and one operation in two steps of an asynchronous one.
-HLO = """HloModule jit_loop, entry_computation_layout={(s32[])->s32[]}
+HLO = """HloModule jit_loop, entry_computation_layout={(s32[])->s32[]}, replica_count=1, num_partitions=8
 
 %add (a: f32[], b: f32[]) -> f32[] {
   ROOT %add.1 = f32[] add(%a, %b)
@@ -66,13 +66,18 @@ HLO = """HloModule jit_loop, entry_computation_layout={(s32[])->s32[]}
 ENTRY %main.1 (n: s32[]) -> s32[] {
   %alone = f32[64]{0} all-reduce(%z), channel_id=9, replica_groups={{0},{1}}, to_apply=%add
   %collective-permute-start.1 = (f32[3]{0}, f32[3]{0}, u32[]) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
+  %twice.1 = f32[5]{0} all-reduce(%z), channel_id=7, replica_groups={}, to_apply=%add
+  %twice.2 = f32[5]{0} all-reduce(%z), channel_id=7, replica_groups={}, to_apply=%add
   ROOT %while.1 = (s32[]) while(%n), condition=%condition.1, body=%body.1
 }
 """
 
 
 def test_collectives_are_counted_from_the_text():
-  found = {(x.kind, x.ways): x for x in hlo.collectives(hlo.read(HLO))}
+  every = hlo.collectives(hlo.read(HLO))
+  twice = [x for x in every if x.nbytes == 4 * 5]  # one function, called twice, has one channel
+  assert twice == [hlo.Collective("all-reduce", 8, 20, 1)] * 2
+  found = {(x.kind, x.ways): x for x in every if x not in twice}
   assert {key: (x.nbytes, x.count) for key, x in found.items()} == {
     ("all-reduce", 8): (4 * (8 + 2), 1),
     ("all-gather", 8): (2 * 32 * 8, 5),

@@ -521,6 +521,7 @@ class Bench:
       for name, process in race.processes.items():
         memory[name] = process.ask(self.left(), do="memory")["peak_memory"]
     entry, rows, peak = race.entry, race.entry["competitors"], self.peaks.get(race.message["dtype"])
+    sheet = DATA_SHEET if race.message["dtype"] == "bfloat16" else None  # which says no TF32
     per_turn, calls, flops = entry["updates_per_turn"], entry["network_calls"], entry["flops"]
     texts = []
     for name, process in race.processes.items():
@@ -529,7 +530,7 @@ class Bench:
       rows[name] = {
         **facts, "ms": 1e3 * median / calls, "images_per_second": race.message["batch"] / median,
         "flops_per_second": flops / median, "share_of_measured_peak": peak and flops / median / peak,
-        "share_of_data_sheet": flops / median / DATA_SHEET, "turns": turns[name], "peak_memory": memory[name],
+        "share_of_data_sheet": sheet and flops / median / sheet, "turns": turns[name], "peak_memory": memory[name],
       }  # fmt: skip
       if name != "jaxgen":
         ratios = [theirs / ours for ours, theirs in zip(turns["jaxgen"], turns[name], strict=False)]

@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import cluster_options, join, option, parse
+from jaxgen.cli.options import check_out, cluster_options, join, option, parse
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
@@ -58,7 +58,10 @@ def benchmark(subject: str, given_words: list[str]) -> None:
   if options["turns"] < 1 or options["quality"] < 0 or options["quality"] == 1:
     raise UserError("--turns takes 1 or more, and --quality 2 or more samples, or 0 for none")
   for flag, suffix in (("json", ".json"), ("page", ".html")):
-    document.check_place(f"--{flag}", options[flag], suffix)
+    if options[flag] is not None:
+      if options[flag].suffix != suffix:
+        raise UserError(f"--{flag} {options[flag]}: it is a {suffix} file")
+      check_out(options[flag], f"--{flag}")
   join(options)
   arguments = {**before, **changed}
   asked = Asked(
@@ -69,6 +72,9 @@ def benchmark(subject: str, given_words: list[str]) -> None:
   cases = plan(config, arguments, asked, jax.device_count())
   if jax.process_count() > 1:  # one of its samples at a time would be on one process's device
     cases = [case for case in cases if case.devices == jax.device_count()]
+  for case in cases:
+    if not case.latency and case.devices % options["fsdp"]:
+      raise UserError(f"--fsdp {options['fsdp']} does not divide {case.devices} devices: say which with --devices")
   judge = _judge(run, config, options["quality"], changed) if options["quality"] else None
   peers = chosen(names["peers"], options["peer_python"]) if jax.process_count() == 1 else ()
   seed, state = (run.seed, run.state) if is_run else (0, None)

@@ -55,18 +55,21 @@ class _Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-  """A compiled program's computations, lists of instructions by name, and the name of that which is run."""
+  """A compiled program's computations, lists of instructions by name, the name of that which is run, and on how many
+  devices."""
 
   computations: dict[str, list[_Instruction]]
   entry: str
+  devices: int = 1
 
-  def walk(self) -> Iterator[tuple[str, _Instruction, int]]:
-    """(its computation's name, an instruction, how often a step runs it), called computations included."""
-    yield from self._walk(self.entry, 1)
+  def walk(self) -> Iterator[tuple[str, bool, _Instruction, int]]:
+    """(its computation's name, whether that is a part of one operation, an instruction, how often a step runs it),
+    called computations included."""
+    yield from self._walk(self.entry, False, 1)
 
-  def _walk(self, name: str, count: int) -> Iterator[tuple[str, _Instruction, int]]:
+  def _walk(self, name: str, is_part: bool, count: int) -> Iterator[tuple[str, bool, _Instruction, int]]:
     for instruction in self.computations.get(name, ()):
-      yield name, instruction, count
+      yield name, is_part, instruction, count
       if instruction.opcode.endswith(("-done", "-update")):  # of an operation that its start has shown
         continue
       times = self._trips(instruction.rest) if instruction.opcode == "while" else 1
@@ -74,7 +77,7 @@ class Program(NamedTuple):
       for branches in _BRANCHES.findall(instruction.rest):
         called += [branch.strip().lstrip("%") for branch in branches.split(",")]
       for other in called:
-        yield from self._walk(other, count * times)
+        yield from self._walk(other, is_part or "calls=" in instruction.rest, count * times)
 
   def _trips(self, loop: str) -> int:
     """How often a loop runs: as noted, or where its counter is compared with a constant, as jax's are from 0 by 1."""
@@ -89,6 +92,8 @@ class Program(NamedTuple):
 def read(text: str) -> Program:
   """A program from the text that `compiled.as_text()` gives."""
   computations, entry, current = {}, "", []
+  header = text.partition("\n")[0]
+  devices = math.prod(int(n) for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header))
   for line in text.splitlines():
     if start := _COMPUTATION.match(line):
       current = computations[start[2]] = []
@@ -97,24 +102,25 @@ def read(text: str) -> Program:
       result, rest = _cut_type(found[2])
       opcode, _, rest = rest.partition("(")
       current.append(_Instruction(opcode.strip(), result, rest))
-  return Program(computations, entry)
+  return Program(computations, entry, devices)
 
 
 def collectives(program: Program) -> list[Collective]:
   """All of a program's collectives between at least two devices."""
   found, seen = [], set()
-  for computation, instruction, count in program.walk():
+  for computation, is_part, instruction, count in program.walk():
     kind = instruction.opcode.removesuffix("-start")
     if kind not in SENT:
       continue
-    # A TPU runs one beside other work in steps, each of which has it, and its channel, in its text.
+    # A TPU runs one beside other work in parts, each of which has it, and its channel, in its text.
     channel = re.search(r"channel_id=(\d+)", instruction.rest)
-    if channel and (channel[1], count) in seen:
-      continue
-    seen.add((channel[1] if channel else len(seen), count))
+    if is_part and channel:
+      if (channel[1], count) in seen:
+        continue
+      seen.add((channel[1], count))
     # What it reduces and then cuts is a computation of its own there.
     kind = "reduce-scatter" if computation.startswith("all-reduce-scatter") else kind
-    ways = 2 if kind == "collective-permute" else _ways(instruction.rest)
+    ways = 2 if kind == "collective-permute" else _ways(instruction.rest, program.devices)
     if ways > 1:
       found.append(Collective(kind, ways, _nbytes(instruction, ways), count))
   return found
@@ -126,7 +132,7 @@ def cycles(program: Program) -> tuple[int, int]:
   Returns:
     (their sum, the number of operations that it could not estimate, whose cycles it gives as the largest integer)
   """
-  estimates = [(re.search(r'"estimated_cycles":"(\d+)"', x.rest), count) for _, x, count in program.walk()]
+  estimates = [(re.search(r'"estimated_cycles":"(\d+)"', x.rest), count) for _, _, x, count in program.walk()]
   estimates = [(int(found[1]), count) for found, count in estimates if found]
   known = [(each, count) for each, count in estimates if each < 2**62]
   return sum(each * count for each, count in known), len(estimates) - len(known)
@@ -158,8 +164,8 @@ def _nbytes(instruction: _Instruction, ways: int) -> int | float:
   return sum(sizes) * (ways if instruction.opcode.startswith("reduce-scatter") else 1)
 
 
-def _ways(rest: str) -> int:
-  """Devices in a group: of {{0,1},{2,3}}, [2,4]<=[8], or mesh['data'=2,'fsdp'=4] {'fsdp'}."""
+def _ways(rest: str, devices: int) -> int:
+  """Devices in a group: of {{0,1},{2,3}}, [2,4]<=[8], or mesh['data'=2,'fsdp'=4] {'fsdp'}; of {}, all of them."""
   if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
     return len(found[1].split(","))
   if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
@@ -169,4 +175,4 @@ def _ways(rest: str) -> int:
     # An axis may be cut into parts, of which one is meant: 'data':(2)4 is the one of size 4 after another of size 2.
     parts = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", found[2])
     return math.prod(int(part) if part else sizes[name] for name, part in parts)
-  return 1
+  return devices

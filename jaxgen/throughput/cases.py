@@ -48,14 +48,6 @@ class Case:
   sampling_steps: int | None = None
   latency: bool = False
 
-  @property
-  def label(self) -> str:
-    solver = f" {self.solver}" if self.solver else ""
-    steps = f" {self.sampling_steps} steps" if self.sampling_steps else ""
-    return f"{self.what}{solver}{steps}, {self.dtype}, batch {self.batch}, {self.devices} device" + "s" * (
-      self.devices > 1
-    )
-
 
 def words(flag: str, text: str | None) -> tuple[str, ...] | None:
   """A flag's value "a,b" as ("a", "b")."""

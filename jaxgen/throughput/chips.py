@@ -107,7 +107,9 @@ def _free_in_group() -> int | None:
   """What the control group of a container leaves."""
   with contextlib.suppress(OSError, ValueError):
     group = pathlib.Path("/sys/fs/cgroup")
-    return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    used = int((group / "memory.current").read_text()) - int(stat.get("inactive_file", 0))  # a cache, given up at need
+    return int((group / "memory.max").read_text()) - used
   return None
 
 

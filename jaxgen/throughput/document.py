@@ -1,7 +1,6 @@
 """All that is measured of one config, as a JSON file has it, written anew after every result."""
 
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,6 @@ from typing import Any
 
 import jax
 
-from jaxgen.core.errors import UserError
 from jaxgen.data.units import unit
 from jaxgen.engine.config import Config
 from jaxgen.engine.provenance import versions, where
@@ -74,24 +72,17 @@ def measure(
   judged: dict[tuple, Mapping[str, float]] = {}
   for case in cases:
     key = case.dtype, case.solver, case.sampling_steps
-    if judge is not None and case.what == "sample" and key not in judged:
+    has_run = any((r["dtype"], r["solver"], r["sampling_steps"]) == key for r in document["rows"] if _sampled(r))
+    if judge is not None and case.what == "sample" and key not in judged and has_run:
       judged[key] = judge(case)
       document["quality"] = summary.quality(document["rows"], judged, samples)
       keep(document)
-      for found in document["quality"][-1:]:
-        say(f"{case.solver or 'samples'}: quality {found['quality']:.3g}, {found['seconds_per_quality']:.3g} s for it")
+      found = document["quality"][-1]  # of the newest of those judged
+      say(f"{case.solver or 'samples'}: quality {found['quality']:.3g}, {found['seconds_per_quality']:.3g} s for it")
   document["finished"] = True
   keep(document)
   return document
 
 
-def check_place(flag: str, path: pathlib.Path | None, suffix: str) -> None:
-  """Raises a UserError where a file cannot be written, before anything long starts."""
-  if path is None:
-    return
-  if path.suffix != suffix:
-    raise UserError(f"{flag} {path}: it is a {suffix} file")
-  if not path.parent.is_dir():
-    raise UserError(f"{flag} {path}: there is no folder {path.parent}")
-  if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-    raise UserError(f"{flag} {path} cannot be written: choose another place")
+def _sampled(row: Mapping[str, Any]) -> bool:
+  return row["what"] == "sample" and row["status"] == "ok"

@@ -10,7 +10,9 @@ A row is what the JSON file has of a case:
     network_calls            of one sample, where the method says it; seconds_per_call = seconds / network_calls
     flops                    of one update or batch over all devices, as `inspection.flops` counts them
     peak_flops               what a product of matrices reaches on as many devices, in this dtype, measured in this run
-    mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number
+    mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number. What is
+                             computed again for the gradient counts: with `remat` it is not only the model's FLOPs
+    fsdp                     devices that share a copy of the state
     trace_seconds, compile_seconds      from Python to XLA's language, and XLA's compiler; no cache of programs is used
     peers, against_best_peer competitors' seconds, of an update or a network call, and how many times as fast we are;
                              None where the machine is too busy to tell
@@ -96,11 +98,10 @@ class Measure:
   ):
     self.config, self.seed, self.fsdp, self.peers, self.python = config, seed, fsdp, peers, python
     self._states = [] if state is None else [_kept(state)]
-    self._peaks: dict[tuple[str, int], float] = {}
 
   def row(self, case: Case, turns: int) -> Row:
     """The row of a case; one that says so where memory does not suffice."""
-    row = _named(case)
+    row = {**_named(case), "fsdp": self._fsdp(case)}
     chips.forget_host_peak()
     try:
       with _no_cache():
@@ -114,17 +115,17 @@ class Measure:
     memory = {"device_peak_bytes": chips.peak_memory(self._devices(case)), "host_peak_bytes": chips.host_peak()}
     return {**row, **memory, "load": os.getloadavg()[0]}
 
+  def _fsdp(self, case: Case) -> int:
+    return 1 if case.latency else self.fsdp  # one sample is asked of one device
+
   def _devices(self, case: Case) -> list[Any]:
     devices = jax.devices()
     return list(devices if case.devices == len(devices) else jax.local_devices()[: case.devices])
 
   def peak(self, case: Case) -> float:
-    """FLOP/s of a product of matrices on the case's devices, in its dtype; measured for every case, the most so far."""
-    key = case.dtype, case.devices
+    """FLOP/s of a product of matrices on the case's devices, in its dtype; measured for every case anew."""
     local = [d for d in self._devices(case) if d.process_index == jax.process_index()]
-    found = chips.matmul_peak(local, case.dtype) * case.devices / len(local)
-    self._peaks[key] = max(found, self._peaks.get(key, 0.0))
-    return self._peaks[key]
+    return chips.matmul_peak(local, case.dtype) * case.devices / len(local)
 
   def _measured(self, case: Case, turns: int) -> Row:
     experiment, devices = self.config.build(**case.arguments), self._devices(case)
@@ -178,7 +179,7 @@ class Measure:
     }
 
   def _train(self, case: Case, e: Experiment, devices: list[Any]) -> Ready:
-    program = self._program(e, case.batch, devices, e.microbatches)
+    program = self._program(e, case.batch, devices, e.microbatches, self._fsdp(case))
     raws = random_batches(e.data, program.batches)
     facts, _ = _compiled(lambda: program.lowered, lambda lowered: program.loop, devices)
     state = self._state(program, {name: x[0] for name, x in raws.items()})
@@ -194,7 +195,7 @@ class Measure:
   def _sample(self, case: Case, e: Experiment, devices: list[Any]) -> Ready:
     # The state needs a program, and that a batch, whose size is of no matter here.
     size = e.batch_size if e.batch_size % len(devices) == 0 else e.batch_size * len(devices)
-    program = self._program(e, size, devices, 1)
+    program = self._program(e, size, devices, 1, self._fsdp(case))
     index = np.arange(case.batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(root(self.seed, "sampling"), index)
     conditions = dict(e.conditions(index)) if e.conditions else {}
@@ -216,12 +217,12 @@ class Measure:
 
     return Ready(turn, SAMPLINGS, flops(traced[0].jaxpr.jaxpr), facts)
 
-  def _program(self, e: Experiment, batch: int, devices: list[Any], microbatches: int) -> Program:
+  def _program(self, e: Experiment, batch: int, devices: list[Any], microbatches: int, fsdp: int) -> Program:
     try:
       return Program(
         e.method,
         e.data.raw_spec(batch),
-        make_mesh(self.fsdp if len(devices) % self.fsdp == 0 else 1, devices),
+        make_mesh(fsdp, devices),
         prepare=e.data.transform,
         updates=e.updates_per_dispatch,
         microbatches=microbatches,

@@ -125,7 +125,8 @@ class _Backwards:
       d, *d_own = pull(d_out)
       return (a, da + d), (dv, dW, *d_own)
 
-    last = (a + v @ W).astype(a.dtype)
+    # What the recurrence begins with has no digits less than the recurrence: on a TPU a product of float32 would have.
+    last = a + jnp.matmul(v, W, precision="highest", preferred_element_type=a.dtype)
     (_, da), (dv, dW, *d_own) = jax.lax.scan(
       body, (last, jnp.zeros_like(last)), (v.T, W, d_outputs, V, b, scale), reverse=True
     )

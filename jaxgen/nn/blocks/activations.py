@@ -27,4 +27,4 @@ def _gelu_jvp(primals, tangents):
 
 
 def _cumulative(x):
-  return (1 + jax.lax.erf(x * math.sqrt(0.5))) / 2
+  return jax.lax.erfc(-x * math.sqrt(0.5)) / 2  # (1 + erf) / 2 has no digits in the negative tail

@@ -35,9 +35,11 @@ def attend(
 ) -> Float[Array, "batch queries heads d"]:
   """softmax(scale q k^T + bias) v: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1.
 
-  Logits and softmax are in at least float32. A gradient keeps queries, keys and values, and makes the weights again,
-  which are the largest arrays of a Transformer. By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel
-  has no derivative in forward mode, and can only be traced where there is a GPU.
+  Logits and softmax are in at least float32. Within the loop of `Blocks`, a gradient keeps queries, keys and values,
+  and makes the weights again, which are the largest arrays of a Transformer; elsewhere the compiler may keep them.
+
+  By `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel has no derivative in forward mode, and can only
+  be traced where there is a GPU.
 
   Args:
     mask: where False, a key is not seen. A query that sees no key gets the mean of all values.

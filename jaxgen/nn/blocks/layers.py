@@ -276,7 +276,7 @@ def _layer_norm(x, scale, bias, eps, dtype):
 class LayerNorm(nn.Module):
   """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in at least float32.
 
-  Its gradient keeps x, and normalises it again.
+  Its gradient keeps x, and normalises it again; outside of a loop the compiler may keep what is normalised.
   """
 
   eps: float = 1e-6
