@@ -29,7 +29,7 @@ def train(subject: str, words: list[str]) -> None:
   )
   join(options)
   folder = Folder(options["runs"] / (options["name"] or config.name))
-  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
+  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"], tensor=options["tensor"])
   if jax.process_index() == 0:
     print_data(run)
   numbers = loop.train(run, report=report.write, other_data=options["other_data"])

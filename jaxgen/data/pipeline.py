@@ -1,8 +1,8 @@
 """Batches as a function of (seed, step) alone: nothing about the data needs saving.
 
 Row j of the global batch of step k is position k B + j of an endless sequence, and position p is element p mod N of the
-permutation of epoch p div N, so batches run across the ends of epochs. Of P processes, process q reads the rows
-q B/P ... (q + 1) B/P - 1, in `index` as in the data, so any number of processes reads the same global batches.
+permutation of epoch p div N, so batches run across the ends of epochs. Of several processes each reads the rows that
+its devices have, in `index` as in the data, so any number of processes reads the same global batches.
 """
 
 import queue
@@ -41,12 +41,11 @@ def elements(size: int, seed: int, positions: Int[np.ndarray, "*shape"]) -> Int[
   return out
 
 
-def _rows(batch_size: int, process: int, processes: int) -> Int32[np.ndarray, "rows"]:
-  """The rows of the global batch that a process reads."""
-  if batch_size % processes:
-    raise ValueError(f"a batch of {batch_size} does not divide among {processes} processes")
-  n = batch_size // processes
-  return np.arange(process * n, (process + 1) * n, dtype=np.int32)
+Rows = Int32[np.ndarray, "rows"]
+
+
+def _all(batch_size: int, rows: Rows | None) -> Rows:
+  return np.arange(batch_size, dtype=np.int32) if rows is None else rows
 
 
 def _gather(source: Source, seed: int, steps: np.ndarray, batch_size: int, rows: np.ndarray) -> Examples:
@@ -56,23 +55,22 @@ def _gather(source: Source, seed: int, steps: np.ndarray, batch_size: int, rows:
   return batches | {"index": np.broadcast_to(rows, positions.shape).copy()}
 
 
-def batch_at(source: Source, seed: int, step: int, batch_size: int, process: int = 0, processes: int = 1) -> Examples:
-  """This process's part of the global batch of a step: {name: [B/P, ...]}, "index" [B/P] its rows in that batch."""
-  rows = _rows(batch_size, process, processes)
+def batch_at(source: Source, seed: int, step: int, batch_size: int, rows: Rows | None = None) -> Examples:
+  """Rows of the global batch of a step, all by default: {name: [rows, ...]}, and "index", which they are."""
+  rows = _all(batch_size, rows)
   return {name: array[0] for name, array in _gather(source, seed, np.array([step]), batch_size, rows).items()}
 
 
 class Stream:
-  """Batches of consecutive steps. In memory they are gathered at once; else Grain's threads decode ahead of `take`."""
+  """Batches of consecutive steps, some rows of each: those of this process; all by default. In memory they are gathered
+  at once; else Grain's threads decode ahead of `take`."""
 
-  def __init__(self, source: Source, seed: int, batch_size: int, process: int = 0, processes: int = 1):
-    self.source, self.seed, self.batch_size = source, seed, batch_size
-    self.process, self.processes = process, processes
-    self.rows = _rows(batch_size, process, processes)
+  def __init__(self, source: Source, seed: int, batch_size: int, rows: Rows | None = None):
+    self.source, self.seed, self.batch_size, self.rows = source, seed, batch_size, _all(batch_size, rows)
     self._ahead = None  # (the step that comes next, Grain's iterator)
 
   def take(self, start: int, count: int) -> Examples:
-    """The batches of steps start ... start + count - 1: {name: [count, B/P, ...]}, as the source gives them."""
+    """The batches of steps start ... start + count - 1: {name: [count, rows, ...]}, as the source gives them."""
     if self.source.in_memory:
       return _gather(self.source, self.seed, np.arange(start, start + count), self.batch_size, self.rows)
     if self._ahead is None or self._ahead[0] != start:
@@ -86,7 +84,7 @@ class Stream:
   def _decode_from(self, start: int):
     import grain  # takes a second, and data in memory does not need it
 
-    read = lambda step: batch_at(self.source, self.seed, step, self.batch_size, self.process, self.processes)
+    read = lambda step: batch_at(self.source, self.seed, step, self.batch_size, self.rows)
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS)
     return iter(grain.MapDataset.range(start, _ENDLESS).map(read).to_iter_dataset(options))
 
@@ -159,12 +157,12 @@ class prefetch:
     self.close()
 
 
-def in_order(source: Source, batch_size: int, process: int = 0, processes: int = 1) -> Iterator[tuple[Examples, int]]:
-  """A whole split in its order: (this process's part of the batch, the number of examples in the global batch).
+def in_order(source: Source, batch_size: int, rows: Rows | None = None) -> Iterator[tuple[Examples, int]]:
+  """A whole split in its order: (some rows of a batch, all by default, the number of examples in the global batch).
 
   The last batch is filled by repeating the last example. "index" is the example's index in the split.
   """
-  rows = _rows(batch_size, process, processes)
+  rows = _all(batch_size, rows)
   for first in range(0, len(source), batch_size):
     indices = np.minimum(first + rows, len(source) - 1)
     yield source.gather(indices) | {"index": indices}, min(batch_size, len(source) - first)

@@ -43,15 +43,16 @@ class Run:
     seed: int,
     *,
     fsdp: int = 1,
+    tensor: int = 1,
     checkpoint: str | int = "last",
     devices: list | int | None = None,
   ):
-    """checkpoint: which one `state` is of. fsdp, devices: as in `make_mesh`."""
+    """checkpoint: which one `state` is of. fsdp, tensor, devices: as in `make_mesh`."""
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._fsdp, self._checkpoint, self._devices = fsdp, str(checkpoint), devices
+    self._mesh, self._checkpoint = (fsdp, devices, tensor), str(checkpoint)
     self._program = None
     self._state = None
 
@@ -68,7 +69,7 @@ class Run:
     """The method compiled for this machine's devices, or for those that were given."""
     if self._program is None:
       e = self.experiment
-      mesh = make_mesh(self._fsdp, self._devices)
+      mesh = make_mesh(*self._mesh)
       check_divides(e.evaluate_batch or e.batch_size, mesh)
       try:
         self._program = Program(
@@ -205,7 +206,7 @@ class Run:
     key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
-    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count())
+    in_order = pipeline.in_order(source, size, self.program.rows(size))
     with pipeline.prefetch(lambda batch: batch, in_order) as ahead:
       for batch, count in ahead:
         values = self.program.evaluate(self.state, batch, key)
@@ -227,7 +228,9 @@ class Run:
     return drawn
 
 
-def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", **overrides: Any) -> Run:
+def load(
+  folder: str | os.PathLike, *, fsdp: int = 1, tensor: int = 1, checkpoint: str | int = "last", **overrides: Any
+) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
   checkpoint: "last"; "best", by the metric that the config keeps the best of; or the step of one.
@@ -238,7 +241,8 @@ def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "l
   folder = Folder(folder)
   info = folder.info()
   config = load_kept(folder.path, info["config"])
-  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp, checkpoint=checkpoint)
+  arguments, where = {**info["arguments"], **overrides}, dict(fsdp=fsdp, tensor=tensor, checkpoint=checkpoint)
+  run = Run(folder, config, arguments, info["seed"], **where)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

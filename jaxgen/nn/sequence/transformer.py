@@ -141,7 +141,8 @@ class Embedding(nn.Module):
   def setup(self):
     o = self.options
     self.table = self.param("table", o.embedding_init, (self.vocabulary, o.features), o.param_dtype)
-    self.tables = spread.copies(self.table)  # it is used twice: see there
+    self.cut = spread.cuts(self.vocabulary, "tokens")
+    self.tables = spread.copies(self.table, self.cut)  # it is used twice: see there
 
   def __call__(self, tokens: Ids) -> Features:
     """Raises a UserError where a token is out of range. In a compiled program the vector is NaN there."""
@@ -155,19 +156,20 @@ class Embedding(nn.Module):
     # Negative ones count from the end otherwise.
     tokens = jnp.where(tokens < 0, self.vocabulary, tokens)
     take = partial(jnp.take, axis=0, mode="fill", fill_value=jnp.nan)
-    x = self._by_part(take, tokens).astype(self.options.dtype)
+    x = spread.over_batch(self._by_part(take, tokens)).astype(self.options.dtype)
     return x * math.sqrt(self.options.features) if self.options.scaled else x
 
   def logits(self, x: Features) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    return self._by_part(lambda table, x: x @ table.T.astype(x.dtype), x)
+    logits = self._by_part(lambda table, x: x @ table.T.astype(x.dtype), x)
+    return spread.over_width(logits) if self.cut else spread.over_devices(logits, always=True)
 
   def _by_part(self, f: Callable[[Array, Array], Array], x: Array) -> Array:
     """f(table, x), each part of the batch with the copy of the table beside it."""
     ways = len(self.tables)
     if ways == 1 or len(x) % ways:
-      return spread.over_batch(f(self.table, x))
+      return f(self.table, x)
     y = jax.vmap(f)(self.tables, spread.in_parts(x, ways))
-    return spread.over_batch(y.reshape(len(x), *y.shape[2:]))
+    return y.reshape(len(x), *y.shape[2:])
 
 
 class Stack(nn.Module):
@@ -203,7 +205,7 @@ class Stack(nn.Module):
       positions = first.value[:, None] + positions
       first.value = first.value + count
     if o.absolute is not None:
-      x = o.absolute(name="positions")(x, positions, keys)
+      x = spread.joined(o.absolute(name="positions")(x, positions, keys))
     if o.embedding_norm:
       x = LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
     x = Dropout(o.dropout)(x, index)
