@@ -7,6 +7,7 @@ refinement blocks; and everywhere normalisation whose gains and biases belong to
 Published size: `RefineNet()`, CIFAR-10, 30,117,635 parameters.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -88,6 +89,7 @@ class RefineNet(nn.Module):
   channels: width at full resolution; twice that at half.
   levels: number of noise levels.
   out_channels: of the output.
+  remat: keep only the inputs of residual blocks and units for the backward pass, and compute the rest again.
   dtype: of the computation; normalisation statistics are at least float32.
   param_dtype: of the parameters.
   """
@@ -95,6 +97,7 @@ class RefineNet(nn.Module):
   channels: int = 128
   levels: int = 10
   out_channels: int = 3
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -128,6 +131,10 @@ class RefineNet(nn.Module):
       layer = Conv(width, kernel, use_bias=use_bias, kernel_init=initializer(), name=name, **dtypes)
       return layer(x) if dilation == 1 else dilate(layer, x, dilation)
 
+    def again(f: Callable[..., Array]) -> Callable[..., Array]:
+      return lambda x, *rest: nn.remat(lambda _, x: f(x, *rest))(self, x) if self.remat else f(x, *rest)
+
+    @again
     def residual(x: Array, width: int, name: str, first: bool = False, dilation: int = 1) -> Array:
       """norm, ELU, conv; norm, ELU, conv; + input. The first of a group changes the width, and halves or dilates."""
       layer = partial(conv, dilation=dilation)
@@ -138,6 +145,7 @@ class RefineNet(nn.Module):
         x = shrink(layer(x, width, f"{name}_shortcut", 3 if dilation > 1 else 1))
       return x + h
 
+    @again
     def units(x: Array, count: int, name: str) -> Array:
       """Residual convolution units."""
       for unit in range(count):
