@@ -191,7 +191,7 @@ def test_is_known_says_what_xla_does_with_flags():
 @pytest.mark.parametrize(
   ("count", "steps"),
   [
-    pytest.param(5, 1_000, marks=pytest.mark.processes(5)),
+    pytest.param(5, 1_500, marks=pytest.mark.processes(5)),
     pytest.param(20, 8_000, marks=[pytest.mark.processes(20), pytest.mark.nightly]),
   ],
 )
@@ -219,7 +219,7 @@ def test_killed_and_resumed_is_bit_equal(tmp_path, count, steps):
     reached.append(newest())
   assert sorted(reached) == reached
   assert reached[-1] > 0
-  out = command(*train("killed", 25), *more).stdout
+  out = command(*train("killed", steps), *more).stdout
   assert f"resuming {tmp_path / 'killed'} at step {reached[-1]}\n" in out
   assert "is damaged" not in out
   command(*train("whole", steps), *more)
