@@ -7,6 +7,7 @@ import sys
 import conftest
 import pytest
 
+from jaxgen.core import environment
 from jaxgen.core.environment import CPU_FLAGS, GPU_FLAGS, has_gpu_plugin, is_known
 
 
@@ -44,3 +45,38 @@ def test_a_plugin_for_a_gpu_brings_its_flags_unless_the_user_has_set_them(tmp_pa
   own = "--xla_gpu_exclude_nondeterministic_ops=false"
   kept = [flag for flag in python(code, PYTHONPATH=path, XLA_FLAGS=own).stdout.split() if "nondeterministic" in flag]
   assert kept == [own]
+
+
+@pytest.mark.parametrize(
+  ("libc", "linux", "tunables", "expected"),
+  [
+    ("glibc 2.36", "always [madvise] never", "", "glibc.malloc.hugetlb=1"),
+    (
+      "glibc 2.36",
+      "always [madvise] never",
+      "glibc.malloc.arena_max=2",
+      "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1",
+    ),
+    ("glibc 2.36", "always [madvise] never", "glibc.malloc.hugetlb=0", None),
+    ("glibc 2.36", "[always] madvise never", "", None),
+    ("glibc 2.31", "always [madvise] never", "", None),
+    ("", "always [madvise] never", "", None),
+    ("glibc 2.36", None, "", None),
+  ],
+)
+def test_a_command_starts_anew_for_huge_pages_where_they_help(libc, linux, tunables, expected, monkeypatch, tmp_path):
+  started = []
+  if linux:
+    (tmp_path / "enabled").write_text(linux + "\n")
+  monkeypatch.setattr(environment, "LINUX_HUGE_PAGES", tmp_path / "enabled")
+  monkeypatch.setattr(environment, "has_gpu_plugin", lambda: False)
+  monkeypatch.setattr(os, "confstr", lambda name: libc or None)
+  monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+  monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+  environment.use_huge_pages()
+  assert [call[2]["GLIBC_TUNABLES"] for call in started] == ([expected] if expected else [])
+  if expected:
+    assert started[0][:2] == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    monkeypatch.setenv("GLIBC_TUNABLES", expected)
+    environment.use_huge_pages()
+    assert len(started) == 1
