@@ -25,12 +25,13 @@ Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
 class Condition(NamedTuple):
   """What a network is told, by name of what a batch has.
 
-  names: entries of a batch that `read` takes; `sample` takes arguments of these names.
-  read: batch -> what the network is told, a pytree with leaves [B, ...].
-  nothing: one example's pytree, leaves [...], that stands for no condition.
-  dropout: the probability with which training tells an example nothing. Classifier-free guidance needs it above 0.
-  draw: keys [N] -> conditions for samples that are asked for without any; None: they must be asked for.
-  check: network -> None; raises a UserError where a network is not made for this condition.
+  Attributes:
+    names: entries of a batch that `read` takes; `sample` takes arguments of these names.
+    read: batch -> what the network is told, a pytree with leaves [B, ...].
+    nothing: one example's pytree, leaves [...], that stands for no condition.
+    dropout: the probability with which training tells an example nothing. Classifier-free guidance needs it above 0.
+    draw: keys [N] -> conditions for samples that are asked for without any; None: they must be asked for.
+    check: network -> None; raises a UserError where a network is not made for this condition.
   """
 
   names: tuple[str, ...]
@@ -106,7 +107,8 @@ def labels(spec: Spec, dropout: float = 0.0) -> Condition:
 def entries(nothing: Mapping[str, Any], dropout: float = 0.0) -> Condition:
   """Several entries of a batch at once, as a dict by the same names: a text's tokens and their mask, a small picture.
 
-  nothing: by name, one example's arrays that stand for no condition; they are dropped together.
+  Args:
+    nothing: by name, one example's arrays that stand for no condition; they are dropped together.
   """
   return Condition(tuple(nothing), lambda batch: {name: batch[name] for name in nothing}, dict(nothing), dropout)
 

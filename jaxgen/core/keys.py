@@ -27,7 +27,8 @@ def check_seed(seed: int) -> None:
 def root(seed: int, purpose: str) -> Key[Array, ""]:
   """The key that all of one purpose draws from: the first words of SHA-256("purpose seed").
 
-  purpose: "training" (which initialisation is a part of), "sampling", "evaluation", ...
+  Args:
+    purpose: "training" (which initialisation is a part of), "sampling", "evaluation", ...
 
   Raises:
     UserError: a seed below 0 or of more than 64 bits.

@@ -61,17 +61,18 @@ class State:
 class Player(NamedTuple):
   """A network that is trained, and against what.
 
-  loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
-    to its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers
-    returns `state.buffers`. Its unit is nats per example, or said by the method: diffusion and VDM take a mean per
-    entry, sequences nats per token, score matching no nats. What is not scaled with a loss depends on that: a coupled
-    weight decay, a clip, Adam's eps.
-  optimizer: clipping, schedules and weight decay are optax's. It counts every update.
-  mean: the loss is a mean over the batch's examples, each with its own noise. One that is not (batch statistics,
-    contrast within the batch, chains) takes neither microbatches nor pmap.
-  updates: how many the network gets in one step, each from its own slice of the batch and with its own key.
-  slices: the number of slices that the batch is cut into for this player, of which it takes the first ones; None: the
-    most updates that any player makes. 1 gives the whole batch to a player's only update.
+  Attributes:
+    loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
+      to its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers
+      returns `state.buffers`. Its unit is nats per example, or said by the method: diffusion and VDM take a mean per
+      entry, sequences nats per token, score matching no nats. What is not scaled with a loss depends on that: a coupled
+      weight decay, a clip, Adam's eps.
+    optimizer: clipping, schedules and weight decay are optax's. It counts every update.
+    mean: the loss is a mean over the batch's examples, each with its own noise. One that is not (batch statistics,
+      contrast within the batch, chains) takes neither microbatches nor pmap.
+    updates: how many the network gets in one step, each from its own slice of the batch and with its own key.
+    slices: the number of slices that the batch is cut into for this player, of which it takes the first ones; None: the
+      most updates that any player makes. 1 gives the whole batch to a player's only update.
   """
 
   loss: Callable[[Params, State, Batch, Array], tuple[Array, tuple[Metrics, Buffers]]]
@@ -90,8 +91,9 @@ class Frozen(NamedTuple):
   `init` makes it like any other network, which says its shapes; its values come from here when a run's state is made.
   They are then saved once with the run, which needs the source no more.
 
-  source: what the values are of, for people: a run's folder, a file.
-  load: () -> the values, a tree of arrays like the entry of `params`.
+  Attributes:
+    source: what the values are of, for people: a run's folder, a file.
+    load: () -> the values, a tree of arrays like the entry of `params`.
   """
 
   source: str
@@ -101,18 +103,19 @@ class Frozen(NamedTuple):
 class Method(NamedTuple):
   """What the rest of the project knows of a method.
 
-  init: (key, batch) -> State; only the batch's shapes and dtypes matter, unless the method documents otherwise.
-  step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). With microbatches every gradient is
-    accumulated over so many parts of its slice, equal to the whole slice at once; axis is the pmap axis over which
-    gradients and metrics are averaged.
-  evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
-  sample: (state, keys [N], **conditions [N, ...]) -> [N, ...], sample i a function of keys[i] and conditions[i] alone;
-    None where the method generates nothing.
-  mean: every player's loss is a mean over examples (see `Player`).
-  frozen: networks whose values are read when a run's state is made.
-  facts: what a report should say of the method, by name: what a sample costs, for one.
-  check: (batch of arrays on the host) -> None; raises a UserError where its values are not what the method is of. The
-    training loop asks it of a run's first batch.
+  Attributes:
+    init: (key, batch) -> State; only the batch's shapes and dtypes matter, unless the method documents otherwise.
+    step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). With microbatches every gradient is
+      accumulated over so many parts of its slice, equal to the whole slice at once; axis is the pmap axis over which
+      gradients and metrics are averaged.
+    evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
+    sample: (state, keys [N], **conditions [N, ...]) -> [N, ...], sample i a function of keys[i] and conditions[i]
+      alone; None where the method generates nothing.
+    mean: every player's loss is a mean over examples (see `Player`).
+    frozen: networks whose values are read when a run's state is made.
+    facts: what a report should say of the method, by name: what a sample costs, for one.
+    check: (batch of arrays on the host) -> None; raises a UserError where its values are not what the method is of. The
+      training loop asks it of a run's first batch.
   """
 
   init: Callable[[Array, Batch], State]

@@ -12,13 +12,14 @@ from jaxgen.core.errors import UserError
 class Spec(NamedTuple):
   """What one example is.
 
-  shape: of one example.
-  levels: values that each entry may take, None for real numbers.
-  classes: number of labels, None without labels.
-  feature: the example's name in a batch.
-  dtype: as a method sees it.
-  mask: the name of a batch's booleans [B, ...], of the example's leading axes, that say which entries are there; what
-    is not there is padding. None: all are.
+  Attributes:
+    shape: of one example.
+    levels: values that each entry may take, None for real numbers.
+    classes: number of labels, None without labels.
+    feature: the example's name in a batch.
+    dtype: as a method sees it.
+    mask: the name of a batch's booleans [B, ...], of the example's leading axes, that say which entries are there; what
+      is not there is padding. None: all are.
   """
 
   shape: tuple[int, ...]
@@ -37,7 +38,8 @@ class Spec(NamedTuple):
 def check_batch(spec: Spec, batch: Mapping[str, Any], labels: bool = False) -> None:
   """Whether a batch has what a method was made for; it may hold arrays or shapes.
 
-  labels: the method needs "label", too.
+  Args:
+    labels: the method needs "label", too.
 
   Raises:
     UserError: the batch lacks the feature, its mask or the labels, or has the feature or mask in another shape.

@@ -21,7 +21,8 @@ Names = Mapping[str, Mapping[str, Any]]  # a config's further names, each with t
 class Entry(NamedTuple):
   """A config that can be found by its name.
 
-  family: its folder within the configs, "" for the top. names: its further names.
+  Attributes:
+    family: its folder within the configs, "" for the top. names: its further names.
   """
 
   name: str

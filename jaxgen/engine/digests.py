@@ -47,7 +47,7 @@ def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[Box, ...]:
 
 
 def _blocks(x: Any, version: int) -> tuple[Box, ...]:
-  """version: of the manifest; until 1 every array was one block."""
+  """The blocks that an array is hashed in. In manifests up to version 1 every array is one block."""
   return blocks(tuple(x.shape), x.dtype.itemsize) if version > 1 else (tuple((0, n) for n in x.shape),)
 
 
@@ -117,11 +117,19 @@ def _bytes(x: np.ndarray) -> np.ndarray:
 
 
 class Digests:
-  """The digests of some arrays. All processes make it, in their main threads; then the arrays may be donated, and
-  `local` and `whole` run in any thread. Views of the arrays are kept until then, copies where they are on a device."""
+  """The digests of some arrays.
+
+  All processes construct it, in their main threads. After that the arrays may be donated, and `local` and `whole` may
+  run in any thread. It keeps views of arrays on the host and copies of arrays on a device.
+  """
 
   def __init__(self, arrays: Mapping[str, Any], version: int = 2):
-    """version: of the manifest that the digests are for."""
+    """Starts the digests.
+
+    Args:
+      arrays: the arrays by name.
+      version: the version of the manifest that the digests are for.
+    """
     self._turn, self._owners, self._mine = next(_turn), {}, []
     own, several, shared = jax.process_index(), jax.process_count(), []
     for turn, (name, x) in enumerate(arrays.items()):

@@ -17,12 +17,13 @@ Figure = Callable[[AnyRun], dict[str, bytes]]  # a run -> files by name
 class Published:
   """A number that a paper reports.
 
-  paper: authors and year.
-  table: where the paper has it.
-  metric: the name of the number that our evaluators give; it says the unit.
-  number: in that unit; convert what the paper says by `evaluation.likelihood`'s functions.
-  best: the paper reports the best of its evaluations and not the last; best by what `Experiment.best` names.
-  note: how the two experiments differ, and why ours falls short where it does.
+  Attributes:
+    paper: authors and year.
+    table: where the paper has it.
+    metric: the name of the number that our evaluators give; it says the unit.
+    number: in that unit; convert what the paper says by `evaluation.likelihood`'s functions.
+    best: the paper reports the best of its evaluations and not the last; best by what `Experiment.best` names.
+    note: how the two experiments differ, and why ours falls short where it does.
   """
 
   paper: str

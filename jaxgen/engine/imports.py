@@ -48,7 +48,8 @@ class Imports:
   def keep(self, source: str, package: str = "") -> None:
     """Reads the modules of this folder that a source imports anywhere, and those that they import.
 
-    package: that of the module whose source it is.
+    Args:
+      package: that of the module whose source it is.
     """
     try:
       tree = ast.parse(source)

@@ -49,10 +49,11 @@ from jaxgen.engine.signals import Signals
 class Hook(NamedTuple):
   """Something done every so many steps, and at the last one, unless it has been done before.
 
-  what: what the terminal says meanwhile, "" for nothing.
-  every: in steps; None: at the last one only.
-  act: (step) -> None.
-  is_done: (step) -> whether the run's folder has its result.
+  Attributes:
+    what: what the terminal says meanwhile, "" for nothing.
+    every: in steps; None: at the last one only.
+    act: (step) -> None.
+    is_done: (step) -> whether the run's folder has its result.
   """
 
   what: str
@@ -97,8 +98,9 @@ def train(
 ) -> dict[str, float]:
   """Trains a run to its last step, or resumes it, and evaluates it; returns the final numbers.
 
-  report: called at the end by the main process; the command line gives `show.report.write`.
-  other_data: go on with a run though the content of its data is not what it was.
+  Args:
+    report: called at the end by the main process; the command line gives `show.report.write`.
+    other_data: go on with a run though the content of its data is not what it was.
 
   Raises:
     Stopped: a signal came; the state is saved.

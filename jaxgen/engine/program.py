@@ -130,7 +130,8 @@ class Program:
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
     """The initial state of a run, frozen networks read from their sources.
 
-    raw: the first batch, this process's rows, for a method that starts from data.
+    Args:
+      raw: the first batch, this process's rows, for a method that starts from data.
     """
     state = self._jit_init(root(seed, "training"), self.put(raw))
     values = frozen.load(self.method.frozen, self.abstract.params)

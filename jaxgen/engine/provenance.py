@@ -30,7 +30,12 @@ JAX_CONFIG = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prn
 
 
 def describe(run: Run, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """What run.json says of a new run; start: what `start_of` says, where it begins to train at once."""
+  """What run.json says of a new run.
+
+  Args:
+    run: the run.
+    start: what `start_of` says, for a run that begins to train at once.
+  """
   start = start or {"arguments": run.config.to_json(run.arguments), **_start(run.config)}
   return {
     "config": run.config.name,
@@ -182,7 +187,8 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
 def check_data(folder: Folder, now: Mapping[str, Any]) -> None:
   """Raises a UserError where the training examples are not those that a run has been trained on.
 
-  now: what `identity.of_data` says.
+  Args:
+    now: what `identity.of_data` says.
   """
   known = [session["data"] for session in folder.info()["sessions"] if "data" in session]
   if known and known[-1] != now:

@@ -46,7 +46,17 @@ class Run:
     checkpoint: str | int = "last",
     devices: list | int | None = None,
   ):
-    """checkpoint: which one `state` is of. fsdp, devices: as in `make_mesh`."""
+    """Builds the experiment; the state is made or restored when it is first asked for.
+
+    Args:
+      folder: the run's folder.
+      config: its config.
+      arguments: the config's arguments that differ from its defaults.
+      seed: the run's seed.
+      fsdp: as in `make_mesh`.
+      checkpoint: the checkpoint that `state` is restored from, see `load`.
+      devices: as in `make_mesh`.
+    """
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
@@ -230,7 +240,8 @@ class Run:
 def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", **overrides: Any) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
-  checkpoint: "last"; "best", by the metric that the config keeps the best of; or the step of one.
+  Args:
+    checkpoint: "last"; "best", by the metric that the config keeps the best of; or the step of one.
 
   Raises:
     UserError: the folder is not a run, or an override is not an argument of its config, or one changes the state.
