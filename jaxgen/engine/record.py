@@ -52,7 +52,7 @@ class Window:
   """Averages metrics over the steps between two lines of the log.
 
   Attributes:
-    waited: seconds that training has waited for data so far, set by the loop.
+    waited: seconds that training has waited for data so far; the loop sets it.
   """
 
   def __init__(self, log: Log, every: int, step: int, steps: int):
@@ -92,7 +92,7 @@ def sample_name(step: int) -> str:
 
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
-  """Writes samples as samples/final.npz and as samples/step_XXXXXXXX.png, or what else shows them."""
+  """Writes samples as samples/final.npz, and as samples/step_XXXXXXXX.png or other files that show them."""
   buffer = io.BytesIO()
   np.savez(buffer, samples=samples)
   files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
@@ -101,7 +101,7 @@ def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
 
 
 def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
-  """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
+  """Writes files into the run's folder figures/, and an empty file whose name has their step."""
   for old in (folder / "figures").glob("*"):
     old.unlink()
   for name, contents in drawn.items():
