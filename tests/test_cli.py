@@ -62,7 +62,8 @@ def start(*words, devices=1, **env):
 def process(*words, code=0, timeout=100, **options):
   """Runs a command as a process of its own and returns its output; fails unless it ends with `code`.
 
-  timeout: in seconds on a quiet machine.
+  Args:
+    timeout: in seconds on a quiet machine.
   """
   ((found, out, err),) = finish([start(*words, **options)], timeout)
   assert found == code, f"{words} ended with {found}:\n{out}\n{err}"

@@ -43,7 +43,12 @@ from jaxgen.nn.vision.googlenet import GoogLeNet
 
 
 class Recipe(NamedTuple):
-  """How a network is trained. optimizer: (rate, steps, weight decay) -> optax's. drop_path: None where it has none."""
+  """How a network is trained.
+
+  Attributes:
+    drop_path: stochastic depth's rate; None: the network has no such argument.
+    optimizer: (learning rate, steps, weight decay) -> the optimizer.
+  """
 
   steps: int
   batch_size: int
@@ -73,9 +78,13 @@ DEIT = Recipe(375_000, 1024, 1e-3, 0.05, 0.1, 0.1, cosine, data.deit_augment())
 
 
 class Family(NamedTuple):
-  """What networks have in common. paper: where the accuracies are from.
+  """What networks of different sizes have in common.
 
-  layouts: published weights' layouts by name. auxiliary: as in `classifier`. standardized: see `data.imagenet`.
+  Attributes:
+    paper: the source of the accuracies.
+    layouts: layouts of published weights, by name.
+    auxiliary: as in `classifier`.
+    standardized: see `data.imagenet`.
   """
 
   network: Callable[..., Any]
@@ -122,7 +131,11 @@ T2T = Family(t2t.T2TViT, DEIT, "Yuan et al. 2021, their code's README", {"author
 
 
 class Preset(NamedTuple):
-  """accuracy: top 1, one crop, as published; None: not in this setting."""
+  """A network of a family.
+
+  Attributes:
+    accuracy: the published top-1 accuracy with one crop; None: none was published for this setting.
+  """
 
   family: Family
   options: Mapping[str, Any]

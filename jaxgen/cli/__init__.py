@@ -16,8 +16,9 @@ from jaxgen.core.errors import Stopped, UserError, in_words
 class Command(NamedTuple):
   """Where a command is, as module and function of (its first words, the other words), and what its first words are.
 
-  subjects: names of the first words, which come before the flags.
-  computes: it starts jax.
+  Attributes:
+    subjects: names of the first words, which come before the flags.
+    computes: it starts jax.
   """
 
   module: str

@@ -1,10 +1,10 @@
-"""What has to be set before jax starts.
+"""Settings that must be made before jax starts.
 
 `import jaxgen` sets the flags of XLA, so that the command line and the library give equal bits.
 
-XLA ends the process at a flag that it does not know, and which flags it knows changes with every release of jaxlib.
-Therefore jaxlib is asked: its library holds the name of every flag, as a C string that ends with a zero byte. (The same
-words in a message's description do not.)
+XLA ends the process at a flag that it does not know, and every release of jaxlib knows other flags. Therefore this
+module looks into jaxlib's library: it holds the name of every flag as a C string, which ends with a zero byte. (The
+same words within a flag's description do not.)
 """
 
 import functools
@@ -35,7 +35,7 @@ class XlaFlags(NamedTuple):
 
 
 def has_gpu_plugin() -> bool:
-  """Whether a plugin of jax's for CUDA or ROCm is installed, found where jax looks; nothing is imported or started."""
+  """Whether one of jax's plugins for CUDA or ROCm is installed. Nothing is imported or started."""
   spec = importlib.util.find_spec("jax_plugins")  # a namespace that each plugin puts a module into: xla_cuda12
   places = (spec and spec.submodule_search_locations) or ()
   return any(module.name.startswith(("xla_cuda", "xla_rocm")) for module in pkgutil.iter_modules(places))
@@ -61,10 +61,10 @@ def _backend_has_started() -> bool:
 
 @functools.cache
 def set_xla_flags() -> XlaFlags:
-  """Adds CPU_FLAGS, and GPU_FLAGS where there is a plugin for a GPU, to $XLA_FLAGS; does so once a process.
+  """Adds CPU_FLAGS, and GPU_FLAGS if a plugin for a GPU is installed, to $XLA_FLAGS; once in each process.
 
   Flags that the user has set, or that jaxlib does not know, are left out. XLA reads the variable when jax's backend
-  starts. Where it has started already nothing is set, and run.json says so.
+  starts. If it has started already, nothing is set, and run.json says so.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   given = {flag.split("=")[0] for flag in flags.split()}

@@ -65,7 +65,11 @@ def cifar10(
   augment: Transforms = (),
   classes: bool = True,
 ) -> Dataset:
-  """CIFAR-10: 50,000 train and 10,000 test, 32x32x3, ten classes. classes: labels are read."""
+  """CIFAR-10: 50,000 training and 10,000 test images, 32x32x3, ten classes.
+
+  Args:
+    classes: whether labels are read.
+  """
   return images(
     "tfds:cifar10",
     (32, 32, 3),

@@ -29,8 +29,9 @@ from jaxgen.diffusion.schedules import Schedule
 class Mixture(NamedTuple):
   """sum_k weights[k] N(means[k], diag(stds[k]^2)), over arrays of one shape.
 
-  weights: [K], positive, of sum 1.
-  means, stds: [K, ...].
+  Attributes:
+    weights: [K], positive, of sum 1.
+    means, stds: [K, ...].
   """
 
   weights: Float[np.ndarray | Array, " k"]

@@ -90,7 +90,8 @@ def errors(
 ) -> dict[int, float]:
   """Network calls -> the root mean square error of x / alpha at LOW, over n quantiles of x at HIGH.
 
-  exact_start: whether a multistep solver is given exact past outputs, which are not counted, or starts as it does.
+  Args:
+    exact_start: whether a multistep solver is given exact past outputs, which are not counted, or starts as it does.
 
   Raises:
     UserError: float64 is not switched on.

@@ -43,14 +43,15 @@ def classifier_free(
   Both predictions are one call of the network, on twice the batch. A sample's two entries lie side by side, so that on
   several devices they stay on the sample's own.
 
-  predict: (x [2N, ...], t [] or [2N], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
-  label: [N, ...], the condition, an array or a tree of them; no_label: what stands for none, of the same tree, [N, ...]
-    or of fewer axes.
-  rescale: phi of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4: x_0 is multiplied by a number that
-    brings its standard deviation in each sample this much of the way back to the conditional x_0's, from 0 to 1. The
-    paper has 0.7. It is x_0 here whatever the network predicts.
-  interval: (low, high): guidance only where low < sigma / alpha <= high, w = 1 elsewhere; Kynkäänniemi et al. 2024,
-    https://arxiv.org/abs/2404.07724, eq. 6, whose sigma that is.
+  Args:
+    predict: (x [2N, ...], t [] or [2N], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
+    label: the condition, an array [N, ...] or a tree of such arrays.
+    no_label: what stands for no condition: a tree like `label`, of arrays [N, ...] or with fewer axes.
+    rescale: phi of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4: x_0 is multiplied by a number that
+      brings its standard deviation in each sample this much of the way back to the conditional x_0's, from 0 to 1. The
+      paper has 0.7. It is x_0 here whatever the network predicts.
+    interval: (low, high): guidance only where low < sigma / alpha <= high, w = 1 elsewhere; Kynkäänniemi et al. 2024,
+      https://arxiv.org/abs/2404.07724, eq. 6, whose sigma that is.
 
   Raises:
     UserError: rescale outside [0, 1], or an interval that is none.
@@ -75,8 +76,9 @@ def autoguidance(
 ) -> Denoise:
   """A worse version of the model as the guide, (G1): Karras et al. 2024, https://arxiv.org/abs/2406.02507, eq. 3.
 
-  main, guide: two networks, smaller or less trained the second, under the same condition. Each is called once.
-  weight, rescale, interval: as in `classifier_free`.
+  Args:
+    main, guide: two networks, smaller or less trained the second, under the same condition. Each is called once.
+    weight, rescale, interval: as in `classifier_free`.
 
   Raises:
     UserError: rescale outside [0, 1], or an interval that is none.
@@ -90,8 +92,9 @@ def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array]
   https://arxiv.org/abs/2105.05233. With the exact classifier and scale 1 the unconditional denoiser becomes the exact
   conditional one. Where alpha = 0, x_t says nothing of y, and denoise's results stay as they are.
 
-  log_p: (x [N, ...], t [] or [N]) -> log p(y_n | x_t = x_n), nats [N], for the labels wanted. Each guided prediction
-    calls it once, with its gradient.
+  Args:
+    log_p: (x [N, ...], t [] or [N]) -> log p(y_n | x_t = x_n), nats [N], for the labels wanted. Each guided prediction
+      calls it once, with its gradient.
   """
 
   def guided(x, t):

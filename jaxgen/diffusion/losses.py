@@ -25,7 +25,8 @@ def simple(
 ) -> Float[Array, " batch"]:
   """(7): the squared error, a mean over each example's dimensions. Ho et al. 2020, eq. 14, where the target is eps.
 
-  mask: of an example's leading axes; the mean is over what it lets through, 0 where that is nothing.
+  Args:
+    mask: of an example's leading axes; the mean is over what it lets through, 0 where that is nothing.
   """
   square, axes = (output - target) ** 2, range(1, output.ndim)
   if mask is None:
@@ -37,9 +38,10 @@ def simple(
 class Bound(NamedTuple):
   """The variational bound of -log p(x_0), (8), in nats per example: prior(x_0) + the sum over t of term(.., t).
 
-  prior: x_0 [B, ...] -> L_T [B], (9).
-  term: (x_0 [B, ...], the network's x_0 [B, ...], t [B] in 1 .. T, fraction [B, ...] of a learned variance) -> [B]:
-    L_0, (11), where t = 1, else L_{t-1}, (10).
+  Attributes:
+    prior: x_0 [B, ...] -> L_T [B], (9).
+    term: (x_0 [B, ...], the network's x_0 [B, ...], t [B] in 1 .. T, fraction [B, ...] of a learned variance) -> [B]:
+      L_0, (11), where t = 1, else L_{t-1}, (10).
   """
 
   prior: Callable[[Float[Array, "batch ..."]], Float[Array, " batch"]]
@@ -146,7 +148,8 @@ def decoder_nll(
   infinity, so that the masses sum to 1. Exact far into the tails (the paper's code stops at log 1e-12 and approximates
   the normal distribution function).
 
-  levels: None for continuous data, whose -log density it is.
+  Args:
+    levels: None for continuous data, whose -log density it is.
   """
   z = (x_0 - mean) / std
   if levels is None:

@@ -19,13 +19,14 @@ PredictionName = Literal["eps", "x_0", "v", "score", "velocity", "F"]
 class Prediction(NamedTuple):
   """Arrays are [...]; `at` is the schedule at x's time, its arrays broadcasting against x.
 
-  target: (x_0, eps, at) -> what the network should output.
-  x_0, eps: (output, x_t, at) -> what that output says x_0 and eps are; alpha x_0 + sigma eps = x_t.
-  x_0_scale: at -> how much x_0 changes with the output, |d x_0 / d output|: what a squared error of the output is worth
-    as one of x_0.
-  eps_scale: at -> |d eps / d output|.
-  input: (x_t, at) -> what the network is given.
-  at_noise: whether it determines x_0 where alpha = 0.
+  Attributes:
+    target: (x_0, eps, at) -> what the network should output.
+    x_0, eps: (output, x_t, at) -> what that output says x_0 and eps are; alpha x_0 + sigma eps = x_t.
+    x_0_scale: at -> how much x_0 changes with the output, |d x_0 / d output|: what a squared error of the output is
+      worth as one of x_0.
+    eps_scale: at -> |d eps / d output|.
+    input: (x_t, at) -> what the network is given.
+    at_noise: whether it determines x_0 where alpha = 0.
   """
 
   target: Callable[..., Float[Array, "..."]]

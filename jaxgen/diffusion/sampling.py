@@ -21,19 +21,20 @@ Step = Callable[..., tuple[Float[Array, "n ..."], Any]]
 class Solver(NamedTuple):
   """How to go from x_t to x_s, s < t.
 
-  schedule: whose solver it is.
-  init: x [N, ...] -> what the solver carries from step to step, () where it carries nothing.
-  step: (denoise, carry, x [N, ...], t [], s [], keys [N]) -> (x at s, carry). denoise(x, t) -> (x_0, eps) is one call
-    of the network; keys are this step's, one per sample, so that a sample does not depend on those beside it.
-  calls: of the network in one step.
-  to_clean: how it takes a last step to clean data (sigma_s = 0), where its formulas end: by its own `step` ("step"), or
-    by the first-order step ("first order"), which gives the predicted x_0 and is one call.
-  from_noise: whether its step can start where alpha_t = 0. If not, that point is left by the first-order step.
-  averages: its step averages eps over t and s, which is far off where sigma / alpha falls by orders of magnitude from
-    what is noise alone: such a point is left by the first-order step, too (`is_far`).
-  order: a multistep solver's number of past outputs, this one's included: it takes so many steps at least.
-  start: (n, calls) of a solver whose first n steps, if they do not lead to clean data, call the network that often.
-  solve: (denoise, times, x, keys) -> x, of solvers that choose their own steps; `step` is not used then.
+  Attributes:
+    schedule: whose solver it is.
+    init: x [N, ...] -> what the solver carries from step to step, () where it carries nothing.
+    step: (denoise, carry, x [N, ...], t [], s [], keys [N]) -> (x at s, carry). denoise(x, t) -> (x_0, eps) is one call
+      of the network; keys are this step's, one per sample, so that a sample does not depend on those beside it.
+    calls: of the network in one step.
+    to_clean: how it takes a last step to clean data (sigma_s = 0), where its formulas end: by its own `step` ("step"),
+      or by the first-order step ("first order"), which gives the predicted x_0 and is one call.
+    from_noise: whether its step can start where alpha_t = 0. If not, that point is left by the first-order step.
+    averages: its step averages eps over t and s, which is far off where sigma / alpha falls by orders of magnitude from
+      what is noise alone: such a point is left by the first-order step, too (`is_far`).
+    order: a multistep solver's number of past outputs, this one's included: it takes so many steps at least.
+    start: (n, calls) of a solver whose first n steps, if they do not lead to clean data, call the network that often.
+    solve: (denoise, times, x, keys) -> x, of solvers that choose their own steps; `step` is not used then.
   """
 
   schedule: Schedule
@@ -61,8 +62,10 @@ def sample(
   x is float32 or float64, and so is all arithmetic outside the network. The network is called `network_calls(solver,
   times)` times.
 
-  carry: what the solver carries already, for a multistep solver that starts with a known past, as its `step` gives it:
-    `multistep.Past`, or the `Carry` of the solver's own module. A single step will do then. None: `solver.init(x)`.
+  Args:
+    carry: what the solver carries already, for a multistep solver that starts with a known past, as its `step` gives
+      it: `multistep.Past`, or the `Carry` of the solver's own module. A single step will do then. None:
+      `solver.init(x)`.
 
   Raises:
     UserError: a multistep solver is given fewer steps than its order; times do not fall, or leave [0, T]; x is of half

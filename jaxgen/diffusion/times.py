@@ -29,10 +29,11 @@ class Drawn(NamedTuple):
 class Times(NamedTuple):
   """A distribution of t.
 
-  draw: (buffers, key [], keys [B], index [B]) -> Drawn; key is the step's, keys and index are the examples'.
-  init: () -> what it learns during training, {} for nothing.
-  update: (buffers, t [B], loss [B] before the weight) -> buffers.
-  mean: each example's t is its own, given its key and index; if not, a loss takes neither microbatches nor pmap.
+  Attributes:
+    draw: (buffers, key [], keys [B], index [B]) -> Drawn; key is the step's, keys and index are the examples'.
+    init: () -> what it learns during training, {} for nothing.
+    update: (buffers, t [B], loss [B] before the weight) -> buffers.
+    mean: each example's t is its own, given its key and index; if not, a loss takes neither microbatches nor pmap.
   """
 
   draw: Callable[[Any, Array, Array, Array], Drawn]
@@ -75,7 +76,8 @@ def low_discrepancy(schedule: Schedule, batch_size: int, first: float | None = N
   Kingma et al. 2021 (VDM), https://arxiv.org/abs/2107.00630, Appendix I.1. Each t is uniform as in `uniform`, and the
   batch's mean has less variance.
 
-  batch_size: B, of the whole batch whose positions `index` counts.
+  Args:
+    batch_size: B, of the whole batch whose positions `index` counts.
 
   Raises:
     UserError: batch_size < 1.
@@ -136,7 +138,8 @@ def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform
   Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 18, and their code: uniform until every t has been
   drawn `last` times, and a small part of it stays uniform.
 
-  bins: t is drawn among so many equal parts, uniformly in each; default: the steps of a discrete process, else 100.
+  Args:
+    bins: t is drawn among so many equal parts, uniformly in each; default: the steps of a discrete process, else 100.
 
   Raises:
     UserError: fewer than 1 bin, or not as many that they divide the discrete process's steps.

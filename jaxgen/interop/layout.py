@@ -18,12 +18,13 @@ from jaxgen.core.errors import UserError
 class Entry(NamedTuple):
   """Theirs and ours.
 
-  theirs: names of the tensors that make up ours, usually one.
-  ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none, see
-    `beside`.
-  join: (their arrays) -> ours.
-  split: (ours) -> their arrays.
-  fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
+  Attributes:
+    theirs: names of the tensors that make up ours, usually one.
+    ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none,
+      see `beside`.
+    join: (their arrays) -> ours.
+    split: (ours) -> their arrays.
+    fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
   """
 
   theirs: tuple[str, ...]

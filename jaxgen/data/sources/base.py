@@ -21,7 +21,8 @@ IN_MEMORY_BYTES = 2**29  # CIFAR-10 takes 154 MB, ImageNet at 32x32 takes 3.9 GB
 class Request(NamedTuple):
   """What is asked of a source; see `jaxgen.data.sources.open_source`.
 
-  rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
+  Attributes:
+    rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
   """
 
   name: str
@@ -36,8 +37,9 @@ class Request(NamedTuple):
 class About(NamedTuple):
   """What a source says of how it was read.
 
-  classes: their names in the order of their numbers; () where they have none.
-  left_out: what was passed over, and why; one phrase for each reason.
+  Attributes:
+    classes: their names in the order of their numbers; () where they have none.
+    left_out: what was passed over, and why; one phrase for each reason.
   """
 
   classes: tuple[str, ...] = ()
@@ -51,8 +53,9 @@ NOTHING = About()
 class Source(Protocol):
   """Random access to the examples of one split.
 
-  in_memory: all of it is in memory.
-  arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
+  Attributes:
+    in_memory: all of it is in memory.
+    arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
   """
 
   in_memory: bool
@@ -83,9 +86,13 @@ class Arrays:
 
 
 class Decoded:
-  """A source that decodes examples when they are asked for: `read([i, ...])` may run in several threads at once.
+  """A source that decodes examples when they are asked for.
 
-  arrays: features of all examples, by name, that are known without decoding.
+  Attributes:
+    length: the number of examples.
+    read: indices -> their examples. It may run in several threads at once.
+    arrays: features of all examples, by name, that need no decoding.
+    about: what the source says of how it was read.
   """
 
   in_memory = False

@@ -20,7 +20,14 @@ from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, 
 
 
 class Place(NamedTuple):
-  """Where an array lies in a file, and what it is. offset: of its first byte, None where it is compressed."""
+  """Where an array lies in a file, and what it is.
+
+  Attributes:
+    offset: the position of its first byte; None: it is compressed.
+    shape: its shape.
+    fortran: whether it is stored in Fortran order.
+    dtype: its dtype.
+  """
 
   offset: int | None
   shape: tuple[int, ...]

@@ -69,7 +69,8 @@ def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Int
   The network is called with the whole batch, t [B], until the last example is done. One that would take more than
   max_steps is NaN.
 
-  rtol, atol: of the error of a step, of z as a root mean square and of the log-density itself.
+  Args:
+    rtol, atol: of the error of a step, of z as a root mean square and of the log-density itself.
 
   Raises:
     UserError: a tolerance that is not positive.

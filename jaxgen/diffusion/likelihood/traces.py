@@ -27,7 +27,8 @@ def exact() -> Trace:
 def hutchinson(probes: int = 1, noise: Literal["rademacher", "gaussian"] = "rademacher") -> Trace:
   """So many random vectors per example, the same along the whole ODE; unbiased.
 
-  noise: "rademacher", signs, has the least variance, and none where J is diagonal; "gaussian" is N(0, I).
+  Args:
+    noise: "rademacher", signs, has the least variance, and none where J is diagonal; "gaussian" is N(0, I).
 
   Raises:
     UserError: probes < 1.

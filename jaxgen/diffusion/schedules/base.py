@@ -50,15 +50,18 @@ class Point(NamedTuple):
 class Schedule(NamedTuple):
   """x_t = alpha(t) x_0 + sigma(t) eps, (1).
 
-  alpha, sigma: float array of times -> array of the same shape and dtype; alpha(0) = 1 and sigma(0) = 0.
-  time: log-SNR -> t, the inverse of `log_snr`.
-  curve: (a, b) -> the (alpha, sigma) with alpha : sigma = a : b that the schedule passes through, at whatever time. The
-    curve is alpha^2 + sigma^2 = 1 where variance is preserved, alpha + sigma = 1 in rectified flow, alpha = 1 in VE.
-  T: the last time, the noisiest.
-  t_min: the smallest time above 0 at which the network is called by samplers that choose their times freely.
-  steps: T as an int for a process of discrete steps t = 0, 1, .., T, in whose losses t is an integer; None: continuous.
-  prior_std: standard deviation of x_T where sampling starts, N(0, prior_std^2 I).
-  learned: its functions close over parameters that are being traced, so that nothing about it is known beforehand.
+  Attributes:
+    alpha, sigma: float array of times -> array of the same shape and dtype; alpha(0) = 1 and sigma(0) = 0.
+    time: log-SNR -> t, the inverse of `log_snr`.
+    curve: (a, b) -> the (alpha, sigma) with alpha : sigma = a : b that the schedule passes through, at whatever time.
+      The curve is alpha^2 + sigma^2 = 1 where variance is preserved, alpha + sigma = 1 in rectified flow, alpha = 1 in
+      VE.
+    T: the last time, the noisiest.
+    t_min: the smallest time above 0 at which the network is called by samplers that choose their times freely.
+    steps: T as an int for a process of discrete steps t = 0, 1, .., T, in whose losses t is an integer; None:
+      continuous.
+    prior_std: standard deviation of x_T where sampling starts, N(0, prior_std^2 I).
+    learned: its functions close over parameters that are being traced, so that nothing about it is known beforehand.
   """
 
   alpha: Callable[[Times], Times]

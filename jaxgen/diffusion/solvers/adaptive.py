@@ -30,8 +30,9 @@ def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_ste
 
   denoise is called with t [N], each sample's own time, as often as the slowest sample needs.
 
-  rtol, atol: of the error of a step of z, relative and absolute.
-  max_steps: of one sample, rejected ones included. A sample that is not done by then is NaN.
+  Args:
+    rtol, atol: of the error of a step of z, relative and absolute.
+    max_steps: of one sample, rejected ones included. A sample that is not done by then is NaN.
 
   Raises:
     UserError: tolerances or max_steps below what is possible.

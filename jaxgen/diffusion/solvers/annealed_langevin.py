@@ -19,8 +19,9 @@ def annealed_langevin(schedule: Schedule, corrections: int = 100, step_size: flo
   x_T is drawn from its distribution already, and ends, after the last level's steps, with the predicted x_0: the
   denoising step of Song and Ermon 2020, https://arxiv.org/abs/2006.09011, Algorithm 1.
 
-  corrections: M, the paper's T. Each is a network call.
-  step_size: epsilon / sigma_L^2. The paper's is 2e-5 / 0.01^2 = 0.2; Langevin steps diverge from 4 on.
+  Args:
+    corrections: M, the paper's T. Each is a network call.
+    step_size: epsilon / sigma_L^2. The paper's is 2e-5 / 0.01^2 = 0.2; Langevin steps diverge from 4 on.
 
   Raises:
     UserError: corrections < 1, or step_size outside (0, 4).

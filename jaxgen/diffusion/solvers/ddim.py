@@ -13,8 +13,9 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Solver:
 
   With eta = 0 it is also DPM-Solver-1, DPM-Solver++ 1 and Euler's method on (18).
 
-  eta: 0 is deterministic, 1 the ancestral sampler with the posterior variance; between them, the noise's standard
-    deviation is eta times the latter's.
+  Args:
+    eta: 0 is deterministic, 1 the ancestral sampler with the posterior variance; between them, the noise's standard
+      deviation is eta times the latter's.
 
   Raises:
     UserError: eta outside [0, 1].

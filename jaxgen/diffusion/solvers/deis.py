@@ -15,8 +15,9 @@ def deis(schedule: Schedule, order: int = 3, variable: Literal["log_rho", "t"] =
 
   Of that order; the first steps are of order 1, 2, .. The paper counts the polynomial's degree, order - 1.
 
-  variable: the polynomial's. "t" is the paper's tAB; "log_rho" does not depend on how a schedule counts its time, and
-    is what diffusers has. In rho itself (the paper's rhoAB) it is `lms`.
+  Args:
+    variable: the polynomial's. "t" is the paper's tAB; "log_rho" does not depend on how a schedule counts its time, and
+      is what diffusers has. In rho itself (the paper's rhoAB) it is `lms`.
 
   Raises:
     UserError: an order other than 1 to 4.

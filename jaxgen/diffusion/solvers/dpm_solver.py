@@ -13,9 +13,10 @@ def dpm_solver(schedule: Schedule, order: int = 3, r1: float | None = None, r2: 
   In each line the terms with eps(x, t) alone are a first-order step, and are written so: alpha x_0 + sigma eps is the
   paper's alpha / alpha_t x - sigma (e^h - 1) eps, without the difference of large numbers.
 
-  order: 1 is DDIM.
-  r1, r2: where between lambda_t and lambda_s the other calls are; r1 is 1/2 unless given, or 1/3 with order 3, which
-    needs r2 = 2/3: with another it is 2.
+  Args:
+    order: 1 is DDIM.
+    r1, r2: where between lambda_t and lambda_s the other calls are; r1 is 1/2 unless given, or 1/3 with order 3, which
+      needs r2 = 2/3: with another it is 2.
 
   Raises:
     UserError: another order, or not 0 < r1 <= 1 and, with order 3, r1 < r2 <= 1.

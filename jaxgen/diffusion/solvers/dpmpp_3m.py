@@ -14,7 +14,8 @@ def dpmpp_3m(schedule: Schedule, exact_d2: bool = False) -> Solver:
   **It is of second order, as their code, diffusers and k-diffusion have it**, and so it is by default: D2 is the second
   divided difference, half the second derivative, and is used as the latter. The first two steps are DPM-Solver++(2M)'s.
 
-  exact_d2: doubles D2, which makes it the second derivative and the solver third order: UniP-3.
+  Args:
+    exact_d2: doubles D2, which makes it the second derivative and the solver third order: UniP-3.
   """
   twice = 2 if exact_d2 else 1
 

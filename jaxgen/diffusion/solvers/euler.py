@@ -13,7 +13,8 @@ def euler(
   Its step y_s = y_t + (r_s - r_t) eps is alpha_s (x_0 + r_s eps), by (1): without churn it is DDIM's, and written so
   that alpha_t may be 0.
 
-  churn, low, high, noise: as in `heun`.
+  Args:
+    churn, low, high, noise: as in `heun`.
 
   Raises:
     UserError: churn < 0.

@@ -13,9 +13,10 @@ def heun(
   The paper's x and sigma are y and r. Its Euler step to sigma = 0 is the first-order one here, with one call and
   without churn.
 
-  churn: S_churn / N, the paper's S_churn divided by the number of steps. Before each step where low <= r <= high
-    (S_tmin and S_tmax), r is raised by gamma = min(churn, sqrt(2) - 1) times itself. 0: none, the Algorithm 1.
-  noise: S_noise, the standard deviation of the noise that raises r.
+  Args:
+    churn: S_churn / N, the paper's S_churn divided by the number of steps. Before each step where low <= r <= high
+      (S_tmin and S_tmax), r is raised by gamma = min(churn, sqrt(2) - 1) times itself. 0: none, the Algorithm 1.
+    noise: S_noise, the standard deviation of the noise that raises r.
 
   Raises:
     UserError: churn < 0.

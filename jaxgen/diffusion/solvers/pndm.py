@@ -26,10 +26,11 @@ def pndm(schedule: Schedule, start: Literal["runge_kutta", "improved_euler"] = "
   Of second order, for steps that are equal in t are not so in r = sigma / alpha; of fourth where they are. One network
   call a step but for the start:
 
-  start: "runge_kutta" is the paper's: each of the first three steps averages four calls, two of them at (t + s) / 2.
-    With "improved_euler" (PLMS) the first step averages two calls, and the next two use two and three eps.
-    Where r falls by orders of magnitude over such a step the average is far off, and nothing later mends it. The
-    authors' grids start below T; one that starts at T on the cosine schedule has a first-order step before these.
+  Args:
+    start: "runge_kutta" is the paper's: each of the first three steps averages four calls, two of them at (t + s) / 2.
+      With "improved_euler" (PLMS) the first step averages two calls, and the next two use two and three eps.
+      Where r falls by orders of magnitude over such a step the average is far off, and nothing later mends it. The
+      authors' grids start below T; one that starts at T on the cosine schedule has a first-order step before these.
   """
   average, starting, calls = {"runge_kutta": (_runge_kutta, 3, 4), "improved_euler": (_improved_euler, 1, 2)}[start]
 

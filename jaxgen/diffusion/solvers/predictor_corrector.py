@@ -28,9 +28,10 @@ def predictor_corrector(
 
   The corrector leaves a bias of its own, of a relative variance of about snr^2, that smaller steps of t do not reduce.
 
-  predictor: any solver's constructor, such as `ancestral` or `euler_maruyama`.
-  snr: r, the "signal-to-noise ratio" of a Langevin step. The paper's code has 0.16 for CIFAR-10, 0.075 for 256 x 256.
-  corrections: M.
+  Args:
+    predictor: any solver's constructor, such as `ancestral` or `euler_maruyama`.
+    snr: r, the "signal-to-noise ratio" of a Langevin step. The paper's code has 0.16 for CIFAR-10, 0.075 for 256 x 256.
+    corrections: M.
 
   Raises:
     UserError: snr or corrections not positive; a predictor that chooses its own steps.

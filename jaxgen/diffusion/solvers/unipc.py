@@ -39,8 +39,9 @@ def unipc(
   and is then used by the next predictor. Where sampling ends there is no such call, and x is not corrected. The first
   steps are of order 1, 2, .. The paper advises order 3, or 2 with strong guidance.
 
-  B: "bh1" is B(h) = h, "bh2" is 1 - e^-h in the data form and e^h - 1 in the noise form.
-  form: whether x_0, in (20), or eps, in (19), is replaced by a polynomial in lambda.
+  Args:
+    B: "bh1" is B(h) = h, "bh2" is 1 - e^-h in the data form and e^h - 1 in the noise form.
+    form: whether x_0, in (20), or eps, in (19), is replaced by a polynomial in lambda.
 
   Raises:
     UserError: an order other than 1 to 4.

@@ -106,9 +106,10 @@ class Cache(NamedTuple):
   scan over the blocks carries the first and changes a token's entries alone: to read a token, nothing is copied that
   grows with the length.
 
-  length: most tokens of a sequence.
-  position: where x's first token stands, 0 for the first.
-  kept: keys and values by name, in which a block puts its own; `layer` says which of them are its.
+  Attributes:
+    length: most tokens of a sequence.
+    position: where x's first token stands, 0 for the first.
+    kept: keys and values by name, in which a block puts its own; `layer` says which of them are its.
   """
 
   length: int
@@ -120,10 +121,11 @@ class Cache(NamedTuple):
 class Attention(nn.Module):
   """Multi-head attention: Vaswani et al. 2017, section 3.2.2.
 
-  heads: number of heads; each is of width features / heads.
-  qkv_bias, out_bias: whether the projections have biases.
-  dropout: rate, on the attention's weights.
-  scale: of the logits; default 1 / sqrt(features / heads).
+  Attributes:
+    heads: number of heads; each is of width features / heads.
+    qkv_bias, out_bias: whether the projections have biases.
+    dropout: rate, on the attention's weights.
+    scale: of the logits; default 1 / sqrt(features / heads).
   """
 
   heads: int
@@ -150,8 +152,9 @@ class Attention(nn.Module):
   ) -> Tokens:
     """Of x with itself, or with `context`.
 
-    rotate: applied to queries and keys [B, T, H, d] (rotary positions).
-    cache: x attends to itself up to each token, and to all that came before. Keys of mask and bias are cache.length.
+    Args:
+      rotate: applied to queries and keys [B, T, H, d] (rotary positions).
+      cache: x attends to itself up to each token, and to all that came before. Keys of mask and bias are cache.length.
     """
     features = x.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -200,7 +203,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
   """Two dense layers, dropout after each: features -> hidden -> features.
 
-  hidden_dropout: rate after the first, where it is another.
+  Attributes:
+    hidden_dropout: rate after the first, where it is another.
   """
 
   hidden: int
@@ -253,13 +257,14 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
   """A block of a Transformer: attention, attention to a context where there is one, and MLP, on residual branches.
 
-  norm: "pre" normalises a branch's input (the residual stream is never normalised), "post" the sum after each branch.
-  hidden: width of the MLP's hidden layer.
-  dropout: rate, on the MLP's hidden layer and on each branch's output.
-  attention_dropout: rate, on the attention's weights.
-  hidden_dropout: rate on the MLP's hidden layer, where it is another than `dropout`.
-  layer_scale: initial gain of `LayerScale` on each branch; None for none.
-  attention: the module that attends, made and called as `Attention` is.
+  Attributes:
+    norm: "pre" normalises a branch's input (the residual stream is never normalised), "post" the sum after each branch.
+    hidden: width of the MLP's hidden layer.
+    dropout: rate, on the MLP's hidden layer and on each branch's output.
+    attention_dropout: rate, on the attention's weights.
+    hidden_dropout: rate on the MLP's hidden layer, where it is another than `dropout`.
+    layer_scale: initial gain of `LayerScale` on each branch; None for none.
+    attention: the module that attends, made and called as `Attention` is.
   """
 
   heads: int
@@ -289,7 +294,17 @@ class Block(nn.Module):
     cache: Cache | None = None,
     **attention: Any,
   ) -> Tokens:
-    """drop_path: rate of each branch. attention: `Attention`'s mask, bias, causal and rotate, for x with itself."""
+    """The block's output.
+
+    Args:
+      x: the tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      drop_path: stochastic depth's rate, the same for each branch.
+      context: tokens that x attends to after itself, in a decoder.
+      context_mask: which of the context's tokens are seen.
+      cache: see `Attention`.
+      **attention: mask, bias, causal and rotate of `Attention`, for x with itself.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     options = dict(kernel_init=self.kernel_init, **dtypes)
 
@@ -316,11 +331,13 @@ class Block(nn.Module):
 class Blocks(nn.Module):
   """`depth` blocks in a row as one scan: compile time does not grow with depth; parameters are stacked, [depth, ...].
 
-  block: (name) -> a module, called as `Block` is.
-  drop_path: rate of the last block; rates grow in equal steps from 0 at the first. Or a tuple of what each block gets.
-  remat: keep only each block's input for the backward pass, and compute the rest again.
-  unroll: how many blocks a turn of the loop computes. With all of them an update of ViT-B/16 takes a fifth less time on
-    a GPU, where nothing is copied into stacks any more, a third more memory, and twice the time to compile.
+  Attributes:
+    block: (name) -> a module, called as `Block` is.
+    drop_path: rate of the last block; rates grow in equal steps from 0 at the first. Or a tuple of what each block
+      gets.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
+    unroll: how many blocks a turn of the loop computes. With all of them an update of ViT-B/16 takes a fifth less time
+      on a GPU, where nothing is copied into stacks any more, a third more memory, and twice the time to compile.
   """
 
   block: Callable[..., nn.Module]

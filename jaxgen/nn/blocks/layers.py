@@ -197,10 +197,11 @@ class Dense(nn.Module):
 class Conv(nn.Module):
   """2D convolution, NHWC, "SAME" padding as in TensorFlow; 1x1 ones are dense layers, which is what they are.
 
-  padding: another, as in `jax.lax.conv_general_dilated`. PyTorch's padding=1 is ((1, 1), (1, 1)), which with stride 2
-    is not "SAME". 1x1 ones have none.
-  groups: the channels are taken in so many groups, and the features; each group of features sees one of channels.
-  double: the image is doubled first, each pixel repeated in both directions. For 3x3 kernels without stride.
+  Attributes:
+    padding: another, as in `jax.lax.conv_general_dilated`. PyTorch's padding=1 is ((1, 1), (1, 1)), which with stride 2
+      is not "SAME". 1x1 ones have none.
+    groups: the channels are taken in so many groups, and the features; each group of features sees one of channels.
+    double: the image is doubled first, each pixel repeated in both directions. For 3x3 kernels without stride.
   """
 
   features: int
@@ -306,7 +307,12 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *space channels"], train: bool) -> Float[Array, "batch *space channels"]:
-    """train: normalise by the batch's statistics and advance the averages; else by the averages."""
+    """Normalises x.
+
+    Args:
+      x: the features.
+      train: normalise by the batch's statistics and advance the averages; otherwise normalise by the averages.
+    """
     channels = x.shape[-1:]
     scale = self.param("scale", self.scale_init, channels, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)

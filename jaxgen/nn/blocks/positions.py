@@ -52,7 +52,8 @@ class Sinusoidal(nn.Module):
 class Learned(nn.Module):
   """x + a learned vector for each position, of which there are `length`.
 
-  offset: rows before the table's first position that nothing reads; BART has 2.
+  Attributes:
+    offset: rows before the table's first position that nothing reads; BART has 2.
   """
 
   length: int
@@ -81,7 +82,8 @@ def rotary(
   Their products then depend on the difference of positions alone. Su et al. 2021, https://arxiv.org/abs/2104.09864,
   section 3.2.2.
 
-  interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
+  Args:
+    interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
   """
   d, dtype = x.shape[-1], wide_dtype(x.dtype)
   if d % 2:

@@ -61,12 +61,13 @@ def _result(shape: Shape, dtype: Any, operand: ShapedArray) -> ShapedArray:
 class Bilinear:
   """y = f(x, w), linear in images x and in kernels w.
 
-  plain: f in terms that JAX differentiates, as all platforms but those below have it and its transposes.
-  cpu: what a CPU has in their place: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)).
-    None as one of the last two is the transpose of the first, or of `transposed`.
-  options: what f is told besides, hashable.
-  channelwise: y's channel is x's, each computed from its own; not sums over x's channels.
-  transposed: f in other terms, of which a CPU has the transposes; not the first of `cpu`.
+  Attributes:
+    plain: f in terms that JAX differentiates, as all platforms but those below have it and its transposes.
+    cpu: what a CPU has in their place: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)).
+      None as one of the last two is the transpose of the first, or of `transposed`.
+    options: what f is told besides, hashable.
+    channelwise: y's channel is x's, each computed from its own; not sums over x's channels.
+    transposed: f in other terms, of which a CPU has the transposes; not the first of `cpu`.
   """
 
   plain: Callable[..., Array]
