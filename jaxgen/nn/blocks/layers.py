@@ -273,11 +273,23 @@ def _layer_norm(x, scale, bias, eps, dtype):
   return (centred * gain * scale + bias).astype(dtype)
 
 
-class LayerNorm(nn.Module):
+def layer_norm(
+  x: Float[Array, "*batch features"],
+  scale: Float[Array, "*#batch features"],
+  bias: Float[Array, "*#batch features"],
+  eps: float = 1e-6,
+  dtype: Dtype = None,
+) -> Float[Array, "*batch features"]:
   """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in at least float32.
 
   Its gradient keeps x, and normalises it again; outside of a loop the compiler may keep what is normalised.
   """
+  normalised = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=(3, 4))
+  return normalised(x, scale, bias, eps, dtype or x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """`layer_norm` with a gain and a bias of each feature."""
 
   eps: float = 1e-6
   dtype: Dtype = None
@@ -287,8 +299,24 @@ class LayerNorm(nn.Module):
   def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
-    normalised = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=(3, 4))
-    return normalised(x, scale, bias, self.eps, self.dtype or x.dtype)
+    return layer_norm(x, scale, bias, self.eps, self.dtype)
+
+
+class RMSNorm(nn.Module):
+  """x / sqrt(mean x^2 + eps), times a gain, over the last axis; in at least float32.
+
+  Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467, eq. 4.
+  """
+
+  eps: float = 1e-6
+  dtype: Dtype = None
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+    gain = jax.lax.rsqrt(jnp.square(wide(x)).mean(-1, keepdims=True) + self.eps)
+    return (wide(x) * gain * scale).astype(self.dtype or x.dtype)
 
 
 class BatchNorm(nn.Module):
