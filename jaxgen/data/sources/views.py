@@ -19,6 +19,7 @@ from jaxgen.core.errors import UserError
 
 Resample = Literal["bilinear", "bicubic", "lanczos"]
 Number = int | float
+Uniform = Float[np.ndarray, "draws"]
 Box = tuple[Number, Number, Number, Number]  # left, top, right, bottom, in pixels
 
 SPARE = 2  # a picture is decoded at a fraction of its size where so many of its pixels are left for one
@@ -49,7 +50,7 @@ class RandomResizedCrop(NamedTuple):
         f"ratio={self.ratio}"
       )
 
-  def box(self, width: int, height: int, size: tuple[int, int], uniform: Float[np.ndarray, "draws"]) -> Box:
+  def box(self, width: int, height: int, size: tuple[int, int], uniform: Uniform) -> Box:
     """The part of a picture of this width and height, in whole pixels."""
     (least, most), (low, high) = self.area, self.ratio
     for u, v in uniform[: 2 * TRIES].reshape(TRIES, 2):
@@ -79,7 +80,7 @@ class CenterCrop(NamedTuple):
     if not 0 < self.share <= 1:
       raise UserError(f"a middle has a share of the picture within (0, 1], not {self.share:g}")
 
-  def box(self, width: int, height: int, size: tuple[int, int], uniform: Float[np.ndarray, "draws"] | None = None) -> Box:
+  def box(self, width: int, height: int, size: tuple[int, int], uniform: Uniform | None = None) -> Box:
     """The part of a picture of this width and height that is shown in the size (width, height)."""
     w, h = size
     if width * h <= height * w:
