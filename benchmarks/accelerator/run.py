@@ -565,7 +565,13 @@ class Bench:
     self.races(result, "d", [(job.key, job.network, self.backbone_message(job)) for job in self.sizes.backbone_jobs])
 
   def races(self, result: dict, step: str, jobs: list[tuple[str, str, dict]]) -> None:
-    """jobs: (key, what shares a process, message)."""
+    """Runs both sides of each job in turn.
+
+    Args:
+      result: where the results are written.
+      step: the plan's step.
+      jobs: (key, name of the network whose jobs share a process, message) of each.
+    """
     result["jobs"], sides = {}, {}
     for key, shared, message in jobs:
       if self.left() < (1 if self.dry else 25):

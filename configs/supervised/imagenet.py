@@ -60,8 +60,12 @@ from jaxgen.nn.vision.googlenet import GoogLeNet
 class Recipe(NamedTuple):
   """How a network is trained and evaluated.
 
-  drop_path: None where it has none. optimizer: (rate, steps, weight decay) -> optax's. augment: is it standardized? ->
-  what is done on the device. resample: the filter, in training and evaluation. repeats: of a picture in a row.
+  Attributes:
+    drop_path: stochastic depth's rate; None: the network has no such argument.
+    optimizer: (learning rate, steps, weight decay) -> the optimizer.
+    augment: is it standardized? -> what is done on the device.
+    resample: the filter, in training and evaluation.
+    repeats: of a picture in a row.
   """
 
   steps: int
@@ -83,7 +87,7 @@ def in_steps(rate: float, steps: int, weight_decay: float) -> optax.GradientTran
 
 
 def cosine(warmup: int, clip: float | None) -> Callable[[float, int, float], optax.GradientTransformation]:
-  """AdamW with a warm-up over so many epochs of 300. clip: the gradient's largest norm."""
+  """AdamW with a warm-up over so many epochs of 300, and gradients of at most the norm `clip`."""
   return lambda rate, steps, weight_decay: optimizers.adam(
     rate, steps, warmup=warmup * steps // 300, clip=clip, weight_decay=weight_decay
   )
@@ -100,10 +104,14 @@ T2T_RECIPE = DEIT._replace(learning_rate=5e-4, batch_size=512, steps=750_000, re
 
 
 class Family(NamedTuple):
-  """What networks have in common. paper: where the accuracies are from.
+  """What networks of different sizes have in common.
 
-  layouts: published weights' layouts by name. auxiliary: as in `classifier`. standardized: see `data.imagenet`.
-  share: of the shorter side of a picture, which evaluation shows.
+  Attributes:
+    paper: the source of the accuracies.
+    layouts: layouts of published weights, by name.
+    auxiliary: as in `classifier`.
+    standardized: see `data.imagenet`.
+    share: of the shorter side of a picture, which evaluation shows.
   """
 
   network: Callable[..., Any]
@@ -153,7 +161,11 @@ T2T = Family(
 
 
 class Preset(NamedTuple):
-  """accuracy: top 1, one crop, as published; None: not in this setting."""
+  """A network of a family.
+
+  Attributes:
+    accuracy: the published top-1 accuracy with one crop; None: none was published for this setting.
+  """
 
   family: Family
   options: Mapping[str, Any]

@@ -54,7 +54,8 @@ def parse(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Parses a command's options and the arguments of a config (an `engine.config.Config`), all of them flags.
 
-  arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
+  Args:
+    arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
 
   Returns:
     (the options, those of the config's arguments that a flag has changed)
@@ -91,7 +92,8 @@ def join(options: Mapping[str, Any]) -> None:
 def load_run(command: str, subject: str, words: list[str], options: Options, description: str, *, cluster: bool = True):
   """(a run with some of its config's arguments changed by flags, the command's options).
 
-  cluster: several processes may give the command together; joins their job.
+  Args:
+    cluster: several processes may give the command together; joins their job.
   """
   from jaxgen.engine.run import load
 

@@ -41,10 +41,13 @@ class Ahead:
   """
 
   def __init__(self, read: Read, start: int, stop: int, workers: int = 0, part_bytes: int = 0):
-    """Args:
-    read: a function that several threads may call at once; with workers it is sent to them by cloudpickle.
-    workers: processes that read; 0: threads of this process.
-    part_bytes: of one result, about.
+    """Starts nothing yet.
+
+    Args:
+      read: a function that several threads may call at once; with workers it is sent to them by cloudpickle.
+      start, stop: the numbers that it is called with.
+      workers: processes that read; 0: threads of this process.
+      part_bytes: of one result, about.
 
     Raises:
       UserError: fewer than 0 workers.

@@ -85,7 +85,12 @@ def _box(
 ) -> Bool[Array, "height width"]:
   """True in the first of so many boxes that is smaller than the picture, at a uniform place; False all over for none.
 
-  area: of the picture's. ratio: of height to width.
+  Args:
+    key: what is drawn from.
+    height, width: of the picture.
+    area: least and largest share of the picture's.
+    ratio: least and largest height to width.
+    tries: boxes that are drawn.
   """
   u, v = jax.random.uniform(jax.random.fold_in(key, 0), (2, tries), minval=jnp.zeros((2, 1)))
   size = height * width * (area[0] + u * (area[1] - area[0]))

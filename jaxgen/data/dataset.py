@@ -29,24 +29,26 @@ NAMED = 20  # classes that a description names
 class Dataset:
   """What a config says of its data.
 
-  name: see `jaxgen.data.sources`.
-  features: name -> shape and dtype of one example of the source: {"image": uint8 [H, W, C], "label": int32 []}.
-  levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens, None where
-    values are not integers.
-  classes: the number of labels.
-  transforms: (key, batch) -> batch on the device, always; in this order.
-  augment: likewise, after them, in training only.
-  last: likewise, always, after these.
-  data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
-  train, test: the names of these splits in the data set.
-  fit: how images of other sizes are brought to the size of `features` (folders and tfds; see `open_source`).
-  view: what training sees of such images instead, `RandomResizedCrop()` for one; None: the same.
-  repeats: so many examples in a row of training are the same one, each with draws of its own, and an epoch has as many
-    examples as ever: repeated augmentation, Hoffer et al. 2020, https://arxiv.org/abs/1901.09335, as DeiT does it.
-  source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
-  variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
-  feature: the name of what a method models, in a batch that it sees; None: the one that is neither "label" nor "index"
-    nor a single number.
+  Attributes:
+    name: see `jaxgen.data.sources`.
+    features: name -> shape and dtype of one example of the source: {"image": uint8 [H, W, C], "label": int32 []}.
+    levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens, None where
+      values are not integers.
+    classes: the number of labels.
+    transforms: (key, batch) -> batch on the device, always; in this order.
+    augment: likewise, after them, in training only.
+    last: likewise, always, after these.
+    data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
+    train, test: the names of these splits in the data set.
+    fit: how images of other sizes are brought to the size of `features` (folders and tfds; see
+      `open_source`).
+    view: what training sees of such images instead, `RandomResizedCrop()` for one; None: the same.
+    repeats: so many examples in a row of training are the same one, each with draws of its own, and an epoch has as
+      many examples as ever: repeated augmentation, Hoffer et al. 2020, https://arxiv.org/abs/1901.09335, as DeiT does.
+    source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
+    variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
+    feature: the name of what a method models, in a batch that it sees; None: the one that is neither "label" nor
+      "index" nor a single number.
   """
 
   name: str
@@ -188,7 +190,8 @@ class Dataset:
 class Checked:
   """A source that is not in memory, whose examples are checked as they are read.
 
-  check: (values [n, ...] by name, indices [n] of these examples) -> None, or a UserError.
+  Attributes:
+    check: (values [n, ...] by name, indices [n] of these examples) -> None. It raises a UserError for wrong values.
   """
 
   in_memory = False
@@ -225,7 +228,11 @@ def _check(
 ) -> None:
   """Raises a UserError where values of examples are not what the data set says.
 
-  tokens, levels, classes: how many there are of each. indices: of the examples; None: all.
+  Args:
+    where: the data set and the split, in words.
+    tokens, levels, classes: how many there are of each; None: any number.
+    values: arrays of examples by name.
+    indices: the examples' indices in the split; None: all.
   """
   counted = {key: (tokens, "levels") for key in ("tokens", "source", "target")}
   counted |= {"image": (levels, "levels"), "label": (classes, "classes")}
@@ -297,7 +304,8 @@ def images(
 def binarized(data: Dataset, transform: Transform | None = None, called: str = "binarized at 1/2") -> Dataset:
   """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind.
 
-  called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
+  Args:
+    called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
   """
   levels, transforms = data.source_levels or data.levels, (*data.transforms, transform or binarize())
   return dataclasses.replace(data, levels=2, source_levels=levels, transforms=transforms, variant=called)

@@ -66,7 +66,11 @@ def cifar10(
   augment: Transforms = (),
   classes: bool = True,
 ) -> Dataset:
-  """CIFAR-10: 50,000 train and 10,000 test, 32x32x3, ten classes. classes: labels are read."""
+  """CIFAR-10: 50,000 training and 10,000 test images, 32x32x3, ten classes.
+
+  Args:
+    classes: whether labels are read.
+  """
   return images(
     "tfds:cifar10",
     (32, 32, 3),
@@ -118,7 +122,9 @@ def deit_augment(classes: int = 1000, *, standardized: bool = True) -> Transform
   that it mixes each example by a share of its own and not a batch by one, and in RandAugment's operations: the paper's
   14, each always done, where timm has 15 (without the identity), each done with probability 1/2.
 
-  standardized: by ImageNet's means and deviations afterwards, which the noise of erasing has then; else 0 and 1.
+  Args:
+    classes: of the labels.
+    standardized: by ImageNet's means and deviations afterwards, which the noise of erasing has then; else 0 and 1.
   """
   noise = {} if standardized else {"mean": (0.5,) * 3, "std": (0.5,) * 3}
   mix = either(mixup(0.8, classes), cutmix(1.0, classes))

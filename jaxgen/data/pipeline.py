@@ -89,8 +89,9 @@ def _rows_at(source: Source, seed: int, step: int, batch_size: int, rows: np.nda
 class Stream:
   """Batches of consecutive steps. In memory they are gathered at once; else they are read ahead of `take`.
 
-  repeats: see `jaxgen.data.dataset.Dataset`.
-  workers: processes that read what is not in memory (see `jaxgen.data.ahead`); 0: threads of this process.
+  Attributes:
+    repeats: see `jaxgen.data.dataset.Dataset`.
+    workers: processes that read what is not in memory (see `jaxgen.data.ahead`); 0: threads of this process.
   """
 
   def __init__(
@@ -232,7 +233,12 @@ def in_order(
   """A whole split in its order: (this process's part of the batch, the number of examples in the global batch).
 
   The last batch is filled by repeating the last example. "index" is the example's index in the split.
-  workers: as in `Stream`.
+
+  Args:
+    source: the split.
+    batch_size: of the global batch.
+    process, processes: this one, and how many there are.
+    workers: as in `Stream`.
   """
   rows = _rows(batch_size, process, processes)
   counts = [min(batch_size, len(source) - first) for first in range(0, len(source), batch_size)]

@@ -22,7 +22,8 @@ IN_MEMORY_BYTES = 2**29  # CIFAR-10 takes 154 MB, ImageNet at 32x32 takes 3.9 GB
 class Request(NamedTuple):
   """What is asked of a source; see `jaxgen.data.sources.open_source`.
 
-  rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
+  Attributes:
+    rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
   """
 
   name: str
@@ -37,8 +38,9 @@ class Request(NamedTuple):
 class About(NamedTuple):
   """What a source says of how it was read.
 
-  classes: their names in the order of their numbers; () where they have none.
-  left_out: what was passed over, and why; one phrase for each reason.
+  Attributes:
+    classes: their names in the order of their numbers; () where they have none.
+    left_out: what was passed over, and why; one phrase for each reason.
   """
 
   classes: tuple[str, ...] = ()
@@ -52,10 +54,11 @@ NOTHING = About()
 class Source(Protocol):
   """Random access to the examples of one split.
 
-  in_memory: all of it is in memory.
-  draws: uniform numbers in [0, 1) that an example takes, 0 for all but views that draw; with others than 0,
-    gather(indices, uniform [n, draws]).
-  arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
+  Attributes:
+    in_memory: all of it is in memory.
+    draws: uniform numbers in [0, 1) that an example takes, 0 for all but views that draw; with others than 0,
+      gather(indices, uniform [n, draws]).
+    arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
   """
 
   in_memory: bool
@@ -87,12 +90,15 @@ class Arrays:
 
 
 class Decoded:
-  """A source that decodes examples when they are asked for: `read([i, ...])` may run in several threads at once, and in
-  other processes if it can be pickled.
+  """A source that decodes examples when they are asked for.
 
-  arrays: features of all examples, by name, that are known without decoding.
-  look: of pictures of any size: (view, [i, ...], uniform [n, draws]) -> examples as seen through a view.
-  view: what they are seen through, None for `read`.
+  Attributes:
+    length: the number of examples.
+    read: indices -> their examples. It may run in several threads at once, and in other processes if it can be pickled.
+    arrays: features of all examples, by name, that need no decoding.
+    about: what the source says of how it was read.
+    look: of pictures of any size: (view, indices, uniform [n, draws]) -> examples as seen through a view.
+    view: what they are seen through, None for `read`.
   """
 
   in_memory = False

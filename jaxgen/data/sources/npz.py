@@ -23,7 +23,14 @@ from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, 
 
 
 class Place(NamedTuple):
-  """Where an array lies in a file, and what it is. offset: of its first byte, None where it is compressed."""
+  """Where an array lies in a file, and what it is.
+
+  Attributes:
+    offset: the position of its first byte; None: it is compressed.
+    shape: its shape.
+    fortran: whether it is stored in Fortran order.
+    dtype: its dtype.
+  """
 
   offset: int | None
   shape: tuple[int, ...]
@@ -75,7 +82,13 @@ class Mapped:
   in_memory, draws = False, 0
 
   def __init__(self, path: Path, places: Mapping[str, Place], mapped: Examples):
-    """mapped: the arrays that lie in these places, {name: [N, ...]}, labels as int32."""
+    """Reads the labels.
+
+    Args:
+      path: the file.
+      places: where its arrays lie.
+      mapped: these arrays, {name: [N, ...]}, labels as int32.
+    """
     self.path, self.places, self.mapped, self.about = path, places, mapped, About()
     self.arrays = {"label": np.array(mapped["label"])} if "label" in mapped else {}
 

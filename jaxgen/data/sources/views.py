@@ -33,7 +33,10 @@ class RandomResizedCrop(NamedTuple):
   `ratio`, the first that fits, at a uniform place; where none does, the largest in the middle within `ratio`. It is cut
   out, so that nothing from beside it comes in, and stretched to the size.
 
-  area: least and largest share of the picture's area.
+  Attributes:
+    area: least and largest share of the picture's area.
+    ratio: least and largest width to height.
+    resample: the filter.
   """
 
   area: tuple[float, float] = (0.08, 1.0)
@@ -68,7 +71,9 @@ class RandomResizedCrop(NamedTuple):
 class CenterCrop(NamedTuple):
   """The middle of the picture, for evaluation, as torchvision's Resize(size / share) and CenterCrop(size) show it.
 
-  share: of the shorter side, 224 / 256 for most published numbers.
+  Attributes:
+    share: of the shorter side, 224 / 256 for most published numbers.
+    resample: the filter.
   """
 
   share: float = 0.875
