@@ -115,6 +115,9 @@ def arguments(description: str, shapes: dict, default: list[str]) -> argparse.Na
 
 
 def run(tasks: Sequence[str], options: argparse.Namespace) -> None:
+  from jaxgen.core.environment import use_huge_pages  # (a peer's interpreter need not have jaxgen)
+
+  use_huge_pages()  # as the command line does; the competitors inherit it, PyTorch's too
   results = []
   for task, name in itertools.product(tasks, options.shapes):
     own = {"batch": options.batch, "updates": options.updates, "sampling_steps": options.sampling_steps}

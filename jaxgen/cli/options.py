@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxgen.core.errors import UserError
+from jaxgen.data import ahead
 from jaxgen.engine.arguments import as_flag
 
 Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
@@ -35,6 +36,12 @@ def cluster_options() -> Options:
 CHECKPOINT = {
   "checkpoint": option(str, "the run's last checkpoint, its best where the config keeps it, or a step", "last")
 }
+
+
+def workers_option() -> Options:
+  """The option of commands that read data sets larger than the memory."""
+  help = "processes that read and decode data which is not in memory, 0 for threads; the bits do not depend on it"
+  return {"workers": option(int, help, ahead.of_machine())}
 
 
 def parse(
@@ -101,7 +108,12 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   )
   if cluster:
     join(given)
-  return load(subject, fsdp=given.get("fsdp", 1), checkpoint=given.get("checkpoint", "last"), **changed), given
+  how = {
+    "fsdp": given.get("fsdp", 1),
+    "checkpoint": given.get("checkpoint", "last"),
+    "workers": given.get("workers", 0),
+  }
+  return load(subject, **how, **changed), given
 
 
 def check_out(path: pathlib.Path, flag: str = "--out") -> None:

@@ -35,7 +35,6 @@ from jaxgen.core.errors import Stopped, UserError, in_words
 from jaxgen.data import pipeline
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.cluster import agreed, by_main, check_shared, errors_of_all
-from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.program import NOT_MADE
 from jaxgen.engine.progress import Progress
@@ -67,17 +66,6 @@ class Hook(NamedTuple):
 
 class Diverged(UserError):
   """Losses or gradients have not been finite for too long."""
-
-
-def batches(experiment: Experiment, seed: int) -> pipeline.Stream:
-  """This process's part of the run's batches."""
-  return pipeline.Stream(
-    experiment.data.source(experiment.data.train),
-    seed,
-    experiment.batch_size,
-    process=jax.process_index(),
-    processes=jax.process_count(),
-  )
 
 
 def cuts(start: int, steps: int, size: int, hooks: Sequence[Hook]) -> Iterator[tuple[int, int]]:
@@ -155,7 +143,7 @@ class _Training:
     self.checkpoints = RunCheckpoints(
       run.folder, e.method.frozen, keep=e.keep, best=e.best, meta={"config": run.config.name}
     )
-    self.stream = batches(e, run.seed)
+    self.stream = run.batches()
     self.log = self.window = None
     self.hooks = [Hook("", e.checkpoint_every, self.save, lambda step: False)]  # `Checkpoints.save` sees what is there
     if e.method.sample is not None and e.samples:
@@ -213,7 +201,7 @@ class _Training:
       self.progress.say(str(warning.message))
     frozen = {}  # what a new run has read and saved
     if restored is None:
-      first = {name: x[0] for name, x in self.stream.take(0, 1).items()}
+      first = self.stream.first()
       run.experiment.method.check(run.program.prepared(first))
       run.state = run.program.init(run.seed, first)
       frozen = self.checkpoints.save_frozen(run.state)

@@ -33,6 +33,7 @@ class Run:
     experiment: the experiment that they build.
     seed: the run's seed.
     state: the training state; a finished run's is restored when it is first asked for.
+    workers: processes that read data which is not in memory; 0: threads of this process.
   """
 
   def __init__(
@@ -45,6 +46,7 @@ class Run:
     fsdp: int = 1,
     checkpoint: str | int = "last",
     devices: list | int | None = None,
+    workers: int = 0,
   ):
     """Builds the experiment; the state is made or restored when it is first asked for.
 
@@ -56,12 +58,14 @@ class Run:
       fsdp: as in `make_mesh`.
       checkpoint: the checkpoint that `state` is restored from, see `load`.
       devices: as in `make_mesh`.
+      workers: as in `pipeline.Stream`.
     """
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
     self._fsdp, self._checkpoint, self._devices = fsdp, str(checkpoint), devices
+    self.workers = workers
     self._program = None
     self._state = None
 
@@ -143,6 +147,12 @@ class Run:
     """The state's number of training steps."""
     return int(self.state.step)
 
+  def batches(self) -> pipeline.Stream:
+    """This process's part of the batches that the run trains on."""
+    data, size = self.data, self.experiment.batch_size
+    process, processes = jax.process_index(), jax.process_count()
+    return pipeline.Stream(data.training(), self.seed, size, process, processes, data.repeats, self.workers)
+
   def conditions(self, index) -> dict[str, Any]:
     """The conditions of the samples with these indices [N]: {name: [N, ...]}."""
     return dict(self.experiment.conditions(index)) if self.experiment.conditions else {}
@@ -215,7 +225,7 @@ class Run:
     key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
-    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count())
+    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count(), self.workers)
     with pipeline.prefetch(lambda batch: batch, in_order) as ahead:
       for batch, count in ahead:
         values = self.program.evaluate(self.state, batch, key)
@@ -237,13 +247,16 @@ class Run:
     return drawn
 
 
-def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", **overrides: Any) -> Run:
+def load(
+  folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
+) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
   Args:
     folder: the run's folder.
     fsdp: as in `make_mesh`.
     checkpoint: "last"; "best", by the metric in `Experiment.best`; or a step.
+    workers: as in `pipeline.Stream`.
     **overrides: the config's arguments to change.
 
   Raises:
@@ -252,7 +265,8 @@ def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "l
   folder = Folder(folder)
   info = folder.info()
   config = load_kept(folder.path, info["config"])
-  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp, checkpoint=checkpoint)
+  arguments, options = {**info["arguments"], **overrides}, {"checkpoint": checkpoint, "workers": workers}
+  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, **options)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

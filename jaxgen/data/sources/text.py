@@ -92,7 +92,7 @@ def _pieces(text: str, size: int, path: Path) -> Codec:
 class Windows:
   """A source of `width` tokens in a row, the i-th from token i * stride on."""
 
-  in_memory = True
+  in_memory, draws = True, 0
 
   def __init__(self, tokens: Int[np.ndarray, "n"], width: int, stride: int, vocabulary: int):
     self.tokens, self.width, self.stride, self.vocabulary = tokens, width, stride, vocabulary

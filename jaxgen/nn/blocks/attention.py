@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.activations import gelu
-from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, check_rate
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, RMSNorm, check_rate
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
+Row = Float[Array, "batch _tokens features"]  # one of several
 Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
 xavier = nn.initializers.xavier_uniform()
 
@@ -126,6 +127,7 @@ class Attention(nn.Module):
     qkv_bias, out_bias: whether the projections have biases.
     dropout: dropout rate of the attention weights.
     scale: the factor of the logits; by default 1 / sqrt(features / heads).
+    qk_norm: normalise each head's queries and keys by RMS: Henry et al. 2020, https://arxiv.org/abs/2010.04245.
   """
 
   heads: int
@@ -133,6 +135,7 @@ class Attention(nn.Module):
   out_bias: bool = True
   dropout: float = 0.0
   scale: float | None = None
+  qk_norm: bool = False
   kernel_init: Any = xavier
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -177,6 +180,8 @@ class Attention(nn.Module):
       (q,) = heads(dense("q")(x), 1)
       keys_and_values = lambda: heads(dense("kv", 2)(context), 2)
       k, v = keys_and_values() if cache is None else self.variable("memory", "keys_and_values", keys_and_values).value
+    if self.qk_norm:
+      q, k = RMSNorm(name="norm_q", **dtypes)(q), RMSNorm(name="norm_k", **dtypes)(k)
     if rotate is not None:
       q, k = rotate(q), rotate(k)
     if cache is not None and context is None:
@@ -352,7 +357,8 @@ class Blocks(nn.Module):
   unroll: int = 1
 
   @nn.compact
-  def __call__(self, x: Tokens, index: Index = None, **attention: Any) -> Tokens:
+  def __call__(self, x: PyTree[Row], index: Index = None, **attention: Any) -> PyTree[Row]:
+    """x: tokens, or a pytree of several rows of them."""
     rates = self.drop_path if isinstance(self.drop_path, tuple) else np.linspace(0, self.drop_path, self.depth)
     check_rate("drop_path", float(np.max(rates, initial=0.0)))
     rates = jnp.asarray(rates, jnp.float32) if np.any(rates) else None
@@ -366,8 +372,8 @@ class Blocks(nn.Module):
       (x, kept), (rate, layer) = carry, inputs
       kept = dict(kept)
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
-      y = module(over_batch(x), index, 0.0 if rate is None else rate, **attention, **seen)
-      return (over_batch(y), kept), None
+      y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **attention, **seen)
+      return (jax.tree.map(over_batch, y), kept), None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # A context's keys and values have the batch as their first axis, like everything that decoding carries.

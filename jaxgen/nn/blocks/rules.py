@@ -64,15 +64,17 @@ class Bilinear:
   Attributes:
     plain: f in operations that JAX differentiates. All platforms but CPUs use it and its transposes.
     cpu: functions for CPUs: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)). None in
-      place of one of the last two stands for the transpose of the first.
+      place of one of the last two stands for the transpose of the first, or of `transposed`.
     options: hashable further arguments of f.
     channelwise: each channel of y depends on the same channel of x, and not on all channels.
+    transposed: f in other operations, whose transposes a CPU uses in place of those of the first function in `cpu`.
   """
 
   plain: Callable[..., Array]
   cpu: tuple[Callable[..., Array], Callable[..., Array] | None, Callable[..., Array] | None]
   options: tuple = ()
   channelwise: bool = False
+  transposed: Callable[..., Array] | None = None
 
   def __call__(self, x: Float[Array, "B H W I"], w: Float[Array, "h w C O"]) -> Float[Array, "B P Q O"]:
     x, w = _alike((x, w))
@@ -121,6 +123,8 @@ def _bilinear_cpu(a, b, *, rule, result, x_shape, w_shape, batches):
   if own is not None:
     f = lambda a, b: own(a, b, shape, *rule.options)
   elif result != "y":
+    whole = rule.transposed or forward
+    f = lambda x, w: whole(x, w, *rule.options)
     f = partial(_transposed, f, result, x_shape=x_shape, w_shape=w_shape)
   for _ in range(batches):
     f = jax.vmap(f)
