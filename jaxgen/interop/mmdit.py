@@ -12,7 +12,12 @@ from jaxgen.nn.transformers.mmdit import MMDiT
 
 
 def _blocks(network: MMDiT, block: Callable[[int, str, bool, bool], list[Entry]]) -> list[Entry]:
-  """block: (number, ours, whether the picture attends to itself alone, whether it is the last) -> entries."""
+  """The entries of all blocks.
+
+  Args:
+    network: the network.
+    block: (number, our path, whether the picture also attends to itself alone, whether it is the last) -> its entries.
+  """
   last = network.depth - 1
   return [
     *stacked([block(i, "params/first/blocks", True, False) for i in range(network.dual)]),

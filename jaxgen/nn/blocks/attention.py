@@ -358,7 +358,13 @@ class Blocks(nn.Module):
 
   @nn.compact
   def __call__(self, x: PyTree[Row], index: Index = None, **attention: Any) -> PyTree[Row]:
-    """x: tokens, or a pytree of several rows of them."""
+    """The last block's output.
+
+    Args:
+      x: tokens, or a pytree of several rows of tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      **attention: further arguments of a block.
+    """
     rates = self.drop_path if isinstance(self.drop_path, tuple) else np.linspace(0, self.drop_path, self.depth)
     check_rate("drop_path", float(np.max(rates, initial=0.0)))
     rates = jnp.asarray(rates, jnp.float32) if np.any(rates) else None
