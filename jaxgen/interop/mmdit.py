@@ -78,7 +78,12 @@ def authors(network: MMDiT) -> list[Entry]:
   model = "model.diffusion_model"
 
   def row(theirs: str, name: str, ours: str, last: bool) -> list[Entry]:
-    """One row's half of a block. name: "picture" or "text". last: nothing but keys and values is wanted of it."""
+    """The entries of the picture's or the text's half of a block.
+
+    Args:
+      name: "picture" or "text".
+      last: the half has only keys and values.
+    """
     before = "" if name == "picture" else "text_"
     entries = [
       *affine(f"{theirs}.adaLN_modulation.1", f"{ours}/{before}modulation/dense"),

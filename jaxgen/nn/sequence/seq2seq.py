@@ -10,8 +10,8 @@ every step. Two decoders:
     logits = network.apply({"params": params}, source, target, mask)
     step, carry = network.stepper(params, source, mask, length)    # for `jaxgen.decoding`
 
-Cells are `nn.recurrent`'s, in both directions and in layers; the papers' RNNsearch is `Seq2Seq(30_000, 30_000, 1_000,
-620, "gru")`, whose gated unit resets before the product with h and not after it.
+Cells are `nn.sequence.recurrent`'s, in both directions and in layers; the papers' RNNsearch is `Seq2Seq(30_000, 30_000,
+1_000, 620, "gru")`, whose gated unit resets before the product with h and not after it.
 
 Tokens are integers [B, T]. A mask [B, S] is True for tokens of the source and False for padding, which comes last.
 """
