@@ -1,7 +1,7 @@
-"""Autoregressive models of vectors and images: log p(x) = sum_k log p(x_k | x_<k), whatever network gives the terms.
+"""Autoregressive models of vectors and images: log p(x) = sum_k log p(x_k | x_<k), with any autoregressive network.
 
-A network maps all of x to the parameters of every conditional at once (`jaxgen.nn.autoregressive.made`, `.pixelcnn`,
-`.pixelcnnpp`), and a distribution says what they are parameters of (`jaxgen.probability.distributions`).
+A network maps x to the parameters of all conditionals at once (`jaxgen.nn.autoregressive.made`, `.pixelcnn`,
+`.pixelcnnpp`); they are the parameters of a distribution (`jaxgen.probability.distributions`).
 """
 
 import math
@@ -20,7 +20,7 @@ from jaxgen.probability.distributions import Distribution, check_values, nll_nam
 
 
 class Model(NamedTuple):
-  """A network, the distribution that its outputs are parameters of, and what they are of."""
+  """A network, the distribution whose parameters it gives, and the data's spec."""
 
   network: Any
   distribution: Distribution
@@ -28,7 +28,7 @@ class Model(NamedTuple):
 
   @property
   def draws(self) -> int:
-    """K, of an example."""
+    """K, the number of draws of an example."""
     return self.spec.size // self.distribution.values
 
   @property
@@ -40,7 +40,7 @@ class Model(NamedTuple):
     return getattr(self.network, "classes", None)
 
   def labels(self, batch: Batch) -> dict[str, Array]:
-    """What a network with classes is told of a batch."""
+    """The network's keyword arguments for a batch: its labels, if the network has classes."""
     return {} if self.classes is None else {"label": batch["label"]}
 
 

@@ -60,14 +60,15 @@ class SkipBlock(nn.Module):
 class UViT(nn.Module):
   """The network of x_t, a time and a class.
 
-  patch: side of a patch, in pixels or latents.
-  width: number of features of a token.
-  depth: blocks without the one in the middle; even.
-  heads: of the attention.
-  classes: of a class-conditional network, one of which may stand for no class; None: it is told no class.
-  out_channels: of the output.
-  eps: of the layer norms.
-  remat: keep only each block's input for the backward pass, and compute the rest again.
+  Attributes:
+    patch: side of a patch, in pixels or latents.
+    width: number of features of a token.
+    depth: blocks without the one in the middle; even.
+    heads: of the attention.
+    classes: of a class-conditional network, one of which may stand for no class; None: it is told no class.
+    out_channels: of the output.
+    eps: of the layer norms.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
   """
 
   patch: int

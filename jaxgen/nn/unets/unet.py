@@ -29,17 +29,17 @@ def initializer(scale: float = 1.0):
 
 
 class ResidualBlock(nn.Module):
-  """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input (through a dense layer where the width changes).
+  """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input (through a dense layer if the width changes).
 
-  What follows the dtypes are choices of later networks:
+  The attributes after the dtypes are choices of later networks.
 
   Attributes:
-    scale_shift: time scales and shifts what the second norm gives, (1 + scale) h + shift, instead of being added
-      before.
+    scale_shift: the time embedding scales and shifts the second norm's output, (1 + scale) h + shift, instead of being
+      added before the norm.
     resample: doubles or halves the image before the first conv, and the input too.
-    project: an input that is resampled goes through the dense layer even if its width stays.
-    gain: of the sum of both branches.
-    kernel_init: scale -> initialiser; the last conv's has scale 1e-10, almost zero.
+    project: a resampled input goes through the dense layer even if the width does not change.
+    gain: factor of the sum of both branches.
+    kernel_init: scale -> initialiser; the last conv has scale 1e-10, almost zero.
   """
 
   features: int
@@ -83,8 +83,8 @@ class Attention(nn.Module):
   """Self-attention over all positions of a feature map, with a residual connection.
 
   Attributes:
-    gain: of the sum of both branches.
-    kernel_init: scale -> initialiser; the last layer's has scale 1e-10, almost zero.
+    gain: factor of the sum of both branches.
+    kernel_init: scale -> initialiser; the last layer has scale 1e-10, almost zero.
   """
 
   groups: int | None  # None: as many as fit
@@ -118,7 +118,7 @@ def u_shape(
   attention: Sequence[int] = (),
   attention_up: Literal["every", "last"] = "every",
 ) -> Float[Array, "batch height width features"]:
-  """Down through the levels, a middle, and up again, where every block is also given what was left on the way down.
+  """A U-Net's levels down, its middle, and its levels up, where each block also gets a map from the way down.
 
   Args:
     h: the features at full resolution.
@@ -158,7 +158,7 @@ def u_shape(
 
 
 def check(x: Array, levels: int, label: Array | None, classes: int | None, attention: Sequence[int] = ()):
-  """Whether a U-Net can take this image and label.
+  """Checks that a U-Net can take this image and label.
 
   Raises:
     UserError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention
@@ -191,15 +191,15 @@ class UNet(nn.Module):
     channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
     multipliers: one entry per level.
     blocks: residual blocks per level on the way down, one more on the way up.
-    attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention; one
-      more is always in the middle, between two residual blocks.
-    dropout: rate, inside each residual block.
+    attention: resolutions (heights of the feature map, in pixels) with attention after each residual block. There is
+      always attention in the middle, between two residual blocks.
+    dropout: dropout rate inside each residual block.
     classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
-    out_channels: of the output.
-    heads: of the attention.
+    out_channels: channels of the output.
+    heads: number of attention's heads.
     remat: keep only each residual block's input for the backward pass, and compute the rest again.
-    dtype: of the computation; normalisation statistics and softmax are at least float32.
-    param_dtype: of the parameters.
+    dtype: dtype of the computation; normalisation statistics and softmax are float32 or wider.
+    param_dtype: dtype of the parameters.
   """
 
   channels: int = 128
