@@ -56,8 +56,9 @@ class ResidualBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Map, embedding: Float[Array, "batch e"], index: Int[Array, "batch"] | None
+    self, x: Map, embedding: Float[Array, "batch e"] | None = None, index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch h w {self.features}"]:
+    """embedding: of the time; None in networks that are told none."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
     init = self.kernel_init
@@ -66,7 +67,10 @@ class ResidualBlock(nn.Module):
     if self.resample is not None:
       h, x, project = self.resample(h), self.resample(x), project or self.project
     h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h)
-    time = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)(nn.silu(embedding))
+    time = None
+    if embedding is not None:
+      dense = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)
+      time = dense(nn.silu(embedding))
     if self.scale_shift:
       scale, shift = jnp.split(wide(time), 2, axis=-1)
       h = scale_shift(norm("norm_2", h)(h), jnp.zeros_like(scale), 1 + scale, shift)
