@@ -1,6 +1,7 @@
 """Multistep sampling of a consistency model: Song et al. 2023, https://arxiv.org/abs/2303.01469, Algorithm 1."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.keys import normal
 from jaxgen.diffusion.sampling import Solver
@@ -13,13 +14,13 @@ def consistency(schedule: Schedule) -> Solver:
   f is the x_0 of `denoise`: a sample with the noise r_min, which is why less is added. A step to clean data returns f.
   One step from T is one network call and draws nothing.
   """
-  t_min = jnp.asarray(schedule.t_min, jnp.result_type(float))
+  t_min = np.array([schedule.t_min])
+  r_min = float((schedule.sigma(t_min) / schedule.alpha(t_min))[0])
 
   def step(denoise, carry, x, t, s, keys):
     f = denoise(x, t)[0]
     alpha, sigma = schedule.alpha(s), schedule.sigma(s)
-    least = (alpha * schedule.sigma(t_min) / schedule.alpha(t_min)).astype(x.dtype)
-    std = jnp.sqrt(jnp.maximum(sigma**2 - least**2, 0))
+    std = jnp.sqrt(jnp.maximum(sigma**2 - (alpha * r_min) ** 2, 0))
     return alpha * f + std * normal(keys, x.shape[1:], x.dtype), carry
 
   return Solver(schedule, init=lambda x: (), step=step, to_clean="step")
