@@ -334,7 +334,8 @@ class Checkpoints:
     }
     try:
       # Not the checkpointer's restore: it ends with a barrier that a process with an error never reaches.
-      restored = Handler().restore(epath.Path(str(path)), args=Restore(_nested(stored), _nested(restore_args)))
+      largest = max((x.size * x.dtype.itemsize for x in stored.values()), default=0)
+      restored = Handler(largest).restore(epath.Path(str(path)), args=Restore(_nested(stored), _nested(restore_args)))
       data = named_leaves(restored)
     except Exception as e:  # whatever a damaged file makes TensorStore, Orbax or the json module raise
       problem = f"it cannot be read: {type(e).__name__}"

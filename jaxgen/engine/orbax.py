@@ -16,6 +16,7 @@ from jaxgen.core import files
 
 TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax appends it to the name of a folder that it is still writing
 DELETING = ".deleting"  # appended before a folder is deleted, so that half of a checkpoint never bears a step's name
+READING = 256e6  # bytes that a restore reads at once: it holds them twice until they are on the devices
 DONE = "commit_success.txt"
 
 
@@ -76,11 +77,13 @@ def orbax_parts():
   class Handler(ocp.PyTreeCheckpointHandler):
     """Arrays as Orbax stores them, and a manifest that is written when they are on the disk, before the renaming."""
 
-    def __init__(self):
+    def __init__(self, largest: int = 0):
+      """largest: bytes of the largest array. Arrays are read one after the other where each exists twice meanwhile."""
       # A replica is written whole by one device: cutting arrays between replicas compiles a slice for every shape.
       arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
       registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-      super().__init__(type_handler_registry=registry, use_compression=False)
+      most = max(READING, 2 * largest) / 1e9
+      super().__init__(type_handler_registry=registry, use_compression=False, restore_concurrent_gb=most)
       self.describe = None  # (folder) -> None writes the manifest; set before each save
 
     def finalize(self, directory) -> None:
