@@ -17,12 +17,14 @@ BATCH = 16
 class Case(NamedTuple):
   """A method to be tested.
 
-  build: dtype of parameters and computation -> the method at a size for tests.
-  data: what it learns from.
-  conditions: number of samples -> what each is asked for.
-  whole: a word of the reason for which it takes its batch whole, no microbatches and no pmap; None where it takes them.
-  falls: the end of the name of a metric that falls when it learns; None where none does.
-  pmap: whether the test of pmap runs it; a few methods stand for all.
+  Attributes:
+    build: dtype of parameters and computation -> the method at a size for tests.
+    data: what it learns from.
+    conditions: number of samples -> what each is asked for.
+    whole: a word of the reason for which it takes its batch whole, no microbatches and no pmap; None where it takes
+      them.
+    falls: the end of the name of a metric that falls when it learns; None where none does.
+    pmap: whether the test of pmap runs it; a few methods stand for all.
   """
 
   build: Callable[[Any], Method]

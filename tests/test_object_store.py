@@ -9,7 +9,7 @@ import time
 import conftest
 import pytest
 import tiny
-from test_cli import command, error_of, finish, start, state_sha, two_processes
+from test_cli import command, error_of, finish, process, start, state_sha, two_processes
 
 from jaxgen.core import files
 from jaxgen.engine import claims
@@ -123,8 +123,8 @@ def test_killed_and_resumed_is_bit_equal(bucket, tmp_path):
     assert training.poll() is None, training.communicate()
     training.kill()
     training.communicate()
-  command("train", config, *words)
-  command("train", config, "--runs", tmp_path, "--steps", 600, "--checkpoint-every", 25)
+  process("train", config, *words)  # of one device, as before
+  process("train", config, "--runs", tmp_path, "--steps", 600, "--checkpoint-every", 25)
   assert state_sha(f"{bucket}/killed/tiny") == state_sha(tmp_path / "tiny")
 
 

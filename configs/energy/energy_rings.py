@@ -46,9 +46,10 @@ from jaxgen.show import figures
 class Preset(NamedTuple):
   """A method's training.
 
-  module: whose `energies` the network's are.
-  warmup: updates over which the learning rate rises.
-  clip: the gradient's largest norm.
+  Attributes:
+    module: whose `energies` the network's are.
+    warmup: updates over which the learning rate rises.
+    clip: the gradient's largest norm.
   """
 
   module: ModuleType

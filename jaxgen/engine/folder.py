@@ -14,7 +14,7 @@ TOGETHER = 10.0  # seconds of lines that are added to metrics.jsonl at once on a
 
 
 class Folder:
-  """A run's folder, in a file system or on an object store: what is in it, and who may write it.
+  """A run's folder, in a file system or on an object store: its files and its lock.
 
   Raises:
     UserError: as `files.place`.
@@ -57,10 +57,10 @@ class Folder:
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
   def lock(self, say: Callable[[str], Any] = lambda text: None) -> None:
-    """Claims the folder for this process until it ends; it is made if need be. say: is told where this takes long.
+    """Locks the folder for this process until it ends, and makes it if needed. `say` is told when this takes long.
 
     Raises:
-      UserError: another process writes it, or it cannot be made.
+      UserError: another process has the lock, or the folder cannot be made.
     """
     try:
       self._claim = claim(self.path, "choose another --name", say)
@@ -79,7 +79,7 @@ class Folder:
       self._claim.check()
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole: one that a kill cut short, or that is damaged, is left out."""
+    """The lines of metrics.jsonl, without damaged lines and lines that a kill cut short."""
     return [line for line in map(_line, self._metrics()) if line is not None]
 
   def _metrics(self) -> list[bytes]:
@@ -95,8 +95,10 @@ class Folder:
     return {k: v for k, v in lines[-1].items() if k not in ("step", "kind")} if lines else None
 
   def keep_metrics_until(self, step: int) -> int:
-    """Drops the lines that a run, resumed at `step`, will write again, and those that are damaged, whose number it
-    returns; a last one that a kill cut short does not count."""
+    """Drops damaged lines, and lines of steps after `step`, which a run that is resumed there writes again.
+
+    Returns the number of damaged lines. A last line that a kill cut short does not count.
+    """
     damaged = sum(_line(line) is None for line in self._metrics()[:-1])
     lines = [line for line in self.metrics() if line["step"] <= step]
     files.write(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
@@ -122,7 +124,7 @@ class Folder:
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
-  """A line of metrics.jsonl, with its step and kind; None where it is none."""
+  """A parsed line of metrics.jsonl, with its step and kind; None if the line is damaged."""
   try:
     line = json.loads(text)
   except ValueError:  # not JSON, not UTF-8

@@ -1,7 +1,7 @@
-"""Orbax as checkpoints use it: it writes arrays in the background, and calls us before it says that they are there.
+"""Orbax, set up for checkpoints: it writes arrays in the background, and calls us before it declares them complete.
 
 In a file system a checkpoint is written under a temporary name and renamed. On an object store, which renames nothing,
-it is whole when it has the file DONE, which is written last and deleted first.
+it is complete when it has the file DONE, which is written last and deleted first.
 """
 
 import functools
