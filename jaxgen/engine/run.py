@@ -1,13 +1,13 @@
 """A run: an experiment, its folder, and its state at some step."""
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
@@ -248,7 +248,7 @@ class Run:
 
 
 def load(
-  folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
+  folder: files.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
 ) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
