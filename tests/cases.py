@@ -23,6 +23,9 @@ class Case(NamedTuple):
   whole: a word of the reason for which it takes its batch whole, no microbatches and no pmap; None where it takes them.
   falls: the end of the name of a metric that falls when it learns; None where none does.
   pmap: whether the test of pmap runs it; a few methods stand for all.
+  unit: (a number's name in `evaluate`, or its value where it is known at a run's first state; how many values, tokens,
+    codes or labels of an example each loss is a mean over). Losses times these sum to about that number. None where
+    losses are of energies, whose level is free.
   """
 
   build: Callable[[Any], Method]
@@ -31,3 +34,4 @@ class Case(NamedTuple):
   conditions: Callable[[int], dict[str, np.ndarray]] = lambda n: {}
   falls: str | None = "loss"
   pmap: bool = False
+  unit: tuple[str | float, dict[str, int]] | None = None

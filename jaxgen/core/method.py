@@ -63,9 +63,9 @@ class Player(NamedTuple):
 
   loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
     to its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers
-    returns `state.buffers`. Its unit is nats per example, or said by the method: diffusion and VDM take a mean per
-    entry, sequences nats per token, score matching no nats. What is not scaled with a loss depends on that: a coupled
-    weight decay, a clip, Adam's eps.
+    returns `state.buffers`. It is a mean over examples and over what it predicts of each: nats or squared error per
+    value, token, code or score; per example where that is one label, one decision or one energy. A coupled weight
+    decay, a clip and Adam's eps are in this unit.
   optimizer: clipping, schedules and weight decay are optax's. It counts every update.
   mean: the loss is a mean over the batch's examples, each with its own noise. One that is not (batch statistics,
     contrast within the batch, chains) takes neither microbatches nor pmap.
