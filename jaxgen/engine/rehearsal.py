@@ -33,11 +33,17 @@ NEEDS_VALUES = (
 def rehearse(run: Run) -> list[str] | None:
   """Tries the samples of a run, what shows them, its evaluators, `best` and its figures.
 
-  Returns the names of the numbers that its evaluators give; None where that cannot be told yet.
+  Returns the names of the numbers that its evaluators give; None where that cannot be told yet. A run is tried once.
 
   Raises:
     UserError: one cannot work, in words. Whatever else is raised comes with a note of what was tried.
   """
+  if run.rehearsed is None:
+    run.rehearsed = (_rehearse(run),)
+  return run.rehearsed[0]
+
+
+def _rehearse(run: Run) -> list[str] | None:
   e = run.experiment
   if e.method.sample is not None and e.samples:
     try:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.again import again
 from jaxgen.nn.blocks.conv import NHWC, conv, conv_of_doubled
 from jaxgen.nn.blocks.rules import linear
 
@@ -276,7 +277,7 @@ def _layer_norm(x, scale, bias, eps, dtype):
 class LayerNorm(nn.Module):
   """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in at least float32.
 
-  Its gradient keeps x, and normalises it again; outside of a loop the compiler may keep what is normalised.
+  Its gradient keeps x, and normalises it again.
   """
 
   eps: float = 1e-6
@@ -287,8 +288,7 @@ class LayerNorm(nn.Module):
   def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
-    normalised = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=(3, 4))
-    return normalised(x, scale, bias, self.eps, self.dtype or x.dtype)
+    return again(_layer_norm, static_argnums=(3, 4))(x, scale, bias, self.eps, self.dtype or x.dtype)
 
 
 class BatchNorm(nn.Module):
