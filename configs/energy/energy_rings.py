@@ -46,9 +46,10 @@ from jaxgen.show import figures
 class Preset(NamedTuple):
   """A method's training.
 
-  module: whose `energies` the network's are.
-  warmup: updates over which the learning rate rises.
-  clip: the largest norm of the gradient of a loss per point.
+  Attributes:
+    module: whose `energies` the network's are.
+    warmup: updates over which the learning rate rises.
+    clip: the largest norm of the gradient of a loss per point.
   """
 
   module: ModuleType

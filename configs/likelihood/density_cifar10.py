@@ -29,7 +29,12 @@ from jaxgen.probability.distributions import Distribution, categorical, logistic
 
 
 class Preset(NamedTuple):
-  """network: of a width and of the number of classes. optimizer: of a learning rate and the number of steps."""
+  """A network and its recipe.
+
+  Attributes:
+    network: (width, number of classes) -> the network.
+    optimizer: (learning rate, number of steps) -> the optimizer.
+  """
 
   network: Callable[[int, int | None], nn.Module]
   width: int

@@ -36,7 +36,13 @@ from jaxgen.probability.distributions import Distribution, bernoulli, categorica
 
 
 class Preset(NamedTuple):
-  """network: of a width, hidden units or features. width: None where it has none. clip: the gradient's largest norm."""
+  """A network and its recipe.
+
+  Attributes:
+    network: width -> the network.
+    width: hidden units or features; None: the network has no width.
+    clip: the gradient's largest norm; None: no limit.
+  """
 
   network: Callable[[int], nn.Module]
   width: int | None

@@ -32,7 +32,13 @@ from jaxgen.probability.distributions import bernoulli
 
 
 class Preset(NamedTuple):
-  """network: of a width, hidden units or features. width: None where it has none. nats: the paper's."""
+  """A network and its recipe.
+
+  Attributes:
+    network: width -> the network.
+    width: hidden units or features; None: the network has no width.
+    nats: the paper's number, in nats.
+  """
 
   network: Callable[[int], nn.Module]
   width: int | None

@@ -58,7 +58,13 @@ def adamax(rate: float, batch_size: int) -> optax.GradientTransformation:
 
 
 class Preset(NamedTuple):
-  """bijection: of a width, the networks' features, and a dtype. optimizer: of a learning rate and the batch's size."""
+  """A flow and its recipe.
+
+  Attributes:
+    bijection: (width, dtype) -> the flow.
+    width: features of the coupling layers' networks.
+    optimizer: (learning rate, batch size) -> the optimizer.
+  """
 
   bijection: Callable[[int, Any], Any]
   width: int

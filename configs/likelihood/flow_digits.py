@@ -35,7 +35,12 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """bijection: of a width, hidden units or features."""
+  """A flow and its recipe.
+
+  Attributes:
+    bijection: width -> the flow.
+    width: hidden units or features of the coupling layers' networks.
+  """
 
   bijection: Callable[[int], Any]
   width: int

@@ -28,7 +28,12 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """binarized: "once" is the fixed binarization. nats: the paper's, None where there is none."""
+  """A model of a paper.
+
+  Attributes:
+    binarized: "once" is the fixed binarization; "anew" draws it in every epoch.
+    nats: the paper's number, in nats; None: the paper has none.
+  """
 
   binarized: Literal["once", "anew"]
   hidden: tuple[int, ...]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxgen.core.errors import UserError
+from jaxgen.data import ahead
 from jaxgen.engine.arguments import as_flag
 from jaxgen.engine.folder import Folder
 
@@ -38,6 +39,12 @@ CHECKPOINT = {
 }
 
 
+def workers_option() -> Options:
+  """The option of commands that read data sets larger than the memory."""
+  help = "processes that read and decode data which is not in memory, 0 for threads; the bits do not depend on it"
+  return {"workers": option(int, help, ahead.of_machine())}
+
+
 def parse(
   command: str,
   words: list[str],
@@ -48,7 +55,8 @@ def parse(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Parses a command's options and the arguments of a config (an `engine.config.Config`), all of them flags.
 
-  arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
+  Args:
+    arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
 
   Returns:
     (the options, those of the config's arguments that a flag has changed)
@@ -85,7 +93,8 @@ def join(options: Mapping[str, Any]) -> None:
 def load_run(command: str, subject: str, words: list[str], options: Options, description: str, *, cluster: bool = True):
   """(a run with some of its config's arguments changed by flags, the command's options).
 
-  cluster: several processes may give the command together; joins their job.
+  Args:
+    cluster: several processes may give the command together; joins their job.
   """
   from jaxgen.engine.run import load
 
@@ -100,7 +109,12 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   )
   if cluster:
     join(given)
-  return load(subject, fsdp=given.get("fsdp", 1), checkpoint=given.get("checkpoint", "last"), **changed), given
+  how = {
+    "fsdp": given.get("fsdp", 1),
+    "checkpoint": given.get("checkpoint", "last"),
+    "workers": given.get("workers", 0),
+  }
+  return load(subject, **how, **changed), given
 
 
 def folder_of(runs: pathlib.Path, name: str | None, otherwise: str) -> Folder:

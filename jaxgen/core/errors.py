@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UserError(Exception):
-  """Something that the user gave cannot be used. The message is one sentence that names the thing and the way out."""
+  """Something that the user gave cannot be used. The message is one sentence that names it and a way out."""
 
 
 class Stopped(Exception):
@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-  """Whether an error, or one that it came from, is that of a full disk; TensorStore and Orbax wrap the system's."""
+  """Whether an error, or one that caused it, says that the disk is full: TensorStore and Orbax wrap the system's."""
   while error is not None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       return True
@@ -37,7 +37,7 @@ WAYS_OUT = {
 
 
 def in_words(error: BaseException) -> str | None:
-  """A sentence for what the system, its memory or its devices refuse; None for any other error."""
+  """A sentence for an error of the system, its memory or its devices; None for any other error."""
   text = str(error)
   if is_disk_full(error):
     return "the disk is full: free some space and start again"
@@ -68,9 +68,9 @@ def check_decays(decays: Iterable[Any]) -> None:
 
 
 def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
-  """Raises a UserError where a size, or one of several under the same name, is below the least.
+  """Raises a UserError if a size, or one entry of a sequence of sizes, is below `least`.
 
-  check_sizes("MADE", hidden=(500, 0))    MADE has hidden=(500, 0): it takes 1 or more
+  check_sizes("MADE", hidden=(500, 0)) says "MADE has hidden=(500, 0): it takes 1 or more".
   """
   for name, size in sizes.items():
     if any(each < least for each in (size if isinstance(size, Sequence) else [size])):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -10,17 +10,17 @@ from typing import BinaryIO
 
 
 def write(path: str | os.PathLike, contents: bytes | str) -> None:
-  """Writes a file that is either the old or the new one, whatever happens; its folder is made if need be."""
+  """Replaces a file's contents; whatever happens, the file has the old or the new ones. Makes its folder if needed."""
   with written(path) as file:
     file.write(contents.encode() if isinstance(contents, str) else contents)
 
 
 @contextlib.contextmanager
 def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
-  """A file to write into that takes the place of `path` when the block ends, and of nothing where it raises.
+  """A file that replaces `path` when the block ends, and is removed if the block raises.
 
-  Until then it has a name beside `path` that nobody can foresee, and is nobody else's: a link that waits under it is
-  not followed. What was written is on the disk before it is named, so that a power cut leaves no empty file.
+  Until then it has a random name beside `path`, and no existing file or link of that name is followed. Its contents are
+  on the disk before it is renamed, so that a power cut leaves no empty file.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,16 +42,16 @@ def _temporary_name() -> str:
 
 
 def remove_half_written(folder: pathlib.Path) -> None:
-  """Removes what `written` has left in a folder where the process was killed. Nobody else may be writing there."""
+  """Removes what `written` left in a folder when its process was killed. No other process may be writing there."""
   for path in folder.glob(".*.part"):
     if re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name):
       path.unlink()
 
 
 def append(path: str | os.PathLike, text: str) -> None:
-  """Adds lines to a file in one piece, so that what several processes add does not mix; its folder is made if need be.
+  """Adds lines to a file in one piece, so that lines of several processes do not mix. Makes its folder if needed.
 
-  A last line that was cut short is ended first, so that only it is lost.
+  If the file's last line was cut short, it is ended first, so that only that line is lost.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

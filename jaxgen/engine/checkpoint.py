@@ -1,12 +1,12 @@
 """Checkpoints: the state of a run, saved and restored on any mesh and by any number of processes.
 
 A checkpoint is a folder named after its step. Orbax writes it in the background under a temporary name and renames it
-when everything is there, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder.
-The arrays are stored under their names, and a manifest beside them has the hashes of everything (`engine.hashing`).
-Every process writes, hashes and reads what it holds of the arrays, and no more.
+when it is complete, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder. The
+arrays are stored under their names, and a manifest beside them has the hashes of everything (`engine.hashing`). Every
+process writes, hashes and reads only the parts of the arrays that it holds.
 
-Orbax and the file system hand over a flipped bit without a word; therefore `restore` computes the hash of what it read
-and goes back to the checkpoint before if it is not the one that was saved.
+Orbax and the file system do not notice a flipped bit. Therefore `restore` hashes what it has read, and uses the
+checkpoint before if the hash is not the one that was saved.
 """
 
 import concurrent.futures
@@ -62,7 +62,7 @@ class _Damaged(Exception):
 
 
 def _check(problem: str | None) -> None:
-  """Raises _Damaged in every process where any of them has met a problem."""
+  """Raises _Damaged in every process if any of them has met a problem."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -76,13 +76,13 @@ class Checkpoints:
   """The checkpoints in one folder. Every method is called by all processes.
 
   Reading (`steps`, `manifest`, `restore`) never changes the folder, so that samples can be drawn from a run that is
-  training. The first `save` removes what an interrupted one has left.
+  training. The first `save` removes what an interrupted save has left.
 
   Args:
-    folder: made by the first save.
-    keep: number of newest checkpoints that stay, at least 1; an older one is deleted when a newer one is on the disk.
-    best: (name of a metric, "min" or "max"): of those that were rated, the checkpoint with its best value stays too.
-    meta: what to keep in every checkpoint's manifest, as JSON.
+    folder: the folder; the first save makes it.
+    keep: number of newest checkpoints to keep, at least 1. An older one is deleted when a newer one is on the disk.
+    best: (name of a metric, "min" or "max"): the rated checkpoint with the best value is kept too.
+    meta: JSON data to keep in every checkpoint's manifest.
   """
 
   def __init__(
@@ -115,7 +115,7 @@ class Checkpoints:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
   def manifest(self, step: int) -> dict[str, Any]:
-    """What a checkpoint says of itself: step, sha256 (`state_hash`), metrics, meta, leaves ({name: `Leaf`}).
+    """A checkpoint's manifest: step, sha256 (`state_hash`), metrics, meta, leaves ({name: `Leaf`}).
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -128,12 +128,12 @@ class Checkpoints:
   # Saving
 
   def save(self, step: int, state: PyTree) -> None:
-    """Starts to save a state and returns when the state may be changed or donated; the rest is done in the background.
+    """Starts to save a state. Returns when the state may be changed or donated; the rest is done in the background.
 
-    A step that is saved already and good is not saved again.
+    A step that has a good checkpoint is not saved again.
 
     Raises:
-      UserError: the disk is full or the folder cannot be written; also for the save before this one.
+      UserError: the disk is full or the folder cannot be written, in this save or in the one before.
     """
     self.wait()
     step = int(step)
@@ -173,7 +173,7 @@ class Checkpoints:
       self._writer.save(self._path(step), args=Save(_nested(data)))
 
   def rate(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-    """Writes an evaluation's numbers to the checkpoint of its step, after it was saved; only the best stays by them.
+    """Adds an evaluation's numbers to the saved checkpoint of its step; `best` is chosen by them.
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be written.
@@ -192,7 +192,7 @@ class Checkpoints:
     """Returns when the last save is on the disk.
 
     Raises:
-      UserError: it could not be written, because the disk is full or for another reason that the system gives.
+      UserError: it could not be written, because the disk is full or for another reason.
     """
     if self._saving is None:
       return
@@ -207,12 +207,12 @@ class Checkpoints:
     self._saving = None
 
   def close(self) -> None:
-    """Waits for the last save, with its errors. To be called before the program ends."""
+    """Waits for the last save and raises its errors. Call it before the program ends."""
     self.wait()
 
   @contextmanager
   def _errors(self) -> Iterator[None]:
-    """Errors of a save, in words; what it has written so far is removed, and the next save may begin."""
+    """Turns errors of a save into a UserError, removes what the save has written, and allows the next save."""
     try:
       yield
     except Exception as e:
@@ -250,7 +250,7 @@ class Checkpoints:
         self._delete(step)
 
   def _best_step(self, steps: list[int]) -> set[int]:
-    """The step with the best metric, the later of two that are equal; none where no checkpoint has a number for it."""
+    """The step with the best metric, the later one of equals; empty if no checkpoint has a number for the metric."""
     name, mode = self._best
     values = {}
     for step in steps:
@@ -263,18 +263,18 @@ class Checkpoints:
   # Restoring
 
   def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree] | None:
-    """The newest checkpoint that is good, or that of a given step.
+    """Restores the newest good checkpoint, or that of a given step.
 
     Args:
-      like: the state's structure with shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`); without a
-        sharding an array goes to the first local device. The mesh need not be the one that saved.
+      like: the state's structure with shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`). An array
+        without a sharding goes to the first local device. The mesh may differ from the one that saved.
 
     Returns:
-      (its step, the state), None if there are no checkpoints. A damaged one is reported by a warning and the one before
-      it is used.
+      (its step, the state); None if there are no checkpoints. If a checkpoint is damaged, a warning says so and the one
+      before it is used.
 
     Raises:
-      UserError: there are checkpoints and none is good; it is of another configuration; there is none of `step`.
+      UserError: no checkpoint is good, it is of another configuration, or there is none of `step`.
     """
     self.wait()
     problems: dict[int, str] = {}

@@ -15,7 +15,7 @@ from jaxgen.core.errors import UserError
 
 
 class Folder:
-  """A run's folder: what is in it, and who may write it.
+  """A run's folder: its files and its lock.
 
   Raises:
     UserError: the path is an address on an object store, gs://... or s3://...
@@ -57,12 +57,12 @@ class Folder:
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
   def lock(self) -> str | None:
-    """Claims the folder for this process until it ends; it is made if need be.
+    """Locks the folder for this process until it ends, and makes it if needed.
 
-    Returns None, or a sentence where its file system has no locks, so that nothing keeps others from writing it.
+    Returns None, or a warning if the file system has no locks, so that other processes could write there.
 
     Raises:
-      UserError: another process writes it, or it cannot be made.
+      UserError: another process has the lock, or the folder cannot be made.
     """
     try:
       self._lock, note = locked(self.path, "choose another --name")
@@ -77,7 +77,7 @@ class Folder:
       self._lock = None
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole: one that a kill cut short, or that is damaged, is left out."""
+    """The lines of metrics.jsonl, without damaged lines and lines that a kill cut short."""
     return [line for line in map(_line, self._metrics()) if line is not None]
 
   def _metrics(self) -> list[bytes]:
@@ -92,8 +92,10 @@ class Folder:
     return {k: v for k, v in lines[-1].items() if k not in ("step", "kind")} if lines else None
 
   def keep_metrics_until(self, step: int) -> int:
-    """Drops the lines that a run, resumed at `step`, will write again, and those that are damaged, whose number it
-    returns; a last one that a kill cut short does not count."""
+    """Drops damaged lines, and lines of steps after `step`, which a run that is resumed there writes again.
+
+    Returns the number of damaged lines. A last line that a kill cut short does not count.
+    """
     damaged = sum(_line(line) is None for line in self._metrics()[:-1])
     lines = [line for line in self.metrics() if line["step"] <= step]
     files.write(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
@@ -105,13 +107,13 @@ class Folder:
 
 
 def locked(folder: pathlib.Path, way_out: str) -> tuple[TextIO, str | None]:
-  """Claims a folder, which is made if need be, for this process until it ends or `release`s the file that it gets.
+  """Locks a folder for this process until it ends or calls `release`, and makes the folder if needed.
 
-  The file is `lock` in the folder, and says who has it. Returns with it None, or a sentence where the folder's file
-  system has no locks, so that nothing keeps others from writing there.
+  Returns the lock file `lock` in the folder, which says who has the lock; and None, or a warning if the folder's file
+  system has no locks, so that other processes could write there.
 
   Raises:
-    UserError: another process has it; wait for it, or take the way out.
+    UserError: another process has the lock. The message ends with `way_out`.
     OSError: the folder cannot be made or written.
   """
   folder.mkdir(parents=True, exist_ok=True)
@@ -135,13 +137,13 @@ def locked(folder: pathlib.Path, way_out: str) -> tuple[TextIO, str | None]:
 
 
 def release(file: TextIO) -> None:
-  """Lets go of a folder; its lock's file stays, empty."""
+  """Unlocks a folder. Its lock file stays, empty."""
   file.truncate(0)
   file.close()
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
-  """A line of metrics.jsonl, with its step and kind; None where it is none."""
+  """A parsed line of metrics.jsonl, with its step and kind; None if the line is damaged."""
   try:
     line = json.loads(text)
   except ValueError:  # not JSON, not UTF-8

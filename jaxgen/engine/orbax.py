@@ -1,4 +1,4 @@
-"""Orbax as checkpoints use it: it writes arrays in the background, and calls us before it says that they are there."""
+"""Orbax, set up for checkpoints: it writes arrays in the background, and calls us before it declares them complete."""
 
 import functools
 import logging

@@ -15,7 +15,12 @@ class Log:
   """Numbers by step, in metrics.jsonl and in tensorboard/."""
 
   def __init__(self, folder: Folder, step: int):
-    """step: that of the state which training goes on from."""
+    """Opens the log.
+
+    Args:
+      folder: the run's folder.
+      step: the step that training goes on from; TensorBoard's later events are discarded.
+    """
     self._folder, self._events = folder, None
     if jax.process_index() == 0:
       from tensorboardX import SummaryWriter  # takes a second
@@ -24,7 +29,13 @@ class Log:
       self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, write_to_disk=True)
 
   def write(self, step: int, kind: str, numbers: dict[str, float]) -> None:
-    """kind: "train" or "evaluate"."""
+    """Writes the numbers of a step.
+
+    Args:
+      step: the step.
+      kind: "train" or "evaluate".
+      numbers: the numbers by name.
+    """
     if self._events is None:
       return
     self._folder.append_metrics({"step": step, "kind": kind, **numbers})
@@ -41,11 +52,18 @@ class Window:
   """Averages metrics over the steps between two lines of the log.
 
   Attributes:
-    waited: seconds that training has waited for data so far, set by the loop.
+    waited: seconds that training has waited for data so far; the loop sets it.
   """
 
   def __init__(self, log: Log, every: int, step: int, steps: int):
-    """step: the last one behind us; steps: the last of all."""
+    """Starts with no metrics.
+
+    Args:
+      log: where the averages are written.
+      every: steps between two lines of the log.
+      step: the last step that was done.
+      steps: the last step of the run.
+    """
     self._log, self._every, self._steps = log, every, steps
     self._rows, self._time, self._since = [], time.perf_counter(), step
     self.waited = self._waited = 0.0
@@ -74,7 +92,7 @@ def sample_name(step: int) -> str:
 
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
-  """Writes samples as samples/final.npz and as samples/step_XXXXXXXX.png, or what else shows them."""
+  """Writes samples as samples/final.npz, and as samples/step_XXXXXXXX.png or other files that show them."""
   buffer = io.BytesIO()
   np.savez(buffer, samples=samples)
   files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
@@ -83,7 +101,7 @@ def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
 
 
 def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
-  """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
+  """Writes files into the run's folder figures/, and an empty file whose name has their step."""
   for old in (folder / "figures").glob("*"):
     old.unlink()
   for name, contents in drawn.items():

@@ -28,9 +28,10 @@ Carry = Any  # a NamedTuple with the chains' positions as its `x`, and what a ke
 class Kernel(NamedTuple):
   """A Markov transition.
 
-  init: x [chains, ...] -> carry.
-  step: (carry, keys [chains]) -> (carry, the probability with which each chain's proposal was accepted, [chains]; 1
-    where nothing is rejected).
+  Attributes:
+    init: x [chains, ...] -> carry.
+    step: (carry, keys [chains]) -> (carry, the probability with which each chain's proposal was accepted, [chains]; 1
+      where nothing is rejected).
   """
 
   init: Callable[[PyTree], Carry]

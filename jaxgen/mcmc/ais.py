@@ -29,7 +29,13 @@ PARTS = ((0.0, 0.5, 1), (0.5, 0.9, 8), (0.9, 1.0, 20))  # from, to, 29ths of the
 
 
 class Estimate(NamedTuple):
-  """log_z: (A2), nats; error: its standard error, nats; log_w: of each run, [runs]."""
+  """An estimate of log Z.
+
+  Attributes:
+    log_z: (A2), nats.
+    error: its standard error, nats.
+    log_w: the log-weight of each run, [runs].
+  """
 
   log_z: Float[Array, ""]
   error: Float[Array, ""]

@@ -13,7 +13,11 @@ Draw = Callable[[Key[Array, " chains"], Array], Array]  # (keys, the other block
 
 
 class Positions(NamedTuple):
-  """x: [chains, ...]."""
+  """What the chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+  """
 
   x: Array
 
@@ -21,7 +25,8 @@ class Positions(NamedTuple):
 def gibbs(draw_y: Draw, draw_x: Draw) -> Kernel:
   """x -> y -> x', y ~ p(y | x) and x' ~ p(x' | y). Such a step satisfies detailed balance with p(x).
 
-  draw_y, draw_x: draw from the two conditionals, chain i from keys[i].
+  Args:
+    draw_y, draw_x: draw from the two conditionals, chain i from keys[i].
   """
 
   def step(carry: Positions, keys: Key[Array, " chains"]) -> tuple[Positions, Float[Array, " chains"]]:

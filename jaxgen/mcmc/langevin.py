@@ -28,13 +28,23 @@ PerChain = Float[Array, " chains"]
 
 
 class Unadjusted(NamedTuple):
-  """x: positions, [chains, ...]."""
+  """What unadjusted chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+  """
 
   x: Array
 
 
 class Adjusted(NamedTuple):
-  """x: positions, [chains, ...]; U: their energies, [chains]; gradient: of U, as x."""
+  """What adjusted chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+    U: their energies, [chains].
+    gradient: the gradient of U, of x's shape.
+  """
 
   x: Array
   U: Array
@@ -42,7 +52,13 @@ class Adjusted(NamedTuple):
 
 
 class Underdamped(NamedTuple):
-  """x: positions, [chains, ...]; v: momenta, of mass 1, as x; gradient: of the energy at x, as x."""
+  """What underdamped chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+    v: momenta, of mass 1, of x's shape.
+    gradient: the gradient of the energy at x, of x's shape.
+  """
 
   x: Array
   v: Array

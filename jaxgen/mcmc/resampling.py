@@ -17,10 +17,11 @@ from jaxgen.probability.noise import Energy, Event, Noise, draws
 class Chains(NamedTuple):
   """How samples of an energy are made: one of so many draws of the noise, and from there a Markov chain.
 
-  candidates: draws of the noise for each sample, of which one is chosen with a probability in proportion to
-    exp(-E) / p_n: importance resampling (Rubin 1987), right for many candidates; 1 leaves the noise as it is.
-  kernel: of the chains that begin there, such as partial(mala, step=0.01); None for none.
-  steps: that each chain takes.
+  Attributes:
+    candidates: draws of the noise for each sample, of which one is chosen with a probability in proportion to
+      exp(-E) / p_n: importance resampling (Rubin 1987), right for many candidates; 1 leaves the noise as it is.
+    kernel: of the chains that begin there, such as partial(mala, step=0.01); None for none.
+    steps: that each chain takes.
   """
 
   candidates: int = 1
@@ -40,7 +41,15 @@ def check_chains(chains: Chains) -> None:
 
 
 def sample(energy: Energy, noise: Noise, params: Params, keys: Key[Array, " n"], chains: Chains) -> Event:
-  """Samples of p(x) in proportion to exp(-energy(x)), nearly; see `Chains`. params: the noise's."""
+  """Approximate samples of p(x), which is proportional to exp(-energy(x)); see `Chains`.
+
+  Args:
+    energy: the energy.
+    noise: the distribution that the candidates are drawn from.
+    params: the noise's parameters.
+    keys: a key for each sample.
+    chains: the number of candidates, and the kernel and steps that follow.
+  """
   start_keys, choice_keys, chain_keys = split(keys, 3)
   y = draws(noise, params, start_keys, chains.candidates)
   if chains.candidates > 1:

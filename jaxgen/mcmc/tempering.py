@@ -26,7 +26,11 @@ Family = Callable[[Array, Float[Array, " rows"]], Float[Array, " rows"]]  # (x [
 
 
 class Tempered(NamedTuple):
-  """x: positions, [chains, temperatures, ...]."""
+  """What the chains carry.
+
+  Attributes:
+    x: positions, [chains, temperatures, ...].
+  """
 
   x: Array
 

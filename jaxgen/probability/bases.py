@@ -11,8 +11,9 @@ from jaxtyping import Array
 class Base(NamedTuple):
   """A distribution of one entry.
 
-  log_density: of each entry, in nats.
-  draw: (key, shape) -> an array of that shape.
+  Attributes:
+    log_density: of each entry, in nats.
+    draw: (key, shape) -> an array of that shape.
   """
 
   log_density: Callable[[Array], Array]

@@ -28,12 +28,13 @@ MIN_LOG_SCALE = -7.0  # the authors' of PixelCNN++
 class Distribution(NamedTuple):
   """Of so many `values`, given so many `parameters`.
 
-  parameters: numbers that a network gives for one draw.
-  values: numbers that one draw is: 1, or the channels of a pixel.
-  levels: how many a value may take, None where it is any real number.
-  log_prob: (parameters [..., P], x [..., V]) -> [...], nats.
-  sample: (key, parameters [P]) -> [V].
-  mean: parameters [..., P] -> [..., V], of those that say it.
+  Attributes:
+    parameters: numbers that a network gives for one draw.
+    values: numbers that one draw is: 1, or the channels of a pixel.
+    levels: how many a value may take, None where it is any real number.
+    log_prob: (parameters [..., P], x [..., V]) -> [...], nats.
+    sample: (key, parameters [P]) -> [V].
+    mean: parameters [..., P] -> [..., V], of those that say it.
   """
 
   parameters: int
@@ -72,8 +73,9 @@ def nll_name(distribution: int | None, levels: int | None, values: int) -> tuple
 def check_values(levels: int | None, dequantized: bool, feature: str | None = None) -> Callable[[Batch], None]:
   """For `Method.check`: values are those of so many levels, or were spread over [-1, 1) by `dequantize(levels)`.
 
-  levels: None for real numbers, of which everything is right.
-  feature: the examples' name in a batch; "image" or "x" by default.
+  Args:
+    levels: None for real numbers, of which everything is right.
+    feature: the examples' name in a batch; "image" or "x" by default.
 
   The check raises:
     UserError: they are others.

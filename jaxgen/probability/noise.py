@@ -29,9 +29,10 @@ Energy = Callable[[Event], PerExample]
 class Noise(NamedTuple):
   """A distribution of examples.
 
-  init: (key, x [B, *shape]) -> its parameters, which may start from the values of the examples x.
-  log_density: (parameters, x [B, *shape]) -> [B], nats, per unit of x.
-  draw: (parameters, keys [N]) -> [N, *shape], draw i a function of keys[i] alone.
+  Attributes:
+    init: (key, x [B, *shape]) -> its parameters, which may start from the values of the examples x.
+    log_density: (parameters, x [B, *shape]) -> [B], nats, per unit of x.
+    draw: (parameters, keys [N]) -> [N, *shape], draw i a function of keys[i] alone.
   """
 
   init: Callable[[Array, Event], Params]
@@ -69,7 +70,8 @@ fitted_gaussian = Noise(_fit, _log_gaussian, _draw_gaussian)
 def of_method(method: Method, spec: Spec) -> Noise:
   """The distribution that a method learns, such as `flow(...)` or `autoregressive(...)`, of real numbers.
 
-  spec: what the method was made for, with levels=None.
+  Args:
+    spec: what the method was made for, with levels=None.
 
   Its `init` raises:
     UserError: the method does not give "nll_nats_density", an exact density, or draws no samples, or it has buffers,

@@ -1,5 +1,6 @@
 """The data sets `folder:DIR`: image files, {"image": uint8 [H, W, C], "label": int32 []}."""
 
+import os
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -61,8 +62,8 @@ def open_folder(request: Request) -> Decoded:
     raise UserError(f"there are no image files (png, jpg, webp, ...) in {inside}")
   numbers = {"label": np.array(labels, np.int32)} if with_labels else {}
   about = About(tuple(classes), tuple(f"{_listed(names)} ({reason})" for reason, names in left_out.items()))
-  read = partial(_read, files, numbers.get("label"), request.features["image"].shape, request.fit)
-  return Decoded(len(files), read, numbers, about)
+  look = partial(_read, Paths(files), numbers.get("label"), request.features["image"].shape)
+  return Decoded(len(files), partial(look, request.fit), numbers, about, look)
 
 
 def _hidden(path: Path, root: Path) -> Path | None:
@@ -80,11 +81,31 @@ def _listed(names: list[str], most: int = 5) -> str:
   return ", ".join(names[:most]) + more
 
 
+class Paths:
+  """Many paths in little memory, which are soon sent to another process: one text, and where each begins."""
+
+  def __init__(self, paths: list[Path]):
+    encoded = [os.fsencode(path) for path in paths]
+    self._text = b"".join(encoded)
+    self._ends = np.cumsum([0, *map(len, encoded)])
+
+  def __len__(self) -> int:
+    return len(self._ends) - 1
+
+  def __getitem__(self, index: int) -> str:
+    return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+
 def _read(
-  files: list[Path], labels: np.ndarray | None, shape: tuple[int, ...], fit: Fit, indices: list[int]
+  files: Paths,
+  labels: np.ndarray | None,
+  shape: tuple[int, ...],
+  fit: Fit,
+  indices: list[int],
+  uniform: np.ndarray | None = None,
 ) -> list[Example]:
   examples = []
-  for i in indices:
-    example = {"image": decode(files[i], str(files[i]), shape, fit)}
+  for n, i in enumerate(indices):
+    example = {"image": decode(files[i], files[i], shape, fit, None if uniform is None else uniform[n])}
     examples.append(example if labels is None else example | {"label": labels[i]})
   return examples

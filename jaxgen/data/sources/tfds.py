@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.sources.base import About, Decoded, Example, Request, integer_label
+from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, integer_label
 from jaxgen.data.sources.images import decode
+from jaxgen.data.sources.views import View
 
 
 def open_tfds(request: Request) -> Decoded:
@@ -44,29 +45,33 @@ def open_tfds(request: Request) -> Decoded:
     ) from error
   except (ValueError, KeyError) as error:
     raise UserError(f"{name} has no split {request.split!r}: it has {', '.join(builder.info.splits)}") from error
-  images, others = {}, {}  # shape of each encoded image and how it is fitted, those of a fixed size not; other dtypes
+  images, others = {}, {}  # shape of each encoded image, and whether it is of that size already; other dtypes
   for key in features:
     own = builder.info.features[key]
     if key in encoded:
-      images[key] = (features[key].shape, request.fit) if None in own.shape else (own.shape, None)
+      images[key] = (features[key].shape, False) if None in own.shape else (own.shape, True)
     else:
       others[key] = own.np_dtype
   label = builder.info.features["label"] if "label" in features else None
   about = About(tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ())
-  read = partial(_read, data, images, others, f"{name} in {builder.data_dir}")
-  return Decoded(len(data), read, about=about)
+  look = partial(_read, data, images, others, f"{name} in {builder.data_dir}")
+  return Decoded(len(data), partial(look, request.fit), about=about, look=look)
 
 
-def _read(data, images: dict, others: dict, name: str, indices: list[int]) -> list[Example]:
+def _read(
+  data, images: dict, others: dict, name: str, fit: Fit, indices: list[int], uniform: np.ndarray | None = None
+) -> list[Example]:
   try:
     records = data.__getitems__(indices)
   except RuntimeError as error:  # what ArrayRecord raises at a missing or damaged file
     reason = str(error).split(";")[0]
     raise UserError(f"{name} cannot be read ({reason}): remove that folder and prepare the data set again") from error
   examples = []
-  for index, record in zip(indices, records, strict=True):
+  for n, (index, record) in enumerate(zip(indices, records, strict=True)):
     example = {key: integer_label(key, np.asarray(record[key], dtype)) for key, dtype in others.items()}
-    for key, (shape, fit) in images.items():
-      example[key] = decode(io.BytesIO(record[key]), f"{key} {index} of {name}", shape, fit)
+    for key, (shape, is_fixed) in images.items():
+      how = None if is_fixed and not isinstance(fit, View) else fit
+      drawn = None if uniform is None else uniform[n]
+      example[key] = decode(io.BytesIO(record[key]), f"{key} {index} of {name}", shape, how, drawn)
     examples.append(example)
   return examples

@@ -46,9 +46,10 @@ softplus, relu = jax.nn.softplus, jax.nn.relu
 class Loss(NamedTuple):
   """What each player minimises, per example, as functions of D's outputs.
 
-  discriminator: (output for x, output for G(z)) -> [B].
-  generator: output for G(z) -> [B].
-  boundary: D takes for real what has a larger output; None where the outputs say no such thing.
+  Attributes:
+    discriminator: (output for x, output for G(z)) -> [B].
+    generator: output for G(z) -> [B].
+    boundary: D takes for real what has a larger output; None where the outputs say no such thing.
   """
 
   discriminator: Callable[[Output, Output], Output]
@@ -128,7 +129,8 @@ def generate(generator: Any, state: State, z: Float[Array, "n latent"], told: Py
   """The examples of latents: by averaged parameters, where there are any, and the running statistics of the generator
   that is trained.
 
-  told: what the generator is told of each, labels [n] for one.
+  Args:
+    told: what the generator is told of each, labels [n] for one.
   """
   variables = {"params": state.averaged("generator"), **state.buffers["generator"]}
   return generator.apply(variables, z, told).astype(z.dtype)
@@ -137,7 +139,8 @@ def generate(generator: Any, state: State, z: Float[Array, "n latent"], told: Py
 class Game(NamedTuple):
   """Both networks in training, and what they are given.
 
-  generator, discriminator, spec, latent, condition, augment, draw: as in `gan`.
+  Attributes:
+    generator, discriminator, spec, latent, condition, augment, draw: as in `gan`.
   """
 
   generator: Any

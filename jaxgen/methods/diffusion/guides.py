@@ -30,10 +30,11 @@ from jaxgen.methods.diffusion.objective import Examples, Loss, Mask, Model, Obje
 class Guide(NamedTuple):
   """A second network that is trained beside the first.
 
-  name: its entry in `params`.
-  network: a Flax module, called as the first one is.
-  condition: what it is told, given the first network's condition.
-  loss: (the first network's model, objective, condition, spec) -> the loss of its player.
+  Attributes:
+    name: its entry in `params`.
+    network: a Flax module, called as the first one is.
+    condition: what it is told, given the first network's condition.
+    loss: (the first network's model, objective, condition, spec) -> the loss of its player.
   """
 
   name: str
@@ -46,9 +47,10 @@ class Guide(NamedTuple):
 class Asked(NamedTuple):
   """What samples are asked for.
 
-  told: what the network is told, [N, ...].
-  wanted: what `Guidance.condition` reads, [N, ...].
-  mask: which entries are there, None where all are.
+  Attributes:
+    told: what the network is told, [N, ...].
+    wanted: what `Guidance.condition` reads, [N, ...].
+    mask: which entries are there, None where all are.
   """
 
   told: Told
@@ -59,10 +61,11 @@ class Asked(NamedTuple):
 class Guidance(NamedTuple):
   """How a weight per sample turns predictions into guided ones.
 
-  denoise: (model, condition, state, what is asked for, weight [N]) -> the guided denoiser.
-  cost: what a guided prediction costs beside the network's call, in words; "" where there is no guidance.
-  condition: what guidance is told that the network is not.
-  guide: the network that is trained for it.
+  Attributes:
+    denoise: (model, condition, state, what is asked for, weight [N]) -> the guided denoiser.
+    cost: what a guided prediction costs beside the network's call, in words; "" where there is no guidance.
+    condition: what guidance is told that the network is not.
+    guide: the network that is trained for it.
   """
 
   denoise: Callable[[Model, Condition, State, Asked, Float[Array, " n"]], Denoise]
@@ -74,7 +77,8 @@ class Guidance(NamedTuple):
 def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None = None) -> Guidance:
   """Towards the condition and away from none: for models with dropout of their condition.
 
-  rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
+  Args:
+    rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
 
   Raises:
     UserError: rescale outside [0, 1], or an interval that is none. Sampling raises it for a model without dropout.
@@ -101,7 +105,8 @@ def autoguidance(
 ) -> Guidance:
   """Away from a worse network of the same kind, which learns by the same loss; it is "guide" in `params`.
 
-  rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
+  Args:
+    rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
 
   Raises:
     UserError: rescale outside [0, 1], or an interval that is none.
@@ -127,8 +132,9 @@ def classifier(network: Any, optimizer: optax.GradientTransformation, condition:
 
   It learns by cross-entropy, nats per example, t distributed as for the first network.
 
-  network: (x_t, time, None) -> logits [B, classes].
-  condition: `labels(spec)`. The first network may be told them, too, or nothing.
+  Args:
+    network: (x_t, time, None) -> logits [B, classes].
+    condition: `labels(spec)`. The first network may be told them, too, or nothing.
   """
 
   def log_p(model: Model, params: Params, label: Int[Array, " batch"], x: Examples, t: Array, mask: Mask) -> Array:

@@ -27,14 +27,15 @@ Mask = Bool[Array, "batch ..."] | None  # which entries of an example are there,
 class Objective(NamedTuple):
   """What the network outputs, and the loss of it.
 
-  prediction: what the network outputs.
-  weighting: of its squared error over t; None leaves the bound, `vlb`, as the only loss.
-  times: the distribution of t; None: uniform.
-  time_input: what the network is told of t; None: t - 1 in discrete processes, 999 t in continuous ones of t in [0, 1],
-    log(sigma / alpha) / 4 in those that go on, as EDM's to 80.
-  variance: of p_theta in the bound; "learned" is interpolated by the second half of the network's channels: (12).
-  vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
-    added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
+  Attributes:
+    prediction: what the network outputs.
+    weighting: of its squared error over t; None leaves the bound, `vlb`, as the only loss.
+    times: the distribution of t; None: uniform.
+    time_input: what the network is told of t; None: t - 1 in discrete processes, 999 t in continuous ones of t in [0,
+      1], log(sigma / alpha) / 4 in those that go on, as EDM's to 80.
+    variance: of p_theta in the bound; "learned" is interpolated by the second half of the network's channels: (12).
+    vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
+      added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
   """
 
   prediction: Prediction = PREDICTIONS["eps"]
@@ -59,9 +60,10 @@ SIMPLE = Objective()  # Ho et al. 2020, eq. 14
 class Model(NamedTuple):
   """A network of x_t, and what its output says of x_0 and eps.
 
-  network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
-    array like x, or with twice the channels where a variance is learned. `told` is the condition's pytree, or None. It
-    is given `mask=mask` where examples have padding. Without index there is no dropout.
+  Attributes:
+    network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
+      array like x, or with twice the channels where a variance is learned. `told` is the condition's pytree, or None.
+      It is given `mask=mask` where examples have padding. Without index there is no dropout.
   """
 
   network: Any

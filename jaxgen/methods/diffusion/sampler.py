@@ -21,9 +21,10 @@ from jaxgen.methods.diffusion.objective import Examples, Model
 class Sampler(NamedTuple):
   """How to go from noise to examples.
 
-  solver, grid, steps: which way, at which times, in how many steps.
-  clip: the predicted x_0 is clipped to [-1, 1], where images lie, after guidance.
-  guidance: what samples with a weight are guided by.
+  Attributes:
+    solver, grid, steps: which way, at which times, in how many steps.
+    clip: the predicted x_0 is clipped to [-1, 1], where images lie, after guidance.
+    guidance: what samples with a weight are guided by.
   """
 
   solver: Callable[[Schedule], Solver] = ddim

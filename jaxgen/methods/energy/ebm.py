@@ -41,8 +41,9 @@ Start = Callable[[Array, tuple[int, ...]], Array]  # (key, shape) -> where a cha
 class Replay(NamedTuple):
   """Places where chains ended, kept in `buffers["chains"]`.
 
-  size: how many. A step takes as many of them as the batch has examples, at random, or all where they are no more.
-  restart: probability with which a chain begins with noise instead.
+  Attributes:
+    size: how many. A step takes as many of them as the batch has examples, at random, or all where they are no more.
+    restart: probability with which a chain begins with noise instead.
   """
 
   size: int
@@ -52,9 +53,10 @@ class Replay(NamedTuple):
 class NegativePhase(NamedTuple):
   """A training step's chains.
 
-  first, last: where they begin and where they end, [chains, *shape].
-  accepted: mean probability of acceptance, [chains].
-  buffers: the method's buffers afterwards.
+  Attributes:
+    first, last: where they begin and where they end, [chains, *shape].
+    accepted: mean probability of acceptance, [chains].
+    buffers: the method's buffers afterwards.
   """
 
   first: Event

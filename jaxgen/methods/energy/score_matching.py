@@ -50,8 +50,9 @@ ScoreOf = Callable[[Event], Event]
 class Objective(NamedTuple):
   """What is made small.
 
-  loss: (s, x [B, ...], keys [B]) -> [B], a sum over entries.
-  blur: standard deviation of the noise in the density whose score is learned, 0 for the data's own.
+  Attributes:
+    loss: (s, x [B, ...], keys [B]) -> [B], a sum over entries.
+    blur: standard deviation of the noise in the density whose score is learned, 0 for the data's own.
   """
 
   loss: Callable[[ScoreOf, Event, Key[Array, " batch"]], PerExample]
@@ -87,7 +88,8 @@ def sliced(
 ) -> Objective:
   """(S3), or (S2) where it is not `reduced`; a backward pass for each projection.
 
-  directions: v's distribution, signs or N(0, I).
+  Args:
+    directions: v's distribution, signs or N(0, I).
 
   Raises:
     UserError: fewer projections than one.

@@ -85,7 +85,8 @@ def draw(likelihood: Distribution, keys: Key[Array, " n"], output: Outputs) -> I
 class Model(NamedTuple):
   """q(z | x), p(x | z) and what z is.
 
-  integers: nats that make -log of a dequantized density a bound on the integers'; see `distributions.nll_name`.
+  Attributes:
+    integers: nats that make -log of a dequantized density a bound on the integers'; see `distributions.nll_name`.
   """
 
   encoder: Any

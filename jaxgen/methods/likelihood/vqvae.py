@@ -76,7 +76,8 @@ def perplexity(k: Int[Array, "*positions"], codes: int) -> Float[Array, ""]:
 class Model(NamedTuple):
   """Encoder and decoder, the prior of their codes, and how many codes there are.
 
-  integers: nats that make -log of a dequantized density a bound on the integers'; see `distributions.nll_name`.
+  Attributes:
+    integers: nats that make -log of a dequantized density a bound on the integers'; see `distributions.nll_name`.
   """
 
   encoder: Any

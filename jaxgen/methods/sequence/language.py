@@ -35,7 +35,12 @@ Tokens = Int[Array, "batch tokens"]
 
 
 class Code(NamedTuple):
-  """encode: a batch -> its tokens [B, T]. decode: tokens [N, T] -> samples [N, ...]."""
+  """How examples become tokens and tokens become samples.
+
+  Attributes:
+    encode: a batch -> its tokens [B, T].
+    decode: tokens [N, T] -> samples [N, ...].
+  """
 
   encode: Callable[[Batch], Array]
   decode: Callable[[Array], Array]

@@ -94,9 +94,10 @@ class MLPGenerator(nn.Module):
 class MLPDiscriminator(nn.Module):
   """Dense layers -> one number.
 
-  pieces: a unit is the largest of so many, and then has no activation: maxout, as in Goodfellow et al. 2014.
-  dropout: of the inputs, and of each hidden layer.
-  spectral: with spectral normalisation.
+  Attributes:
+    pieces: a unit is the largest of so many, and then has no activation: maxout, as in Goodfellow et al. 2014.
+    dropout: of the inputs, and of each hidden layer.
+    spectral: with spectral normalisation.
   """
 
   hidden: Sequence[int] = (128, 128)
@@ -153,8 +154,9 @@ class DCGANGenerator(nn.Module):
   Published sizes, for 64x64x3: as here, which is PyTorch's example, 3,576,704 parameters; the authors' width 128,
   kernel 5 and `units`, 18,885,760.
 
-  units: the first batch norm is of each unit of the projection of z, as in the authors' code, not of each channel.
-  least: images begin with no side below this.
+  Attributes:
+    units: the first batch norm is of each unit of the projection of z, as in the authors' code, not of each channel.
+    least: images begin with no side below this.
   """
 
   shape: tuple[int, int, int]
@@ -190,10 +192,11 @@ class DCGANDiscriminator(nn.Module):
   The number of channels doubles each time. There are no biases. PyTorch's example, and here the default, is width 64
   and kernel 4; the authors' 128 and 5.
 
-  norm: with batch norm.
-  spectral: with spectral normalisation, of a projection's V, too.
-  classes: the label is projected on the last map, summed over its positions.
-  least: no side is halved to less than this.
+  Attributes:
+    norm: with batch norm.
+    spectral: with spectral normalisation, of a projection's V, too.
+    classes: the label is projected on the last map, summed over its positions.
+    least: no side is halved to less than this.
   """
 
   width: int = 64

@@ -80,8 +80,9 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
   """Kingma and Welling 2013, Appendix C.1 and C.2; without hidden layers it is linear.
 
-  shape: (H, W, C) of an image.
-  outputs, shared: see the module's docstring.
+  Attributes:
+    shape: (H, W, C) of an image.
+    outputs, shared: see the module's docstring.
   """
 
   shape: tuple[int, int, int]
@@ -109,7 +110,8 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
   """3x3 convolutions, each level at half the resolution of the one before, and a dense layer.
 
-  channels: of each level. The image's sides divide by 2 ** (number of levels - 1).
+  Attributes:
+    channels: of each level. The image's sides divide by 2 ** (number of levels - 1).
   """
 
   latent: int
@@ -134,7 +136,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
   """A dense layer and 3x3 convolutions, each level at twice the resolution of the one before.
 
-  channels: of each level, the smallest image's first. The image's sides divide by 2 ** (number of levels - 1).
+  Attributes:
+    channels: of each level, the smallest image's first. The image's sides divide by 2 ** (number of levels - 1).
   """
 
   shape: tuple[int, int, int]

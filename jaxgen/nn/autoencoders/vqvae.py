@@ -66,7 +66,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Vectors at the positions of the halved image -> what a likelihood wants to know; see `jaxgen.nn.autoencoders.vae`.
 
-  channels: of an image.
+  Attributes:
+    channels: of an image.
   """
 
   channels: int

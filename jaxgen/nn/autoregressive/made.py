@@ -177,8 +177,9 @@ class NADE(nn.Module):
   Larochelle and Murray 2011, http://proceedings.mlr.press/v15/larochelle11a.html, eq. 8 to 10: with sigmoid units
   h_d = sigma(c + sum_{e < d} W_e v_e), logit p(v_d = 1 | v_<d) = b_d + V_d h_d.
 
-  hidden: H, the paper's is 500.
-  tied: V is W.
+  Attributes:
+    hidden: H, the paper's is 500.
+    tied: V is W.
   """
 
   hidden: int = 500
@@ -215,8 +216,9 @@ class RNADE(nn.Module):
   h_d = max(0, rho_d a_d) with a_d = c + sum_{e < d} W_e x_e, and the parameters of x_d's mixture (logits, means,
   logarithms of standard deviations) are linear in h_d. Give it data of about unit scale.
 
-  outputs: parameters of one value, 3 for each Gaussian of the mixture.
-  hidden: H, the paper's is 50 for tables and 512 for patches of images.
+  Attributes:
+    outputs: parameters of one value, 3 for each Gaussian of the mixture.
+    hidden: H, the paper's is 50 for tables and 512 for patches of images.
   """
 
   outputs: int
@@ -257,11 +259,12 @@ class MADE(nn.Module):
   below whose degrees are at most its own (eq. 12 of the paper), an output sees those of lower degree (eq. 13). So the
   same weights make as many models as there are choices of degrees: the network is `members` of them.
 
-  outputs: parameters of one value.
-  hidden: widths of the hidden layers.
-  members: number of masks. Hidden degrees are drawn anew for each (connectivity-agnostic training, section 4.2).
-  shuffle: the order is drawn anew for each, too (order-agnostic training, section 4.1); else it is the natural one.
-  seed: of the degrees.
+  Attributes:
+    outputs: parameters of one value.
+    hidden: widths of the hidden layers.
+    members: number of masks. Hidden degrees are drawn anew for each (connectivity-agnostic training, section 4.2).
+    shuffle: the order is drawn anew for each, too (order-agnostic training, section 4.1); else it is the natural one.
+    seed: of the degrees.
   """
 
   outputs: int

@@ -35,11 +35,12 @@ class PixelCNN(nn.Module):
   It has a blind spot: what lies above and to the right, more than one column for each row up (beyond what the first
   window sees), reaches no pixel. `GatedPixelCNN` has none.
 
-  outputs: parameters of a colour: 256 logits, or 1 for binary images.
-  features: h; the residual blocks work on 2 h channels. The paper's is 128 for CIFAR-10.
-  layers: residual blocks, 15 for CIFAR-10.
-  head: width of the two layers before the last; 1024 for natural images, 32 for MNIST.
-  first, kernel: sides of the first window and of the blocks'.
+  Attributes:
+    outputs: parameters of a colour: 256 logits, or 1 for binary images.
+    features: h; the residual blocks work on 2 h channels. The paper's is 128 for CIFAR-10.
+    layers: residual blocks, 15 for CIFAR-10.
+    head: width of the two layers before the last; 1024 for natural images, 32 for MNIST.
+    first, kernel: sides of the first window and of the blocks'.
   """
 
   outputs: int
@@ -164,12 +165,13 @@ class GatedPixelCNN(nn.Module):
   Here a position of the vertical stack never sees its own row of the image: the paper's shift down is in its first
   window.
 
-  outputs: parameters of a colour.
-  features: of each stack.
-  layers: number of gated layers.
-  head: width of the layer before the last.
-  first, kernel: sides of the first window and of the others.
-  classes: number of classes of a class-conditional network: each layer has a bias for each (eq. 4).
+  Attributes:
+    outputs: parameters of a colour.
+    features: of each stack.
+    layers: number of gated layers.
+    head: width of the layer before the last.
+    first, kernel: sides of the first window and of the others.
+    classes: number of classes of a class-conditional network: each layer has a bias for each (eq. 4).
   """
 
   outputs: int

@@ -64,10 +64,15 @@ class _Stream(nn.Module):
     return x + a * nn.sigmoid(b)
 
   def double(self, name: str, x: Map, columns: tuple[int, int], at: At | None) -> Map:
-    """A transposed convolution of stride 2; each position becomes 2x2, `at` being one of the larger map.
+    """A transposed convolution of stride 2: each position becomes 2x2.
 
-    columns: seen of the smaller map. The authors' kernel of 2x3 has three of these four products: a left one of a pair
-    sees its own position, a right one the next as well.
+    Args:
+      name: the layer's name.
+      x: the smaller map.
+      columns: how many columns to the left and to the right of a position are seen in the smaller map. The authors'
+        kernel of 2x3 has three of these four products: the left position of a pair sees its own position in the smaller
+        map, the right one also the next.
+      at: a position in the larger map; None: all.
     """
     mask = np.ones((1, columns[1] + 1, 1, 2, 2, 1), np.float32)
     mask[:, 1:, :, :, 0] = 0
@@ -145,12 +150,13 @@ class _Beside(_Stream):
 class PixelCNNpp(nn.Module):
   """The defaults are the paper's for CIFAR-10.
 
-  outputs: parameters of a pixel, 10 for each component of colour images.
-  features: of every layer.
-  blocks: at each stage on the way down; on the way up one more but at the smallest.
-  stages: sizes of images, each half of the one before.
-  dropout: rate, in each block.
-  classes: number of classes of a class-conditional network.
+  Attributes:
+    outputs: parameters of a pixel, 10 for each component of colour images.
+    features: of every layer.
+    blocks: at each stage on the way down; on the way up one more but at the smallest.
+    stages: sizes of images, each half of the one before.
+    dropout: rate, in each block.
+    classes: number of classes of a class-conditional network.
   """
 
   outputs: int

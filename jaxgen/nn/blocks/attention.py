@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.again import again, in_a_loop
-from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, check_rate
+from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, RMSNorm, check_rate
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
+Row = Float[Array, "batch _tokens features"]  # one of several
 Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
 xavier = nn.initializers.xavier_uniform()
 
@@ -107,9 +108,10 @@ class Cache(NamedTuple):
   scan over the blocks carries the first and changes a token's entries alone: to read a token, nothing is copied that
   grows with the length.
 
-  length: most tokens of a sequence.
-  position: where x's first token stands, 0 for the first.
-  kept: keys and values by name, in which a block puts its own; `layer` says which of them are its.
+  Attributes:
+    length: most tokens of a sequence.
+    position: where x's first token stands, 0 for the first.
+    kept: keys and values by name, in which a block puts its own; `layer` says which of them are its.
   """
 
   length: int
@@ -121,10 +123,12 @@ class Cache(NamedTuple):
 class Attention(nn.Module):
   """Multi-head attention: Vaswani et al. 2017, section 3.2.2.
 
-  heads: number of heads; each is of width features / heads.
-  qkv_bias, out_bias: whether the projections have biases.
-  dropout: rate, on the attention's weights.
-  scale: of the logits; default 1 / sqrt(features / heads).
+  Attributes:
+    heads: number of heads; each is of width features / heads.
+    qkv_bias, out_bias: whether the projections have biases.
+    dropout: rate, on the attention's weights.
+    scale: of the logits; default 1 / sqrt(features / heads).
+    qk_norm: each head's queries and keys are normalised: Henry et al. 2020, https://arxiv.org/abs/2010.04245, by RMS.
   """
 
   heads: int
@@ -132,6 +136,7 @@ class Attention(nn.Module):
   out_bias: bool = True
   dropout: float = 0.0
   scale: float | None = None
+  qk_norm: bool = False
   kernel_init: Any = xavier
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -151,8 +156,9 @@ class Attention(nn.Module):
   ) -> Tokens:
     """Of x with itself, or with `context`.
 
-    rotate: applied to queries and keys [B, T, H, d] (rotary positions).
-    cache: x attends to itself up to each token, and to all that came before. Keys of mask and bias are cache.length.
+    Args:
+      rotate: applied to queries and keys [B, T, H, d] (rotary positions).
+      cache: x attends to itself up to each token, and to all that came before. Keys of mask and bias are cache.length.
     """
     features = x.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -171,6 +177,8 @@ class Attention(nn.Module):
       (q,) = heads(dense("q")(x), 1)
       keys_and_values = lambda: heads(dense("kv", 2)(context), 2)
       k, v = keys_and_values() if cache is None else self.variable("memory", "keys_and_values", keys_and_values).value
+    if self.qk_norm:
+      q, k = RMSNorm(name="norm_q", **dtypes)(q), RMSNorm(name="norm_k", **dtypes)(k)
     if rotate is not None:
       q, k = rotate(q), rotate(k)
     if cache is not None and context is None:
@@ -201,7 +209,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
   """Two dense layers, dropout after each: features -> hidden -> features.
 
-  hidden_dropout: rate after the first, where it is another.
+  Attributes:
+    hidden_dropout: rate after the first, where it is another.
   """
 
   hidden: int
@@ -254,13 +263,14 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
   """A block of a Transformer: attention, attention to a context where there is one, and MLP, on residual branches.
 
-  norm: "pre" normalises a branch's input (the residual stream is never normalised), "post" the sum after each branch.
-  hidden: width of the MLP's hidden layer.
-  dropout: rate, on the MLP's hidden layer and on each branch's output.
-  attention_dropout: rate, on the attention's weights.
-  hidden_dropout: rate on the MLP's hidden layer, where it is another than `dropout`.
-  layer_scale: initial gain of `LayerScale` on each branch; None for none.
-  attention: the module that attends, made and called as `Attention` is.
+  Attributes:
+    norm: "pre" normalises a branch's input (the residual stream is never normalised), "post" the sum after each branch.
+    hidden: width of the MLP's hidden layer.
+    dropout: rate, on the MLP's hidden layer and on each branch's output.
+    attention_dropout: rate, on the attention's weights.
+    hidden_dropout: rate on the MLP's hidden layer, where it is another than `dropout`.
+    layer_scale: initial gain of `LayerScale` on each branch; None for none.
+    attention: the module that attends, made and called as `Attention` is.
   """
 
   heads: int
@@ -290,7 +300,17 @@ class Block(nn.Module):
     cache: Cache | None = None,
     **attention: Any,
   ) -> Tokens:
-    """drop_path: rate of each branch. attention: `Attention`'s mask, bias, causal and rotate, for x with itself."""
+    """The block's output.
+
+    Args:
+      x: the tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      drop_path: stochastic depth's rate, the same for each branch.
+      context: tokens that x attends to after itself, in a decoder.
+      context_mask: which of the context's tokens are seen.
+      cache: see `Attention`.
+      **attention: mask, bias, causal and rotate of `Attention`, for x with itself.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     options = dict(kernel_init=self.kernel_init, **dtypes)
 
@@ -317,11 +337,13 @@ class Block(nn.Module):
 class Blocks(nn.Module):
   """`depth` blocks in a row as one scan: compile time does not grow with depth; parameters are stacked, [depth, ...].
 
-  block: (name) -> a module, called as `Block` is.
-  drop_path: rate of the last block; rates grow in equal steps from 0 at the first. Or a tuple of what each block gets.
-  remat: keep only each block's input for the backward pass, and compute the rest again.
-  unroll: how many blocks a turn of the loop computes. With all of them an update of ViT-B/16 takes a fifth less time on
-    a GPU, where nothing is copied into stacks any more, a third more memory, and twice the time to compile.
+  Attributes:
+    block: (name) -> a module, called as `Block` is.
+    drop_path: rate of the last block; rates grow in equal steps from 0 at the first. Or a tuple of what each block
+      gets.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
+    unroll: how many blocks a turn of the loop computes. With all of them an update of ViT-B/16 takes a fifth less time
+      on a GPU, where nothing is copied into stacks any more, a third more memory, and twice the time to compile.
   """
 
   block: Callable[..., nn.Module]
@@ -331,8 +353,8 @@ class Blocks(nn.Module):
   unroll: int = 1
 
   @nn.compact
-  def __call__(self, x: Tokens, index: Index = None, **attention: Any) -> Tokens:
-    """Raises a UserError where there is no block."""
+  def __call__(self, x: PyTree[Row], index: Index = None, **attention: Any) -> PyTree[Row]:
+    """x: tokens, or a pytree of several rows of them. Raises a UserError if there is no block."""
     check_sizes("a row of blocks", depth=self.depth)
     rates = self.drop_path if isinstance(self.drop_path, tuple) else np.linspace(0, self.drop_path, self.depth)
     check_rate("drop_path", float(np.max(rates, initial=0.0)))
@@ -348,8 +370,8 @@ class Blocks(nn.Module):
       kept = dict(kept)
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
       with in_a_loop():
-        y = module(over_batch(x), index, 0.0 if rate is None else rate, **attention, **seen)
-      return (over_batch(y), kept), None
+        y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **attention, **seen)
+      return (jax.tree.map(over_batch, y), kept), None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # What is kept of a context has the batch first, as all that decoding carries.

@@ -43,13 +43,14 @@ class At(NamedTuple):
 class Window(nn.Module):
   """y[i, j] = sum over rows r and columns c of x[stride i + r, stride j + c] w[r, c], outside of x being zeros.
 
-  rows, columns: the first and the last that are seen, relative to the position: (-1, 0) and (-1, 1) are the two rows up
-    to the own and three columns. Rows end at 0 or above.
-  mask: [rows, columns, in, out] or what broadcasts to it, of the weights; None has them all.
-  normalized: weight normalisation: a length for each output times a direction. Initialised from a batch, on which each
-    output then has mean 0 and this standard deviation: Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868,
-    section 3.
-  image: x is the whole input with `at` as well, filled up to there, and nothing is kept.
+  Attributes:
+    rows, columns: the first and the last that are seen, relative to the position: (-1, 0) and (-1, 1) are the two rows
+      up to the own and three columns. Rows end at 0 or above.
+    mask: [rows, columns, in, out] or what broadcasts to it, of the weights; None has them all.
+    normalized: weight normalisation: a length for each output times a direction. Initialised from a batch, on which
+      each output then has mean 0 and this standard deviation: Salimans and Kingma 2016,
+      https://arxiv.org/abs/1602.07868, section 3.
+    image: x is the whole input with `at` as well, filled up to there, and nothing is kept.
   """
 
   features: int

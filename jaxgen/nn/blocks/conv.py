@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgen.core.arrays import wide
+from jaxgen.nn.blocks.reductions import sum_over_second
 from jaxgen.nn.blocks.rules import Bilinear
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -75,13 +76,11 @@ def _depthwise_images(dy, w, x_shape, pads):
 
 
 def _depthwise_kernels(x, dy, w_shape, pads):
-  # Sums over positions; XLA's CPU backend is fast at several in one reduction, one axis after the other.
   rows = []
   for row in _seen(x, w_shape, pads):
     row = tuple(part * dy for part in row)
     for _ in range(2):
-      zeros = tuple(jnp.zeros((), part.dtype) for part in row)
-      row = lax.reduce(row, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+      row = sum_over_second(row)
     rows.append(jnp.stack([part.sum(0) for part in row]))
   return jnp.stack(rows)[:, :, None].astype(dy.dtype)
 
@@ -124,8 +123,8 @@ def conv(
   """`jax.lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=conv)`.
 
   Two-dimensional NHWC convolutions without dilation are made fast on a CPU where they have one group or one for each
-  channel (depthwise); others are passed on as they are. A strided one, whose gradient would be of the slow kind,
-  becomes one without strides over blocks of positions.
+  channel (depthwise); others are passed on as they are. The gradient of a strided one would be of the slow kind: it is
+  that of a convolution without strides over blocks of positions.
   """
   depthwise = feature_group_count > 1 and feature_group_count == lhs.shape[-1] == rhs.shape[-1]
   plain = (
@@ -148,7 +147,9 @@ def conv(
   if strides == (1, 1):
     return Bilinear(own, _DEPTHWISE if depthwise else _CONV, (pads,), depthwise)(lhs, rhs)
   blocks = _strided_depthwise if depthwise else _strided
-  return Bilinear(own, (blocks, None, None), (pads, strides), depthwise)(lhs, rhs)
+  # A CPU is fast at a convolution with strides, and not at its transposes.
+  forward = blocks if depthwise else own
+  return Bilinear(own, (forward, None, None), (pads, strides), depthwise, transposed=blocks)(lhs, rhs)
 
 
 def _unstrided(x, w, pads, strides):

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from jaxgen.core.arrays import wide, wide_dtype
 from jaxgen.core.errors import UserError
@@ -24,7 +24,7 @@ Tokens = Float[Array, "batch tokens features"]
 
 
 def sinusoids(
-  positions: Int[Array, "*shape"], features: int, *, interleaved: bool = True, dtype: Dtype = jnp.float32
+  positions: Num[Array, "*shape"], features: int, *, interleaved: bool = True, dtype: Dtype = jnp.float32
 ) -> Float[Array, "*shape {features}"]:
   """Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
 
@@ -36,6 +36,27 @@ def sinusoids(
   sin, cos = jnp.sin(angle[..., 0::2]), jnp.cos(angle[..., 1::2])
   both = jnp.concatenate([sin, cos], axis=-1)
   return both if not interleaved else both[..., np.argsort(np.concatenate([j[0::2], j[1::2]]))]
+
+
+def over_grid(
+  rows: Num[Array, "rows"], columns: Num[Array, "columns"], features: int, dtype: Dtype = jnp.float32
+) -> Float[Array, "tokens {features}"]:
+  """A vector for each place of a grid, row by row, as in DiT's code: Peebles and Xie 2022, section 3.2.
+
+  The first half of the features are the column's `sinusoids`, sines before cosines, the second half the row's.
+
+  Raises:
+    UserError: features that do not divide by 4.
+  """
+  if features % 4:
+    raise UserError(
+      f"positions on a grid are sines and cosines of rows and columns, and {features} features do not "
+      "divide by 4: choose another width"
+    )
+  shape = (rows.shape[0], columns.shape[0], features // 2)
+  half = lambda at: sinusoids(at, features // 2, interleaved=False, dtype=dtype)
+  both = jnp.broadcast_to(half(columns)[None], shape), jnp.broadcast_to(half(rows)[:, None], shape)
+  return jnp.concatenate(both, axis=-1).reshape(-1, features)
 
 
 class Sinusoidal(nn.Module):
@@ -52,7 +73,8 @@ class Sinusoidal(nn.Module):
 class Learned(nn.Module):
   """x + a learned vector for each position, of which there are `length`.
 
-  offset: rows before the table's first position that nothing reads; BART has 2.
+  Attributes:
+    offset: rows before the table's first position that nothing reads; BART has 2.
   """
 
   length: int
@@ -81,7 +103,8 @@ def rotary(
   Their products then depend on the difference of positions alone. Su et al. 2021, https://arxiv.org/abs/2104.09864,
   section 3.2.2.
 
-  interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
+  Args:
+    interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
   """
   d, dtype = x.shape[-1], wide_dtype(x.dtype)
   if d % 2:

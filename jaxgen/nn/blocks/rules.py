@@ -61,17 +61,20 @@ def _result(shape: Shape, dtype: Any, operand: ShapedArray) -> ShapedArray:
 class Bilinear:
   """y = f(x, w), linear in images x and in kernels w.
 
-  plain: f in terms that JAX differentiates, as all platforms but those below have it and its transposes.
-  cpu: what a CPU has in their place: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)).
-    None as one of the last two is the transpose of the first.
-  options: what f is told besides, hashable.
-  channelwise: y's channel is x's, each computed from its own; not sums over x's channels.
+  Attributes:
+    plain: f in terms that JAX differentiates, as all platforms but those below have it and its transposes.
+    cpu: what a CPU has in their place: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)).
+      None as one of the last two is the transpose of the first, or of `transposed`.
+    options: what f is told besides, hashable.
+    channelwise: y's channel is x's, each computed from its own; not sums over x's channels.
+    transposed: f in other terms, of which a CPU has the transposes; not the first of `cpu`.
   """
 
   plain: Callable[..., Array]
   cpu: tuple[Callable[..., Array], Callable[..., Array] | None, Callable[..., Array] | None]
   options: tuple = ()
   channelwise: bool = False
+  transposed: Callable[..., Array] | None = None
 
   def __call__(self, x: Float[Array, "B H W I"], w: Float[Array, "h w C O"]) -> Float[Array, "B P Q O"]:
     x, w = _alike((x, w))
@@ -120,6 +123,8 @@ def _bilinear_cpu(a, b, *, rule, result, x_shape, w_shape, batches):
   if own is not None:
     f = lambda a, b: own(a, b, shape, *rule.options)
   elif result != "y":
+    whole = rule.transposed or forward
+    f = lambda x, w: whole(x, w, *rule.options)
     f = partial(_transposed, f, result, x_shape=x_shape, w_shape=w_shape)
   for _ in range(batches):
     f = jax.vmap(f)

@@ -28,9 +28,10 @@ def quadratic(x: Float[Array, "batch *shape"], reference: float | None) -> Float
 class EnergyMLP(nn.Module):
   """An energy of vectors, or of images taken as vectors: hidden layers, then one number.
 
-  widths: of the hidden layers.
-  reference: standard deviation of a Gaussian that the density is relative to: |x|^2 / (2 reference^2) is added, so that
-    exp(-U) is integrable wherever the network goes; None for none.
+  Attributes:
+    widths: of the hidden layers.
+    reference: standard deviation of a Gaussian that the density is relative to: |x|^2 / (2 reference^2) is added, so
+      that exp(-U) is integrable wherever the network goes; None for none.
 
   Raises:
     UserError: a reference that is not larger than 0.
@@ -59,9 +60,10 @@ class EnergyMLP(nn.Module):
 class EnergyConvNet(nn.Module):
   """An energy of images: convolutions, then one number.
 
-  layers: (features, kernel, stride) of each convolution, "SAME" padding.
-  pooled: the last layer's features are averaged over positions before they make a number; else all of them do.
-  reference: as in `EnergyMLP`.
+  Attributes:
+    layers: (features, kernel, stride) of each convolution, "SAME" padding.
+    pooled: the last layer's features are averaged over positions before they make a number; else all of them do.
+    reference: as in `EnergyMLP`.
 
   Raises:
     UserError: a reference that is not larger than 0.

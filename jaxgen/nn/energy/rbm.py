@@ -52,15 +52,16 @@ MOST = 25  # units of the side over whose states `log_partition` sums: 2^25 of t
 class Units(NamedTuple):
   """A kind of visible units, of biases b, with the location m given h and the standard deviation sigma.
 
-  levels: of the values that they take, None where they are real numbers.
-  standard: (v, b, sigma) -> u.
-  energy: (v, b, sigma) -> each unit's energy where W = 0.
-  log_partition: (m, b, sigma) -> A(m) of (R6).
-  mean: m -> the mean of v.
-  draw: (key, m, sigma) -> v.
-  bias: mean of the data -> the b of which it is the mean where W = 0.
-  sigma: where it is not learned.
-  learned: z = log sigma^2 is a parameter for each unit.
+  Attributes:
+    levels: of the values that they take, None where they are real numbers.
+    standard: (v, b, sigma) -> u.
+    energy: (v, b, sigma) -> each unit's energy where W = 0.
+    log_partition: (m, b, sigma) -> A(m) of (R6).
+    mean: m -> the mean of v.
+    draw: (key, m, sigma) -> v.
+    bias: mean of the data -> the b of which it is the mean where W = 0.
+    sigma: where it is not learned.
+    learned: z = log sigma^2 is a parameter for each unit.
   """
 
   levels: int | None
@@ -123,7 +124,8 @@ class RBM(nn.Module):
 
   W starts from a Gaussian of standard deviation 0.01, as in Hinton's guide, section 8; b, c and z start at 0.
 
-  visible, hidden: D and H.
+  Attributes:
+    visible, hidden: D and H.
   """
 
   visible: int

@@ -12,7 +12,8 @@ class Score(nn.Module):
   What else the network takes (noise levels, labels) is handed on, so that an energy may stand wherever a score network
   does: in `methods.energy.score_matching`, and with the prediction "score" in `methods.diffusion.gaussian`.
 
-  energy: x, ... -> [B], each a function of its own example.
+  Attributes:
+    energy: x, ... -> [B], each a function of its own example.
   """
 
   energy: Any

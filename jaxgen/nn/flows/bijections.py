@@ -171,7 +171,8 @@ class Coupling(nn.Module):
   (log_scale, shift) = conditioner(a, entries of b, train), each of b's shape; log_scale is None for additive coupling.
   Dinh et al. 2014, https://arxiv.org/abs/1410.8516, section 3.2; 2016, https://arxiv.org/abs/1605.08803, eq. 4, 5.
 
-  swap: the first half is changed, by the second one.
+  Attributes:
+    swap: the first half is changed, by the second one.
   """
 
   conditioner: Any
@@ -201,7 +202,8 @@ class CheckerboardCoupling(nn.Module):
   Dinh et al. 2016, eq. 9, with b = mask: y = b x + (1 - b) (x exp(s(b x)) + t(b x)). The network sees the mask, too, as
   one more channel: (s, t) = conditioner([b x, b], channels of x, train).
 
-  odd: the pixels whose row + column is odd stay; otherwise the others.
+  Attributes:
+    odd: the pixels whose row + column is odd stay; otherwise the others.
   """
 
   conditioner: Any

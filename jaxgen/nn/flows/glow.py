@@ -99,12 +99,13 @@ def glow(
 ) -> Chain:
   """The flow of images in [-1, 1], of which it makes [-1/2, 1/2] first.
 
-  levels: each squeezes; half of the values leave after all but the last, where the prior is normal, with a mean and a
-    scale by channel: one actnorm more.
-  steps: of flow at each level.
-  width: of the coupling layers' networks.
-  lu: the 1x1 convolutions are kept decomposed, else as they are.
-  additive: coupling, else affine.
+  Args:
+    levels: each squeezes; half of the values leave after all but the last, where the prior is normal, with a mean and a
+      scale by channel: one actnorm more.
+    steps: of flow at each level.
+    width: of the coupling layers' networks.
+    lu: the 1x1 convolutions are kept decomposed, else as they are.
+    additive: coupling, else affine.
 
   Raises:
     UserError: sizes of 0.

@@ -51,7 +51,8 @@ def nice(
 ) -> Flattened:
   """The flow of images in [-1, 1]; their pixels are brought to [0, 1], and the even ones are the first half.
 
-  widths: of each coupling layer's hidden layers. The coupling layers change the second half and the first in turn.
+  Args:
+    widths: of each coupling layer's hidden layers. The coupling layers change the second half and the first in turn.
 
   Raises:
     UserError: sizes of 0.

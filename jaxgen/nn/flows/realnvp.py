@@ -25,7 +25,8 @@ Out = Float[Array, "batch height width out"]
 class WeightNormConv(nn.Module):
   """Convolution with weight normalisation, w = g v / ||v|| by output: Salimans and Kingma 2016, arXiv:1602.07868.
 
-  g: its start; None where what follows is normalised and it would say nothing.
+  Attributes:
+    g: its start; None where what follows is normalised and it would say nothing.
   """
 
   features: int
@@ -74,7 +75,8 @@ class ResNet(nn.Module):
 
   Their Appendix and code: it sees batch-normalised h and -h, so that ReLU loses nothing at the start.
 
-  features: width. blocks: residual blocks. scale: of s at the start.
+  Attributes:
+    features: width. blocks: residual blocks. scale: of s at the start.
   """
 
   features: int
@@ -115,10 +117,11 @@ def realnvp(
   of the values leave, one colour of a checkerboard; at the last there are four with checkerboard masks. Every coupling
   layer is followed by batch normalisation, section 3.7.
 
-  scales: the image is halved at all but the last.
-  features: width of the residual networks, twice as much at every halving.
-  blocks: residual blocks in each.
-  alpha: of `Logit`.
+  Args:
+    scales: the image is halved at all but the last.
+    features: width of the residual networks, twice as much at every halving.
+    blocks: residual blocks in each.
+    alpha: of `Logit`.
 
   Raises:
     UserError: sizes of 0; `blocks` may be 0.
@@ -165,7 +168,8 @@ class ScaleShift(nn.Module):
 def realnvp_vectors(couplings: int, widths: Sequence[int], *, param_dtype: Dtype = jnp.float32) -> Chain:
   """The flow of vectors [B, D]: affine coupling layers that change the halves in turn, each after actnorm.
 
-  widths: of each layer's perceptron, which is smooth, and so is the density.
+  Args:
+    widths: of each layer's perceptron, which is smooth, and so is the density.
 
   Raises:
     UserError: sizes of 0.

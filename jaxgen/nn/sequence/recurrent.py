@@ -51,9 +51,12 @@ def gru(x: Gates, h: Gates, state: State) -> State:
 
 
 class Kind(NamedTuple):
-  """gates: number of blocks in each projection. states: number of arrays of the state.
+  """A kind of recurrent cell.
 
-  update: (projection of the input, projection of h, state) -> the next state.
+  Attributes:
+    gates: number of blocks in each projection.
+    states: number of arrays in the state.
+    update: (projection of the input, projection of h, state) -> the next state.
   """
 
   gates: int
@@ -115,7 +118,8 @@ class Cell(nn.Module):
   ) -> tuple[Float[Array, "batch time {self.features}"], State]:
     """(h at every time, the last state). The state does not move where a time is not valid, and h is 0 there.
 
-    reverse: from the last time to the first. As the state stands still on padding, that is from the last valid time.
+    Args:
+      reverse: from the last time to the first. As the state stands still on padding, that is from the last valid time.
     """
     x, *rest = nn.dtypes.promote_dtype(x, *state, *self.weights(x.shape[-1]), dtype=self.dtype)
     state, w = tuple(rest[: len(state)]), Weights(*rest[len(state) :])
@@ -145,9 +149,10 @@ def check_lengths(lengths: Int[Array, "batch"] | None, time: int) -> None:
 class Recurrent(nn.Module):
   """Layers of recurrent cells, each direction of each layer one scan.
 
-  features: width of the state, in each direction.
-  bidirectional: each layer sees the one below of both directions, forward first, side by side.
-  dropout: rate, between layers.
+  Attributes:
+    features: width of the state, in each direction.
+    bidirectional: each layer sees the one below of both directions, forward first, side by side.
+    dropout: rate, between layers.
   """
 
   features: int

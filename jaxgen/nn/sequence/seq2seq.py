@@ -122,12 +122,13 @@ class Multiplicative(nn.Module):
 class Seq2Seq(nn.Module):
   """An encoder in both directions, and a decoder that attends to it.
 
-  sources, vocabulary: number of tokens of the source and of the target.
-  features: width of the decoder's state, and of the encoder's in each direction.
-  embedding: width of the embeddings.
-  layers: cells on top of each other, in both.
-  decoder: `Additive` or `Multiplicative`.
-  dropout: rate, on the embeddings, between the encoder's layers, and before the output layer.
+  Attributes:
+    sources, vocabulary: number of tokens of the source and of the target.
+    features: width of the decoder's state, and of the encoder's in each direction.
+    embedding: width of the embeddings.
+    layers: cells on top of each other, in both.
+    decoder: `Additive` or `Multiplicative`.
+    dropout: rate, on the embeddings, between the encoder's layers, and before the output layer.
   """
 
   sources: int
@@ -155,9 +156,13 @@ class Seq2Seq(nn.Module):
   def __call__(
     self, source: Int[Array, "batch source"], target: Int[Array, "batch tokens"], mask: Mask = None, index: Index = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each target token, given those before it. target: begins with a token that starts.
+    """Logits of the token after each target token, given the tokens before.
 
-    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    Args:
+      source: the source's tokens.
+      target: the target's tokens; the first is the one that starts every sequence.
+      mask: which of the source's tokens are seen.
+      index: the examples' positions in the global batch. With them dropout is on and needs rngs={"dropout": key}.
     """
     return self.attend(source, target, mask, index)[0]
 

@@ -37,21 +37,22 @@ Features = Float[Array, "batch tokens features"]
 class Options(NamedTuple):
   """What a Transformer is made of.
 
-  features: width of the model.
-  heads: number of attention's heads, each of width features / heads.
-  hidden: width of the MLPs' hidden layer.
-  depth: number of blocks; of an encoder-decoder's, those of each side (see `EncoderDecoder`).
-  norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
-  dropout: rate, on the embeddings and on each branch's output (section 5.4).
-  attention_dropout, hidden_dropout: rates on the attention's weights and on the MLPs' hidden layer.
-  scaled: whether embeddings are multiplied by sqrt(features) (section 3.4).
-  embedding_norm: whether embeddings are normalised, positions included.
-  absolute: (name) -> a module that adds positions; None adds none. See `nn.positions`.
-  rotate: (queries or keys, positions) -> the same turned, `rotary` for one; None turns none.
-  relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, `Relative` for one.
-  remat: keep only each block's input for the backward pass, and compute the rest again.
-  unroll: how many blocks a turn of the loop computes: see `Blocks`.
-  embedding_init, kernel_init: of the tables of embeddings, and of dense layers.
+  Attributes:
+    features: width of the model.
+    heads: number of attention's heads, each of width features / heads.
+    hidden: width of the MLPs' hidden layer.
+    depth: number of blocks; of an encoder-decoder's, those of each side (see `EncoderDecoder`).
+    norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
+    dropout: rate, on the embeddings and on each branch's output (section 5.4).
+    attention_dropout, hidden_dropout: rates on the attention's weights and on the MLPs' hidden layer.
+    scaled: whether embeddings are multiplied by sqrt(features) (section 3.4).
+    embedding_norm: whether embeddings are normalised, positions included.
+    absolute: (name) -> a module that adds positions; None adds none. See `nn.positions`.
+    rotate: (queries or keys, positions) -> the same turned, `rotary` for one; None turns none.
+    relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, `Relative` for one.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
+    unroll: how many blocks a turn of the loop computes: see `Blocks`.
+    embedding_init, kernel_init: of the tables of embeddings, and of dense layers.
   """
 
   features: int = 512
@@ -110,7 +111,8 @@ def gpt(
 ) -> Options:
   """GPT-2's: Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3.
 
-  context: most tokens that it reads.
+  Args:
+    context: most tokens that it reads.
   """
   return Options(
     features,
@@ -187,9 +189,16 @@ class Stack(nn.Module):
     context_mask: Mask = None,
     length: int | None = None,
   ) -> Features:
-    """mask: tokens that are seen. context, context_mask: what the decoder attends to, and where.
+    """The last block's features of every token.
 
-    length: x are the next few tokens of sequences of at most so many; those before are in the collection "cache".
+    Args:
+      x: embedded tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      mask: the tokens that are seen; None: all.
+      context: what a decoder attends to after itself.
+      context_mask: the parts of the context that are seen; None: all.
+      length: x holds the next tokens of sequences of at most this length; the earlier tokens are in the collection
+        "cache". None: x holds whole sequences.
     """
     o = self.options
     if o.norm not in ("pre", "post"):
@@ -228,7 +237,8 @@ class Stack(nn.Module):
 class Encoder(nn.Module):
   """BERT's encoder: Devlin et al. 2018, section 3.
 
-  types: kinds of segments, each with a vector of its own; 0 for none.
+  Attributes:
+    types: kinds of segments, each with a vector of its own; 0 for none.
   """
 
   vocabulary: int
@@ -241,7 +251,8 @@ class Encoder(nn.Module):
   ) -> tuple[Features, Float[Array, "batch features"]]:
     """(features of every token, of the whole: the first token's through a dense layer and tanh).
 
-    types: each token's segment, 0 by default.
+    Args:
+      types: each token's segment, 0 by default.
     """
     o = self.options
     x = Embedding(self.vocabulary, o, name="embedding")(tokens)
@@ -257,10 +268,11 @@ class EncoderDecoder(nn.Module):
 
   The output layer shares its weights with the embeddings (section 3.4).
 
-  vocabulary: number of tokens, in source and target.
-  sources: number of the source's, where it has tokens of its own.
-  output_bias: a bias on the logits, as Marian and BART have.
-  decoder_depth: number of the decoder's blocks, where the encoder has another.
+  Attributes:
+    vocabulary: number of tokens, in source and target.
+    sources: number of the source's, where it has tokens of its own.
+    output_bias: a bias on the logits, as Marian and BART have.
+    decoder_depth: number of the decoder's blocks, where the encoder has another.
   """
 
   vocabulary: int
@@ -285,9 +297,13 @@ class EncoderDecoder(nn.Module):
   def __call__(
     self, source: Int[Array, "batch source"], target: Ids, mask: Mask = None, index: Index = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each target token. target: begins with a token that starts sequences.
+    """Logits of the token after each target token.
 
-    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    Args:
+      source: the source's tokens.
+      target: the target's tokens; the first is the one that starts every sequence.
+      mask: which of the source's tokens are seen.
+      index: the examples' positions in the global batch. With them dropout is on and needs rngs={"dropout": key}.
     """
     return self.decode(target, self.encode(source, mask, index), mask, index)
 
@@ -304,7 +320,15 @@ class EncoderDecoder(nn.Module):
     index: Index = None,
     length: int | None = None,
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """memory: the encoded source. length: see `Stack`."""
+    """Logits of the token after each target token, given the encoded source.
+
+    Args:
+      target: the target's tokens.
+      memory: the encoded source.
+      mask: which of the source's tokens are seen.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      length: see `Stack`.
+    """
     x = self.decoder(self.embedding(target), index, context=memory, context_mask=mask, length=length)
     logits = self.embedding.logits(x)
     return logits + self.bias.astype(logits.dtype) if self.output_bias else logits
@@ -338,7 +362,13 @@ class LanguageModel(nn.Module):
   def __call__(
     self, tokens: Ids, index: Index = None, length: int | None = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each token. length: see `Stack`."""
+    """Logits of the token after each token.
+
+    Args:
+      tokens: the tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      length: see `Stack`.
+    """
     return self.embedding.logits(self.decoder(self.embedding(tokens), index, length=length))
 
   @nn.nowrap

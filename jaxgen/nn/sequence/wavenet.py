@@ -40,7 +40,12 @@ def stacks(count: int, layers: int) -> tuple[int, ...]:
 
 
 def earlier(x: Features, steps: int | Int[Array, ""], most: int) -> Features:
-  """x_(t - steps), zeros before the first. most: at least `steps`, which the compiler need not know."""
+  """x_(t - steps), with zeros before the first.
+
+  Args:
+    steps: by how much x is shifted; it may be traced.
+    most: an upper limit of `steps`, known when the program is compiled.
+  """
   padded = jnp.pad(x, ((0, 0), (most, 0), (0, 0)))
   return jax.lax.dynamic_slice_in_dim(padded, most - steps, x.shape[1], axis=1)
 
@@ -48,7 +53,8 @@ def earlier(x: Features, steps: int | Int[Array, ""], most: int) -> Features:
 class Layer(nn.Module):
   """(W1), with its residual and skip connections.
 
-  most: the largest dilation of the network's layers.
+  Attributes:
+    most: the largest dilation of the network's layers.
   """
 
   kernel: int
@@ -66,9 +72,16 @@ class Layer(nn.Module):
     shift: Float[Array, "batch 1 gates"],
     past: Float[Array, "batch tokens past"] | None,
   ) -> tuple[tuple[Features, Float[Array, "batch tokens skip"]], Features]:
-    """carry: x and the sum of the skip connections; also returns the layer's input, x.
+    """One layer of the stack, for a scan over layers.
 
-    shift: V_f h and V_g h. past: x_(t - (k - 1) d), ..., x_(t - d) side by side where x does not hold them.
+    Args:
+      carry: x and the sum of the skip connections.
+      dilation: d.
+      shift: V_f h and V_g h, side by side.
+      past: x_(t - (k - 1) d), ..., x_(t - d), side by side, when x does not hold them; None: x is a whole sequence.
+
+    Returns:
+      The next carry, and the layer's input x.
     """
     x, total = carry
     options = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -86,11 +99,12 @@ class Layer(nn.Module):
 class WaveNet(nn.Module):
   """The network.
 
-  vocabulary: number of tokens.
-  dilations: of the layers, from the first.
-  kernel: k, the taps of a convolution.
-  features, hidden, skip: channels of x, of z, and of the skip connections.
-  conditions: (name, number of classes) of each label that the network is told.
+  Attributes:
+    vocabulary: number of tokens.
+    dilations: of the layers, from the first.
+    kernel: k, the taps of a convolution.
+    features, hidden, skip: channels of x, of z, and of the skip connections.
+    conditions: (name, number of classes) of each label that the network is told.
   """
 
   vocabulary: int = 256
@@ -129,7 +143,12 @@ class WaveNet(nn.Module):
     index: Int[Array, "batch"] | None = None,
     **conditions: Int[Array, "batch"],
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each token. conditions: a label of each example by name.
+    """Logits of the token after each token.
+
+    Args:
+      tokens: the tokens.
+      index: not used; nothing is dropped.
+      **conditions: labels of the examples by name.
 
     Raises:
       UserError: a token or a label is out of range (in a compiled program its logits are NaN), or a label is missing.
@@ -162,7 +181,16 @@ class WaveNet(nn.Module):
     shifts: Float[Array, "layers batch 1 gates"],
     past: Float[Array, "layers batch tokens past"] | None = None,
   ) -> tuple[Float[Array, "batch tokens {self.vocabulary}"], Float[Array, "layers batch tokens features"]]:
-    """(logits, the layers' inputs). x: one-hot tokens, k - 1 of them before the first whose logits are given."""
+    """Runs all layers.
+
+    Args:
+      x: one-hot tokens. The first k - 1 of them have no logits: they are the past of the others.
+      shifts: see `shifts`.
+      past: earlier inputs of the layers; None: x is a whole sequence.
+
+    Returns:
+      The logits, and the layers' inputs.
+    """
     count = x.shape[1] - self.kernel + 1
     x = self.first(jnp.concatenate([x[:, j : j + count] for j in range(self.kernel)], axis=-1))
     carry = x, jnp.zeros((*x.shape[:2], self.skip), x.dtype)

@@ -48,11 +48,12 @@ def embedding_of(t: Float[Array, "batch"], dim: int) -> Float[Array, "batch {dim
 class ADM(nn.Module):
   """Improved DDPM's and ADM's U-Net.
 
-  channels, multipliers, blocks, dropout, classes, dtype, param_dtype: as in `UNet`.
-  attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention.
-  out_channels: twice the image's where the variances are learned; its first half is then the mean's prediction.
-  heads: of the attention; or as many as have `head_channels` each.
-  residual_sample: residual blocks halve and double the image, in place of convolutions.
+  Attributes:
+    channels, multipliers, blocks, dropout, classes, dtype, param_dtype: as in `UNet`.
+    attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention.
+    out_channels: twice the image's where the variances are learned; its first half is then the mean's prediction.
+    heads: of the attention; or as many as have `head_channels` each.
+    residual_sample: residual blocks halve and double the image, in place of convolutions.
   """
 
   channels: int = 128

@@ -85,11 +85,12 @@ def dilate(convolve, x: Map, d: int) -> Float[Array, "batch height width feature
 class RefineNet(nn.Module):
   """The score of x at noise level t, up to the factor that the method gives it.
 
-  channels: width at full resolution; twice that at half.
-  levels: number of noise levels.
-  out_channels: of the output.
-  dtype: of the computation; normalisation statistics are at least float32.
-  param_dtype: of the parameters.
+  Attributes:
+    channels: width at full resolution; twice that at half.
+    levels: number of noise levels.
+    out_channels: of the output.
+    dtype: of the computation; normalisation statistics are at least float32.
+    param_dtype: of the parameters.
   """
 
   channels: int = 128

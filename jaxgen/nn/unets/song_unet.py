@@ -81,13 +81,14 @@ def fir_smooth(x: Map) -> Float[Array, "batch height+1 width+1 channels"]:
 class SongUNet(nn.Module):
   """DDPM++, or with `ncsnpp` and `fourier` NCSN++.
 
-  channels, multipliers, blocks, dropout, out_channels, remat, dtype, param_dtype: as in `UNet`.
-  attention: resolutions (heights of the feature map, in pixels) with attention: after each block on the way down, after
-    the last one on the way up.
-  classes: number of classes of a class-conditional network, as EDM has it: a label outside 0 .. classes - 1 is none.
-  ncsnpp: smooth when halving and doubling, and add the halved image at every level on the way down.
-  fourier: the embedding of t is of random frequencies, normal with this standard deviation, kept among the parameters
-    as "frequencies" and not trained. None: Ho et al.'s embedding.
+  Attributes:
+    channels, multipliers, blocks, dropout, out_channels, remat, dtype, param_dtype: as in `UNet`.
+    attention: resolutions (heights of the feature map, in pixels) with attention: after each block on the way down,
+      after the last one on the way up.
+    classes: number of classes of a class-conditional network, as EDM has it: a label outside 0 .. classes - 1 is none.
+    ncsnpp: smooth when halving and doubling, and add the halved image at every level on the way down.
+    fourier: the embedding of t is of random frequencies, normal with this standard deviation, kept among the parameters
+      as "frequencies" and not trained. None: Ho et al.'s embedding.
   """
 
   channels: int = 128

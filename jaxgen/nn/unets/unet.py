@@ -33,11 +33,13 @@ class ResidualBlock(nn.Module):
 
   What follows the dtypes are choices of later networks:
 
-  scale_shift: time scales and shifts what the second norm gives, (1 + scale) h + shift, instead of being added before.
-  resample: doubles or halves the image before the first conv, and the input too.
-  project: an input that is resampled goes through the dense layer even if its width stays.
-  gain: of the sum of both branches.
-  kernel_init: scale -> initialiser; the last conv's has scale 1e-10, almost zero.
+  Attributes:
+    scale_shift: time scales and shifts what the second norm gives, (1 + scale) h + shift, instead of being added
+      before.
+    resample: doubles or halves the image before the first conv, and the input too.
+    project: an input that is resampled goes through the dense layer even if its width stays.
+    gain: of the sum of both branches.
+    kernel_init: scale -> initialiser; the last conv's has scale 1e-10, almost zero.
   """
 
   features: int
@@ -80,8 +82,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
   """Self-attention over all positions of a feature map, with a residual connection.
 
-  gain: of the sum of both branches.
-  kernel_init: scale -> initialiser; the last layer's has scale 1e-10, almost zero.
+  Attributes:
+    gain: of the sum of both branches.
+    kernel_init: scale -> initialiser; the last layer's has scale 1e-10, almost zero.
   """
 
   groups: int | None  # None: as many as fit
@@ -117,10 +120,15 @@ def u_shape(
 ) -> Float[Array, "batch height width features"]:
   """Down through the levels, a middle, and up again, where every block is also given what was left on the way down.
 
-  residual(h, level, name), attend(h, name) and sample(h, level, way), with way "down" or "up", make the layers.
-  blocks: per level on the way down, one more on the way up.
-  attention: heights of the feature maps that are attended to after a block; on the way up after "every" block of a
-    level, or its "last".
+  Args:
+    h: the features at full resolution.
+    levels: the number of resolutions.
+    blocks: blocks per level on the way down; there is one more on the way up.
+    residual: (h, level, name) -> the output of a residual block.
+    attend: (h, name) -> the output of attention.
+    sample: (h, level, way) -> the map at the next resolution, with way "down" or "up".
+    attention: heights of the feature maps that are attended to after a block.
+    attention_up: whether attention follows "every" block of a level on the way up, or the "last" alone.
   """
   skips = [h]
 
@@ -185,18 +193,19 @@ def check_widths(channels: int, multipliers: Sequence[int], blocks: int) -> None
 class UNet(nn.Module):
   """DDPM's U-Net.
 
-  channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
-  multipliers: one entry per level.
-  blocks: residual blocks per level on the way down, one more on the way up.
-  attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention; one
-    more is always in the middle, between two residual blocks.
-  dropout: rate, inside each residual block.
-  classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
-  out_channels: of the output.
-  heads: of the attention.
-  remat: keep only each residual block's input for the backward pass, and compute the rest again.
-  dtype: of the computation; normalisation statistics and softmax are at least float32.
-  param_dtype: of the parameters.
+  Attributes:
+    channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
+    multipliers: one entry per level.
+    blocks: residual blocks per level on the way down, one more on the way up.
+    attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention; one
+      more is always in the middle, between two residual blocks.
+    dropout: rate, inside each residual block.
+    classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
+    out_channels: of the output.
+    heads: of the attention.
+    remat: keep only each residual block's input for the backward pass, and compute the rest again.
+    dtype: of the computation; normalisation statistics and softmax are at least float32.
+    param_dtype: of the parameters.
   """
 
   channels: int = 128

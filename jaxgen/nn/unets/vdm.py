@@ -55,13 +55,15 @@ class Block(nn.Module):
 class ScoreNetwork(nn.Module):
   """eps from z_t and gamma_t: a U-Net that never leaves the full resolution, with attention in its middle only.
 
-  gamma_min, gamma_max: gamma's ends at initialisation; the network sees (gamma - gamma_min) / (gamma_max - gamma_min).
-  channels: width.
-  depth: residual blocks on the way down, one more on the way up.
-  dropout: rate, inside each residual block.
-  fourier: the network also sees sin(2^n pi z) and cos(2^n pi z) for these n. 7 and 8 are the paper's for 256 values in
-    [-1, 1]: the last turns once from one value to the next. For 17 values that is n = 4.
-  classes: number of classes of a class-conditional network.
+  Attributes:
+    gamma_min, gamma_max: gamma's ends at initialisation; the network sees (gamma - gamma_min) / (gamma_max -
+      gamma_min).
+    channels: width.
+    depth: residual blocks on the way down, one more on the way up.
+    dropout: rate, inside each residual block.
+    fourier: the network also sees sin(2^n pi z) and cos(2^n pi z) for these n. 7 and 8 are the paper's for 256 values
+      in [-1, 1]: the last turns once from one value to the next. For 17 values that is n = 4.
+    classes: number of classes of a class-conditional network.
   """
 
   gamma_min: float

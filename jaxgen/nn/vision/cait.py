@@ -102,14 +102,15 @@ class ClassAttentionBlock(nn.Module):
 class CaiT(nn.Module):
   """CaiT for classification. The head sees the class token, which meets the patches in the last blocks only.
 
-  patch: side of a patch, in pixels.
-  width: number of features of a token.
-  depth: number of blocks in which patches attend to patches.
-  class_depth: number of blocks in which the class token attends to them.
-  layer_scale: LayerScale's gains at first.
-  dropout: rate, on each branch's output and on the MLPs' hidden layers, in the blocks of patches.
-  attention_dropout: rate, on attention's weights there.
-  drop_path: stochastic depth's rate there, the same in all blocks (section 5.1).
+  Attributes:
+    patch: side of a patch, in pixels.
+    width: number of features of a token.
+    depth: number of blocks in which patches attend to patches.
+    class_depth: number of blocks in which the class token attends to them.
+    layer_scale: LayerScale's gains at first.
+    dropout: rate, on each branch's output and on the MLPs' hidden layers, in the blocks of patches.
+    attention_dropout: rate, on attention's weights there.
+    drop_path: stochastic depth's rate there, the same in all blocks (section 5.1).
   """
 
   patch: int

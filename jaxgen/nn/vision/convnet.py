@@ -13,10 +13,11 @@ from jaxgen.nn.blocks.layers import Conv, Dropout
 class ConvNet(nn.Module):
   """3x3 convolutions with ReLU, each followed by 2x2 averaging, then one hidden layer. No batch statistics.
 
-  classes: number of classes.
-  channels: width of each convolution.
-  hidden: width of the hidden layer, whose activations are what the method `features` returns.
-  dropout: rate, on the hidden layer's input and output.
+  Attributes:
+    classes: number of classes.
+    channels: width of each convolution.
+    hidden: width of the hidden layer, whose activations are what the method `features` returns.
+    dropout: rate, on the hidden layer's input and output.
   """
 
   classes: int

@@ -34,11 +34,12 @@ SIZES = {
 class DenseNet(nn.Module):
   """Dense blocks, with a transition between two that halves the channels and the picture's sides.
 
-  depths: number of layers of each block.
-  growth: k, the channels that each layer adds.
-  stem: channels before the first block; the paper's is 2 k.
-  dropout: rate, on each layer's output; the paper's is 0.2 on data without augmentation.
-  small: for small pictures, as the paper's for CIFAR: a 3x3 convolution, without stride and pooling, as the stem.
+  Attributes:
+    depths: number of layers of each block.
+    growth: k, the channels that each layer adds.
+    stem: channels before the first block; the paper's is 2 k.
+    dropout: rate, on each layer's output; the paper's is 0.2 on data without augmentation.
+    small: for small pictures, as the paper's for CIFAR: a 3x3 convolution, without stride and pooling, as the stem.
   """
 
   depths: Sequence[int]

@@ -27,7 +27,12 @@ Pictures = Float[Array, "batch height width channels"]
 
 
 class Stage(NamedTuple):
-  """A row of Table 1. expand: the blocks' inner width over that of their input. stride: of the first block."""
+  """A row of Table 1.
+
+  Attributes:
+    expand: a block's inner width divided by its input's width.
+    stride: the stride of the first block.
+  """
 
   expand: int
   kernel: int
@@ -111,15 +116,16 @@ class Block(nn.Module):
 class EfficientNet(nn.Module):
   """A stem, stages of blocks, a 1x1 convolution, the mean over positions and a dense layer.
 
-  width, depth: factors of every stage's channels and number of blocks.
-  stages, stem, out: B0's, before these factors; `out` is the width of the last convolution.
-  dropout: rate, before the dense layer.
-  drop_path: stochastic depth's rate; that of block i of n is drop_path * i / n.
-  padding: "same", as published, TensorFlow's, which with stride 2 puts more on the right and below; "symmetric", that
-    of torchvision and of timm's networks whose name does not begin with "tf_".
-  eps, momentum: of batch normalisation, as published. The ports with symmetric padding have eps 1e-5 (torchvision's
-    from B5 on 1e-3) and momentum 0.9.
-  small: for small pictures, a stem without stride.
+  Attributes:
+    width, depth: factors of every stage's channels and number of blocks.
+    stages, stem, out: B0's, before these factors; `out` is the width of the last convolution.
+    dropout: rate, before the dense layer.
+    drop_path: stochastic depth's rate; that of block i of n is drop_path * i / n.
+    padding: "same", as published, TensorFlow's, which with stride 2 puts more on the right and below; "symmetric", that
+      of torchvision and of timm's networks whose name does not begin with "tf_".
+    eps, momentum: of batch normalisation, as published. The ports with symmetric padding have eps 1e-5 (torchvision's
+      from B5 on 1e-3) and momentum 0.9.
+    small: for small pictures, a stem without stride.
   """
 
   width: float = 1.0

@@ -59,7 +59,8 @@ def reduce(x: Pictures, window: int = 3) -> Float[Array, "batch h w channels"]:
 def windows(n: int, adaptive: bool) -> np.ndarray:
   """[out, n], rows of means: over 5 positions every 3, 14 -> 4 in the paper; over all where n is less than 5.
 
-  adaptive: PyTorch's windows, always 4, which are of 4 positions where n is 14.
+  Args:
+    adaptive: PyTorch's windows, always 4, which are of 4 positions where n is 14.
   """
   if adaptive:
     ends = [(i * n // 4, -(-(i + 1) * n // 4)) for i in range(4)]
@@ -71,13 +72,14 @@ def windows(n: int, adaptive: bool) -> np.ndarray:
 class GoogLeNet(nn.Module):
   """Nine inception modules.
 
-  width: factor of every width of Table 1 and of the heads.
-  auxiliary: whether there are the two auxiliary heads, which are used in training alone.
-  dropout, auxiliary_dropout: rates, before the last dense layer of the head and of an auxiliary head.
-  batch_norm: torchvision's form, of which there are published weights: batch normalisation (eps 1e-3) in place of
-    biases and of response normalisation, 3x3 kernels where the paper has 5x5, a last pooling of 2x2 windows, and
-    other windows in the auxiliary heads.
-  small: for small pictures, a 3x3 convolution without stride first, and neither of the stem's poolings.
+  Attributes:
+    width: factor of every width of Table 1 and of the heads.
+    auxiliary: whether there are the two auxiliary heads, which are used in training alone.
+    dropout, auxiliary_dropout: rates, before the last dense layer of the head and of an auxiliary head.
+    batch_norm: torchvision's form, of which there are published weights: batch normalisation (eps 1e-3) in place of
+      biases and of response normalisation, 3x3 kernels where the paper has 5x5, a last pooling of 2x2 windows, and
+      other windows in the auxiliary heads.
+    small: for small pictures, a 3x3 convolution without stride first, and neither of the stem's poolings.
   """
 
   classes: int = 1000

@@ -43,7 +43,8 @@ he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 class Block(nn.Module):
   """x + F(x), with F two 3x3 convolutions, or 1x1, 3x3 and 1x1 ones; where shapes differ x goes through a 1x1 one.
 
-  features: width of the 3x3 convolutions; a bottleneck's output is 4 times as wide.
+  Attributes:
+    features: width of the 3x3 convolutions; a bottleneck's output is 4 times as wide.
   """
 
   features: int
@@ -96,16 +97,17 @@ class Block(nn.Module):
 class ResNet(nn.Module):
   """Stages of residual blocks, each but the first starting with stride 2 and twice as wide as the one before.
 
-  depths: number of blocks of each stage.
-  width: features of the stem and of the first stage's 3x3 convolutions.
-  bottleneck: blocks of three convolutions.
-  preactivation: v2. As in timm, the stem's pooling comes before the first normalisation.
-  stride_first: v1, see above; matters to bottlenecks alone.
-  small: for small pictures, a 3x3 convolution as the stem, without stride and pooling: v1's section 4.2. (The networks
-    there are of stages of width 16, 32 and 64; their shortcuts have no parameters, and here they have.)
-  drop_path: stochastic depth's rate at the last block; it grows in equal steps from 0 at the first.
-  zero_gain: the last normalisation of each branch starts at 0, so that blocks start as the identity: Goyal et al. 2017,
-    section 5.1. For v1 and v1.5.
+  Attributes:
+    depths: number of blocks of each stage.
+    width: features of the stem and of the first stage's 3x3 convolutions.
+    bottleneck: blocks of three convolutions.
+    preactivation: v2. As in timm, the stem's pooling comes before the first normalisation.
+    stride_first: v1, see above; matters to bottlenecks alone.
+    small: for small pictures, a 3x3 convolution as the stem, without stride and pooling: v1's section 4.2. (The
+      networks there are of stages of width 16, 32 and 64; their shortcuts have no parameters, and here they have.)
+    drop_path: stochastic depth's rate at the last block; it grows in equal steps from 0 at the first.
+    zero_gain: the last normalisation of each branch starts at 0, so that blocks start as the identity: Goyal et al.
+      2017, section 5.1. For v1 and v1.5.
   """
 
   depths: Sequence[int]

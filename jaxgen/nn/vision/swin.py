@@ -70,10 +70,11 @@ def shifted_mask(height: int, width: int, window: Pair, shift: Pair) -> Bool[np.
 class WindowAttention(nn.Module):
   """Attention within windows, with a bias for each head and relative position: section 3.2, eq. 4.
 
-  heads, qkv_bias: as of `nn.attention.Attention`.
-  grid: rows and columns of the map whose tokens come in.
-  window: rows and columns of a window. A map that it does not divide is padded with zeros, below and on the right.
-  shift: by how much the windows are shifted, down and to the right.
+  Attributes:
+    heads, qkv_bias: as of `nn.attention.Attention`.
+    grid: rows and columns of the map whose tokens come in.
+    window: rows and columns of a window. A map that it does not divide is padded with zeros, below and on the right.
+    shift: by how much the windows are shifted, down and to the right.
   """
 
   heads: int
@@ -151,12 +152,13 @@ class PatchMerging(nn.Module):
 class Swin(nn.Module):
   """Swin Transformer for classification; the head sees the mean over all tokens.
 
-  patch: side of a patch, in pixels.
-  width: features of a token in the first stage; they double from stage to stage, as the map halves.
-  depths: number of blocks of each stage, even: the second of two has shifted windows.
-  heads: number of attention's heads in each stage.
-  window: side of a window; where the map is smaller, the window is as the map and is not shifted.
-  drop_path: stochastic depth's rate at the last block.
+  Attributes:
+    patch: side of a patch, in pixels.
+    width: features of a token in the first stage; they double from stage to stage, as the map halves.
+    depths: number of blocks of each stage, even: the second of two has shifted windows.
+    heads: number of attention's heads in each stage.
+    window: side of a window; where the map is smaller, the window is as the map and is not shifted.
+    drop_path: stochastic depth's rate at the last block.
   """
 
   patch: int

@@ -73,7 +73,8 @@ class TokenTransformer(nn.Module):
   """Attention with one head of another width than its input's, and an MLP; the values take the input's place on the
   residual path.
 
-  width: of tokens that come out.
+  Attributes:
+    width: of tokens that come out.
   """
 
   width: int
@@ -125,15 +126,16 @@ class TokenPerformer(nn.Module):
 class T2TViT(nn.Module):
   """T2T-ViT for classification; the head sees the class token.
 
-  width: number of features of a token of the backbone.
-  hidden: width of its MLPs' hidden layers.
-  token: what stands between the soft splits.
-  token_width: features of a token there.
-  splits: side, stride and padding of each soft split.
-  scale: of attention's logits in the backbone; default 1 / sqrt(width / heads).
-  dropout: rate in the backbone, after the positions, on each branch's output and on the MLPs' hidden layers.
-  attention_dropout: rate, on attention's weights there.
-  drop_path: stochastic depth's rate at the last block.
+  Attributes:
+    width: number of features of a token of the backbone.
+    hidden: width of its MLPs' hidden layers.
+    token: what stands between the soft splits.
+    token_width: features of a token there.
+    splits: side, stride and padding of each soft split.
+    scale: of attention's logits in the backbone; default 1 / sqrt(width / heads).
+    dropout: rate in the backbone, after the positions, on each branch's output and on the MLPs' hidden layers.
+    attention_dropout: rate, on attention's weights there.
+    drop_path: stochastic depth's rate at the last block.
   """
 
   width: int

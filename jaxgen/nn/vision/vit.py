@@ -121,16 +121,17 @@ def positions(
 class ViT(nn.Module):
   """Vision Transformer; with `distilled`, DeiT.
 
-  patch: side of a patch, in pixels.
-  width: number of features of a token.
-  heads: number of attention's heads.
-  hidden: width of the MLPs' hidden layers; default 4 x width.
-  pool: what the head sees: the class token, or the mean over all tokens (there is no class token then).
-  distilled: a second token, and a head of its own on it, that learn from a teacher.
-  dropout: rate, after the positions are added, on each branch's output and on the MLPs' hidden layers.
-  attention_dropout: rate, on attention's weights.
-  drop_path: stochastic depth's rate at the last block.
-  head_init: initialiser of heads and of class and distillation tokens. ViT's is zero.
+  Attributes:
+    patch: side of a patch, in pixels.
+    width: number of features of a token.
+    heads: number of attention's heads.
+    hidden: width of the MLPs' hidden layers; default 4 x width.
+    pool: what the head sees: the class token, or the mean over all tokens (there is no class token then).
+    distilled: a second token, and a head of its own on it, that learn from a teacher.
+    dropout: rate, after the positions are added, on each branch's output and on the MLPs' hidden layers.
+    attention_dropout: rate, on attention's weights.
+    drop_path: stochastic depth's rate at the last block.
+    head_init: initialiser of heads and of class and distillation tokens. ViT's is zero.
   """
 
   patch: int
