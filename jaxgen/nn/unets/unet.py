@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift, timestep_embedding
 
@@ -168,6 +168,7 @@ def check(x: Array, levels: int, label: Array | None, classes: int | None, atten
     UserError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention
       at a height that no feature map has.
   """
+  check_sizes("a U-Net", levels=levels)
   factor = 2 ** (levels - 1)
   if x.shape[1] % factor or x.shape[2] % factor:
     raise UserError(
@@ -186,6 +187,11 @@ def check(x: Array, levels: int, label: Array | None, classes: int | None, atten
       f"attention stands at feature maps of height {', '.join(map(str, missing))}, and this network's are of height "
       f"{', '.join(map(str, heights))}: set attention to some of these"
     )
+
+
+def check_widths(channels: int, multipliers: Sequence[int], blocks: int) -> None:
+  """Raises a UserError where a U-Net has no channels or blocks somewhere."""
+  check_sizes("a U-Net", channels=channels, multipliers=multipliers, blocks=blocks)
 
 
 class UNet(nn.Module):
@@ -236,6 +242,7 @@ class UNet(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)

@@ -157,12 +157,15 @@ def distilled_consistency(dtype):
   return averaged(method, {"network": 0.9, TARGET: 0.5})
 
 
+# A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
-  "ddpm": Case(unet_ddpm, DIGITS, pmap=True),
-  "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, DIGITS),
-  "EDM with a guide": Case(edm_with_a_guide, DIGITS),
-  "rectified flow with a classifier": Case(flow_with_a_classifier, DIGITS),
-  "improved DDPM, importance-sampled": Case(improved_ddpm, DIGITS),
+  "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
+  "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, DIGITS, unit=("nll_nats", {"loss": 64})),
+  "EDM with a guide": Case(edm_with_a_guide, DIGITS, unit=(2.0, {"network/loss": 1, "guide/loss": 1})),
+  "rectified flow with a classifier": Case(
+    flow_with_a_classifier, DIGITS, unit=(1.6 + 2.3, {"network/loss": 1, "classifier/loss": 1})
+  ),
+  "improved DDPM, importance-sampled": Case(improved_ddpm, DIGITS, unit=("nll_nats", {"loss": 64})),
   "consistency, distilled": Case(distilled_consistency, DIGITS, falls=None),
-  "VDM": Case(small_vdm, DIGITS),
+  "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }
