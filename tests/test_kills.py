@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from test_cli import command, finish, state_sha, two_processes
+from test_cli import command, state_sha
+from test_processes import finish, two_processes
 
 import jaxgen
 
@@ -41,6 +42,7 @@ def kill_one(words, run, victim, **options):
   return results[1 - victim][2], seconds
 
 
+@pytest.mark.processes(10)
 def test_one_of_two_processes_is_killed(tmp_path):
   """Process 1, then process 0; then two go on to the bits of a job that nobody has killed, and one to the same numbers.
 
@@ -74,6 +76,7 @@ def test_one_of_two_processes_is_killed(tmp_path):
       np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
+@pytest.mark.processes(6)
 def test_a_disk_that_two_processes_fill(tmp_path):
   """It is full from some moment of training on: both say so and end, what was saved is intact, and both go on."""
   disk = tmp_path / "disk"

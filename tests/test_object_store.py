@@ -1,15 +1,15 @@
 """Whole runs at s3://, in moto's emulation of S3 on this machine, as commands see them."""
 
+import logging
 import os
 import re
-import subprocess
-import sys
 import time
 
 import conftest
 import pytest
 import tiny
-from test_cli import command, error_of, finish, process, start, state_sha, two_processes
+from test_cli import command, error_of, state_sha
+from test_processes import finish, start, two_processes
 
 from jaxgen.core import files
 from jaxgen.engine import claims
@@ -18,24 +18,17 @@ from jaxgen.engine.folder import Folder
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
-SERVER = """
-import sys, time
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.fixture(scope="module")
 def bucket():
-  """The address of a bucket on a server of its own, which is in the environment."""
-  server = subprocess.Popen(
-    [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-  )
+  """The address of a bucket on a server in a thread, which is in the environment."""
+  from moto.server import ThreadedMotoServer
+
+  logging.getLogger("werkzeug").setLevel(logging.ERROR)
+  server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+  server.start()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{int(server.stdout.readline())}")
+    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
       patch.setenv(name, "tests")
     patch.setenv("AWS_REGION", "us-east-1")
@@ -44,8 +37,7 @@ def bucket():
 
     fsspec.filesystem("s3").mkdir("bucket")
     yield "s3://bucket"
-  server.stdin.close()
-  server.wait()
+  server.stop()
 
 
 def test_a_run_is_as_one_in_a_folder(bucket, tmp_path, monkeypatch):
@@ -109,6 +101,7 @@ def test_what_a_kill_has_left_is_no_checkpoint_and_damage_is_found(bucket, tmp_p
 
 
 @pytest.mark.nightly
+@pytest.mark.processes(4)
 def test_killed_and_resumed_is_bit_equal(bucket, tmp_path):
   """SIGKILL, also while a checkpoint is written; the lease of a process that is gone from here holds nobody up."""
   config = tiny.write(tmp_path)
@@ -116,19 +109,20 @@ def test_killed_and_resumed_is_bit_equal(bucket, tmp_path):
   checkpoints = files.place(f"{bucket}/killed/tiny/checkpoints")
   newest = lambda: max([int(path.name) for path in checkpoints.glob("0*")], default=0)
   for _ in range(4):
-    before, training = newest(), start("train", config, *words)
+    before, training = newest(), start("train", config, *words, devices=8)
     until = time.time() + 100 * conftest.patience()
     while newest() <= before and training.poll() is None and time.time() < until:
       time.sleep(0.01)
     assert training.poll() is None, training.communicate()
     training.kill()
     training.communicate()
-  process("train", config, *words)  # of one device, as before
-  process("train", config, "--runs", tmp_path, "--steps", 600, "--checkpoint-every", 25)
+  command("train", config, *words)
+  command("train", config, "--runs", tmp_path, "--steps", 600, "--checkpoint-every", 25)
   assert state_sha(f"{bucket}/killed/tiny") == state_sha(tmp_path / "tiny")
 
 
 @pytest.mark.nightly
+@pytest.mark.processes(8)
 def test_two_processes_write_one_run(bucket, tmp_path):
   """Each writes its part of the state and reads it again, with the bits of a folder; one goes on with it."""
   config = tiny.write(tmp_path)
