@@ -78,3 +78,38 @@ def test_flags_that_pay_are_said_unless_the_user_has_set_them(fresh, capsys):
   assert "XLA_FLAGS now has --xla_cpu_experimental_ynn" in capsys.readouterr().err
   environment.set_up_jax()  # they are there now
   assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+  ("libc", "linux", "tunables", "expected"),
+  [
+    ("glibc 2.36", "always [madvise] never", "", "glibc.malloc.hugetlb=1"),
+    (
+      "glibc 2.36",
+      "always [madvise] never",
+      "glibc.malloc.arena_max=2",
+      "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1",
+    ),
+    ("glibc 2.36", "always [madvise] never", "glibc.malloc.hugetlb=0", None),
+    ("glibc 2.36", "[always] madvise never", "", None),
+    ("glibc 2.31", "always [madvise] never", "", None),
+    ("", "always [madvise] never", "", None),
+    ("glibc 2.36", None, "", None),
+  ],
+)
+def test_a_command_starts_anew_for_huge_pages_where_they_help(libc, linux, tunables, expected, monkeypatch, tmp_path):
+  started = []
+  if linux:
+    (tmp_path / "enabled").write_text(linux + "\n")
+  monkeypatch.setattr(environment, "LINUX_HUGE_PAGES", tmp_path / "enabled")
+  monkeypatch.setattr(environment, "has_gpu_plugin", lambda: False)
+  monkeypatch.setattr(os, "confstr", lambda name: libc or None)
+  monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+  monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+  environment.use_huge_pages()
+  assert [call[2]["GLIBC_TUNABLES"] for call in started] == ([expected] if expected else [])
+  if expected:
+    assert started[0][:2] == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    monkeypatch.setenv("GLIBC_TUNABLES", expected)
+    environment.use_huge_pages()
+    assert len(started) == 1
