@@ -1,7 +1,8 @@
 """What only processes of their own show: what a fresh one imports and sets, kills, jobs of two, a disk that runs full.
 
-All of the tests' processes are started here, but for the two in which every config is built and the two stubs of a
-competitor; what they may be is counted (see conftest). Everything else runs in the tests' own process.
+All of the tests' processes are started here, but for the two in which every config is built, the two stubs of a
+competitor, and four that show how workers of the data read and end. How many each test starts is counted (see
+conftest). Everything else runs in the tests' own process.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.hashing import state_hash
 
 CLI = ("-m", "jaxgen.cli")
-MOST = 16  # Python processes that all tests which are not nightly start
+MOST = 20  # Python processes that all tests which are not nightly start
 
 
 def start(*words, program=CLI, devices=1, **env):
