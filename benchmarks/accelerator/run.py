@@ -112,7 +112,11 @@ class BackboneJob:
 
 @dataclasses.dataclass(frozen=True)
 class DiTJob:
-  """A task of step e. shape: patch, width, depth and heads."""
+  """A task of step e.
+
+  Attributes:
+    shape: patch, width, depth and heads of the network.
+  """
 
   network: str
   shape: tuple[tuple[str, int], ...]

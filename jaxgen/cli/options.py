@@ -12,6 +12,7 @@ from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data import ahead
 from jaxgen.engine.arguments import as_flag
+from jaxgen.engine.folder import Folder
 
 Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
 
@@ -115,6 +116,19 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
     "workers": given.get("workers", 0),
   }
   return load(subject, **how, **changed), given
+
+
+def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:
+  """The folder of a run of that name, or of the other one where none is given.
+
+  Raises:
+    UserError: the name leads out of the folder of runs.
+  """
+  name = otherwise if name is None else name
+  path = pathlib.PurePath(name)
+  if not path.parts or ".." in path.parts or path.is_absolute():
+    raise UserError(f"--name {name!r} is no folder within {runs}: choose another --name, or say where with --runs")
+  return Folder(runs / str(path))
 
 
 def check_out(path: files.Place, flag: str = "--out") -> None:

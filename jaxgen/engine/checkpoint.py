@@ -97,6 +97,7 @@ class Checkpoints:
     self._damaged: set[int] = set()
     self._saving: int | None = None  # the step that is being written in the background
     self._writer = None  # Orbax's AsyncCheckpointer, from the first save on
+    self._hashing = None  # the future of its digests
     self._hasher = concurrent.futures.ThreadPoolExecutor(1, "jaxgen-hash")
 
   def _path(self, step: int) -> files.Place:
@@ -143,9 +144,7 @@ class Checkpoints:
     # state is donated to.
     is_first, hashed = jax.process_index() == 0, Digests(data)
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
-    local = self._hasher.submit(hashed.local)
-    if not is_first:
-      local.add_done_callback(lambda done: hashed.whole(done.result(), reader=0))
+    local = self._hashing = self._hasher.submit(hashed.local if is_first else hashed.send)
 
     def describe(folder: files.Place) -> None:  # in process 0
       found = hashed.whole(local.result(), reader=0)
@@ -192,6 +191,8 @@ class Checkpoints:
     if self._saving is None:
       return
     with self._errors():
+      if jax.process_index() != 0:  # process 0 has heard of an error, and would not let the writer finish
+        self._hashing.result()
       self._writer.wait_until_finished()
     self._good.add(self._saving)
     self._damaged.discard(self._saving)

@@ -312,7 +312,7 @@ class _Training:
       if skipped.max() >= self.run.experiment.max_skipped:
         since = start + 1 + skipped.argmax() - (skipped.max() - 1)
         raise Diverged(
-          f"stopped at step {start + count}: the loss or a gradient has not been finite since step {since} "
+          f"stopped at step {start + count}: loss, gradient or update has not been finite since step {since} "
           f"({skipped.max()} updates skipped); the last good checkpoint in {self.run.folder.path} is kept; "
           "a lower learning rate or gradient clipping usually helps"
         )

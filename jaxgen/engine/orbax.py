@@ -78,7 +78,11 @@ def orbax_parts():
     """Arrays as Orbax stores them, and a manifest that is written when they are on the disk, before the renaming."""
 
     def __init__(self, largest: int = 0):
-      """largest: bytes of the largest array. Arrays are read one after the other where each exists twice meanwhile."""
+      """Arrays are read one after the other where each exists twice meanwhile.
+
+      Args:
+        largest: bytes of the largest array.
+      """
       # A replica is written whole by one device: cutting arrays between replicas compiles a slice for every shape.
       arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
       registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
