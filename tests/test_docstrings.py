@@ -1,6 +1,7 @@
 """Docstrings are what the site's reference is made of: their arguments stand under a heading and are the real ones."""
 
 import ast
+import pkgutil
 import re
 
 import conftest
@@ -66,3 +67,45 @@ def test_what_the_test_finds():
   assert without_heading("Adds. y: another number.", parameters(node)) == ["y"]
   assert not unknown("Adds.\n\nArgs:\n  x, y: numbers.\n\nReturns:\n  z: their sum.", parameters(node))
   assert unknown("Adds.\n\nArgs:\n  x, z: numbers.\n  w: another.", parameters(node)) == ["z", "w"]
+
+
+PACKAGES = sorted(path.name for path in (conftest.REPOSITORY / "jaxgen").iterdir() if (path / "__init__.py").exists())
+PACKAGES += ["parallel"]  # a former one
+# Within code marks: jaxgen.nn.unets.vdm.LinearGamma, nn.unets.vdm, evaluation.likelihood(...).
+PATH = re.compile(rf"(?<![\w./])((?:jaxgen\.)?(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z]\w*)+)(?![\w/])")
+PAGES = {path.relative_to(conftest.REPOSITORY).as_posix(): path for path in conftest.REPOSITORY.glob("docs/*.md")}
+
+
+def dotted(file, text):
+  """The dotted paths of jaxgen that a file's docstrings and comments, or a page, have between backticks."""
+  if file.endswith(".py"):
+    tree = ast.parse(text)
+    kinds = ast.FunctionDef | ast.ClassDef | ast.Module
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    text = "\n\n".join([*docstrings, *re.findall(r"#.*", text)])
+  paths = {path for code in re.findall(r"`([^`]+)`", text) for path in PATH.findall(code)}
+  return {path for path in paths if not re.search(r"^nn\.[A-Z]|\.(py|md|json)$", path)}  # flax's nn; files
+
+
+def is_there(path):
+  try:
+    pkgutil.resolve_name(f"jaxgen.{path.removeprefix('jaxgen.')}")
+  except (ImportError, AttributeError):
+    return False
+  return True
+
+
+@pytest.mark.parametrize("file", [*FILES, *PAGES])
+def test_dotted_paths_exist(file):
+  text = (FILES | PAGES)[file].read_text()
+  missing = [path for path in sorted(dotted(file, text)) if not is_there(path)]
+  assert not missing, f"{file} names what has moved: {', '.join(missing)}"
+
+
+def test_dotted_paths_are_found():
+  assert dotted("x.md", "see `jaxgen.nn.unets.vdm.LinearGamma` and `nn.layers`, not nn.conv or `nn/conv.py`") == {
+    "jaxgen.nn.unets.vdm.LinearGamma",
+    "nn.layers",
+  }
+  assert is_there("jaxgen.nn.unets.vdm.LinearGamma")
+  assert not is_there("nn.layers")

@@ -101,7 +101,7 @@ def _once(entries: Sequence[Entry]) -> Entry:
 
 
 def stacked(blocks: Sequence[Sequence[Entry]]) -> list[Entry]:
-  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.attention.Blocks`."""
+  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.blocks.attention.Blocks`."""
   return [_stack(same_place) for same_place in zip(*blocks, strict=True)]
 
 

@@ -54,7 +54,7 @@ def separate(names: tuple[str, ...], ours: str) -> list[Entry]:
 
 
 def timm_block(theirs: str, ours: str, qkv_bias: bool = True) -> list[Entry]:
-  """timm's `Block` and ours, `nn.attention.Block`."""
+  """timm's `Block` and ours, `nn.blocks.attention.Block`."""
   return [
     *norm(f"{theirs}.norm1", f"{ours}/norm_attention"),
     *affine(f"{theirs}.attn.qkv", f"{ours}/attention/qkv")[: 2 if qkv_bias else 1],

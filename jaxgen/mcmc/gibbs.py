@@ -1,4 +1,4 @@
-"""Gibbs sampling of two blocks of variables: x given y and y given x are drawn in turn; Geman and Geman 1984."""
+"""Gibbs sampling of two blocks of variables, which draws x given y and y given x in turn; Geman and Geman 1984."""
 
 from collections.abc import Callable
 from typing import NamedTuple

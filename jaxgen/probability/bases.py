@@ -1,4 +1,4 @@
-"""Distributions of a latent whose entries are independent and alike: what a normalising flow maps the data to."""
+"""Base distributions of normalising flows: latents with independent, identically distributed entries."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ class Base(NamedTuple):
   """A distribution of one entry.
 
   Attributes:
-    log_density: of each entry, in nats.
+    log_density: z -> the log-density of each entry, in nats.
     draw: (key, shape) -> an array of that shape.
   """
 

@@ -48,7 +48,7 @@ def attention(
   top to bottom.
 
   Args:
-    network: `nn.seq2seq.Seq2Seq`, the run's "network".
+    network: `nn.sequence.seq2seq.Seq2Seq`, the run's "network".
     words: tokens -> what is written beside them.
     start, end: tokens that start and end a sequence.
   """
