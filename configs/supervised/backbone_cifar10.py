@@ -33,9 +33,13 @@ from jaxgen.nn.vision import efficientnet, resnet, vit
 
 
 class Preset(NamedTuple):
-  """network: a module without its dtype. optimizer: (rate, steps, weight decay) -> optax's.
+  """A network and its recipe.
 
-  depth: blocks that differ in rate. layouts: of published weights, by name.
+  Attributes:
+    network: the network without its dtype.
+    optimizer: (learning rate, steps, weight decay) -> the optimizer.
+    layouts: layouts of published weights, by name.
+    depth: number of blocks, for a learning rate that decays from block to block; None: one learning rate for all.
   """
 
   network: partial

@@ -1,17 +1,17 @@
-"""Where activations lie on a mesh of devices: the one thing that a network says of the devices it is compiled for.
+"""Constraints on where activations lie on a mesh of devices. They are all that a network knows of the devices.
 
-A batch is spread over the devices and, with fsdp, so are the parameters. Both cannot stay so within a product: one of
-the two is gathered. Left to itself the compiler may gather the batch, which is the larger one in every Transformer, and
-every device then computes on all examples. A network therefore says at the borders of its blocks that activations
-stay spread by their examples.
+A batch is spread over the devices and, with fsdp, so are the parameters. A matrix product cannot keep both spread: one
+of the two must be gathered. The compiler may choose to gather the batch, which is larger than the weights in every
+Transformer, and then every device computes on all examples. Therefore networks constrain activations, at the borders of
+their blocks, to stay spread over the examples.
 
 The devices of an axis `tensor` have the same examples and share a block's width: its first products give each device
 some heads or some of the hidden layer (`over_width`), its last one sums over them, once for attention and once for the
 MLP (Shoeybi et al. 2019, Megatron-LM, https://arxiv.org/abs/1909.08053, section 3). Where a width does not divide, the
 block's examples are spread over these devices too (`over_devices`), and `Notes` tell it.
 
-A program is traced within its mesh's context (`jax.sharding.use_abstract_mesh`, see `engine.program`), and traces for
-different meshes are kept apart by jax. Outside of one, networks are plain functions.
+A program is traced within its mesh's context (`jax.sharding.use_abstract_mesh`, see `engine.program`), and jax keeps
+traces for different meshes apart. Outside of such a context, networks are plain functions.
 """
 
 import contextlib
@@ -60,10 +60,10 @@ def _axes(*wanted: str) -> tuple[tuple[str, ...], int]:
 
 
 def over_batch(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
-  """x, and its derivatives, spread over the devices by the first axis; whole in the others.
+  """Constrains x, and its derivatives, to be spread over the devices along the first axis and whole along the others.
 
-  Nothing changes where there is no mesh, within `jax.shard_map` and `jax.pmap`, which spread it themselves, and where
-  the first axis does not divide: a network that is mapped over its examples by `jax.vmap` sees one at a time.
+  It does nothing without a mesh; within `jax.shard_map` and `jax.pmap`, which spread x themselves; and if the first
+  axis does not divide over the devices, as under `jax.vmap` over examples, where a network sees one at a time.
   """
   return _by_examples(x, *_axes(*BATCH_AXES))
 

@@ -17,12 +17,12 @@ def make_mesh(fsdp: int = 1, devices: list | int | None = None, tensor: int = 1)
 
   Args:
     fsdp: the number of devices that share one copy of the state.
-    devices: all of the job's by default. Of a number of devices that are not there it is a mesh to plan with:
-      programs are traced for it and not compiled.
+    devices: the devices; by default all of the job's. A number gives a mesh of devices that need not exist: programs
+      can be traced for it but not compiled.
     tensor: the number of devices that share the heads and hidden layers of networks, and have the same examples.
 
   Raises:
-    UserError: the devices do not divide by `fsdp` x `tensor`.
+    UserError: the number of devices is no multiple of `fsdp` x `tensor`.
   """
   count = devices if isinstance(devices, int) else len(devices or jax.devices())
   if min(fsdp, tensor) < 1 or count % (fsdp * tensor):

@@ -1,11 +1,11 @@
-"""The rules that place a state's arrays on a mesh: by an array's path, its shape and its dtype.
+"""Rules that place a state's arrays on a mesh, by an array's path, shape and dtype.
 
     axis     what is cut over it
     data     batches
     fsdp     batches, and each large array of the state: parameters, optimizer, averages
     tensor   heads, hidden layers, channels and vocabularies of networks, and with them the state: `FAMILIES`
 
-A rule is (path, array or its structure, mesh) -> its sharding; a path is "params/network/encoder/blocks/mlp/in/kernel".
+A rule is (path, array or its structure, mesh) -> its sharding. A path is "params/network/encoder/blocks/mlp/in/kernel".
 """
 
 import functools
@@ -74,9 +74,10 @@ def replicate(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
 def shared(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
   """The rule that cuts large arrays over the axes `fsdp` and `tensor`.
 
-  Over each along the largest dimension that it divides, unless `FAMILIES` names another; where there is none, each as
-  far as they have factors in common, the largest first: [50257, 768] over 1,024 devices in 256 parts, [12, 768, 2304]
-  in 4 x 256. What has none stays whole. Layers that a loop runs over one by one are not cut along the loop.
+  Over each it cuts the largest dimension that the axis divides, unless `FAMILIES` names another. If there is none, it
+  cuts each dimension by the common factors, the largest dimension first: [50257, 768] over 1,024 devices in 256 parts,
+  [12, 768, 2304] in 4 x 256. An array without common factors stays whole. Layers that a loop runs over are not cut
+  along the loop.
   """
   if leaf.size < MIN_SIZE or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return replicate(path, leaf, mesh)

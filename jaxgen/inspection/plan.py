@@ -26,12 +26,13 @@ Number = int | float
 class Cost(NamedTuple):
   """What a step costs one device.
 
-  state, batches, work: bytes of its memory; work is what the program needs besides, at its peak.
-  aliased: bytes of the state that are overwritten in place.
-  flops: of the step's products and convolutions, its share.
-  traffic: bytes between it and its memory as the compiler counts them, which takes a loop's body once.
-  cycles: by the compiler's estimates, 0 where it gives none. unknown: operations that it has no estimate of.
-  sent: the collectives' bytes. least: what would have to be sent, see `least_sent`.
+  Attributes:
+    state, batches, work: bytes of its memory; work is what the program needs besides, at its peak.
+    aliased: bytes of the state that are overwritten in place.
+    flops: of the step's products and convolutions, its share.
+    traffic: bytes between it and its memory as the compiler counts them, which takes a loop's body once.
+    cycles: by the compiler's estimates, 0 where it gives none. unknown: operations that it has no estimate of.
+    sent: the collectives' bytes. least: what would have to be sent, see `least_sent`.
   """
 
   state: Number
@@ -185,10 +186,3 @@ def uncut(program: Program, most: int = 3) -> list[str]:
   few.sort(key=lambda one: -one[0])
   more = [f"and {len(few) - most} more"] if len(few) > most else []
   return [f"{path} {list(x.shape)} in {parts(x)} of {ways}" for _, path, x in few[:most]] + more
-
-
-def show(rows: Sequence[Row]) -> None:
-  """Prints the rows."""
-  width = max(len(name) for name, _ in rows)
-  for name, value in rows:
-    print(f"{name:<{width}}  {value}")

@@ -1,5 +1,5 @@
 """Weights as others name them: `NETWORK.LIBRARY(network)` is a layout, `swin.timm(Swin(..))` for one.
 
 A module is named after our network, a function after whose names its tensors have: `timm`, `torchvision`,
-`transformers`, `torch` (torch.nn), or `authors`, the files that came with the paper.
+`transformers`, `diffusers`, `torch` (torch.nn), or `authors`, the files that came with the paper.
 """

@@ -18,12 +18,13 @@ from jaxgen.core.errors import UserError
 class Entry(NamedTuple):
   """Theirs and ours.
 
-  theirs: names of the tensors that make up ours, usually one.
-  ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none, see
-    `beside`.
-  join: (their arrays) -> ours.
-  split: (ours) -> their arrays.
-  fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
+  Attributes:
+    theirs: names of the tensors that make up ours, usually one.
+    ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none,
+      see `beside`.
+    join: (their arrays) -> ours.
+    split: (ours) -> their arrays.
+    fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
   """
 
   theirs: tuple[str, ...]
@@ -76,8 +77,31 @@ def joined(entries: Sequence[Entry], axis: int = -1) -> Entry:
   return Entry(tuple(entry.theirs[0] for entry in entries), ours, join, split)
 
 
+def swapped(entry: Entry) -> Entry:
+  """Like `entry`, for arrays whose last axis here has two halves that are the other way round there."""
+  turn = lambda x: np.roll(x, x.shape[-1] // 2, axis=-1)
+  return entry._replace(join=lambda a: turn(entry.join(a)), split=lambda x: entry.split(turn(x)))
+
+
+def repeated(copies: Sequence[Sequence[Entry]]) -> list[Entry]:
+  """What they have several times, and all the same, and we once; `join` raises a UserError where it is not the same."""
+  return [_once(same_place) for same_place in zip(*copies, strict=True)]
+
+
+def _once(entries: Sequence[Entry]) -> Entry:
+  (ours,), names = {entry.ours for entry in entries}, tuple(entry.theirs[0] for entry in entries)
+
+  def join(arrays):
+    for name, array in zip(names, arrays, strict=True):
+      if not np.array_equal(array, arrays[0]):
+        raise UserError(f"the tensors {names[0]!r} and {name!r} differ, and the network has one for both")
+    return entries[0].join(arrays[:1])
+
+  return Entry(names, ours, join, lambda x: [e.split(x)[0] for e in entries])
+
+
 def stacked(blocks: Sequence[Sequence[Entry]]) -> list[Entry]:
-  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.attention.Blocks`."""
+  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.blocks.attention.Blocks`."""
   return [_stack(same_place) for same_place in zip(*blocks, strict=True)]
 
 

@@ -11,7 +11,6 @@ import json
 import pathlib
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,9 +94,12 @@ def job(e: Experiment, case: Case, updates: int, calls: int | None) -> dict[str,
 
 
 class Peers:
-  """Competitors that are ready: compiled and warmed up.
+  """Other libraries' programs for the same job, each in a process of its own, compiled and warmed up.
 
-  python: their interpreter.
+  Args:
+    kinds: "eager", "compiled".
+    job: what they compute, see `worker_torch.py`.
+    python: their interpreter.
   """
 
   def __init__(self, kinds: Sequence[str], job: Mapping[str, Any], python: str):
@@ -153,7 +155,3 @@ def against(ours: Sequence[float], results: Mapping[str, Mapping[str, Any]]) -> 
   """How many times as fast we are as the best of them: the median over turns of theirs / ours; None without any."""
   theirs = [found["turns"] for found in results.values() if len(found["turns"]) == len(ours)]
   return statistics.median(min(t) / x for x, *t in zip(ours, *theirs, strict=True)) if theirs else None
-
-
-def interpreter(python: str | None) -> str:
-  return python or sys.executable

@@ -6,7 +6,7 @@ import inspect
 
 import conftest
 
-LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors"}
+LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers"}
 OTHERS = {"__init__", "files", "layout", "runs"}  # modules of `interop` that are no network's
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jaxgen.engine.config import load_config
 from jaxgen.nn import SongUNet, UNet
+from jaxgen.nn.blocks.attention import Block, Blocks
 from jaxgen.nn.unets.adm import ADM
 from jaxgen.nn.unets.refinenet import RefineNet
 from jaxgen.nn.unets.vdm import ScoreNetwork
@@ -85,3 +86,15 @@ def test_configs_at_size_have_flags_for_memory(name):
   assert "remat" in config.parameters
   assert {"dtype", "bfloat16"} & set(config.parameters)
   assert "microbatches" in config.parameters
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_the_compiler_is_told_to_compute_again_outside_of_loops_alone(looped):
+  """Where it sees both computations side by side it would undo it; in a loop it cannot, and being told costs."""
+  block = partial(Block, 2, 16)
+  network = Blocks(block, 2) if looped else block()
+  x = jnp.ones((2, 5, 8))
+  params = jax.eval_shape(network.init, jax.random.key(0), x)
+  gradient = jax.grad(lambda params, x: (network.apply(params, x) ** 2).sum())
+  barriers = jax.jit(gradient).lower(params, x).as_text().count("optimization_barrier")
+  assert barriers == (0 if looped else 3)  # of two norms and one attention

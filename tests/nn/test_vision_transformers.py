@@ -3,7 +3,6 @@
 The fixtures are of tests/fixtures/make_vision_transformers.py.
 """
 
-import pathlib
 from collections.abc import Callable
 from functools import cache, partial
 from types import SimpleNamespace
@@ -11,11 +10,11 @@ from typing import NamedTuple
 
 import conftest
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from published import FIXTURES, products, projected
 from rounding import conditioning, tolerance
 
 from jaxgen.core.errors import UserError
@@ -30,8 +29,6 @@ from jaxgen.nn.vision.cait import CaiT
 from jaxgen.nn.vision.swin import Swin
 from jaxgen.nn.vision.t2t import T2TViT
 from jaxgen.nn.vision.vit import DEIT, SIZES, ViT, resize_positions
-
-FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 
 
 class Known(NamedTuple):
@@ -151,11 +148,6 @@ def load(name: str, dtype: str = "float64"):
   with conftest.enable_x64():
     shapes = jax.eval_shape(network.init, jax.random.key(0), x)
   return network, layout.read(known.layout(network), tensors, shapes), x, arrays
-
-
-def projected(name: str, gradient: np.ndarray) -> np.ndarray:
-  """As in the script that made the fixtures."""
-  return np.random.default_rng(list(name.encode())).standard_normal((4, gradient.size)) @ gradient.ravel()
 
 
 TRAINED = [name for name in KNOWN if "transformers" not in name and "mean" not in name]
@@ -394,15 +386,6 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
   # Of each of the two Performers, the exponentials' two products and the two that they are part of are float32.
   assert kinds.count(jnp.dtype("float32")) == (2 * 4 * 2 if name == "T2T-ViT" else 0)
   assert set(kinds) <= {jnp.dtype("bfloat16"), jnp.dtype("float32")}
-
-
-def products(jaxpr):
-  """The inputs of every product of matrices."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
-      yield equation.invars
-    for inner in jax.extend.core.jaxprs_in_params(equation.params):
-      yield from products(inner)
 
 
 def test_starts_as_in_the_paper():

@@ -1,4 +1,4 @@
-"""Activations whose gradients keep one array: f'(x), computed in at least float32 and rounded as x is."""
+"""Activations whose gradients keep a single array, f'(x), computed in float32 or wider and rounded to x's dtype."""
 
 import math
 
@@ -13,7 +13,7 @@ from jaxgen.core.arrays import wide
 def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
   """x Phi(x), exactly: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415, eq. 1.
 
-  As JAX derives it, a gradient keeps three arrays as large as x, one for each factor.
+  JAX's own gradient would keep three arrays of x's size, one for each factor.
   """
   return (wide(x) * _cumulative(wide(x))).astype(x.dtype)
 
@@ -26,5 +26,24 @@ def _gelu_jvp(primals, tangents):
   return gelu(x), slope.astype(x.dtype) * dx
 
 
+@jax.custom_jvp
+def gelu_tanh(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+  """x (1 + tanh u) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3): Hendrycks and Gimpel's approximation of `gelu`."""
+  return (wide(x) * (1 + jnp.tanh(_argument(wide(x)))) / 2).astype(x.dtype)
+
+
+@gelu_tanh.defjvp
+def _gelu_tanh_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  z = wide(x)
+  t = jnp.tanh(_argument(z))
+  slope = (1 + t) / 2 + z * (1 - t * t) / 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+  return gelu_tanh(x), slope.astype(x.dtype) * dx
+
+
+def _argument(x):
+  return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+
+
 def _cumulative(x):
-  return jax.lax.erfc(-x * math.sqrt(0.5)) / 2  # (1 + erf) / 2 has no digits in the negative tail
+  return jax.lax.erfc(-x * math.sqrt(0.5)) / 2  # (1 + erf) / 2 loses its digits in the negative tail
