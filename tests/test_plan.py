@@ -168,7 +168,7 @@ def test_a_batch_that_does_not_fit_is_said_with_one_that_does(tmp_path, monkeypa
   ("words", "said"),
   [
     (["tpu:v9:2x2"], "with one of the chips v2, v3, v4, v5e, v5p, v6e, tpu7x, such as tpu:v5e:16x16"),
-    (["gpu:h100:8"], "--target gpu:h100:8 is none"),
+    (["gpu:b200:8"], "--target gpu:b200:8 is none: it is cpu:N, such as cpu:64, gpu:KIND:N with one of h100"),
     (["cpu:9"], "ask for at most as many"),
     (["cpu:8", "--fsdp", "3"], "--fsdp 3 does not divide the 8 devices"),
     (["cpu:8", "--batch-size", "12"], "a batch of 12 does not divide over the 8 devices"),
@@ -188,6 +188,9 @@ def test_without_libtpu_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else found(name, *a))
   error = command("inspect", tiny.write(tmp_path), "--target", "tpu:v5e:2x2", code=1).stderr
   assert "pip install 'jaxgen[aot]'" in error
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if "jax_plugins" in name else found(name, *a))
+  error = command("inspect", tiny.write(tmp_path), "--target", "gpu:h100:8", code=1).stderr
+  assert "pip install 'jaxgen[aot-gpu]'" in error
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, of the extra aot")

@@ -1,6 +1,7 @@
 """Machines that are not there: devices to compile for, and what their makers say of them.
 
 tpu:v5e:16x16    a slice of TPUs, compiled for by TPU's own compiler, libtpu, on any machine
+gpu:h100:8       GPUs, compiled for by XLA with the plugin of jax's GPU wheels, on any machine
 cpu:64           so many simulated devices of this machine's processor: for what they would send each other
 """
 
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import jax
 
 from jaxgen.core.errors import UserError
+from jaxgen.inspection.gpus import gpus
 
 
 class Chip(NamedTuple):
@@ -47,6 +49,10 @@ CHIPS = {
 }
 
 
+# NVIDIA's data sheet of the H100 SXM: dense bfloat16, and half of NVLink's 900 GB/s of both directions.
+GPUS = {"h100": Chip(989.4e12, 84978434048, 450e9, None, "8")}
+
+
 class Target(NamedTuple):
   """The devices that a program is compiled for.
 
@@ -71,10 +77,12 @@ def target(name: str) -> Target:
   if platform == "cpu" and rest.isdigit() and int(rest) > 0:
     return Target(name, _simulated(int(rest)), None)
   chip, _, slices = rest.partition(":")
+  if platform == "gpu" and chip in GPUS and slices.isdigit() and int(slices) > 0:
+    return Target(name, gpus(chip, int(slices)), GPUS[chip])
   if platform != "tpu" or chip not in CHIPS or not slices:
     raise UserError(
-      f"--target {name} is none: it is cpu:N, such as cpu:64, or tpu:CHIP:TOPOLOGY with one of the chips "
-      f"{', '.join(CHIPS)}, such as tpu:v5e:16x16"
+      f"--target {name} is none: it is cpu:N, such as cpu:64, gpu:KIND:N with one of {', '.join(GPUS)}, such as "
+      f"gpu:h100:8, or tpu:CHIP:TOPOLOGY with one of the chips {', '.join(CHIPS)}, such as tpu:v5e:16x16"
     )
   return Target(name, _tpus(chip, slices), CHIPS[chip])
 
