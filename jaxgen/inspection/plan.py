@@ -139,8 +139,9 @@ def table(program: Program, target: Target, found: Cost, steps: int, batch_size:
     rows.append(("not cut by tensor", "; ".join(program.notes.whole) + ": examples are, where they divide"))
   rows += [
     ("FLOPs a step", f"{found.flops * mesh.size:.4g}, {found.flops:.4g} a device"),
-    ("bytes to and from memory", f"{mib(found.traffic)} a device, a loop's body counted once"),
   ]
+  if found.traffic:
+    rows.append(("bytes to and from memory", f"{mib(found.traffic)} a device, a loop's body counted once"))
   kinds = collections.defaultdict(list)
   for one in found.collectives:
     kinds[one.kind, one.ways].append(one)
