@@ -15,7 +15,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.data import text
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.program import Program
-from jaxgen.engine.rules import fsdp, parts
+from jaxgen.engine.rules import parts, shared
 from jaxgen.inspection import device_bytes, hlo, least_sent, nbytes
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.sequence.language import language
@@ -85,7 +85,7 @@ def test_the_gradient_of_a_table_that_is_used_twice_is_reduced_once():
 def test_a_gathered_batch_is_seen(monkeypatch):
   """What the test above is there for: without a word from the network the compiler gathers the batch."""
   monkeypatch.setattr("jaxgen.nn.blocks.attention.over_batch", lambda x: x)
-  monkeypatch.setattr(spread, "over_batch", lambda x: x)
+  monkeypatch.setattr(spread, "_by_examples", lambda x, axes, ways: x)
   sent, _ = compiled("language model")
   assert sent > 10
 
@@ -142,7 +142,7 @@ def test_a_thousand_devices_keep_a_thousandth_of_gpt2():
 def test_how_arrays_are_cut(path, shape, spec, of):
   leaf = jax.ShapeDtypeStruct(shape, np.float32)
   for mesh in (make_mesh(8), make_mesh(8, 16)):
-    sharding = fsdp(path, leaf, mesh)
+    sharding = shared(path, leaf, mesh)
     assert sharding.spec == PartitionSpec(*spec)
     assert parts(jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)) == of
 

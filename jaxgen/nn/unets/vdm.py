@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core import spread
 from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.unet import Attention, Map, check, u_shape
@@ -43,10 +44,13 @@ class Block(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(groups_for(x.shape[-1]), name=name, **dtypes)
     zeros = nn.initializers.zeros
-    h = Conv(self.features, name="conv_1", **dtypes)(nn.silu(norm("norm_1", x)(x)))
+    x, cut = spread.joined(x), spread.cuts(self.features, "channels")
+    h = nn.silu(norm("norm_1", x)(x))
+    h = Conv(self.features, name="conv_1", **dtypes)(h if cut else spread.over_devices(h))
+    h = spread.over_width(h) if cut else h
     shift = Dense(self.features, use_bias=False, kernel_init=zeros, name="condition", **dtypes)(condition)
     h = Dropout(self.dropout)(nn.silu(norm("norm_2", h)(h, shift)), index)
-    h = Conv(self.features, kernel_init=zeros, name="conv_2", **dtypes)(h)
+    h = spread.joined(Conv(self.features, kernel_init=zeros, name="conv_2", **dtypes)(h))
     if x.shape[-1] != self.features:
       x = Conv(self.features, 1, name="shortcut", **dtypes)(x)
     return x + h
