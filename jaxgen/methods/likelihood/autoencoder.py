@@ -191,7 +191,8 @@ def autoencoder(
     bottleneck: `kl(weight)` of the first, `codes(count)` of the second.
     perceptual, adversary: None: L_rec has no second term, and there is no L_adv.
 
-  The loss is a sum over a picture's values, (F2). The latents' moments are in the run's `buffers`, so there are no
+  The loss is (F2) over N, per value; the metrics "reconstruction" and "kl_nats" are sums over a picture. That of the
+  discriminator is a mean over its decisions, (F4). The latents' moments are in the run's `buffers`, so there are no
   microbatches. `evaluate` gives "squared_error", a mean over values in [-1, 1], and of the scaled latents "latent" and
   "latent_square", whose means are 0 and 1. It generates nothing: `sample` is None.
 
@@ -246,7 +247,7 @@ def autoencoder(
       metrics["adaptive_weight"] = w
     total = with_gradient(rec, x_hat, gradient) + jnp.mean(made.loss)
     z = jax.lax.stop_gradient(bottleneck.latents(encoded, keys))
-    return total, (metrics, {**made.buffers, "latents": _moved(state.buffers["latents"], z, state.step)})
+    return total / spec.size, (metrics, {**made.buffers, "latents": _moved(state.buffers["latents"], z, state.step)})
 
   def discriminator_loss(params: Params, state: State, batch: Batch, key: Array):
     x, network_params = batch[spec.feature], state.params["network"]
