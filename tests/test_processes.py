@@ -32,7 +32,7 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.hashing import state_hash
 
 CLI = ("-m", "jaxgen.cli")
-MOST = 16  # Python processes that all tests which are not nightly start
+MOST = 18  # Python processes that all tests which are not nightly start, two that decode data among them
 
 
 def start(*words, program=CLI, devices=1, **env):

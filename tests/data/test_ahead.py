@@ -34,6 +34,7 @@ def drawn(folder):
   return images(f"folder:{folder}", (16, 16, 3), classes=2, view=RandomResizedCrop(), repeats=3)
 
 
+@pytest.mark.processes(2)  # the worker processes
 @pytest.mark.parametrize(
   "workers", [2, pytest.param(1, marks=pytest.mark.nightly), pytest.param(4, marks=pytest.mark.nightly)]
 )
@@ -56,6 +57,7 @@ def test_any_number_of_workers_reads_the_same_bits_and_an_error_names_the_file(p
 
 
 @pytest.mark.nightly
+@pytest.mark.processes(2)
 def test_an_evaluation_reads_the_same_bits(photographs, monkeypatch):
   monkeypatch.setattr("jaxgen.data.pipeline.PIECE", 8)
   source = drawn(photographs).source("train")
@@ -65,6 +67,8 @@ def test_an_evaluation_reads_the_same_bits(photographs, monkeypatch):
       np.testing.assert_array_equal(again[name], batch[name], strict=True)
 
 
+@pytest.mark.nightly
+@pytest.mark.processes(1)
 def test_workers_that_are_killed_are_said(photographs):
   """As the system kills one for want of memory."""
   with pytest.raises(UserError, match="--workers is a number of processes, 0 for none, not -1"):
@@ -109,9 +113,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX")
-@pytest.mark.parametrize(
-  "signum", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.nightly) for s in (signal.SIGINT, signal.SIGTERM))]
-)
+@pytest.mark.nightly
+@pytest.mark.processes(3)
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_worker_outlives_its_parent(photographs, tmp_path, signum):
   """However it ends; an interrupt goes to the whole group, as from a terminal."""
   (tmp_path / "script.py").write_text(SCRIPT)
