@@ -34,9 +34,13 @@ def drawn(folder):
   return images(f"folder:{folder}", (16, 16, 3), classes=2, view=RandomResizedCrop(), repeats=3)
 
 
-@pytest.mark.processes(2)  # the worker processes
 @pytest.mark.parametrize(
-  "workers", [2, pytest.param(1, marks=pytest.mark.nightly), pytest.param(4, marks=pytest.mark.nightly)]
+  "workers",
+  [
+    pytest.param(2, marks=pytest.mark.processes(2)),
+    pytest.param(1, marks=[pytest.mark.processes(1), pytest.mark.nightly]),
+    pytest.param(4, marks=[pytest.mark.processes(4), pytest.mark.nightly]),
+  ],
 )
 def test_any_number_of_workers_reads_the_same_bits_and_an_error_names_the_file(photographs, workers, monkeypatch):
   """In pieces of 8 of batches of 20, over the end of an epoch; then one file is damaged, and read by a worker."""
@@ -67,7 +71,6 @@ def test_an_evaluation_reads_the_same_bits(photographs, monkeypatch):
       np.testing.assert_array_equal(again[name], batch[name], strict=True)
 
 
-@pytest.mark.nightly
 @pytest.mark.processes(1)
 def test_workers_that_are_killed_are_said(photographs):
   """As the system kills one for want of memory."""
@@ -112,10 +115,11 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes(1)
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX")
-@pytest.mark.nightly
-@pytest.mark.processes(3)
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "signum", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.nightly) for s in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_no_worker_outlives_its_parent(photographs, tmp_path, signum):
   """However it ends; an interrupt goes to the whole group, as from a terminal."""
   (tmp_path / "script.py").write_text(SCRIPT)
