@@ -3,8 +3,8 @@
     python benchmarks/autoregressive.py            # prints two tables, writes autoregressive.json beside this file
 
 NADE's log-likelihood and its gradient are O(HD): seconds per dimension stay the same. A sample of K draws costs K
-evaluations of the network by the naive loop (`nn.autoregressive.rerun`), and about one by each network's own stepper,
-which computes nothing twice; the ratio grows with the image. Both draw the same samples, which is checked.
+evaluations of the network by the naive loop (`nn.autoregressive.made.rerun`), and about one by each network's own
+stepper, which computes nothing twice; the ratio grows with the image. Both draw the same samples, which is checked.
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python benchmarks/backbones.py --shapes vit-b16 --peer-python OTHER_ENVIRONMENT/bin/python
 
 An update is a forward and a backward pass, batch statistics included, and SGD with momentum; jaxgen's side is what
-`jaxgen train` runs, `methods.classifier` in the compiled loop. Without PyTorch or timm (`pip install -e '.[peers]'`)
-jaxgen is timed alone. The columns are those of training.py.
+`jaxgen train` runs, `methods.supervised.classifier` in the compiled loop. Without PyTorch or timm (`pip install -e
+'.[peers]'`) jaxgen is timed alone. The columns are those of training.py.
 """
 
 import compare

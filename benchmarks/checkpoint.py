@@ -4,11 +4,12 @@
 
 The state is random arrays as parameters with Adam's moments have them, cut over all devices as `--fsdp` cuts them; the
 folder is on the disk of --folder. Of each process: seconds until `save` returns and until everything is on the disk,
-seconds of `restore`, and by how much its resident memory grew meanwhile at most (Linux). A restore makes a state, whose
-bytes are part of what it grows by.
+seconds of `restore`, what that read from files, and by how much its resident memory grew meanwhile at most (Linux). A
+restore makes a state, whose bytes are part of what it grows by.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
@@ -28,7 +29,14 @@ def resident(field: str) -> float:
   return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
+def read() -> float:
+  """MiB that this process has read from files, kept in memory by the system or not."""
+  lines = pathlib.Path("/proc/self/io").read_text().splitlines()
+  return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("rchar:"))
+
+
 def forget() -> float:
+  ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and is not used again unseen
   pathlib.Path("/proc/self/clear_refs").write_text("5")
   return resident("VmRSS")
 
@@ -69,11 +77,12 @@ def work(gigabytes: float, folder: str, port: int, processes: int, process: int)
   }
   del state
   checkpoints = Checkpoints(folder)
-  before, start = forget(), time.perf_counter()
+  before, there, start = forget(), read(), time.perf_counter()
   checkpoints.restore(like, 1)
   numbers |= {
     "restore_seconds": round(time.perf_counter() - start, 2),
     "restore_grows_mib": round(resident("VmHWM") - before),
+    "restore_reads_mib": round(read() - there),
   }
   print(json.dumps(numbers), flush=True)
 

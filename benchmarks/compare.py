@@ -47,9 +47,17 @@ SHAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-  """A published network, pictures, and how much to time. sampling_steps: passes over the batch in a forward turn."""
+  """A published network, pictures, and how much to time.
 
-  network: str  # of torchvision's or timm's, and ours in backbone_jaxgen.py
+  Attributes:
+    network: its name in torchvision or timm, and in backbone_jaxgen.py.
+    image: height, width and channels.
+    batch: images in a batch.
+    updates: training steps in a turn.
+    sampling_steps: passes over the batch in a turn of the forward pass.
+  """
+
+  network: str
   image: tuple[int, int, int]
   batch: int
   updates: int
@@ -107,6 +115,9 @@ def arguments(description: str, shapes: dict, default: list[str]) -> argparse.Na
 
 
 def run(tasks: Sequence[str], options: argparse.Namespace) -> None:
+  from jaxgen.core.environment import use_huge_pages  # (a peer's interpreter need not have jaxgen)
+
+  use_huge_pages()  # as the command line does; the competitors inherit it, PyTorch's too
   results = []
   for task, name in itertools.product(tasks, options.shapes):
     own = {"batch": options.batch, "updates": options.updates, "sampling_steps": options.sampling_steps}

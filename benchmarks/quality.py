@@ -10,6 +10,13 @@ to the test digits, in the features of the judge that `jaxgen evaluate` takes, a
 the median of the chunks' times, the first chunk, which compiles, left out, times the number of chunks. Solvers of as
 many calls take turns chunk by chunk, so that whatever else the machine does falls on all of them alike. Writes
 benchmarks/quality.json and docs/quality.png.
+
+`--update` measures some solvers, of both denoisers or of one (`--of`), and keeps the other rows of the file:
+
+    python benchmarks/quality.py runs/ddpm_digits --seeds 1 --budgets 8 16 32 --solvers pndm plms --update
+
+It measures YARDSTICK with them. The yardstick's distances must be those of the file, so that the denoiser is the same
+one, and the new seconds are divided by the ratio of the yardstick's seconds now and then.
 """
 
 import argparse
@@ -41,6 +48,8 @@ GRIDS = {
   **dict.fromkeys(["unipc", "deis"], "log_snr"),
   **dict.fromkeys(["euler_maruyama", "reverse_diffusion", "predictor_corrector", "probability_flow"], "linspace"),
 }
+YARDSTICK = "ddim"  # the solver that `--update` measures again
+DENOISERS = ["network", "closed form"]
 WIDTH = 0.1  # standard deviation of each Gaussian of the mixture
 
 
@@ -146,6 +155,26 @@ def measure(contenders, features, reference, total: int, chunk: int, levels: int
   return rows
 
 
+def merged(old: list[dict], new: list[dict]) -> list[dict]:
+  """The old rows, in which the new ones of all solvers but the yardstick take the place of those before.
+
+  Raises:
+    UserError: the yardstick's distances have changed.
+  """
+  before = {(row["solver"], row["steps"]): row for row in old}
+  ratios = []
+  for row in new:
+    if row["solver"] == YARDSTICK:
+      kept = before[row["solver"], row["steps"]]
+      if not np.allclose(kept["frechet"], row["frechet"], rtol=1e-3):
+        raise UserError(f"{YARDSTICK} has the distances {row['frechet']}, not {kept['frechet']}: measure all solvers")
+      ratios.append(row["seconds"] / kept["seconds"])
+  again = {row["solver"] for row in new} - {YARDSTICK, "exact samples"}
+  slower = statistics.median(ratios)
+  rows = [{**row, "seconds": row["seconds"] / slower} for row in new if row["solver"] in again]
+  return [row for row in old if row["solver"] not in again] + rows
+
+
 def table(title: str, rows: list[dict]) -> str:
   lines = [
     f"### {title}",
@@ -167,6 +196,8 @@ def main():
   parser.add_argument("--seeds", type=int, default=2, help="of the samples; their spread is the distance's own")
   parser.add_argument("--grid", choices=list(diffusion.GRIDS), help="for all; default: each solver's own")
   parser.add_argument("--solvers", nargs="+", choices=list(diffusion.SOLVERS), help="default: all of fixed steps")
+  parser.add_argument("--update", action="store_true", help="keep the other rows that --out has")
+  parser.add_argument("--of", nargs="+", choices=DENOISERS, default=DENOISERS, help="denoisers; default: both")
   parser.add_argument("--out", type=pathlib.Path, default=HERE / "quality.json")
   parser.add_argument("--figure", type=pathlib.Path, default=HERE.parent / "docs" / "quality.png")
   arguments = parser.parse_args()
@@ -174,6 +205,11 @@ def main():
   schedule = diffusion.cosine(1000)
   fixed = [name for name, make in diffusion.SOLVERS.items() if make(schedule).solve is None]
   names = arguments.solvers or fixed
+  old = json.loads(arguments.out.read_text()) if arguments.update else None
+  if old is None and len(arguments.of) < len(DENOISERS):
+    parser.error("--of takes the other denoiser's rows from --out: give --update")
+  yardstick = old is not None and YARDSTICK not in names
+  names = [*names, YARDSTICK] if yardstick else names
   run = jaxgen.load(arguments.run)
   if run.config.name != "ddpm_digits" or run.arguments["schedule"] != "cosine":
     raise UserError(f"{arguments.run} is not a run of ddpm_digits with the cosine schedule")
@@ -189,12 +225,17 @@ def main():
     ("network", partial(network_contenders, arguments.run)),
     ("closed form", partial(exact_contenders, train.astype(np.float32))),
   ):
+    if title not in arguments.of:
+      results[title] = old["results"][title]
+      continue
     rows = []
     for budget in arguments.budgets:
       print(f"{title}, at most {budget} calls")
       made = contenders(arguments.grid, budget, names, chunk)
       rows += measure(made, looks.features, reference, len(train), chunk, data.levels, arguments.seeds)
       jax.clear_caches()  # or dozens of programs stay in memory
+    if yardstick:
+      rows = merged(old["results"][title], rows)
     results[title] = sorted(rows, key=lambda row: (row["solver"], row["steps"]))
     print(table(title, results[title]), flush=True)
   document = {

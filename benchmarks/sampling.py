@@ -5,8 +5,8 @@
     python benchmarks/sampling.py --peer-python OTHER_ENVIRONMENT/bin/python --json sampling.json
 
 One sampling is a whole batch from noise, the network called once a step, the predicted x_0 clipped. jaxgen's side is
-what `jaxgen sample` runs: `parallel.Program.sample` of the method from `methods.diffusion`, with the command line's
-XLA flags. Without PyTorch or diffusers (`pip install -e '.[peers]'`) jaxgen is timed alone.
+what `jaxgen sample` runs: `engine.program.Program.sample` of the method from `methods.diffusion`, with the command
+line's XLA flags. Without PyTorch or diffusers (`pip install -e '.[peers]'`) jaxgen is timed alone.
 
 The columns are those of training.py.
 """

@@ -5,8 +5,8 @@
     python benchmarks/training.py --peer-python OTHER_ENVIRONMENT/bin/python --json training.json
 
 An update is the draw of times and noise, the forward and backward pass, Adam, and the average of the parameters.
-jaxgen's side is what `jaxgen train` runs: `parallel.Program.dispatch` of the method from `methods.diffusion`, with the
-command line's XLA flags. Without PyTorch or diffusers (`pip install -e '.[peers]'`) jaxgen is timed alone.
+jaxgen's side is what `jaxgen train` runs: `engine.program.Program.dispatch` of the method from `methods.diffusion`,
+with the command line's XLA flags. Without PyTorch or diffusers (`pip install -e '.[peers]'`) jaxgen is timed alone.
 
 "share of peak": multiplications and additions of the network as defined (forward, times three) per second, in parts of
 the fastest product of two large matrices that any of the competitors measured. "first call": compilation and one turn.

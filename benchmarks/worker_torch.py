@@ -1,4 +1,4 @@
-"""The process that times diffusers' UNet2DModel in PyTorch for training.py and sampling.py. It knows nothing of jaxgen.
+"""The process that times diffusers' UNet2DModel, or DiTTransformer2DModel, in PyTorch. It knows nothing of jaxgen.
 
 The same work: time and noise drawn, a forward and a backward pass, Adam and an average of the parameters; or DDIM with
 the predicted x_0 clipped. Channels last, fused Adam, multi-tensor averaging, `inference_mode`: what makes PyTorch fast.
@@ -20,28 +20,15 @@ def prepare(job: dict):
   torch.backends.cudnn.allow_tf32 = job.get("tf32_conv", False)
   torch.manual_seed(0)
   dtype, batch, (height, width, colors) = getattr(torch, job["dtype"]), job["batch"], job["image"]
-  levels, channels = len(job["multipliers"]), job["channels"]
-  at = [height >> level in job["attention"] for level in range(levels)]
-  model = diffusers.UNet2DModel(
-    in_channels=colors,
-    out_channels=colors,
-    block_out_channels=tuple(channels * m for m in job["multipliers"]),
-    layers_per_block=job["blocks"],
-    down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in at),
-    up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(at)),
-    attention_head_dim=None,
-    norm_num_groups=min(32, channels // 4),
-    norm_eps=1e-6,
-    freq_shift=1,
-    flip_sin_to_cos=False,
-    downsample_padding=0,
-    dropout=job.get("dropout", 0.0),
-  ).to(device, memory_format=torch.channels_last)
+  layout = torch.contiguous_format if job.get("kind") == "dit" else torch.channels_last
+  model = (dit if job.get("kind") == "dit" else unet)(diffusers, job).to(device, memory_format=layout)
   parameters = list(model.parameters())
   network = torch.compile(model, **job.get("compile", {})) if job["compiled"] else model
   betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
   alpha_bar = torch.cumprod(1 - betas, 0).float().to(device)
-  image = torch.rand(batch, colors, height, width, device=device).mul(2).sub(1).to(memory_format=torch.channels_last)
+  image = torch.rand(batch, colors, height, width, device=device).mul(2).sub(1).to(memory_format=layout)
+  # A tenth of the classes is left out by diffusers' network itself, in training.
+  told = {"class_labels": torch.randint(job["classes"], (batch,), device=device)} if job.get("classes") else {}
   mixed = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
   if job["task"] == "training":
@@ -53,7 +40,7 @@ def prepare(job: dict):
       eps = torch.randn_like(image)
       a = alpha_bar[t][:, None, None, None]
       with mixed:
-        output = network(a.sqrt() * image + (1 - a).sqrt() * eps, t).sample
+        output = network(a.sqrt() * image + (1 - a).sqrt() * eps, t, **told).sample
       loss = F.mse_loss(output.float(), eps)
       optimizer.zero_grad(set_to_none=True)
       loss.backward()
@@ -63,6 +50,14 @@ def prepare(job: dict):
     def work():
       for _ in range(job["updates"]):
         update()
+  elif job["task"] == "forward":
+    model.eval()
+    t = torch.randint(1000, (batch,), device=device)
+
+    def work():
+      with torch.inference_mode(), mixed:
+        for _ in range(job["passes"]):
+          network(image, t, **told)
   else:
     model.eval()
     steps = job["sampling_steps"]
@@ -102,6 +97,40 @@ def prepare(job: dict):
     return {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
   return facts, turn, end
+
+
+def unet(diffusers, job: dict):
+  height, colors, levels, channels = job["image"][0], job["image"][-1], len(job["multipliers"]), job["channels"]
+  at = [height >> level in job["attention"] for level in range(levels)]
+  return diffusers.UNet2DModel(
+    in_channels=colors,
+    out_channels=colors,
+    block_out_channels=tuple(channels * m for m in job["multipliers"]),
+    layers_per_block=job["blocks"],
+    down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in at),
+    up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(at)),
+    attention_head_dim=None,
+    norm_num_groups=min(32, channels // 4),
+    norm_eps=1e-6,
+    freq_shift=1,
+    flip_sin_to_cos=False,
+    downsample_padding=0,
+    dropout=job.get("dropout", 0.0),
+  )
+
+
+def dit(diffusers, job: dict):
+  shape, (side, _, channels) = job["network"], job["image"]
+  return diffusers.DiTTransformer2DModel(
+    num_attention_heads=shape["heads"],
+    attention_head_dim=shape["width"] // shape["heads"],
+    in_channels=channels,
+    out_channels=channels,
+    num_layers=shape["depth"],
+    patch_size=shape["patch"],
+    sample_size=side,
+    num_embeds_ada_norm=job["classes"],
+  )
 
 
 def matmul_peak(torch, dtype, device) -> float:

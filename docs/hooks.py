@@ -11,7 +11,7 @@ import pathlib
 import posixpath
 import re
 
-from griffe import Class, Extension, Function, Object
+from griffe import Extension, Object
 from mkdocs.structure.files import File, Files
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -149,14 +149,8 @@ class Docstrings(Extension):
   """Makes Markdown of docstrings, which are plain text."""
 
   def on_object(self, *, obj: Object, **kwargs) -> None:
-    if obj.docstring is None:
-      return
-    text = plain(obj.docstring.value)
-    if isinstance(obj, Function):
-      text = with_heading(text, [parameter.name for parameter in obj.parameters], "Args:")
-    elif isinstance(obj, Class):
-      text = with_heading(text, list(obj.members), "Attributes:")
-    obj.docstring.value = LISTED.sub(each_apart, text)
+    if obj.docstring is not None:
+      obj.docstring.value = LISTED.sub(each_apart, plain(obj.docstring.value))
 
 
 def each_apart(match: re.Match) -> str:
@@ -176,17 +170,4 @@ def plain(text: str) -> str:
       words = (part.replace("<", "&lt;").replace("[", "\\[") for part in code_and_words[::2])
       code_and_words[::2] = words
       paragraphs[i] = "".join(code_and_words)
-  return "\n\n".join(paragraphs)
-
-
-def with_heading(text: str, names: list[str], heading: str) -> str:
-  """A docstring whose lines "name: what it is" stand under a heading, where they have none."""
-  if re.search(r"^(Args|Attributes):$", text, re.MULTILINE):
-    return text
-  paragraphs = text.split("\n\n")
-  for i, paragraph in enumerate(paragraphs):
-    first = re.match(r"(\w+)(?:, \w+)*: \S", paragraph)
-    if first and first[1] in names:
-      paragraphs[i] = "\n".join([heading, *(f"  {line}" for line in paragraph.splitlines())])
-      break
   return "\n\n".join(paragraphs)

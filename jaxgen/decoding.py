@@ -1,12 +1,12 @@
-"""Sequences out of a network that says how likely each next token is.
+"""Decoding: sequences from a network that gives the probabilities of each next token.
 
     step, carry = network.stepper(params, source, mask, length)
     tokens, log_probability = greedy(step, carry, start, length=length, end=end)
     tokens, log_probability = ancestral(step, carry, start, keys, length=length, temperature=0.8)
 
-`step(carry, tokens [B]) -> (logits [B, V], carry)` reads one token of each example and says what comes next. The carry
-is whatever it keeps of the tokens before: a Transformer's keys and values, a recurrent state. Its leaves are [B, ...];
-what stays the same throughout (the source) step closes over. Each function here is one `lax.scan` over the steps.
+`step(carry, tokens [B]) -> (logits [B, V], carry)` reads one token of each example and returns logits of the next. The
+carry holds what it keeps of earlier tokens: a Transformer's keys and values, or a recurrent state. Its leaves are [B,
+...]. `step` closes over arrays that do not change, such as the source. Each function here is one `lax.scan`.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ def greedy(
   """The likeliest token at every step: (tokens, their log-probability in nats).
 
   Args:
-    start: the token read first; it is not part of the result.
-    length: most tokens of a sequence.
-    end: the token that ends a sequence; it is part of it.
-    pad: what stands behind it.
+    start: the token that is read first; it is not part of the result.
+    length: the largest number of tokens of a sequence.
+    end: the token that ends a sequence; it is part of the result.
+    pad: the token that fills the result after the end.
   """
 
   def body(state, _):
@@ -69,8 +69,8 @@ def beam_search(
   """The `width` best sequences that beam search finds: (tokens, scores), the best first.
 
   A sequence Y's score is log P(Y) / ((5 + |Y|) / 6)^alpha, Wu et al. 2016, https://arxiv.org/abs/1609.08144, eq. 14
-  (without its coverage). At every step the `width` best of all continuations stay; one that has ended stays as it is
-  and goes on competing. So width 1 is `greedy` where alpha is 0, and a width of all sequences there are is exact.
+  (without its coverage). Every step keeps the `width` best continuations; a sequence that has ended does not change but
+  still competes. With width 1 and alpha 0 it is `greedy`; with a width of all possible sequences it is exact.
   A sequence without `end` within `length` tokens is scored as it stands. Scores are -inf where there are fewer
   sequences than `width`.
 
@@ -85,7 +85,7 @@ def beam_search(
   def body(state, t):
     carry, token, tokens, lengths, ended, total = state
     logits, carry = step(carry, token)
-    # What has ended has one continuation, itself.
+    # A sequence that has ended has one continuation, itself.
     itself = jnp.where(jnp.arange(vocabulary) == pad, 0.0, -jnp.inf).astype(dtype)
     total = total[..., None] + jnp.where(ended[..., None], itself, _log_probabilities(logits))
     lengths = lengths + ~ended
@@ -109,14 +109,14 @@ def beam_search(
 def truncated(
   logits: Float[Array, "*batch V"], top_k: int | None = None, top_p: float | None = None
 ) -> Float[Array, "*batch V"]:
-  """Logits of a distribution that keeps its likely tokens only, -inf for the others.
+  """The logits of likely tokens, and -inf for the others.
 
   Args:
     top_k: keep the k likeliest tokens: Fan et al. 2018, https://arxiv.org/abs/1805.04833, section 5.4.
-    top_p: of these keep the nucleus, the fewest likeliest tokens that together have at least so much probability:
-      Holtzman et al. 2019, https://arxiv.org/abs/1904.09751, section 3.1.
+    top_p: of these keep the nucleus, the smallest set of likeliest tokens with at least this probability: Holtzman et
+      al. 2019, https://arxiv.org/abs/1904.09751, section 3.1.
 
-  Tokens that are as likely as the last one kept are kept.
+  Tokens that are as likely as the last kept one are kept, too.
   """
   if top_k is not None:
     least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
@@ -131,7 +131,7 @@ def truncated(
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-  """Raises a UserError where these are no options of `ancestral`."""
+  """Raises a UserError if these are not valid options of `ancestral`."""
   if temperature <= 0:
     raise UserError(f"temperature is above 0, and this is {temperature:g}: a small one samples the likeliest tokens")
   if top_k is not None and top_k < 1:
@@ -152,13 +152,14 @@ def ancestral(
   top_k: int | None = None,
   top_p: float | None = None,
 ) -> tuple[Int[Array, "batch {length}"], Float[Array, "batch"]]:
-  """Each token drawn given those before it: (tokens, their log-probability in nats under the model).
+  """Draws each token given those before it: (tokens, their log-probability in nats under the model).
 
   Args:
-    start: the token read first; it is not part of the result.
-    keys: one of each sample. Token t is drawn with fold_in(key, first + t).
-    first: the place of the first token, where others are drawn with the same keys before.
-    temperature: that logits are divided by, before `top_k` and `top_p`; see `truncated`.
+    start: the token that is read first; it is not part of the result.
+    keys: one for each sample. Token t is drawn with fold_in(key, first + t).
+    first: the position of the first token, if earlier tokens were drawn with the same keys.
+    temperature: logits are divided by it before `top_k` and `top_p`.
+    top_k, top_p: see `truncated`.
   """
   temperature = jnp.broadcast_to(jnp.asarray(temperature), start.shape)[:, None]
 

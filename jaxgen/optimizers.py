@@ -1,4 +1,4 @@
-"""The optimizers of the configs in one line each, out of optax's parts; a learning rate per layer; what decays.
+"""The configs' optimizers in one line each, made from optax; learning rates by layer; masks for weight decay.
 
 optimizers.adam(3e-4, steps, warmup=100, clip=1.0)        cosine decay to 0 after a linear warm-up
 optimizers.adam(2e-4, warmup=5_000, clip=1.0)             constant after the warm-up
@@ -27,10 +27,10 @@ def schedule(
   """A learning rate by the optimizer's count of updates.
 
   Args:
-    rate: the highest.
-    steps: of training, the warm-up's included; None keeps the rate after the warm-up.
-    warmup: updates over which it rises linearly from 0, at most half of `steps`.
-    decay: how it falls to `end` at `steps`.
+    rate: the highest learning rate.
+    steps: number of training steps, including the warm-up; None: the rate is constant after the warm-up.
+    warmup: number of updates over which the rate rises linearly from 0, at most half of `steps`.
+    decay: the curve by which it falls to `end` at `steps`.
   """
   if steps is None:
     return optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
@@ -54,13 +54,13 @@ def adam(
   mask: Callable[[PyTree], PyTree] | None = None,
   **betas: Any,
 ) -> optax.GradientTransformation:
-  """Adam, or AdamW where there is weight decay, on a `schedule`.
+  """Adam, or AdamW if there is weight decay, on a `schedule`.
 
   Args:
-    rate, steps, warmup, decay, end: of `schedule`; a rate that is a schedule already is taken as it is.
+    rate, steps, warmup, decay, end: as in `schedule`. If `rate` is a schedule, it is used directly.
     clip: the gradient's largest norm.
-    weight_decay: decoupled, times the rate; of what `mask` says, `kernels` by default.
-    betas: b1, b2, eps as optax's.
+    weight_decay: decoupled weight decay, times the rate, of the parameters in `mask`; by default `kernels`.
+    **betas: b1, b2 and eps of optax.
   """
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   if weight_decay:
@@ -82,7 +82,7 @@ def sgd(
   weight_decay: float = 0.0,
   mask: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-  """Stochastic gradient descent on a `schedule`; weight decay, of what `mask` says (`kernels`), joins the gradient."""
+  """Stochastic gradient descent on a `schedule`. Weight decay of the parameters in `mask` is added to the gradient."""
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   optimizer = optax.sgd(rate, momentum, nesterov)
   if not weight_decay:
@@ -96,21 +96,21 @@ def layer_decay(
   blocks: str = "blocks",
   last: Sequence[str] = ("head", "norm", "distillation_head", "class_block"),
 ) -> optax.GradientTransformation:
-  """Multiplies a layer's updates by rate ** (its distance from the head); put it last in `optax.chain`.
+  """Multiplies a layer's updates by rate ** (its distance from the head). Put it last in `optax.chain`.
 
-  Bao et al. 2022, https://arxiv.org/abs/2106.08254, Appendix G: the head, and whatever else stands in `last`, learns at
-  the full rate; block i = 0 .. depth - 1 at rate ** (depth - i); everything else, before the blocks, at
-  rate ** (depth + 1).
+  Bao et al. 2022, https://arxiv.org/abs/2106.08254, Appendix G: the head, and other parameters named in `last`, have
+  the factor 1; block i = 0 .. depth - 1 has rate ** (depth - i); everything before the blocks has rate ** (depth + 1).
 
   Args:
+    rate: the factor for each layer.
     depth: number of blocks.
-    blocks: the name under which they lie in the parameters, stacked along the first axis as `nn.attention.Blocks` keeps
-      them, or each by itself as "blocks_0", "blocks_1" ...
-    last: names at the parameters' top that belong to the head; a name counts if it begins with one of these. By default
-      what comes after the blocks in ViT, DeiT, CaiT and T2T-ViT: heads, the last norm, and blocks of class attention.
+    blocks: the blocks' name in the parameters: stacked along the first axis, as in `nn.blocks.attention.Blocks`, or
+      separately as "blocks_0", "blocks_1" ...
+    last: prefixes of the top-level names that belong to the head. By default everything after the blocks in ViT, DeiT,
+      CaiT and T2T-ViT: heads, the last norm, and blocks of class attention.
 
   Raises:
-    UserError: a rate outside (0, 1], or blocks that are not in the parameters.
+    UserError: the rate lies outside (0, 1], or the blocks are not in the parameters.
   """
   if not 0 < rate <= 1:
     raise UserError(f"layer_decay multiplies by a rate in (0, 1], and this is {rate:g}: 1 leaves all as it is")

@@ -17,12 +17,17 @@ BATCH = 16
 class Case(NamedTuple):
   """A method to be tested.
 
-  build: dtype of parameters and computation -> the method at a size for tests.
-  data: what it learns from.
-  conditions: number of samples -> what each is asked for.
-  whole: a word of the reason for which it takes its batch whole, no microbatches and no pmap; None where it takes them.
-  falls: the end of the name of a metric that falls when it learns; None where none does.
-  pmap: whether the test of pmap runs it; a few methods stand for all.
+  Attributes:
+    build: dtype of parameters and computation -> the method at a size for tests.
+    data: what it learns from.
+    conditions: number of samples -> what each is asked for.
+    whole: a word of the reason for which it takes its batch whole, no microbatches and no pmap; None where it takes
+      them.
+    falls: the end of the name of a metric that falls when it learns; None where none does.
+    pmap: whether the test of pmap runs it; a few methods stand for all.
+    unit: (a number's name in `evaluate`, or its value if it is known at a run's first state; the number of values,
+      tokens, codes or labels of an example that each loss is a mean over). Losses times these sum to about that number.
+      None: the losses are of energies, whose level is free.
   """
 
   build: Callable[[Any], Method]
@@ -31,3 +36,4 @@ class Case(NamedTuple):
   conditions: Callable[[int], dict[str, np.ndarray]] = lambda n: {}
   falls: str | None = "loss"
   pmap: bool = False
+  unit: tuple[str | float, dict[str, int]] | None = None

@@ -41,6 +41,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import contextlib  # noqa: E402
 import pathlib  # noqa: E402
 import re  # noqa: E402
+import sys  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -49,6 +50,38 @@ jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXGEN_C
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+STARTED = []  # the Python processes that the running test has started, each as its words
+
+
+def _count(event, words):
+  if event == "os.fork":
+    STARTED.append("a fork")
+  elif event == "subprocess.Popen" and os.path.basename(os.fsdecode(words[0])).startswith("python"):
+    STARTED.append(words[1])
+
+
+sys.addaudithook(_count)
+
+
+def may_start(item) -> int:
+  """How many Python processes a test says that it starts; those of git, bash and mount are not counted."""
+  mark = item.get_closest_marker("processes")
+  return mark.args[0] if mark else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+  STARTED.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+  result = yield
+  allowed = may_start(item)
+  assert len(STARTED) <= allowed, f"it is marked as processes({allowed}) and has started {STARTED}"
+  return result
 
 
 def pytest_sessionfinish():

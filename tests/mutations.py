@@ -81,7 +81,7 @@ MUTATIONS = (
   ),
   Mutation(
     "samples keyed by their place in a chunk",
-    "engine/run.py",
+    "engine/drawing.py",
     "keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)",
     "keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index - start)",
     "tests/engine/test_loop.py -k sampling",
@@ -98,7 +98,21 @@ MUTATIONS = (
     "engine/checkpoint.py",
     "!= leaf.sha256 and problem is None",
     "!= leaf.sha256 and False",
-    "tests/engine/test_checkpoint.py",
+    "tests/engine/test_checkpoint.py -k flipped_bits",
+  ),
+  Mutation(
+    "half of a deleted checkpoint under its step's name",
+    "engine/checkpoint.py",
+    "shutil.rmtree(path.rename(path.with_name(path.name + DELETING)))",
+    "shutil.rmtree(path)",
+    "tests/engine/test_checkpoint.py -k kill_at_any_moment",
+  ),
+  Mutation(
+    "a manifest that is changed in its place",
+    "engine/hashing.py",
+    "files.write(folder / MANIFEST, json",
+    "(folder / MANIFEST).write_text(json",
+    "tests/engine/test_checkpoint.py -k kill_at_any_moment",
   ),
   Mutation(
     "evaluation with the parameters where there is an average",

@@ -1,7 +1,7 @@
-"""The command line as a user meets it: its commands and each kind of bad input, and what only real processes show.
+"""The command line as a user meets it: its commands and each kind of bad input.
 
-Most commands run here, through `cli.main`, on this process's eight devices. What is about processes (signals, kills,
-jobs of two, a full disk, the time of --help) starts some.
+Commands run here, through `cli.main`, on this process's eight devices. What is about processes (kills, jobs of two, a
+full disk, the time of --help) is in test_processes.py.
 """
 
 import contextlib
@@ -9,23 +9,18 @@ import errno
 import io
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
-import sys
-import threading
-import time
 
 import conftest
-import jax
 import numpy as np
 import pytest
 import tiny
 
 from jaxgen import cli
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -47,73 +42,17 @@ def command(*words, code=0):
   return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
-def start(*words, devices=1, **env):
-  """Starts a command as a process of its own."""
-  return subprocess.Popen(
-    [sys.executable, "-m", "jaxgen.cli", *map(str, words)],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=conftest.REPOSITORY,
-    env={**os.environ, "XLA_FLAGS": conftest.xla_flags(devices), "PYTHONUNBUFFERED": "1", **env},
-  )
-
-
-def process(*words, code=0, timeout=100, **options):
-  """Runs a command as a process of its own and returns its output; fails unless it ends with `code`.
-
-  timeout: in seconds on a quiet machine.
-  """
-  ((found, out, err),) = finish([start(*words, **options)], timeout)
-  assert found == code, f"{words} ended with {found}:\n{out}\n{err}"
-  return subprocess.CompletedProcess(words, code, out, err)
-
-
-def finish(processes, timeout=100):
-  """What processes that end by themselves have ended with: (exit status, output, errors) of each."""
-  try:
-    outputs = [p.communicate(timeout=timeout * conftest.patience()) for p in processes]
-  finally:
-    for p in processes:
-      p.kill()
-  return [(p.returncode, *out) for p, out in zip(processes, outputs, strict=True)]
-
-
-def read_until(process, text, timeout=100):
-  """Reads a process's output up to the line with this text and returns it; fails where the process ends before."""
-  late = threading.Timer(timeout * conftest.patience(), process.kill)
-  late.start()
-  try:
-    lines = []
-    while not lines or text not in lines[-1]:
-      lines.append(process.stdout.readline())
-      assert lines[-1], f"ended before it said {text!r}: {''.join(lines)}{process.stderr.read()}"
-  finally:
-    late.cancel()
-  return "".join(lines)
-
-
 def state_sha(run):
   return re.search(r"SHA-256 of the state\s+(\w{64})", command("inspect", run).stdout)[1]
 
 
-def error_of(*words, code=1, run=command, **options):
+def error_of(*words, code=1):
   """The one sentence that a wrong command prints."""
-  result = run(*words, code=code, **options)
+  result = command(*words, code=code)
   lines = [line for line in result.stderr.splitlines() if line.startswith("jaxgen: error: ")]
   assert len(lines) == 1, result.stderr
   assert "Traceback" not in result.stderr
   return lines[0]
-
-
-def test_help_and_version_are_fast():
-  for words in (["--help"], ["--version"]):
-    began = sum(os.times()[2:4])
-    assert process(*words).stdout
-    assert sum(os.times()[2:4]) - began < 1  # of the processor, whatever else the machine does
-  modules = "import sys, jaxgen.cli; print([m for m in ('jax', 'tyro', 'numpy', 'flax') if m in sys.modules])"
-  out = subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True, cwd=conftest.REPOSITORY)
-  assert out.stdout.strip() == "[]", f"`jaxgen --help` imports what it does not need: {out.stdout}"
 
 
 def test_train_prints_where_things_are(trained):
@@ -182,19 +121,6 @@ def test_inspect(trained):
   assert "SHA-256" not in config
 
 
-def test_xla_flags_that_pay_are_said_unless_the_user_has_set_them():
-  code = "from jaxgen.core.environment import set_up_jax; set_up_jax()"
-  said = lambda flags: (
-    subprocess.run(
-      [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": flags}
-    ).stderr
-  )
-  assert "XLA_FLAGS now has --xla_cpu_experimental_ynn" in said("")
-  assert "XLA_FLAGS" not in said(
-    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT --xla_gpu_exclude_nondeterministic_ops=true"
-  )
-
-
 def test_list_names_every_config():
   out = command("list").stdout
   for path in (conftest.REPOSITORY / "configs").rglob("*_*.py"):
@@ -214,130 +140,30 @@ def test_two_runs_have_the_same_sha(trained):
   assert state_sha(folder / "again" / "tiny") == state_sha(folder / "runs" / "tiny")
 
 
-@pytest.mark.parametrize(("count", "steps"), [(5, 1_500), pytest.param(20, 8_000, marks=pytest.mark.nightly)])
-def test_killed_and_resumed_is_bit_equal(tmp_path, count, steps):
-  """SIGKILL at random moments, many of them while a checkpoint is written; then the last start runs to the end."""
-  config = tiny.write(tmp_path)
-  words = ["--runs", tmp_path, "--steps", steps, "--checkpoint-every", 25]
-  chance = random.Random(0)
-  reached = []
-  checkpoints = tmp_path / "killed" / "checkpoints"
-  newest = lambda: max([int(p.name) for p in checkpoints.glob("0*") if p.name.isdigit()], default=0)
-  for kills in range(count):
-    before, training = newest(), start("train", config, *words, "--name", "killed")
-    deadline = time.time() + 60 * conftest.patience()
-    # Now and then while it starts, and else once it has got somewhere, so that all the kills happen before the end.
-    if kills % 4:
-      while newest() <= before and training.poll() is None and time.time() < deadline:
-        time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.3) if kills % 4 else chance.uniform(0, 4))
-    assert training.poll() is None, training.communicate()
-    training.kill()
-    training.communicate()
-    reached.append(newest())
-  assert sorted(reached) == reached
-  assert reached[-1] > 0
-  for name in ("killed", "whole"):
-    process("train", config, *words, "--name", name)
-  sessions = json.loads((tmp_path / "killed" / "run.json").read_text())["sessions"]
-  assert sessions[-1]["to"] == steps
-  assert any("to" not in session for session in sessions[:-1])  # a start is recorded before it can be killed
-  assert all("sha256" in session["data"] for session in sessions)
-  assert state_sha(tmp_path / "killed") == state_sha(tmp_path / "whole")
-
-
-def test_signals_save_and_say_so_and_one_process_writes_a_run(tmp_path):
-  config = tiny.write(tmp_path)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_says_so_and_ends_with_its_number(tmp_path, monkeypatch, number):
+  """SIGTERM to a real process, and its lock on the run, are in test_processes.py."""
+  config, update = tiny.write(tmp_path), Progress.update
   words = ["train", config, "--runs", tmp_path, "--steps", 1_000_000, "--checkpoint-every", 100_000]
-  steps = [0]
-  for number in (signal.SIGINT, signal.SIGTERM):
-    training = start(*words)
-    try:
-      out = read_until(training, "steps/s")
-      if steps[-1]:
-        assert f"resuming {tmp_path / 'tiny'} at step {steps[-1]}\n" in out
-      assert f"is being written by process {training.pid}" in error_of(*words)
-      training.send_signal(number)
-    except BaseException:
-      training.kill()
-      raise
-    ((code, _, err),) = finish([training])
-    assert code == 128 + number
-    steps.append(int(re.search(rf"{number.name}: saved .* at step (\d+) of 1000000", err)[1]))
+
+  def press(self, step, loss):
+    update(self, step, loss)
+    if step >= steps[-1] + 10 and not pressed:  # a second SIGINT would not wait
+      pressed.append(step)
+      os.kill(os.getpid(), number)
+
+  steps, pressed = [0], []
+  monkeypatch.setattr(Progress, "update", press)
+  for _ in range(2):
+    pressed.clear()
+    result = command(*words, code=128 + number)
+    if steps[-1]:
+      assert f"resuming {tmp_path / 'tiny'} at step {steps[-1]}\n" in result.stdout
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("jaxgen: SIG")]
+    steps.append(int(re.search(rf"{number.name}: saved .* at step (\d+) of 1000000", error)[1]))
     assert (tmp_path / "tiny" / "checkpoints" / f"{steps[-1]:08d}").is_dir()
-  assert 0 < steps[1] < steps[2]
+  assert 10 <= steps[1] <= steps[2] - 10
   assert "--steps 1000000, not 3" in error_of(*words, "--steps", 3)
-
-
-def two_processes(*words, devices=4, each=({}, {}), **env):
-  """Starts one job as two processes of some devices each. each: what is of one process in its environment."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  flags = ["--coordinator", f"localhost:{port}", "--processes", 2]
-  return [start(*words, *flags, "--process", p, devices=devices, **env, **each[p]) for p in range(2)]
-
-
-@pytest.mark.parametrize("fsdp", [8, pytest.param(1, marks=pytest.mark.nightly)])
-def test_two_processes_agree_with_one_and_share_a_run(tmp_path, fsdp):
-  """Two processes of four devices, fsdp or replicated, against one: parameters in float64 to 1e-9."""
-  config = tiny.write(tmp_path)
-  words = ["train", config, "--runs", tmp_path, "--steps", 20, "--dtype", "float64"]
-  for code, out, err in finish(two_processes(*words, "--name", "two", "--fsdp", fsdp, JAX_ENABLE_X64="1")):
-    assert code == 0, out + err
-  lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
-  assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20]
-  with conftest.enable_x64():
-    import jaxgen
-
-    command(*words, "--name", "one")
-    one, two = (jaxgen.load(tmp_path / name).state for name in ("one", "two"))
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
-      np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
-    # What two processes have trained one goes on with.
-    assert "resuming" in command(*words, "--name", "two", "--steps", 24).stdout
-
-
-def test_two_processes_stop_at_the_same_step(tmp_path):
-  config = tiny.write(tmp_path)
-  processes = two_processes("train", config, "--runs", tmp_path, "--steps", 1_000_000, devices=1)
-  try:
-    read_until(processes[0], "steps/s")
-    processes[1].send_signal(signal.SIGTERM)
-  except BaseException:
-    for p in processes:
-      p.kill()
-    raise
-  results = finish(processes)
-  assert [code for code, _, _ in results] == [143, 143], results
-  steps = {re.search(r"at step (\d+) of", err)[1] for _, _, err in results}
-  assert len(steps) == 1
-
-
-def test_an_error_in_one_of_two_processes_saves_the_state_of_both(tmp_path):
-  source = (
-    tiny.SOURCE
-    + """
-
-import os
-from jaxgen.data.pipeline import Stream
-if os.environ.get("DAMAGED"):
-  take = Stream.take
-  def fails(self, start, count):
-    if start + count > 17:
-      raise OSError("a damaged picture")
-    return take(self, start, count)
-  Stream.take = fails
-"""
-  )
-  config = tiny.write(tmp_path, source=source)
-  words = ["train", config, "--runs", tmp_path, "--checkpoint-every", 1000, "--max-skipped", 9]
-  whole, damaged = finish(two_processes(*words, devices=1, each=({}, {"DAMAGED": "1"})))
-  assert (whole[0], damaged[0]) == (1, 1), (whole, damaged)
-  assert "process 1 has met an error (OSError: a damaged picture)" in whole[2]
-  assert "OSError: a damaged picture" in damaged[2]
-  assert os.listdir(tmp_path / "tiny" / "checkpoints") == ["00000016"]
-  assert f"saved {tmp_path / 'tiny'} at step 16" in whole[1]
 
 
 def test_bad_flags_and_configs(trained, tmp_path):
@@ -346,6 +172,8 @@ def test_bad_flags_and_configs(trained, tmp_path):
   result = command("train", config, "--leraning-rate", "1", code=2)
   assert "--learning-rate" in result.stderr + result.stdout
   assert "perhaps you meant 'train'" in error_of("trian", code=2)
+  for name in ("", ".", "../x", "a/../..", "/x"):
+    assert f"--name {name!r} is no folder within" in error_of("train", config, "--name", name)
   assert "CONFIG comes before the flags" in error_of("train", "--steps", "3", str(config))
   assert "perhaps you meant 'ddpm_digits'" in error_of("train", "configs/ddpm_digit.py")
   # Weights are written by one process, so flags of several would mean nothing.
@@ -423,31 +251,6 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path):
   assert state_sha(tmp_path / "tiny") == sha
 
 
-def test_a_full_disk(tmp_path):
-  disk = tmp_path / "disk"
-  disk.mkdir()
-  if (
-    os.geteuid() != 0
-    or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode
-  ):
-    pytest.skip("needs the right to mount a small file system")
-  try:
-    config = tiny.write(tmp_path)
-    words = ["train", config, "--runs", disk]
-    command(*words, "--steps", 10)
-    before = state_sha(disk / "tiny")
-    filler = disk / "filler"
-    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
-      while file.write(bytes(4096)):
-        pass
-    assert "full" in error_of(*words, "--steps", 60, run=process)
-    filler.unlink()
-    assert state_sha(disk / "tiny") == before
-    command(*words, "--steps", 60)
-  finally:
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 def test_what_the_system_refuses_is_one_sentence(trained, tmp_path, monkeypatch):
   folder, _ = trained
   config, run = folder / "tiny.py", folder / "runs" / "tiny"
@@ -462,11 +265,6 @@ def test_what_the_system_refuses_is_one_sentence(trained, tmp_path, monkeypatch)
   assert "is a folder: name a file in it" in error_of("evaluate", run, "--out", tmp_path)
   assert "is a folder: name a file in it" in error_of("reproduce", config, "--runs", tmp_path, "--ledger", tmp_path)
   assert "out of memory" in error_of("train", config, "--runs", tmp_path, "--batch-size", 8 * 10**11)
-
-
-def test_a_platform_without_a_device_is_one_sentence():
-  message = error_of("inspect", "ddpm_digits", run=process, JAX_PLATFORMS="cuda")
-  assert "jax finds no device of the platforms in JAX_PLATFORMS=cuda" in message
 
 
 def test_an_error_of_the_system_in_training_keeps_what_was_saved(tmp_path, monkeypatch):

@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from test_cli import process
+from test_processes import process
 
 
 @pytest.mark.nightly
+@pytest.mark.processes(1)
 def test_the_main_job_draws_digits_as_close_to_the_test_digits_as_the_training_digits_are(tmp_path):
   """Takes three minutes on two cores. The samples' Fréchet distance is at most 1.25 times the training digits' own."""
   out = process("train", "ddpm_digits", "--runs", tmp_path, timeout=1800).stdout

@@ -3,13 +3,15 @@
     python benchmarks/accelerator/run.py --out DIR [--data DIR] [--brief] [--steps b,f,...] [--torch eager] [--profile]
       [--dry-run]
 
-Without --brief it takes 570 s, with it 330 s. The steps, in the order in which they are asked for (b, f, d, c unless
+Without --brief it takes 570 s, with it 330 s. The steps, in the order in which they are asked for (b, f, e, d, c unless
 --steps says another), each on a time limit of its own; what fails or is late costs only itself, and its error is in the
 results:
 
 b  The CIFAR-10 U-Net of DDPM, 35.7 M parameters: training and sampling in bfloat16, batch 128, against diffusers'
    UNet2DModel, eager and under torch.compile. --steps b alone goes on with float32 (TF32 on both sides) and batch 512.
 f  DDPM on CIFAR-10 in bfloat16 for 100 s of training: its loss, and 64 samples.
+e  DiT-XL/2 and DiT-B/2 on latents of 32x32x4, bfloat16, training and forward, against diffusers' DiTTransformer2DModel,
+   eager and under torch.compile.
 d  ResNet-50 and ViT-B/16 at 224x224 in bfloat16 against timm's, eager and under torch.compile.
 c  Attention: cuDNN's, XLA's and written out, forward and with gradients, at shapes of known networks.
 a  Determinism, only if named: two processes make the same updates of a DDPM in float32, and compare the SHA-256 of
@@ -51,15 +53,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import compare  # noqa: E402
 from processes import Failed, Late, Pool, Process, end_all  # noqa: E402
 
-ALL = "bfdc"
+ALL = "bfedc"
 # Seconds: of the whole run, of each step at most, what earlier steps leave to later ones, and of step f's training.
 FULL = {
-  "whole": 570, "limits": {"a": 110, "b": 215, "c": 330, "d": 170, "f": 190, "x": 15},
-  "reserved": {"f": 150, "d": 80, "c": 45}, "training": 100,
+  "whole": 570, "limits": {"a": 110, "b": 215, "c": 330, "d": 170, "e": 150, "f": 190, "x": 15},
+  "reserved": {"f": 230, "e": 125, "d": 80, "c": 45}, "training": 60,
 }  # fmt: skip
 BRIEF = {
-  "whole": 330, "limits": {"a": 75, "b": 140, "c": 45, "d": 80, "f": 110, "x": 15},
-  "reserved": {"f": 100, "d": 50}, "training": 50,
+  "whole": 330, "limits": {"a": 75, "b": 140, "c": 45, "d": 80, "e": 80, "f": 110, "x": 15},
+  "reserved": {"f": 150, "e": 100, "d": 50}, "training": 30,
 }  # fmt: skip
 COMPILE = 200  # seconds that torch.compile gets for a task, pauses not counted
 TUNE = 45  # seconds for a first timed call, in which cuDNN's algorithms are chosen: up to 30 s on an H100
@@ -108,6 +110,27 @@ class BackboneJob:
     return f"{self.network} {self.task} {self.dtype} {self.batch}"
 
 
+@dataclasses.dataclass(frozen=True)
+class DiTJob:
+  """A task of step e.
+
+  Attributes:
+    shape: patch, width, depth and heads of the network.
+  """
+
+  network: str
+  shape: tuple[tuple[str, int], ...]
+  task: str
+  batch: int
+  side: int
+  classes: int = 1000
+  dtype: str = "bfloat16"
+
+  @property
+  def key(self) -> str:
+    return f"{self.network} {self.task} {self.dtype} {self.batch}"
+
+
 @dataclasses.dataclass
 class Race:
   """A task, what was found of it so far, and the processes that are ready for their turns."""
@@ -145,6 +168,15 @@ class Sizes:
     if brief:
       self.backbone_jobs = self.backbone_jobs[:1]
     self.backbone_updates = 1 if dry else 4
+    sizes = {"tiny": (2, 16, 2, 2)} if dry else {"DiT-XL/2": (2, 1152, 28, 16), "DiT-B/2": (2, 768, 12, 12)}
+    parts, (examples, latents) = ("patch", "width", "depth", "heads"), (2, 8) if dry else (64, 32)
+    self.dit_jobs = [
+      DiTJob(name, tuple(zip(parts, shape, strict=True)), task, examples, latents)
+      for name, shape in sizes.items()
+      for task in ("training", "forward")
+    ]
+    if brief:
+      self.dit_jobs = self.dit_jobs[:1]
     self.peak = {"n": 256 if dry else 8192, "repeats": 2 if dry else 10}
     self.rounds = 3 if dry else 7
     self.determinism = {"batch": 4, "updates": 3} if dry else {"batch": 64, "updates": 20}
@@ -256,14 +288,15 @@ class Bench:
     self.say(f"{gpu.strip().splitlines()[-1:] or 'no GPU'}; jax {versions.get('jax')}, torch {versions.get('torch')}")
 
   def fill_pool(self) -> None:
-    """Starts torch.compile of the steps b and d, in the order of their jobs."""
+    """Starts torch.compile of the steps b, e and d, in the order of their jobs."""
     self.pool = Pool(1, 90 if self.dry else COMPILE)
     self.left_out = {}
-    for step, package in (("b", "diffusers"), ("d", "timm")):
+    for step, package in (("b", "diffusers"), ("e", "diffusers"), ("d", "timm")):
       missing = [p for p in ("torch", package) if importlib.util.find_spec(p) is None]
       if missing:
         self.left_out[step] = f"left out: {' and '.join(missing)} is not installed"
     jobs = [("b", job.key, self.unet_message(job)) for job in self.sizes.unet_jobs]
+    jobs += [("e", job.key, self.dit_message(job)) for job in self.sizes.dit_jobs]
     jobs += [("d", job.key, self.backbone_message(job)) for job in self.sizes.backbone_jobs]
     for step, key, message in jobs:
       if self.options.torch == "both" and step in self.steps and step not in self.left_out:
@@ -287,6 +320,13 @@ class Bench:
       "kind": "backbone", "name": job.network,
       "network": job.network, "task": job.task, "dtype": job.dtype, "batch": job.batch, "classes": job.classes,
       "image": (job.side, job.side, 3), "updates": self.sizes.backbone_updates, "passes": self.sizes.backbone_updates,
+    }  # fmt: skip
+
+  def dit_message(self, job: DiTJob) -> dict:
+    return {
+      "kind": "dit", "name": job.network,
+      "network": dict(job.shape), "task": job.task, "dtype": job.dtype, "batch": job.batch, "classes": job.classes,
+      "image": (job.side, job.side, 4), "updates": self.sizes.backbone_updates, "passes": self.sizes.backbone_updates,
     }  # fmt: skip
 
   def run(self) -> None:
@@ -564,8 +604,17 @@ class Bench:
   def step_d(self, result: dict) -> None:
     self.races(result, "d", [(job.key, job.network, self.backbone_message(job)) for job in self.sizes.backbone_jobs])
 
+  def step_e(self, result: dict) -> None:
+    self.races(result, "e", [(job.key, job.network, self.dit_message(job)) for job in self.sizes.dit_jobs])
+
   def races(self, result: dict, step: str, jobs: list[tuple[str, str, dict]]) -> None:
-    """jobs: (key, what shares a process, message)."""
+    """Runs both sides of each job in turn.
+
+    Args:
+      result: where the results are written.
+      step: the plan's step.
+      jobs: (key, name of the network whose jobs share a process, message) of each.
+    """
     result["jobs"], sides = {}, {}
     for key, shared, message in jobs:
       if self.left() < (1 if self.dry else 25):
@@ -685,9 +734,9 @@ def main() -> None:
   parser.add_argument("--data", type=pathlib.Path, help="folder of CIFAR-10 sheets, cifar10_*.webp, for step f")
   parser.add_argument("--limit", type=float, help="seconds of the whole run: 570, or 330 with --brief")
   parser.add_argument("--torch", choices=["both", "eager"], default="both", help="eager: without torch.compile")
-  parser.add_argument("--steps", default=ALL, help="such as a,b; b,f,d,c by default")
+  parser.add_argument("--steps", default=ALL, help="such as a,b; b,f,e,d,c by default")
   parser.add_argument("--brief", action="store_true", help="the most telling parts of each step")
-  parser.add_argument("--profile", action="store_true", help="in b and d: the kernels that take the most time")
+  parser.add_argument("--profile", action="store_true", help="in b, e and d: the kernels that take the most time")
   parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
   options = parser.parse_args()
   if options.wheels:

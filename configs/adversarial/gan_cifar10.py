@@ -33,7 +33,13 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """width: the generator's channels. penalty: weight of the gradient penalty. augment: of the data."""
+  """A method's recipe.
+
+  Attributes:
+    width: the generator's channels.
+    penalty: weight of the gradient penalty.
+    augment: augmentation of the data.
+  """
 
   steps: int
   loss: str

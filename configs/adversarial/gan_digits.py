@@ -34,7 +34,13 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """rates: learning rates of generator and discriminator. conditional, spectral, augment: see the flags."""
+  """A method's recipe.
+
+  Attributes:
+    rates: learning rates of generator and discriminator.
+    gamma: weight of the R1 penalty.
+    conditional, spectral, augment: see the flags.
+  """
 
   steps: int
   batch_size: int

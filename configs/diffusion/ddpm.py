@@ -33,7 +33,12 @@ from jaxgen.nn import UNet
 
 
 class Preset(NamedTuple):
-  """network: arguments of `UNet`. variance: of the ancestral solver, and of the bound."""
+  """The recipe of a data set.
+
+  Attributes:
+    network: arguments of `UNet`.
+    variance: the reverse process's variance, in the ancestral solver and in the bound.
+  """
 
   steps: int
   learning_rate: float

@@ -40,7 +40,12 @@ from jaxgen.nn import SongUNet, UNet
 
 
 class Preset(NamedTuple):
-  """sigma_data: the data's standard deviation. t_min: where the likelihood ends, None at the schedule's end."""
+  """The recipe of a data set.
+
+  Attributes:
+    sigma_data: the data's standard deviation.
+    t_min: the time at which the likelihood's ODE ends; None: the schedule's own.
+  """
 
   steps: int
   batch_size: int

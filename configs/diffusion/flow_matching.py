@@ -33,7 +33,12 @@ from jaxgen.nn import SongUNet, UNet
 
 
 class Preset(NamedTuple):
-  """t_min: where the likelihood ends, None at the schedule's end. warms_up: the average forgets the initialisation."""
+  """The recipe of a data set.
+
+  Attributes:
+    t_min: the time at which the likelihood's ODE ends; None: the schedule's own.
+    warms_up: the average's decay rises during the first steps, so that the average forgets the initialisation.
+  """
 
   steps: int
   learning_rate: float

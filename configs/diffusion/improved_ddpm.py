@@ -34,7 +34,11 @@ from jaxgen.nn import ADM, UNet
 
 
 class Preset(NamedTuple):
-  """T: steps of the process."""
+  """The recipe of a data set.
+
+  Attributes:
+    T: number of steps of the diffusion process.
+  """
 
   steps: int
   learning_rate: float

@@ -39,7 +39,13 @@ from jaxgen.nn import RefineNet, UNet
 
 
 class Preset(NamedTuple):
-  """levels: of noise, from sigma 0.02 to `largest`, of images in [-1, 1]."""
+  """The recipe of a data set and paper.
+
+  Attributes:
+    levels: number of noise levels.
+    largest: the largest sigma, for images in [-1, 1]. The smallest is 0.02.
+    langevin_steps: Langevin steps at each level.
+  """
 
   steps: int
   learning_rate: float

@@ -44,7 +44,12 @@ def log_sigma(at):
 
 
 class SDE(NamedTuple):
-  """network: arguments of `SongUNet`. objective: arguments of `Objective`."""
+  """What differs between the SDEs.
+
+  Attributes:
+    network: arguments of `SongUNet`.
+    objective: arguments of `Objective`.
+  """
 
   process: diffusion.Schedule
   network: Mapping[str, Any]

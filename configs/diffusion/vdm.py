@@ -32,7 +32,12 @@ from jaxgen.nn.unets.vdm import LinearGamma, ScoreNetwork
 
 
 class Preset(NamedTuple):
-  """fourier: see `ScoreNetwork`. gamma_min, gamma_max: -log-SNR at both ends, at first."""
+  """The recipe of a data set.
+
+  Attributes:
+    fourier: see `ScoreNetwork`.
+    gamma_min, gamma_max: -log-SNR at t = 0 and t = 1 at initialisation.
+  """
 
   steps: int
   learning_rate: float

@@ -28,7 +28,12 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """binarized: "once" is the fixed binarization. nats: the paper's, None where there is none."""
+  """A model of a paper.
+
+  Attributes:
+    binarized: "once" is the fixed binarization; "anew" draws it in every epoch.
+    nats: the paper's number, in nats; None: the paper has none.
+  """
 
   binarized: Literal["once", "anew"]
   hidden: tuple[int, ...]
@@ -99,7 +104,8 @@ def experiment(
     bernoulli(),
     spec=mnist.spec,
     latent=preset.latent,
-    optimizer=optimizers.adam(learning_rate, steps),
+    # Adam's epsilon is that of a loss in nats per image, as the papers', and the loss is in nats per value.
+    optimizer=optimizers.adam(learning_rate, steps, eps=1e-8 / mnist.spec.size),
     k=preset.k,
     importance_weighted=preset.importance_weighted,
     beta=beta,

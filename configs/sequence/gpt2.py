@@ -28,7 +28,12 @@ from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 
 
 class Size(NamedTuple):
-  """nats: per token of OpenWebText, OpenAI's weights, as nanoGPT's README has it under this name."""
+  """A size of the network.
+
+  Attributes:
+    nats: nats per token of OpenWebText with OpenAI's weights, from nanoGPT's README.
+    table: the name that nanoGPT's README has for it.
+  """
 
   depth: int
   heads: int

@@ -28,7 +28,12 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """build: number of tokens -> network. draws: it can show where its decoder looks."""
+  """A network and its recipe.
+
+  Attributes:
+    build: number of tokens -> the network.
+    draws: the network can show where its decoder attends.
+  """
 
   build: Callable[[int], Any]
   learning_rate: float

@@ -27,7 +27,12 @@ from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 
 
 class Size(NamedTuple):
-  """nats: per character, as nanoGPT's README has it, under this name."""
+  """A size of the network, with its recipe.
+
+  Attributes:
+    nats: nats per character, from nanoGPT's README.
+    table: the name that nanoGPT's README has for it.
+  """
 
   steps: int
   batch_size: int

@@ -32,9 +32,13 @@ from jaxgen.nn.vision import efficientnet, resnet, vit
 
 
 class Preset(NamedTuple):
-  """network: (dtype) -> a module. optimizer: (rate, steps, weight decay) -> optax's. depth: blocks that differ in rate.
+  """A network and its recipe.
 
-  layouts: of published weights, by name.
+  Attributes:
+    network: dtype -> the network.
+    optimizer: (learning rate, steps, weight decay) -> the optimizer.
+    layouts: layouts of published weights, by name.
+    depth: number of blocks, for a learning rate that decays from block to block; None: one learning rate for all.
   """
 
   network: Callable[..., Any]

@@ -48,7 +48,11 @@ from jaxgen.nn.vision.vit import ViT
 
 
 class Recipe(NamedTuple):
-  """How a network is trained. optimizer: (rate, steps, weight decay) -> optax's."""
+  """How a network is trained.
+
+  Attributes:
+    optimizer: (learning rate, steps, weight decay) -> the optimizer.
+  """
 
   weight_decay: float
   label_smoothing: float
@@ -70,7 +74,12 @@ CROPPED = Recipe(0.05, 0.1, warmed_up, (crop(1),))
 
 
 class Preset(NamedTuple):
-  """layouts: of published weights, by name."""
+  """A network and its recipe.
+
+  Attributes:
+    layouts: layouts of published weights, by name.
+    auxiliary: weight of the loss of each auxiliary head.
+  """
 
   network: Any
   steps: int

@@ -1,4 +1,4 @@
-"""Backbones on ImageNet-1k, 224x224: residual networks to Transformers, each with one of two recipes.
+"""Backbones on ImageNet-1k, 224x224: residual networks to Transformers, each with one of four recipes.
 
 Paper: He et al. 2016, https://arxiv.org/abs/1512.03385 (ResNet); Huang et al. 2017, https://arxiv.org/abs/1608.06993
 (DenseNet); Szegedy et al. 2015, https://arxiv.org/abs/1409.4842 (GoogLeNet); Tan and Le 2019,
@@ -12,6 +12,22 @@ https://arxiv.org/abs/2101.11986 (T2T-ViT)
     jaxgen train imagenet --backbone deit_b --teacher runs/imagenet --name deit --tfds-dir DIR
     jaxgen import FILE imagenet --backbone vit_b16
 
+All see random resized crops (8 to 100 % of the area, ratio 3/4 to 4/3) and mirror images, and are evaluated on the
+middle of a picture: 224 of 256 pixels, CaiT all and T2T 0.9 of the shorter side. The recipes, and what differs:
+
+STEPS (ResNet, DenseNet, GoogLeNet): torchvision's "IMAGENET1K_V1": 90 epochs, batch 256, SGD 0.1 with momentum, a tenth
+  of it every 30 epochs, decay 1e-4, bilinear. Here the rate falls at epoch 80 once more (Goyal et al. 2017), and biases
+  and gains do not decay. He et al. 2016, section 3.4, cropped from pictures of 256 to 480 pixels and jittered colours.
+DEIT (ViT, DeiT, CaiT, EfficientNet): Touvron et al. 2021, Table 9: 300 epochs, batch 1,024, AdamW 1e-3 with 5 epochs of
+  warm-up, decay 0.05, label smoothing 0.1, stochastic depth 0.1, RandAugment 9/0.5, mixup 0.8, cutmix 1.0, erasing
+  0.25, repeated augmentation 3, bicubic, no average and no clipping. `data.deit_augment` says what differs in mixing
+  and in RandAugment; mixed labels are smoothed after mixing, which is the same. EfficientNet's paper has RMSProp,
+  AutoAugment and dropout instead; CaiT's stochastic depth by size is --drop-path.
+SWIN_RECIPE: Liu et al. 2021, A2.1: as DEIT with 20 epochs of warm-up, gradients clipped to a norm of 1, and without
+  repeated augmentation. Its stochastic depth is 0.2 (T), 0.3 (S) and 0.5 (B): --drop-path.
+T2T_RECIPE: Yuan et al. 2021, section 4.1: as DEIT with batch 512 and a rate of 5e-4, without repeated augmentation; the
+  authors train 310 epochs and evaluate an average (--ema 0.99996).
+
 Expect: not run here; the published accuracies stand in the table of presets
 Cost: not run here, a pod's work; `jaxgen inspect` counts parameters and FLOPs
 """
@@ -24,7 +40,6 @@ import optax
 
 from jaxgen import Experiment, data, optimizers
 from jaxgen.core.wrappers import averaged
-from jaxgen.data.augment import crop
 from jaxgen.data.transforms import Transform, flip
 from jaxgen.engine.experiment import Published
 from jaxgen.evaluation.evaluators import accuracy
@@ -43,7 +58,15 @@ from jaxgen.nn.vision.googlenet import GoogLeNet
 
 
 class Recipe(NamedTuple):
-  """How a network is trained. optimizer: (rate, steps, weight decay) -> optax's. drop_path: None where it has none."""
+  """How a network is trained and evaluated.
+
+  Attributes:
+    drop_path: stochastic depth's rate; None: the network has no such argument.
+    optimizer: (learning rate, steps, weight decay) -> the optimizer.
+    augment: is it standardized? -> what is done on the device.
+    resample: the filter, in training and evaluation.
+    repeats: of a picture in a row.
+  """
 
   steps: int
   batch_size: int
@@ -52,7 +75,9 @@ class Recipe(NamedTuple):
   label_smoothing: float
   drop_path: float | None
   optimizer: Callable[[float, int, float], optax.GradientTransformation]
-  augment: tuple[Transform, ...]
+  augment: Callable[[bool], tuple[Transform, ...]]
+  resample: Literal["bilinear", "bicubic"]
+  repeats: int = 1
 
 
 def in_steps(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
@@ -61,21 +86,32 @@ def in_steps(rate: float, steps: int, weight_decay: float) -> optax.GradientTran
   return optimizers.sgd(falling, weight_decay=weight_decay, nesterov=True)
 
 
-def cosine(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
-  """Warm-up over 5 epochs of 300."""
-  return optimizers.adam(rate, steps, warmup=5 * steps // 300, clip=1.0, weight_decay=weight_decay)
+def cosine(warmup: int, clip: float | None) -> Callable[[float, int, float], optax.GradientTransformation]:
+  """AdamW with a warm-up over so many epochs of 300, and gradients of at most the norm `clip`."""
+  return lambda rate, steps, weight_decay: optimizers.adam(
+    rate, steps, warmup=warmup * steps // 300, clip=clip, weight_decay=weight_decay
+  )
 
 
-# He et al. 2016, section 3.4, 90 epochs, as is usual today.
-STEPS = Recipe(450_000, 256, 0.1, 1e-4, 0.0, None, in_steps, (crop(16), flip()))
-# Touvron et al. 2021 (DeiT), Table 9, 300 epochs. EfficientNet is trained with it, too, not with its paper's RMSProp.
-DEIT = Recipe(375_000, 1024, 1e-3, 0.05, 0.1, 0.1, cosine, data.deit_augment())
+def deit(standardized: bool) -> tuple[Transform, ...]:
+  return data.deit_augment(standardized=standardized)
+
+
+STEPS = Recipe(450_000, 256, 0.1, 1e-4, 0.0, None, in_steps, lambda standardized: (flip(),), "bilinear")
+DEIT = Recipe(375_000, 1024, 1e-3, 0.05, 0.1, 0.1, cosine(5, None), deit, "bicubic", 3)
+SWIN_RECIPE = DEIT._replace(optimizer=cosine(20, 1.0), repeats=1)
+T2T_RECIPE = DEIT._replace(learning_rate=5e-4, batch_size=512, steps=750_000, repeats=1)
 
 
 class Family(NamedTuple):
-  """What networks have in common. paper: where the accuracies are from.
+  """What networks of different sizes have in common.
 
-  layouts: published weights' layouts by name. auxiliary: as in `classifier`. standardized: see `data.imagenet`.
+  Attributes:
+    paper: the source of the accuracies.
+    layouts: layouts of published weights, by name.
+    auxiliary: as in `classifier`.
+    standardized: see `data.imagenet`.
+    share: of the shorter side of a picture, which evaluation shows.
   """
 
   network: Callable[..., Any]
@@ -84,6 +120,7 @@ class Family(NamedTuple):
   layouts: Mapping[str, Callable[[Any], Any]]
   auxiliary: float = 0.3
   standardized: bool = True
+  share: float = 0.875
 
 
 RESNET = Family(
@@ -113,16 +150,22 @@ DISTILLED = VIT._replace(
 )
 SWIN = Family(
   swin.Swin,
-  DEIT,
+  SWIN_RECIPE,
   "Liu et al. 2021 (Swin), Table 1",
   {"timm": swin_weights.timm, "transformers": swin_weights.transformers},
 )
-CAIT = Family(cait.CaiT, DEIT, "Touvron et al. 2021 (CaiT)", {"timm": cait_weights.timm})
-T2T = Family(t2t.T2TViT, DEIT, "Yuan et al. 2021, their code's README", {"authors": t2t_weights.authors})
+CAIT = Family(cait.CaiT, DEIT, "Touvron et al. 2021 (CaiT)", {"timm": cait_weights.timm}, share=1.0)
+T2T = Family(
+  t2t.T2TViT, T2T_RECIPE, "Yuan et al. 2021, their code's README", {"authors": t2t_weights.authors}, share=0.9
+)
 
 
 class Preset(NamedTuple):
-  """accuracy: top 1, one crop, as published; None: not in this setting."""
+  """A network of a family.
+
+  Attributes:
+    accuracy: the published top-1 accuracy with one crop; None: none was published for this setting.
+  """
 
   family: Family
   options: Mapping[str, Any]
@@ -266,7 +309,14 @@ def experiment(
       kind=distillation,
       weight={"hard": 0.5, "soft": 0.1}[distillation],
     )
-  images = data.imagenet(tfds_dir, augment=recipe.augment, standardized=family.standardized)
+  images = data.imagenet(
+    tfds_dir,
+    view=data.RandomResizedCrop(resample=recipe.resample),
+    test_view=data.CenterCrop(family.share, recipe.resample),
+    augment=recipe.augment(family.standardized),
+    repeats=recipe.repeats,
+    standardized=family.standardized,
+  )
   method = classifier(
     network,
     spec=images.spec,

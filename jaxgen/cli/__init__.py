@@ -16,8 +16,9 @@ from jaxgen.core.errors import Stopped, UserError, in_words
 class Command(NamedTuple):
   """Where a command is, as module and function of (its first words, the other words), and what its first words are.
 
-  subjects: names of the first words, which come before the flags.
-  computes: it starts jax.
+  Attributes:
+    subjects: names of the first words, which come before the flags.
+    computes: it starts jax.
   """
 
   module: str
@@ -66,6 +67,7 @@ exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or
 
 def main(words: list[str] | None = None) -> None:
   """The entry point of the command `jaxgen`; always exits."""
+  own_process = words is None
   words = list(sys.argv[1:] if words is None else words)
   if not words or words[0] in ("-h", "--help", "help"):
     print(USAGE, end="")
@@ -81,6 +83,8 @@ def main(words: list[str] | None = None) -> None:
     hint = f"perhaps you meant {near[0]!r}" if near else f"the commands are {', '.join(COMMANDS)}"
     sys.exit(_fail(f"there is no command {command!r}: {hint}", 2))
   try:
+    if own_process and COMMANDS[command].computes:
+      environment.use_huge_pages()
     _run(command, words)
   except UserError as error:
     _end(str(error), 1)

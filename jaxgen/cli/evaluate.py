@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, print_numbers
+from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, print_numbers, workers_option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.provenance import note_on_test_data
@@ -16,13 +16,17 @@ def evaluate(subject: str, words: list[str]) -> None:
     "evaluate",
     subject,
     words,
-    {**CHECKPOINT, "out": option(pathlib.Path | None, "also write the numbers to this .json file", None)},
+    {
+      **CHECKPOINT,
+      **workers_option(),
+      "out": option(pathlib.Path | None, "also write the numbers to this .json file", None),
+    },
     "Compute a run's evaluation, with some of its arguments changed.",
   )
   if not run.experiment.evaluators:
     raise UserError(f"config {run.config.name} has no evaluators")
   if options["out"]:
-    check_out(options["out"])
+    check_out(files.place(options["out"]))
   if jax.process_index() == 0 and (note := note_on_test_data(run)):
     print(note)
   numbers = run.evaluate()

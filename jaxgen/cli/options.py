@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.data import ahead
 from jaxgen.engine.arguments import as_flag
+from jaxgen.engine.folder import Folder
 
 Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
 
@@ -37,6 +40,12 @@ CHECKPOINT = {
 }
 
 
+def workers_option() -> Options:
+  """The option of commands that read data sets larger than the memory."""
+  help = "processes that read and decode data which is not in memory, 0 for threads; the bits do not depend on it"
+  return {"workers": option(int, help, ahead.of_machine())}
+
+
 def parse(
   command: str,
   words: list[str],
@@ -47,7 +56,8 @@ def parse(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Parses a command's options and the arguments of a config (an `engine.config.Config`), all of them flags.
 
-  arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
+  Args:
+    arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
 
   Returns:
     (the options, those of the config's arguments that a flag has changed)
@@ -84,7 +94,8 @@ def join(options: Mapping[str, Any]) -> None:
 def load_run(command: str, subject: str, words: list[str], options: Options, description: str, *, cluster: bool = True):
   """(a run with some of its config's arguments changed by flags, the command's options).
 
-  cluster: several processes may give the command together; joins their job.
+  Args:
+    cluster: several processes may give the command together; joins their job.
   """
   from jaxgen.engine.run import load
 
@@ -99,11 +110,39 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   )
   if cluster:
     join(given)
-  return load(subject, fsdp=given.get("fsdp", 1), checkpoint=given.get("checkpoint", "last"), **changed), given
+  how = {
+    "fsdp": given.get("fsdp", 1),
+    "checkpoint": given.get("checkpoint", "last"),
+    "workers": given.get("workers", 0),
+  }
+  return load(subject, **how, **changed), given
 
 
-def check_out(path: pathlib.Path, flag: str = "--out") -> None:
-  """Raises a UserError where a file cannot be written; asked before the work of hours that it is for."""
+def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:
+  """The folder of a run of that name, or of the other one where none is given.
+
+  Raises:
+    UserError: the name leads out of the folder of runs.
+  """
+  name = otherwise if name is None else name
+  path = pathlib.PurePath(name)
+  if not path.parts or ".." in path.parts or path.is_absolute():
+    raise UserError(f"--name {name!r} is no folder within {runs}: choose another --name, or say where with --runs")
+  return Folder(runs / str(path))
+
+
+def check_out(path: files.Place, flag: str = "--out") -> None:
+  """Raises a UserError where a file cannot be written; asked before the work of hours that it is for.
+
+  On an object store only trying tells.
+  """
+  if isinstance(path, files.Remote):
+    try:
+      files.write(probe := path.with_name(f".{path.name}.probe"), b"")
+      probe.unlink()
+    except OSError as error:
+      raise UserError(f"{path} cannot be written ({error.strerror}): say where with {flag}") from error
+    return
   if not path.parent.is_dir():
     raise UserError(f"{flag} {path}: there is no folder {path.parent}")
   if path.is_dir():

@@ -4,10 +4,9 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import RUNS, cluster_options, join, option, parse, print_numbers
+from jaxgen.cli.options import RUNS, cluster_options, folder_of, join, option, parse, print_numbers, workers_option
 from jaxgen.engine import loop
 from jaxgen.engine.config import load_config
-from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 from jaxgen.show import report
 
@@ -22,14 +21,15 @@ def train(subject: str, words: list[str]) -> None:
       "name": option(str | None, "the run's name (the config's by default); a run that exists goes on", None),
       "seed": option(int, "seed of initialisation, data order and noise", 0),
       "other_data": option(bool, "go on with a run though the content of its data is not what it was", False),
+      **workers_option(),
       **cluster_options(),
     },
     config.doc,
     config,
   )
   join(options)
-  folder = Folder(options["runs"] / (options["name"] or config.name))
-  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"])
+  folder = folder_of(options["runs"], options["name"], config.name)
+  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"], workers=options["workers"])
   if jax.process_index() == 0:
     print_data(run)
   numbers = loop.train(run, report=report.write, other_data=options["other_data"])

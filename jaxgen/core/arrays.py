@@ -13,21 +13,21 @@ def wide_dtype(dtype: Any) -> Any:
 
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """In at least float32: what is summed, exponentiated or compared in half precision has two or three digits."""
+  """x in float32 or wider. Sums, exponentials and comparisons in half precision keep only two or three digits."""
   return x.astype(wide_dtype(x.dtype))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-  """Whether all real numbers of a tree are finite; integers and keys count as such."""
+  """Whether all floating-point numbers of a tree are finite. Integers and keys count as finite."""
   real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating) and x.size]
   return jnp.isfinite(jnp.stack([jnp.max(jnp.abs(wide(x))) for x in real])).all() if real else jnp.array(True)
 
 
 def per_example(a: Array, x: Array) -> Array:
-  """a [B] as [B, 1, ...], so that it multiplies the examples x [B, ...]; a scalar stays one."""
+  """a [B] reshaped to [B, 1, ...], so that it broadcasts against the examples x [B, ...]. A scalar stays a scalar."""
   return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
 
 def masked(x: Array, mask: Bool[Array, "..."] | None) -> Array:
-  """x [B, ...] with zeros where the mask of its leading axes [B, ...] is False; without a mask as it is."""
+  """x [B, ...] with zeros where the mask of its leading axes [B, ...] is False. With mask=None it is x itself."""
   return x if mask is None else jnp.where(per_example(mask, x), x, jnp.zeros((), x.dtype))

@@ -1,7 +1,7 @@
 """What a network is told of an example: its class, a text, a picture, several at once.
 
-A `Condition` says how to read it from a batch, what stands for nothing, and how often training says nothing. Networks
-are given the pytree as it is; guidance, dropout and sampling treat its leaves [B, ...] alike and know no more.
+A `Condition` says how to read it from a batch, which value stands for "no condition", and how often training drops it.
+Networks receive the pytree as it is. Guidance, dropout and sampling only use the fact that its leaves are [B, ...].
 
     labels(spec, dropout=0.1)                                            a class, or none for one example in ten
     entries({"tokens": jnp.zeros(16, jnp.int32), "token_mask": ...})     a text and which of its tokens are there
@@ -23,14 +23,15 @@ Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
 
 
 class Condition(NamedTuple):
-  """What a network is told, by name of what a batch has.
+  """What a network is told of each example.
 
-  names: entries of a batch that `read` takes; `sample` takes arguments of these names.
-  read: batch -> what the network is told, a pytree with leaves [B, ...].
-  nothing: one example's pytree, leaves [...], that stands for no condition.
-  dropout: the probability with which training tells an example nothing. Classifier-free guidance needs it above 0.
-  draw: keys [N] -> conditions for samples that are asked for without any; None: they must be asked for.
-  check: network -> None; raises a UserError where a network is not made for this condition.
+  Attributes:
+    names: the batch's entries that `read` uses. `sample` takes arguments of the same names.
+    read: batch -> what the network is told, a pytree with leaves [B, ...].
+    nothing: one example's pytree, leaves [...], that stands for no condition.
+    dropout: the probability that training drops an example's condition. Classifier-free guidance needs it above 0.
+    draw: keys [N] -> conditions for samples that are requested without any; None: a request must give them.
+    check: network -> None; raises a UserError if the network does not fit this condition.
   """
 
   names: tuple[str, ...]
@@ -55,17 +56,17 @@ class Condition(NamedTuple):
     return self.read(batch)
 
   def dropped(self, told: Told, keys: Key[Array, " batch"]) -> Told:
-    """Nothing in place of what is told, for each example with probability `dropout`, by its own key."""
+    """The condition, where each example's is replaced by `nothing` with probability `dropout`, by its own key."""
     if not self.dropout:
       return told
     drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(keys)
     return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.nothing)
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
-    """What samples are told: what `sample` was given by these names, or what is drawn where it was given nothing.
+    """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.
 
     Raises:
-      UserError: some of the names are missing, or all of them where nothing draws them.
+      UserError: some of the names are missing, or all are and there is no `draw`.
     """
     given = {name: jnp.asarray(given[name]) for name in self.names if given.get(name) is not None}
     if not given and self.draw is not None:
@@ -80,10 +81,10 @@ UNCONDITIONAL = Condition((), lambda batch: None, None)
 
 
 def labels(spec: Spec, dropout: float = 0.0) -> Condition:
-  """The class, batch["label"] [B] in 0 .. classes - 1; `classes` itself is no label, where labels are dropped.
+  """The class, batch["label"] [B] in 0 .. classes - 1. If labels are dropped, the number `classes` stands for no label.
 
-  Samples that are asked for without labels draw them uniformly. A network with an attribute `classes` must have room
-  for them, and for no label.
+  Samples that are requested without labels draw them uniformly. A network with an attribute `classes` must have an
+  embedding for each class, and one more for "no label" if labels are dropped.
 
   Raises:
     UserError: data without classes.
@@ -104,22 +105,24 @@ def labels(spec: Spec, dropout: float = 0.0) -> Condition:
 
 
 def entries(nothing: Mapping[str, Any], dropout: float = 0.0) -> Condition:
-  """Several entries of a batch at once, as a dict by the same names: a text's tokens and their mask, a small picture.
+  """Several entries of a batch, as a dict with the same names: a text's tokens and their mask, a small picture.
 
-  nothing: by name, one example's arrays that stand for no condition; they are dropped together.
+  Args:
+    nothing: one example's arrays by name that stand for no condition. All entries are dropped together.
+    dropout: the probability that training drops an example's condition.
   """
   return Condition(tuple(nothing), lambda batch: {name: batch[name] for name in nothing}, dict(nothing), dropout)
 
 
 def check_condition(condition: Condition, network: Any) -> None:
-  """Raises a UserError where a condition cannot be dropped so often, or the network is not made for it."""
+  """Raises a UserError if a condition's dropout is not a probability below 1, or the network does not fit it."""
   if not 0 <= condition.dropout < 1:
     raise UserError(f"a condition's dropout is a probability below 1, and this is {condition.dropout:g}: change it")
   condition.check(network)
 
 
 def check_names(given: Mapping[str, Any], *conditions: Condition) -> None:
-  """Raises a UserError where samples are asked for with what none of the conditions takes."""
+  """Raises a UserError if `sample` was given an argument that none of the conditions uses."""
   known = [name for condition in conditions for name in condition.names]
   unknown = [name for name, value in given.items() if value is not None and name not in known]
   if unknown:

@@ -1,10 +1,10 @@
-"""What has to be set before jax starts.
+"""Settings that must be made before jax starts.
 
 `import jaxgen` sets the flags of XLA, so that the command line and the library give equal bits.
 
-XLA ends the process at a flag that it does not know, and which flags it knows changes with every release of jaxlib.
-Therefore jaxlib is asked: its library holds the name of every flag, as a C string that ends with a zero byte. (The same
-words in a message's description do not.)
+XLA ends the process at a flag that it does not know, and every release of jaxlib knows other flags. Therefore this
+module looks into jaxlib's library: it holds the name of every flag as a C string, which ends with a zero byte. (The
+same words within a flag's description do not.)
 """
 
 import functools
@@ -24,6 +24,8 @@ GPU_FLAGS = {
   "--xla_gpu_exclude_nondeterministic_ops=true": "equal bits in every process on a GPU, at 6 to 14 % of its speed"
 }
 
+LINUX_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvise] never"
+
 
 class XlaFlags(NamedTuple):
   """What became of the flags in this process: those that were added, and those that came too late."""
@@ -33,7 +35,7 @@ class XlaFlags(NamedTuple):
 
 
 def has_gpu_plugin() -> bool:
-  """Whether a plugin of jax's for CUDA or ROCm is installed, found where jax looks; nothing is imported or started."""
+  """Whether one of jax's plugins for CUDA or ROCm is installed. Nothing is imported or started."""
   spec = importlib.util.find_spec("jax_plugins")  # a namespace that each plugin puts a module into: xla_cuda12
   places = (spec and spec.submodule_search_locations) or ()
   return any(module.name.startswith(("xla_cuda", "xla_rocm")) for module in pkgutil.iter_modules(places))
@@ -59,10 +61,10 @@ def _backend_has_started() -> bool:
 
 @functools.cache
 def set_xla_flags() -> XlaFlags:
-  """Adds CPU_FLAGS, and GPU_FLAGS where there is a plugin for a GPU, to $XLA_FLAGS; does so once a process.
+  """Adds CPU_FLAGS, and GPU_FLAGS if a plugin for a GPU is installed, to $XLA_FLAGS; once in each process.
 
   Flags that the user has set, or that jaxlib does not know, are left out. XLA reads the variable when jax's backend
-  starts. Where it has started already nothing is set, and run.json says so.
+  starts. If it has started already, nothing is set, and run.json says so.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   given = {flag.split("=")[0] for flag in flags.split()}
@@ -73,6 +75,35 @@ def set_xla_flags() -> XlaFlags:
   if wanted:
     os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *wanted])
   return XlaFlags(wanted, ())
+
+
+def use_huge_pages() -> None:
+  """Starts this process anew, once, with malloc asking Linux for pages of 2 MiB, where that makes XLA faster on a CPU.
+
+  XLA takes the memory for what a program works in from malloc at every call, and gives it back. In pages of 4 KiB the
+  kernel spends a sixth of an update of a ResNet-50 on handing them out. glibc reads GLIBC_TUNABLES only when a process
+  starts. Does nothing where the user has set this tunable (`glibc.malloc.hugetlb=0` switches it off), where Linux gives
+  huge pages always or never, without glibc 2.35, and beside a GPU.
+  """
+  libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
+  name, _, version = (libc or "").partition(" ")
+  tunables = os.environ.get("GLIBC_TUNABLES", "")
+  if (
+    name != "glibc"
+    or tuple(map(int, version.split("."))) < (2, 35)
+    or "glibc.malloc.hugetlb" in tunables
+    or not LINUX_HUGE_PAGES.exists()
+    or "[madvise]" not in LINUX_HUGE_PAGES.read_text()
+    or not sys.executable
+    or has_gpu_plugin()
+  ):
+    return
+  tunable = "glibc.malloc.hugetlb=1"
+  print(f"jaxgen: GLIBC_TUNABLES now has {tunable}: faster on a CPU", file=sys.stderr, flush=True)
+  # The new process adds the flags itself, and says so.
+  flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in set_xla_flags().added]
+  changed = {"XLA_FLAGS": " ".join(flags), "GLIBC_TUNABLES": ":".join(filter(None, [tunables, tunable]))}
+  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})
 
 
 def set_up_jax() -> None:

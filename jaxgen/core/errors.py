@@ -3,11 +3,12 @@
 import errno
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
-  """Something that the user gave cannot be used. The message is one sentence that names the thing and the way out."""
+  """Something that the user gave cannot be used. The message is one sentence that names it and a way out."""
 
 
 class Stopped(Exception):
@@ -19,7 +20,7 @@ class Stopped(Exception):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-  """Whether an error, or one that it came from, is that of a full disk; TensorStore and Orbax wrap the system's."""
+  """Whether an error, or one that caused it, says that the disk is full: TensorStore and Orbax wrap the system's."""
   while error is not None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       return True
@@ -36,7 +37,7 @@ WAYS_OUT = {
 
 
 def in_words(error: BaseException) -> str | None:
-  """A sentence for what the system, its memory or its devices refuse; None for any other error."""
+  """A sentence for an error of the system, its memory or its devices; None for any other error."""
   text = str(error)
   if is_disk_full(error):
     return "the disk is full: free some space and start again"
@@ -59,10 +60,17 @@ def in_words(error: BaseException) -> str | None:
   return None
 
 
-def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
-  """Raises a UserError where a size, or one of several under the same name, is below the least.
+def check_decays(decays: Iterable[Any]) -> None:
+  """Raises a UserError where the decay of an average, if it is a number, is none with which the average moves."""
+  for d in decays:
+    if not callable(d) and not 0 <= d < 1:
+      raise UserError(f"the decay of an average lies in [0, 1), and this is {d:g}: change it, or leave it out by None")
 
-  check_sizes("MADE", hidden=(500, 0))    MADE has hidden=(500, 0): it takes 1 or more
+
+def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
+  """Raises a UserError if a size, or one entry of a sequence of sizes, is below `least`.
+
+  check_sizes("MADE", hidden=(500, 0)) says "MADE has hidden=(500, 0): it takes 1 or more".
   """
   for name, size in sizes.items():
     if any(each < least for each in (size if isinstance(size, Sequence) else [size])):

@@ -1,8 +1,8 @@
-"""Keys and noise per example: all that an example draws is a function of its own key.
+"""Keys and noise per example: everything that is drawn for an example is a function of its own key.
 
-What draws from a seed begins with `root(seed, purpose)`, so that no two purposes draw the same numbers. From there on
-mind that `jax.random.split(key)[i]` and `jax.random.fold_in(key, i)` are the same key: of one key take the one or the
-other, or numbers that do not meet.
+Code that draws from a seed starts from `root(seed, purpose)`, so that no two purposes draw the same numbers. After
+that, note that `jax.random.split(key)[i]` and `jax.random.fold_in(key, i)` are the same key: use only one of the two
+for a key, or indices that do not overlap.
 """
 
 import hashlib
@@ -19,15 +19,17 @@ SEEDS = 2**64
 
 
 def check_seed(seed: int) -> None:
-  """Raises a UserError where a seed is not one of the 2^64."""
+  """Raises a UserError unless the seed is an integer from 0 to 2^64 - 1."""
   if not 0 <= seed < SEEDS:
     raise UserError(f"--seed {seed}: a seed is a number from 0 to {SEEDS - 1}")
 
 
 def root(seed: int, purpose: str) -> Key[Array, ""]:
-  """The key that all of one purpose draws from: the first words of SHA-256("purpose seed").
+  """The key for one purpose: the first words of SHA-256("purpose seed").
 
-  purpose: "training" (which initialisation is a part of), "sampling", "evaluation", ...
+  Args:
+    seed: the run's seed.
+    purpose: "training" (which includes the initialisation), "sampling", "evaluation", ...
 
   Raises:
     UserError: a seed below 0 or of more than 64 bits.
@@ -39,17 +41,17 @@ def root(seed: int, purpose: str) -> Key[Array, ""]:
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, "batch"]) -> Key[Array, "batch"]:
-  """One key per example, a function of the key and of the example's position in the global batch alone."""
+  """One key per example. It depends only on `key` and the example's position in the global batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def split(keys: Key[Array, "n"], count: int = 2) -> Key[Array, "{count} n"]:
-  """`count` keys for each of these: `a_keys, b_keys = split(keys)`."""
+  """Splits each key into `count` keys: `a_keys, b_keys = split(keys)`."""
   return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys)
 
 
 def fold_in(keys: Key[Array, "n"], data: Any) -> Key[Array, "n"]:
-  """`jax.random.fold_in` of one number into each of the keys."""
+  """Folds one number into each of the keys, by `jax.random.fold_in`."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 

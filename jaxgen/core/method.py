@@ -1,16 +1,16 @@
 """A method of generative modelling is a NamedTuple of pure functions over one state pytree. Read this file first.
 
-The model, the losses and the optimizers are closed over by the functions; the state holds arrays and nothing else.
-`Method` is everything that the training loop, the checkpoints, the sharding and the command line know of a method, and
-`compose` makes one out of players: networks that are trained, each against its loss.
+The functions close over the model, the losses and the optimizers; the state holds arrays and nothing else. The training
+loop, checkpoints, sharding and the command line know a method only through `Method`. `compose` makes a method out of
+players: networks that are trained, each with its own loss.
 
-A step is: the stages, which make what several updates use; then each player's updates, in the players' order. What
-averages, rolls back or encodes is a wrapper around a method (`jaxgen.core.wrappers`); whoever compiles a step says how
-many microbatches it takes and over which pmap axis it averages.
+A step first runs the stages, which compute what several updates use, and then each player's updates, in the players'
+order. Averages, rollback and first stages are wrappers around a method (`jaxgen.core.wrappers`). The code that compiles
+a step chooses the number of microbatches and the pmap axis.
 
-Randomness: step k of a run draws from `fold_in(state.key, k)`, the i-th update inside the step from `fold_in(that, i)`,
-and a loss draws its noise per example, from `keys.example_keys(key, batch["index"])`. Microbatches, meshes and pmap
-therefore see the same noise.
+Randomness: step k of a run draws from `fold_in(state.key, k)`, and update i of that step from `fold_in` of that key and
+i. A loss draws its noise per example, from `keys.example_keys(key, batch["index"])`. Therefore microbatches, meshes and
+pmap see the same noise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ Leaf = Any  # an array; its shape, sharding or hash where a state stands for its
 
 @flax.struct.dataclass
 class State:
-  """All that a run carries from step to step, arrays only."""
+  """Everything that a run carries from step to step; arrays only."""
 
   step: Leaf  # () int32, batches consumed, skipped ones included
   skipped: Leaf  # () int32, updates skipped in a row because something was not finite
@@ -48,9 +48,9 @@ class State:
   buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `mesh.shard_state`
 
   def averaged(self, name: str = "network") -> Params:
-    """A network's averaged parameters, or its own where the run keeps none: what evaluates and samples.
+    """A network's averaged parameters, or its parameters if the run keeps no average. For evaluation and sampling.
 
-    Averages are kept in float32 or wider; what is returned has the dtypes of the parameters.
+    Averages are kept in float32 or wider. The result has the parameters' dtypes.
     """
     own = self.params[name.partition("/")[0]]
     if name not in self.ema:
@@ -59,19 +59,20 @@ class State:
 
 
 class Player(NamedTuple):
-  """A network that is trained, and against what.
+  """A network that is trained, with its loss and optimizer.
 
-  loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
-    to its first argument alone, so it may read any other network in `state.params`. A loss that changes no buffers
-    returns `state.buffers`. Its unit is nats per example, or said by the method: diffusion and VDM take a mean per
-    entry, sequences nats per token, score matching no nats. What is not scaled with a loss depends on that: a coupled
-    weight decay, a clip, Adam's eps.
-  optimizer: clipping, schedules and weight decay are optax's. It counts every update.
-  mean: the loss is a mean over the batch's examples, each with its own noise. One that is not (batch statistics,
-    contrast within the batch, chains) takes neither microbatches nor pmap.
-  updates: how many the network gets in one step, each from its own slice of the batch and with its own key.
-  slices: the number of slices that the batch is cut into for this player, of which it takes the first ones; None: the
-    most updates that any player makes. 1 gives the whole batch to a player's only update.
+  Attributes:
+    loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
+      to its first argument only, so it may read any other network in `state.params`. A loss that changes no buffers
+      returns `state.buffers`. It is a mean over examples and over what it predicts of each: nats or squared error per
+      value, token, code or score; per example where that is one label, one decision or one energy. Coupled weight
+      decay, gradient clipping and Adam's eps are in this unit.
+    optimizer: from optax, with clipping, schedules and weight decay. It counts every update.
+    mean: the loss is a mean over the batch's examples, each with its own noise. A loss that is not (batch statistics,
+      contrast within the batch, chains) allows neither microbatches nor pmap.
+    updates: the number of updates in one step, each from its own slice of the batch and with its own key.
+    slices: the number of slices that the batch is cut into for this player, which uses the first `updates` of them.
+      None: the largest number of updates of any player. 1 gives the whole batch to a player's only update.
   """
 
   loss: Callable[[Params, State, Batch, Array], tuple[Array, tuple[Metrics, Buffers]]]
@@ -87,11 +88,12 @@ Stage = Callable[[State, Batch, Array], tuple[Batch, Buffers]]
 class Frozen(NamedTuple):
   """A network that is used and not trained: an entry of `params` without a player.
 
-  `init` makes it like any other network, which says its shapes; its values come from here when a run's state is made.
-  They are then saved once with the run, which needs the source no more.
+  `init` makes it like any other network, which gives its shapes. When a run's state is made, the values come from
+  `load`. They are saved once with the run, which does not need the source after that.
 
-  source: what the values are of, for people: a run's folder, a file.
-  load: () -> the values, a tree of arrays like the entry of `params`.
+  Attributes:
+    source: where the values come from, in words: a run's folder, a file.
+    load: () -> the values, a tree of arrays like the entry of `params`.
   """
 
   source: str
@@ -99,20 +101,21 @@ class Frozen(NamedTuple):
 
 
 class Method(NamedTuple):
-  """What the rest of the project knows of a method.
+  """A method: all that the rest of the project knows of it.
 
-  init: (key, batch) -> State; only the batch's shapes and dtypes matter, unless the method documents otherwise.
-  step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). With microbatches every gradient is
-    accumulated over so many parts of its slice, equal to the whole slice at once; axis is the pmap axis over which
-    gradients and metrics are averaged.
-  evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
-  sample: (state, keys [N], **conditions [N, ...]) -> [N, ...], sample i a function of keys[i] and conditions[i] alone;
-    None where the method generates nothing.
-  mean: every player's loss is a mean over examples (see `Player`).
-  frozen: networks whose values are read when a run's state is made.
-  facts: what a report should say of the method, by name: what a sample costs, for one.
-  check: (batch of arrays on the host) -> None; raises a UserError where its values are not what the method is of. The
-    training loop asks it of a run's first batch.
+  Attributes:
+    init: (key, batch) -> State. It uses only the batch's shapes and dtypes, unless the method documents otherwise.
+    step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). Every gradient is accumulated over
+      `microbatches` parts of its slice, and equals that of the whole slice. Gradients and metrics are averaged over the
+      pmap axis `axis`.
+    evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
+    sample: (state, keys [N], **conditions [N, ...]) -> [N, ...]. Sample i depends only on keys[i] and conditions[i].
+      None: the method generates nothing.
+    mean: every player's loss is a mean over examples (see `Player`).
+    frozen: networks whose values are read when a run's state is made.
+    facts: facts for the report by name, such as the cost of a sample.
+    check: (batch of arrays on the host) -> None; raises a UserError if the method cannot model its values. The training
+      loop calls it with a run's first batch.
   """
 
   init: Callable[[Array, Batch], State]
@@ -126,9 +129,9 @@ class Method(NamedTuple):
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-  """Cuts a batch into equal parts: leaves [B, ...] -> [parts, B / parts, ...]; example i goes to part i % parts.
+  """Cuts a batch into equal parts: leaves [B, ...] -> [parts, B / parts, ...]. Example i goes to part i % parts.
 
-  The strides keep every part spread over the devices as the batch was, so that cutting moves no data between them.
+  With these strides every part is spread over the devices like the batch, so that no data moves between them.
 
   Raises:
     ValueError: the batch does not divide.
@@ -152,27 +155,27 @@ def compose(
   facts: Mapping[str, str] = MappingProxyType({}),
   check: Callable[[Batch], None] = lambda batch: None,
 ) -> Method:
-  """Makes a Method out of players. The only place that takes gradients, updates parameters and counts steps.
+  """Makes a Method out of players. Only here are gradients taken, parameters updated and steps counted.
 
   Args:
     init: (key, batch) -> (params by network, buffers). Networks without a player stay frozen.
-    players: (name of the network, player), updated in this order within a step, each seeing the ones before it updated.
-    stages: made once a step, before the players, in this order: (state, batch, key) -> (batch, buffers). What a stage
+    players: (name of the network, player). A step updates them in this order; each sees the earlier ones updated.
+    stages: run once a step, in this order, before the players: (state, batch, key) -> (batch, buffers). What a stage
       adds to the batch, [B, ...], is cut into slices with it: rollouts that several updates learn from, a teacher's
       targets, long chains.
     frozen: where the values of networks without a player come from.
     evaluate, sample, facts, check: as in `Method`.
 
-  A step with a loss, a gradient or an update that is not finite advances `step` and `skipped` and leaves everything
-  else as it was. So does one after which buffers are not finite that were, or float16 parameters, which may overflow.
+  If a loss, a gradient or an update is not finite, the step advances `step` and `skipped` and changes nothing else. The
+  same holds if finite buffers would become non-finite, or float16 parameters, which may overflow.
 
   Raises:
-    ValueError: a network with two players, or a player with more updates than slices. The step raises it for
-      microbatches of a loss that is not a mean over examples or that changes buffers.
+    ValueError: a network has two players, or a player more updates than slices. The step raises it if microbatches are
+      used with a loss that is not a mean over examples or that changes buffers.
   """
   names = [name for name, _ in players]
   if len(set(names)) < len(names):
-    raise ValueError(f"a network has one player, and these are of {', '.join(names)}: give it more updates instead")
+    raise ValueError(f"a network has one player, but the players are {', '.join(names)}: give it more updates instead")
   most = max((player.updates for _, player in players), default=1)
   slices = {name: player.slices or most for name, player in players}
   for name, player in players:

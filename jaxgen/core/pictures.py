@@ -11,34 +11,34 @@ TILE = 48  # px, about the side to which small images are enlarged
 
 
 def to_uint8(images: Float[np.ndarray, "*batch h w c"]) -> UInt8[np.ndarray, "*batch h w c"]:
-  """[-1, 1] to 0..255, rounded to the nearest. What lies outside is clipped; what is not a number becomes mid-grey."""
+  """[-1, 1] to 0..255, rounded to the nearest. Values outside are clipped; NaN becomes mid-grey."""
   x = np.nan_to_num(np.asarray(images, np.float32), nan=0.0)  # infinities become huge numbers and are clipped
   return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def quantize(images: Float[np.ndarray, "*batch h w c"], levels: int) -> Float[np.ndarray, "*batch h w c"]:
-  """Rounds images in [-1, 1] to the nearest of `levels` evenly spaced values, as storing them as integers would."""
+  """Rounds images in [-1, 1] to the nearest of `levels` evenly spaced values, as if they were stored as integers."""
   steps = levels - 1
   return (np.round((np.clip(images, -1, 1) + 1) * (steps / 2)) * (2 / steps) - 1).astype(images.dtype)
 
 
 def enlargement(height: int, width: int) -> int:
-  """The whole factor by which images of this size are enlarged to be seen: 8x8 six times, 32x32 twice, 64x64 not."""
+  """The integer factor by which images of this size are enlarged for display: 6 for 8x8, 2 for 32x32, 1 for 64x64."""
   return max(1, int(TILE / max(height, width) + 0.5))
 
 
 def grid(
   images: Float[np.ndarray, "n h w c"], columns: int | None = None, scale: int | None = None
 ) -> UInt8[np.ndarray, "height width c"]:
-  """Lays images out in rows, from the top left, with thin grey lines between them; missing tiles at the end are grey.
+  """Lays images out in rows, from the top left, with thin grey lines between them. Empty tiles at the end are grey.
 
   Args:
-    images: in [-1, 1], with 1, 3 or 4 channels (grey, RGB, RGBA).
-    columns: about as many as rows by default.
-    scale: whole factor of enlargement by nearest neighbour, `enlargement` by default.
+    images: images in [-1, 1], with 1, 3 or 4 channels (grey, RGB, RGBA).
+    columns: number of columns; by default about as many as rows.
+    scale: integer factor of enlargement by nearest neighbour; `enlargement` by default.
 
   Raises:
-    ValueError: no images, or a number of channels that is no picture's.
+    ValueError: there are no images, or they have another number of channels.
   """
   n, h, w, c = images.shape
   if n < 1 or c not in (1, 3, 4):
@@ -52,7 +52,7 @@ def grid(
 def pairs(
   left: Float[np.ndarray, "n h w c"], right: Float[np.ndarray, "n h w c"], scale: int | None = None
 ) -> list[UInt8[np.ndarray, "height width c"]]:
-  """One picture per pair: an image of `left` beside the one of `right`, enlarged as in `grid`."""
+  """One picture per pair: an image of `left` beside the corresponding one of `right`, enlarged as in `grid`."""
   both = np.stack([left, right], 1)
   return [grid(pair, columns=2, scale=scale) for pair in both]
 

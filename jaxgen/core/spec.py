@@ -1,4 +1,4 @@
-"""What one example is: said once, by the data set, to whatever is made for it."""
+"""The shape and kind of one example. The data set says it, once, for the methods and networks made for that data."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,15 +10,16 @@ from jaxgen.core.errors import UserError
 
 
 class Spec(NamedTuple):
-  """What one example is.
+  """The shape and kind of one example.
 
-  shape: of one example.
-  levels: values that each entry may take, None for real numbers.
-  classes: number of labels, None without labels.
-  feature: the example's name in a batch.
-  dtype: as a method sees it.
-  mask: the name of a batch's booleans [B, ...], of the example's leading axes, that say which entries are there; what
-    is not there is padding. None: all are.
+  Attributes:
+    shape: the shape of one example.
+    levels: the number of values that each entry may take; None: real numbers.
+    classes: the number of classes; None: there are no labels.
+    feature: the example's name in a batch.
+    dtype: the example's dtype in a method's batch.
+    mask: the name of an array of booleans [B, ...] in the batch, over the example's leading axes: True for entries,
+      False for padding. None: there is no padding.
   """
 
   shape: tuple[int, ...]
@@ -30,17 +31,20 @@ class Spec(NamedTuple):
 
   @property
   def size(self) -> int:
-    """Entries of an example."""
+    """The number of entries of an example."""
     return math.prod(self.shape)
 
 
 def check_batch(spec: Spec, batch: Mapping[str, Any], labels: bool = False) -> None:
-  """Whether a batch has what a method was made for; it may hold arrays or shapes.
+  """Checks that a batch, of arrays or of their shapes, fits a method's spec.
 
-  labels: the method needs "label", too.
+  Args:
+    spec: what the method was made for.
+    batch: the batch.
+    labels: whether the method also needs "label".
 
   Raises:
-    UserError: the batch lacks the feature, its mask or the labels, or has the feature or mask in another shape.
+    UserError: the feature, its mask or the labels are missing, or the feature or mask has another shape.
   """
   if spec.feature not in batch:
     raise UserError(
@@ -64,7 +68,7 @@ def check_batch(spec: Spec, batch: Mapping[str, Any], labels: bool = False) -> N
 
 
 def check_output(what: str, found: tuple[int, ...], expected: tuple[int, ...], way_out: str) -> None:
-  """Raises a UserError where a network's output for one example has another shape than the method needs."""
+  """Raises a UserError if a network's output for one example has another shape than the method needs."""
   if tuple(found) != tuple(expected):
     raise UserError(f"{what} for one example is {tuple(found)}, not {tuple(expected)}: {way_out}")
 

@@ -1,12 +1,12 @@
-"""Where activations lie on a mesh of devices: the one thing that a network says of the devices it is compiled for.
+"""Constraints on where activations lie on a mesh of devices. They are all that a network knows of the devices.
 
-A batch is spread over the devices and, with fsdp, so are the parameters. Both cannot stay so within a product: one of
-the two is gathered. Left to itself the compiler may gather the batch, which is the larger one in every Transformer, and
-every device then computes on all examples. A network therefore says at the borders of its blocks that activations
-stay spread by their examples.
+A batch is spread over the devices and, with fsdp, so are the parameters. A matrix product cannot keep both spread: one
+of the two must be gathered. The compiler may choose to gather the batch, which is larger than the weights in every
+Transformer, and then every device computes on all examples. Therefore networks constrain activations, at the borders of
+their blocks, to stay spread over the examples.
 
-A program is traced within its mesh's context (`jax.sharding.use_abstract_mesh`, see `engine.program`), and traces for
-different meshes are kept apart by jax. Outside of one, networks are plain functions.
+A program is traced within its mesh's context (`jax.sharding.use_abstract_mesh`, see `engine.program`), and jax keeps
+traces for different meshes apart. Outside of such a context, networks are plain functions.
 """
 
 import math
@@ -19,7 +19,7 @@ BATCH_AXES = ("data", "fsdp")  # the mesh's axes that a batch is spread over
 
 
 def _axes() -> tuple[tuple[str, ...], int]:
-  """The axes of the mesh in whose context this is traced that a batch is spread over; and over how many devices."""
+  """The axes of the current mesh that a batch is spread over, and the number of devices along them."""
   mesh = jax.sharding.get_abstract_mesh()
   kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
   axes = tuple(name for name in BATCH_AXES if kinds.get(name) == AxisType.Auto)
@@ -27,10 +27,10 @@ def _axes() -> tuple[tuple[str, ...], int]:
 
 
 def over_batch(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
-  """x, and its derivatives, spread over the devices by the first axis; whole in the others.
+  """Constrains x, and its derivatives, to be spread over the devices along the first axis and whole along the others.
 
-  Nothing changes where there is no mesh, within `jax.shard_map` and `jax.pmap`, which spread it themselves, and where
-  the first axis does not divide: a network that is mapped over its examples by `jax.vmap` sees one at a time.
+  It does nothing without a mesh; within `jax.shard_map` and `jax.pmap`, which spread x themselves; and if the first
+  axis does not divide over the devices, as under `jax.vmap` over examples, where a network sees one at a time.
   """
   axes, ways = _axes()
   if ways == 1 or x.shape[0] % ways:
@@ -39,15 +39,15 @@ def over_batch(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
 
 
 def copies(array: Shaped[Array, "*rest"]) -> Shaped[Array, "ways *rest"]:
-  """As many copies of an array as a batch has parts, each beside its part; one where there is no mesh.
+  """A copy of an array for each part of the batch, on the same devices as the part; one copy without a mesh.
 
-  For what is used several times in a network. The gradients of all uses are added up on each device, and summed over
-  the devices once; otherwise the compiler sums each use's. See `in_parts`.
+  For an array that a network uses several times. With copies, the gradients of all uses are added on each device and
+  summed over the devices once; without, the compiler sums over the devices for each use. See `in_parts`.
   """
   _, ways = _axes()
   return over_batch(jax.numpy.broadcast_to(array, (ways, *array.shape)))
 
 
 def in_parts(x: Shaped[Array, "batch *rest"], ways: int) -> Shaped[Array, "ways part *rest"]:
-  """A batch in the parts that the copies of an array stand beside. `ways` divides it."""
+  """A batch cut into parts, one for each of the `copies`. `ways` must divide the batch."""
   return over_batch(x.reshape(ways, x.shape[0] // ways, *x.shape[1:]))

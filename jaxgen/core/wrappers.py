@@ -1,6 +1,7 @@
 """Wrappers around a method: averages of its parameters, going back after divergence, a first stage around it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxgen.core.arrays import wide
+from jaxgen.core.errors import check_decays
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
 
@@ -20,17 +22,18 @@ Decay = float | Callable[[Array], Array]  # d, or (batches consumed before this 
 def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Method:
   """A method that also averages parameters: after every step a <- a + (1 - d) (p - a), in float32 or wider.
 
-  An average starts from the initial parameters. A step that was skipped changes none.
+  An average starts from the initial parameters. A skipped step does not change it.
 
   Args:
-    decays: d of all trained networks; or by "network", the average that evaluates and samples, and by "network/label",
-      further ones that are kept beside it (`State.averaged("network/label")`); None returns the method as it is.
+    decays: d for all trained networks, or a dict: "network" is the average for evaluation and sampling, and
+      "network/label" is a further one (`State.averaged("network/label")`). None: the method without averages.
 
-  Its `init` raises:
-    ValueError: an average of a network that the method does not have.
+  Raises:
+    UserError: a decay that is a number outside [0, 1). `init` raises ValueError: the method has no such network.
   """
   if decays is None:
     return method
+  check_decays(decays.values() if isinstance(decays, Mapping) else [decays])
 
   def init(key: Array, batch: Batch) -> State:
     state = method.init(key, batch)
@@ -58,18 +61,18 @@ def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Meth
 
 
 def warmed_up(decay: float) -> Decay:
-  """min(decay, (1 + n) / (10 + n)) after n steps, as in the common code: early averages forget the initialisation."""
+  """min(decay, (1 + n) / (10 + n)) after n steps, as in common code: the average forgets the initialisation early."""
   return lambda n: jnp.minimum(decay, (1.0 + n) / (10.0 + n))
 
 
 def power(sigma_rel: float) -> Decay:
-  """The power-function average of this relative width: Karras et al. 2024, https://arxiv.org/abs/2312.02696.
+  """The power-function average of relative width sigma_rel: Karras et al. 2024, https://arxiv.org/abs/2312.02696.
 
-  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at the t-th step, where gamma > 0 gives the profile t^gamma of weights the
-  standard deviation sigma_rel t: sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), a cubic equation.
+  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at step t. The weights then have the profile t^gamma. A cubic equation gives
+  gamma > 0 for a standard deviation sigma_rel t: sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
 
   Raises:
-    ValueError: a width that no profile has.
+    ValueError: no profile has this width.
   """
   if not 0 < sigma_rel < 12**-0.5:  # that of gamma = 0, all steps alike
     raise ValueError(f"a power-function average has a relative width between 0 and 0.288, not {sigma_rel:g}")
@@ -79,26 +82,23 @@ def power(sigma_rel: float) -> Decay:
 
 
 def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -> Method:
-  """A method that goes back to what it was when a step's metrics say that it diverged.
+  """A method that returns to an earlier state when a step's metrics say that training diverged.
 
-  Two snapshots of params, opt, ema and buffers are carried in `buffers["snapshots"]`: the newer is taken every so many
-  steps, and becomes the older then. Going back is to the older, so at least `every` steps unless they are the first,
-  for what has just diverged was often wrong for a while. The step's number goes on, and with it data and noise are
-  others. The metric "rolled_back" is 1 where that happened.
+  `buffers["snapshots"]` has two snapshots of params, opt, ema and buffers. Every `every` steps the newer becomes the
+  older and a new one is taken. A rollback restores the older one, because training that diverges was often wrong for
+  a while; except at the start it goes back at least `every` steps. The step number is kept, so data and noise are new.
+  The metric "rolled_back" is then 1.
 
   Args:
-    method: its buffers are a dict.
+    method: a method whose buffers are a dict.
     diverged: metrics of a step -> () bool.
     every: steps between snapshots.
   """
   if every < 1:
     raise ValueError(f"snapshots are taken every 1 or more steps, not {every}")
 
-  def keep(state: State) -> dict[str, Any]:
-    return {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
-
-  def either(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+  keep = lambda state: {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
+  either = lambda condition, yes, no: jax.tree.map(partial(jnp.where, condition), yes, no)
 
   def init(key: Array, batch: Batch) -> State:
     state = method.init(key, batch)
@@ -106,9 +106,9 @@ def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -
     return state.replace(buffers={**state.buffers, "snapshots": snapshots})
 
   def step(state: State, batch: Batch, **options: Any) -> tuple[State, Metrics]:
-    own = dict(state.buffers)
-    snapshots = own.pop("snapshots")
-    new, metrics = method.step(state.replace(buffers=own), batch, **options)
+    buffers = dict(state.buffers)
+    snapshots = buffers.pop("snapshots")
+    new, metrics = method.step(state.replace(buffers=buffers), batch, **options)
     bad = diverged(metrics)
     now = either(bad, snapshots["older"], keep(new))
     take = new.step % every == 0
@@ -128,12 +128,10 @@ def first_stage(
   frozen: Frozen | None = None,
   feature: str = "image",
 ) -> Method:
-  """A method of what a first stage makes of the examples: latents in training, decoded samples.
-
-  The stage is the frozen entry "first_stage" of `params`.
+  """A method that models the latents of a first stage, the frozen entry "first_stage" of `params`.
 
   Args:
-    method: of the latents, under the same feature's name.
+    method: the method of latents, which have the examples' name in a batch.
     init: (key, examples [B, ...]) -> the stage's parameters.
     encode: (parameters, examples [B, ...], keys [B]) -> latents [B, ...]; the keys are for stages that draw.
     decode: (parameters, latents [N, ...]) -> examples [N, ...].
@@ -160,8 +158,8 @@ def first_stage(
     return new.replace(params={**new.params, STAGE: state.params[STAGE]}), metrics
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Array]:
-    own, key = jax.random.split(key)
-    return method.evaluate(without(state), latents(state.params[STAGE], batch, own), key)
+    encode_key, key = jax.random.split(key)
+    return method.evaluate(without(state), latents(state.params[STAGE], batch, encode_key), key)
 
   def sample(state: State, keys: Array, **conditions: Any) -> PyTree:
     return decode(state.params[STAGE], method.sample(without(state), keys, **conditions))

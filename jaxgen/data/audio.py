@@ -19,14 +19,20 @@ SPEAKERS, DIGITS = 6, 10
 
 
 def speech(file: str | os.PathLike, *, length: int, levels: int = 256) -> Dataset:
-  """Spoken digits, which reach a method as "tokens" [length], `mu_law`'s. length: of a wave, in samples."""
+  """Spoken digits. They reach a method as "tokens" [length], by `mu_law`.
+
+  Args:
+    file: the NumPy file with the recordings.
+    length: length of a wave, in samples.
+    levels: number of different tokens.
+  """
   number = jax.ShapeDtypeStruct((), np.int32)
   features = {"wave": jax.ShapeDtypeStruct((length,), np.int16), "label": number, "speaker": number}
   return Dataset(f"speech:{file}", features, levels, classes=DIGITS, transforms=(quantize(levels),))
 
 
 def quantize(levels: int = 256) -> Transform:
-  """A transform: "wave" in 16 bits becomes "tokens", `mu_law`'s."""
+  """A transform that turns "wave", in 16 bits, into "tokens" by `mu_law`."""
 
   def transform(key: Array, batch: Batch) -> Batch:
     wave = batch["wave"].astype(jnp.result_type(float)) / 2**15

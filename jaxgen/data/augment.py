@@ -6,14 +6,16 @@ All take images in [-1, 1] and draw per example. Those that mix two examples tak
 example i with example B - 1 - i, and make the label [B] a distribution over the classes, [B, classes].
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch
-from jaxgen.data.transforms import Transform, scaled
+from jaxgen.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform, scaled
 
 Image = Float[Array, "height width channels"]
 
@@ -36,37 +38,106 @@ def crop(padding: int) -> Transform:
   return transform
 
 
-def mixup(alpha: float, classes: int) -> Transform:
+def erase(
+  probability: float = 0.25,
+  area: tuple[float, float] = (0.02, 1 / 3),
+  ratio: tuple[float, float] = (0.3, 10 / 3),
+  mean: Sequence[float] = IMAGENET_MEAN,
+  std: Sequence[float] = IMAGENET_STD,
+) -> Transform:
+  """A box of the picture becomes noise, with this probability: Zhong et al. 2020, https://arxiv.org/abs/1708.04896.
+
+  As timm has it, and DeiT with it: of ten boxes of a share of the picture's area uniform in `area` and of height to
+  width log-uniform in `ratio`, the first that is smaller than the picture, at a uniform place; where none is, nothing.
+  Noise is normal for each value by itself, with a channel's `mean` and `std` as `transforms.standardize` takes them,
+  so that a network sees it with mean 0 and deviation 1; std=(0, 0, 0) for one colour.
+
+  Raises:
+    UserError: a probability, an area or a ratio that is none.
+  """
+  (least, most), (low, high) = area, ratio
+  if not (0 <= probability <= 1 and 0 < least <= most < 1 and 0 < low <= high):
+    raise UserError(
+      "erase takes a probability in [0, 1], an area LEAST to MOST within (0, 1) and a ratio LOW to HIGH, not "
+      f"{probability:g}, area={area}, ratio={ratio}"
+    )
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("erase", image)
+    height, width = image.shape[1:3]
+
+    def one(key: Array, x: Image) -> Image:
+      coin_key, box_key, noise_key = jax.random.split(key, 3)
+      inside = _box(box_key, height, width, area, ratio)
+      noise = jax.random.normal(noise_key, x.shape, x.dtype)
+      m, s = (jnp.asarray(value, x.dtype) for value in (mean, std))
+      hit = jax.random.bernoulli(coin_key, probability) & inside
+      return jnp.where(hit[..., None], 2 * (m + s * noise) - 1, x)
+
+    return batch | {"image": jax.vmap(one)(example_keys(key, batch["index"]), image)}
+
+  return transform
+
+
+def _box(
+  key: Array, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], tries: int = 10
+) -> Bool[Array, "height width"]:
+  """True in the first of so many boxes that is smaller than the picture, at a uniform place; False all over for none.
+
+  Args:
+    key: what is drawn from.
+    height, width: of the picture.
+    area: least and largest share of the picture's.
+    ratio: least and largest height to width.
+    tries: boxes that are drawn.
+  """
+  u, v = jax.random.uniform(jax.random.fold_in(key, 0), (2, tries), minval=jnp.zeros((2, 1)))
+  size = height * width * (area[0] + u * (area[1] - area[0]))
+  aspect = jnp.exp(jnp.log(ratio[0]) + v * (jnp.log(ratio[1]) - jnp.log(ratio[0])))
+  h, w = (jnp.round(jnp.sqrt(x)).astype(jnp.int32) for x in (size * aspect, size / aspect))
+  fits = (h < height) & (w < width)
+  first = jnp.argmax(fits)
+  inside = []
+  for n, (side, whole) in enumerate(((h[first], height), (w[first], width))):
+    start = jax.random.randint(jax.random.fold_in(key, n + 1), (), 0, jnp.maximum(whole - side, 0) + 1)
+    inside.append((jnp.arange(whole) >= start) & (jnp.arange(whole) < start + side))
+  return fits.any() & inside[0][:, None] & inside[1]
+
+
+def mixup(alpha: float, classes: int, probability: float = 1.0) -> Transform:
   """x = l x_i + (1 - l) x_j and the labels alike, l ~ Beta(alpha, alpha): Zhang et al. 2018.
 
-  https://arxiv.org/abs/1710.09412, eq. 1; l is each example's own.
+  https://arxiv.org/abs/1710.09412, eq. 1; l is each example's own, and 1 but for examples drawn with this probability.
 
   Raises:
     UserError: alpha is not positive.
   """
-  _positive("mixup", alpha)
+  _positive("mixup", alpha, probability)
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
     scaled("mixup", image)
     keys = example_keys(key, batch["index"])
     share = jax.vmap(lambda k: jax.random.beta(k, alpha, alpha, dtype=image.dtype))(keys)
+    if probability < 1:
+      share = jnp.where(_drawn(keys, probability), share, 1)
     mixed = _mix(share[:, None, None, None], image)
     return batch | {"image": mixed, "label": _mix(share[:, None], _distribution(batch["label"], classes, image.dtype))}
 
   return transform
 
 
-def cutmix(alpha: float, classes: int) -> Transform:
+def cutmix(alpha: float, classes: int, probability: float = 1.0) -> Transform:
   """A box of x_i is x_j's, and the label is as much j's as the picture is: Yun et al. 2019.
 
   https://arxiv.org/abs/1905.04899, Algorithm A1: of area 1 - l before it is cut at the borders, l ~ Beta(alpha, alpha),
-  of the picture's proportions and about a point drawn uniformly.
+  of the picture's proportions and about a point drawn uniformly; no box but for examples drawn with this probability.
 
   Raises:
     UserError: alpha is not positive.
   """
-  _positive("cutmix", alpha)
+  _positive("cutmix", alpha, probability)
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
@@ -82,32 +153,37 @@ def cutmix(alpha: float, classes: int) -> Transform:
         inside.append((jnp.arange(n) >= center - half) & (jnp.arange(n) < center + half))
       return 1 - (inside[0][:, None] & inside[1]).astype(image.dtype)
 
-    own = jax.vmap(keep)(example_keys(key, batch["index"]))
+    keys = example_keys(key, batch["index"])
+    own = jax.vmap(keep)(keys)
+    if probability < 1:
+      own = jnp.where(_drawn(keys, probability)[:, None, None], own, 1)
     label = _mix(own.mean((1, 2))[:, None], _distribution(batch["label"], classes, image.dtype))
     return batch | {"image": _mix(own[..., None], image), "label": label}
 
   return transform
 
 
-def either(first: Transform, second: Transform) -> Transform:
-  """One of two transforms that give the same shapes, for each example with probability 1/2: mixup or cutmix."""
+def either(first: Transform, second: Transform, probability: float = 0.5) -> Transform:
+  """One of two transforms that give the same shapes, for each example, the second with this probability: mixup or
+  cutmix."""
 
   def transform(key: Array, batch: Batch) -> Batch:
     choice_key, key = jax.random.split(key)
-    coin = jax.vmap(jax.random.bernoulli)(example_keys(choice_key, batch["index"]))
+    coin = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - probability))(example_keys(choice_key, batch["index"]))
     pick = lambda a, b: jnp.where(coin.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
     return jax.tree.map(pick, first(key, batch), second(key, batch))
 
   return transform
 
 
-def rand_augment(operations: int = 2, magnitude: float = 9.0) -> Transform:
+def rand_augment(operations: int = 2, magnitude: float = 9.0, deviation: float = 0.0) -> Transform:
   """So many of 14 operations in a row, each at one strength: Cubuk et al. 2020, https://arxiv.org/abs/1909.13719.
 
   The operations of their section 3, each at random; what is directed (shear, translation, rotation, and, as in later
   code, brightness, colour, contrast and sharpness) goes either way. Strengths grow linearly from nothing at magnitude
   0 to, at 10: shear 0.3, translation by 0.45 of the picture, rotation by 30 degrees, factors 1 +- 0.9, solarisation of
-  all, 4 bits of 8. What comes in from outside the picture is black; interpolation is bilinear.
+  all, 4 bits of 8. What comes in from outside the picture is black; interpolation is bilinear. With a deviation, which
+  timm added, each operation draws its magnitude from a normal distribution, cut at 0 and 10.
 
   Raises:
     UserError: no operations, or a magnitude outside [0, 10].
@@ -118,7 +194,10 @@ def rand_augment(operations: int = 2, magnitude: float = 9.0) -> Transform:
   def augment(key: Array, x: Image) -> Image:
     for k in jax.random.split(key, operations):
       which_key, sign_key = jax.random.split(k)
-      m = jnp.asarray(magnitude / 10, x.dtype) * jax.random.rademacher(sign_key, (), x.dtype)
+      m = jnp.asarray(magnitude / 10, x.dtype)
+      if deviation:
+        m = jnp.clip(m + deviation / 10 * jax.random.normal(jax.random.fold_in(k, 2), (), x.dtype), 0, 1)
+      m = m * jax.random.rademacher(sign_key, (), x.dtype)
       x = jax.lax.switch(jax.random.randint(which_key, (), 0, len(OPERATIONS)), list(OPERATIONS.values()), x, m)
     return x
 
@@ -130,7 +209,14 @@ def rand_augment(operations: int = 2, magnitude: float = 9.0) -> Transform:
   return transform
 
 
-def _positive(name: str, alpha: float) -> None:
+def _drawn(keys: Array, probability: float) -> Bool[Array, "batch"]:
+  """Of these examples, each with this probability."""
+  return jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), probability))(keys)
+
+
+def _positive(name: str, alpha: float, probability: float) -> None:
+  if not 0 <= probability <= 1:
+    raise UserError(f"{name} has a probability in [0, 1], not {probability:g}")
   if not alpha > 0:
     raise UserError(
       f"{name} draws from Beta(alpha, alpha), alpha > 0, and this is {alpha:g}: leave {name} out for none"

@@ -6,16 +6,18 @@ Building one computes nothing and opens nothing, so that a config can be listed 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch
 from jaxgen.core.spec import Spec
 from jaxgen.data.sources import Example, Examples, Features, Fit, Source, open_source
+from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, binarize, scale
 
 Specs = dict[str, jax.ShapeDtypeStruct]
@@ -27,21 +29,26 @@ NAMED = 20  # classes that a description names
 class Dataset:
   """What a config says of its data.
 
-  name: see `jaxgen.data.sources`.
-  features: name -> shape and dtype of one example of the source: {"image": uint8 [H, W, C], "label": int32 []}.
-  levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens, None where
-    values are not integers.
-  classes: the number of labels.
-  transforms: (key, batch) -> batch on the device, always; in this order.
-  augment: likewise, after them, in training only.
-  last: likewise, always, after these.
-  data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
-  train, test: the names of these splits in the data set.
-  fit: how images of other sizes are brought to the size of `features` (folders; see `open_source`).
-  source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
-  variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
-  feature: the name of what a method models, in a batch that it sees; None: the one that is neither "label" nor "index"
-    nor a single number.
+  Attributes:
+    name: see `jaxgen.data.sources`.
+    features: name -> shape and dtype of one example of the source: {"image": uint8 [H, W, C], "label": int32 []}.
+    levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens, None where
+      values are not integers.
+    classes: the number of labels.
+    transforms: (key, batch) -> batch on the device, always; in this order.
+    augment: likewise, after them, in training only.
+    last: likewise, always, after these.
+    data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
+    train, test: the names of these splits in the data set.
+    fit: how images of other sizes are brought to the size of `features` (folders and tfds; see
+      `open_source`).
+    view: what training sees of such images instead, `RandomResizedCrop()` for one; None: the same.
+    repeats: so many examples in a row of training are the same one, each with draws of its own, and an epoch has as
+      many examples as ever: repeated augmentation, Hoffer et al. 2020, https://arxiv.org/abs/1901.09335, as DeiT does.
+    source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
+    variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
+    feature: the name of what a method models, in a batch that it sees; None: the one that is neither "label" nor
+      "index" nor a single number.
   """
 
   name: str
@@ -58,6 +65,8 @@ class Dataset:
   source_levels: int | None = None
   variant: str = ""
   feature: str | None = None
+  view: View | None = None
+  repeats: int = 1
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
@@ -71,7 +80,8 @@ class Dataset:
     split = {"train": self.train, "test": self.test}.get(split, split)
     if split not in self._sources:
       source = open_source(self.name, split, self.features, self.data_dir, self.fit)
-      check = lambda values, indices: self._check(split, values, indices)
+      levels = self.source_levels or self.levels
+      check = partial(_check, f"{self.name}, split {split!r}", self.levels, levels, self.classes)
       check(source.arrays, None)
       if not source.in_memory:
         source = Checked(source, check)
@@ -90,27 +100,24 @@ class Dataset:
       self._sources[split] = source
     return self._sources[split]
 
-  def _check(self, split: str, values: Examples, indices: np.ndarray | None) -> None:
-    """Raises a UserError where values of examples are not what this data says. indices: of the examples; None: all."""
-    where = f"{self.name}, split {split!r}"
-    counted = {key: (self.levels, "levels") for key in ("tokens", "source", "target")}
-    counted |= {"image": (self.source_levels or self.levels, "levels"), "label": (self.classes, "classes")}
-    for key, array in values.items():
-      if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-        first = rows[0] if indices is None else indices[rows[0]]
-        raise UserError(
-          f"{where}: {key!r} has numbers that are not finite in {len(rows):,} of {len(array):,} examples, the first of "
-          f"which is number {first:,}, counted from 0: repair them or leave them out"
+  def training(self) -> Source:
+    """What is trained on: the split "train", seen through `view` where there is one.
+
+    Raises:
+      UserError: as `source`, or the view is of pictures in files, and these are arrays.
+    """
+    split = f"{self.train} through {self.view}"
+    if self.view is None:
+      return self.source(self.train)
+    if split not in self._sources:
+      self.view.check()
+      seen = self.source(self.train)
+      if not isinstance(seen, Checked):  # small, and in memory as evaluations see it
+        seen = Checked(
+          open_source(self.name, self.train, self.features, self.data_dir, self.fit, 0), lambda values, indices: None
         )
-      count, what = counted.get(key, (None, ""))
-      if count is None or (np.issubdtype(array.dtype, np.unsignedinteger) and np.iinfo(array.dtype).max < count):
-        continue
-      if not 0 <= array.min() <= array.max() < count:
-        raise UserError(
-          f"{where}: {key!r} has values {array.min()} to {array.max()}, but the config "
-          f"expects {count} {what}, 0 to {count - 1}: change the config's {what} or the data set"
-        )
+      self._sources[split] = seen.through(self.view, self.name)
+    return self._sources[split]
 
   def describe(self, split: str) -> str:
     """What was read of a split, in lines: how many examples of what shapes and values, the classes with their numbers
@@ -183,24 +190,68 @@ class Dataset:
 class Checked:
   """A source that is not in memory, whose examples are checked as they are read.
 
-  check: (values [n, ...] by name, indices [n] of these examples) -> None, or a UserError.
+  Attributes:
+    check: (values [n, ...] by name, indices [n] of these examples) -> None. It raises a UserError for wrong values.
   """
 
   in_memory = False
 
   def __init__(self, source: Source, check: Callable[[Examples, np.ndarray], None]):
     self.source, self.check, self.arrays, self.about = source, check, source.arrays, source.about
+    self.draws = source.draws
+
+  def through(self, view: View, name: str) -> "Checked":
+    """The same pictures of the data set of this name, seen through another view."""
+    if getattr(self.source, "look", None) is None:
+      raise UserError(f"{name} has arrays of one size, and {type(view).__name__} is of pictures in files: leave it out")
+    return Checked(self.source.through(view), self.check)
 
   def __len__(self) -> int:
     return len(self.source)
 
   def __getitem__(self, index: int) -> Example:
-    return {name: values[0] for name, values in self.gather(np.array([index])).items()}
+    return self.source[index]
 
-  def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
-    examples = self.source.gather(indices)
+  def gather(self, indices: Int[np.ndarray, "n"], uniform: Float[np.ndarray, "n draws"] | None = None) -> Examples:
+    examples = self.source.gather(indices, uniform) if self.draws else self.source.gather(indices)
     self.check(examples, indices)
     return examples
+
+
+def _check(
+  where: str,
+  tokens: int | None,
+  levels: int | None,
+  classes: int | None,
+  values: Examples,
+  indices: np.ndarray | None,
+) -> None:
+  """Raises a UserError where values of examples are not what the data set says.
+
+  Args:
+    where: the data set and the split, in words.
+    tokens, levels, classes: how many there are of each; None: any number.
+    values: arrays of examples by name.
+    indices: the examples' indices in the split; None: all.
+  """
+  counted = {key: (tokens, "levels") for key in ("tokens", "source", "target")}
+  counted |= {"image": (levels, "levels"), "label": (classes, "classes")}
+  for key, array in values.items():
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+      rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+      first = rows[0] if indices is None else indices[rows[0]]
+      raise UserError(
+        f"{where}: {key!r} has numbers that are not finite in {len(rows):,} of {len(array):,} examples, the first of "
+        f"which is number {first:,}, counted from 0: repair them or leave them out"
+      )
+    count, what = counted.get(key, (None, ""))
+    if count is None or (np.issubdtype(array.dtype, np.unsignedinteger) and np.iinfo(array.dtype).max < count):
+      continue
+    if not 0 <= array.min() <= array.max() < count:
+      raise UserError(
+        f"{where}: {key!r} has values {array.min()} to {array.max()}, but the config "
+        f"expects {count} {what}, 0 to {count - 1}: change the config's {what} or the data set"
+      )
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -225,19 +276,36 @@ def images(
   test: str = "test",
   fit: Fit = "crop",
   last: tuple[Transform, ...] = (),
+  view: View | None = None,
+  repeats: int = 1,
 ) -> Dataset:
   """A data set of uint8 images [H, W, C], with labels where `classes` is given; by default they are only scaled."""
   features = {"image": jax.ShapeDtypeStruct(tuple(shape), np.uint8)}
   if classes is not None:
     features["label"] = jax.ShapeDtypeStruct((), np.int32)
   transforms = (scale(levels),) if transforms is None else transforms
-  return Dataset(name, features, levels, classes, transforms, augment, data_dir, train, test, fit, last)
+  return Dataset(
+    name,
+    features,
+    levels,
+    classes,
+    transforms,
+    augment,
+    data_dir,
+    train,
+    test,
+    fit,
+    last,
+    view=view,
+    repeats=repeats,
+  )
 
 
 def binarized(data: Dataset, transform: Transform | None = None, called: str = "binarized at 1/2") -> Dataset:
   """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind.
 
-  called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
+  Args:
+    called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
   """
   levels, transforms = data.source_levels or data.levels, (*data.transforms, transform or binarize())
   return dataclasses.replace(data, levels=2, source_levels=levels, transforms=transforms, variant=called)

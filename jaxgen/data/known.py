@@ -9,8 +9,9 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxgen.data.augment import cutmix, either, mixup, rand_augment
+from jaxgen.data.augment import cutmix, either, erase, mixup, rand_augment
 from jaxgen.data.dataset import Dataset, binarized, images
+from jaxgen.data.sources.views import CenterCrop, View
 from jaxgen.data.transforms import Transform, binarize_dynamic, flip, standardize
 
 Transforms = tuple[Transform, ...]
@@ -65,7 +66,11 @@ def cifar10(
   augment: Transforms = (),
   classes: bool = True,
 ) -> Dataset:
-  """CIFAR-10: 50,000 train and 10,000 test, 32x32x3, ten classes. classes: labels are read."""
+  """CIFAR-10: 50,000 training and 10,000 test images, 32x32x3, ten classes.
+
+  Args:
+    classes: whether labels are read.
+  """
   return images(
     "tfds:cifar10",
     (32, 32, 3),
@@ -77,13 +82,22 @@ def cifar10(
 
 
 def imagenet(
-  data_dir: str | Path | None = None, *, size: int = 224, augment: Transforms = (), standardized: bool = True
+  data_dir: str | Path | None = None,
+  *,
+  size: int = 224,
+  view: View | None = None,
+  test_view: CenterCrop | None = None,
+  augment: Transforms = (),
+  repeats: int = 1,
+  standardized: bool = True,
 ) -> Dataset:
   """ImageNet of 2012: 1,281,167 train and 50,000 validation, which is "test" here, of 1,000 classes.
 
   Args:
-    size: the shorter side is scaled to it, and the middle cut out.
-    augment: takes images in [-1, 1]; `deit_augment()` and `(crop(16), flip())` are two.
+    view: what training sees of a picture, `RandomResizedCrop()` for most published numbers; None: as evaluation.
+    test_view: what evaluation sees of it, `CenterCrop()` for most; None: all of the shorter side, resized by Lanczos.
+    augment: takes images in [-1, 1]; `deit_augment()` and `(flip(),)` are two.
+    repeats: of a picture in a row, in training, each with a view of its own; see `Dataset`.
     standardized: last, by the mean and standard deviation of each channel; else images stay in [-1, 1].
   """
   return images(
@@ -93,16 +107,28 @@ def imagenet(
     augment=augment,
     data_dir=data_dir,
     test="validation",
+    fit=test_view or "crop",
     last=(standardize(),) if standardized else (),
+    view=view,
+    repeats=repeats,
   )
 
 
-def deit_augment(classes: int = 1000) -> Transforms:
-  """What DeiT and the networks after it are trained with, but for erasing: Touvron et al. 2021, table 9.
+def deit_augment(classes: int = 1000, *, standardized: bool = True) -> Transforms:
+  """What DeiT and the networks after it are trained with on the device: Touvron et al. 2021, table 9.
 
-  https://arxiv.org/abs/2012.12877. Two operations of RandAugment at magnitude 9, mirror images, and mixup or CutMix.
+  https://arxiv.org/abs/2012.12877. Mirror images, two operations of RandAugment at magnitude 9 +- 0.5, erasing with
+  probability 0.25, and mixup (0.8) or CutMix (1.0), either with probability 1/2. Of their code, timm, it differs in
+  that it mixes each example by a share of its own and not a batch by one, and in RandAugment's operations: the paper's
+  14, each always done, where timm has 15 (without the identity), each done with probability 1/2.
+
+  Args:
+    classes: of the labels.
+    standardized: by ImageNet's means and deviations afterwards, which the noise of erasing has then; else 0 and 1.
   """
-  return rand_augment(2, 9.0), flip(), either(mixup(0.8, classes), cutmix(1.0, classes))
+  noise = {} if standardized else {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+  mix = either(mixup(0.8, classes), cutmix(1.0, classes))
+  return rand_augment(2, 9.0, 0.5), flip(), erase(0.25, **noise), mix
 
 
 def points(modes: str, std: float) -> Dataset:

@@ -1,23 +1,27 @@
 """Batches as a function of (seed, step) alone: nothing about the data needs saving.
 
 Row j of the global batch of step k is position k B + j of an endless sequence, and position p is element p mod N of the
-permutation of epoch p div N, so batches run across the ends of epochs. Of P processes, process q reads the rows
+permutation of epoch p div N, so batches run across the ends of epochs. With r repeats it is element (p mod N) div r, so
+that r examples in a row are the same one, and an epoch sees N / r of them. A view that draws is given uniform numbers
+that are a function of (seed, p). Of P processes, process q reads the rows
 q B/P ... (q + 1) B/P - 1, in `index` as in the data, so any number of processes reads the same global batches.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Float, Int, Int32
 
+from jaxgen.data.ahead import Ahead
 from jaxgen.data.sources import Examples, Source
 
-THREADS = 8  # that decode batches of a source that is not in memory, each a batch at a time
+PIECE = 64  # rows of a batch that are read at a time: little enough that all workers have some of each batch
 _ENDLESS = 2**62
 
 
@@ -31,14 +35,25 @@ def permutation(size: int, seed: int, epoch: int) -> Int[np.ndarray, "size"]:
   return order
 
 
-def elements(size: int, seed: int, positions: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+def elements(size: int, seed: int, positions: Int[np.ndarray, "*shape"], repeats: int = 1) -> Int[np.ndarray, "*shape"]:
   """Which of `size` examples stand at these positions of the endless sequence."""
   epochs, offsets = np.divmod(positions, size)
   out = np.empty_like(offsets)
   for epoch in np.unique(epochs):
     here = epochs == epoch
-    out[here] = permutation(size, seed, int(epoch))[offsets[here]]
+    out[here] = permutation(size, seed, int(epoch))[offsets[here] // repeats]
   return out
+
+
+def draws(count: int, seed: int, positions: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n {count}"]:
+  """Uniform numbers in [0, 1) for the examples at these positions: Philox's raw stream, as `permutation`, keyed by each
+  position, and from a counter that no permutation reaches."""
+  out = np.empty((len(positions), count))
+  for row, position in zip(out, positions.tolist(), strict=True):
+    key, counter = np.array([seed % 2**64, position], np.uint64), np.array([0, 0, 0, 1], np.uint64)
+    stream = np.random.Philox(key=key, counter=counter)
+    row[:] = stream.random_raw(count) >> np.uint64(11)
+  return out * 2.0**-53
 
 
 def _rows(batch_size: int, process: int, processes: int) -> Int32[np.ndarray, "rows"]:
@@ -49,52 +64,102 @@ def _rows(batch_size: int, process: int, processes: int) -> Int32[np.ndarray, "r
   return np.arange(process * n, (process + 1) * n, dtype=np.int32)
 
 
-def _gather(source: Source, seed: int, steps: np.ndarray, batch_size: int, rows: np.ndarray) -> Examples:
+def _gather(
+  source: Source, seed: int, steps: np.ndarray, batch_size: int, rows: np.ndarray, repeats: int = 1
+) -> Examples:
   positions = steps[:, None].astype(np.int64) * batch_size + rows
-  examples = source.gather(elements(len(source), seed, positions).reshape(-1))
+  uniform = (draws(source.draws, seed, positions.reshape(-1)),) if source.draws else ()
+  examples = source.gather(elements(len(source), seed, positions, repeats).reshape(-1), *uniform)
   batches = {name: array.reshape(*positions.shape, *array.shape[1:]) for name, array in examples.items()}
   return batches | {"index": np.broadcast_to(rows, positions.shape).copy()}
 
 
-def batch_at(source: Source, seed: int, step: int, batch_size: int, process: int = 0, processes: int = 1) -> Examples:
+def batch_at(
+  source: Source, seed: int, step: int, batch_size: int, process: int = 0, processes: int = 1, repeats: int = 1
+) -> Examples:
   """This process's part of the global batch of a step: {name: [B/P, ...]}, "index" [B/P] its rows in that batch."""
-  rows = _rows(batch_size, process, processes)
-  return {name: array[0] for name, array in _gather(source, seed, np.array([step]), batch_size, rows).items()}
+  return _rows_at(source, seed, step, batch_size, _rows(batch_size, process, processes), repeats)
+
+
+def _rows_at(source: Source, seed: int, step: int, batch_size: int, rows: np.ndarray, repeats: int) -> Examples:
+  batch = _gather(source, seed, np.array([step]), batch_size, rows, repeats)
+  return {name: array[0] for name, array in batch.items()}
 
 
 class Stream:
-  """Batches of consecutive steps. In memory they are gathered at once; else Grain's threads decode ahead of `take`."""
+  """Batches of consecutive steps. In memory they are gathered at once; else they are read ahead of `take`.
 
-  def __init__(self, source: Source, seed: int, batch_size: int, process: int = 0, processes: int = 1):
+  Attributes:
+    repeats: see `jaxgen.data.dataset.Dataset`.
+    workers: processes that read what is not in memory (see `jaxgen.data.ahead`); 0: threads of this process.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    seed: int,
+    batch_size: int,
+    process: int = 0,
+    processes: int = 1,
+    repeats: int = 1,
+    workers: int = 0,
+  ):
     self.source, self.seed, self.batch_size = source, seed, batch_size
-    self.process, self.processes = process, processes
+    self.repeats, self.workers = repeats, workers
     self.rows = _rows(batch_size, process, processes)
-    self._ahead = None  # (the step that comes next, Grain's iterator)
+    self._pieces = np.array_split(self.rows, -(-len(self.rows) // PIECE))
+    self._ahead = None  # (the step that comes next, what reads ahead)
+
+  def first(self) -> Examples:
+    """The batch of step 0, {name: [B/P, ...]}; nothing is read ahead."""
+    return _rows_at(self.source, self.seed, 0, self.batch_size, self.rows, self.repeats)
+
+  def piece(self, number: int) -> Examples:
+    """What is read at a time: of the batch of step number // pieces, the rows of piece number % pieces."""
+    step, piece = divmod(number, len(self._pieces))
+    return _rows_at(self.source, self.seed, step, self.batch_size, self._pieces[piece], self.repeats)
+
+  def __getstate__(self) -> dict[str, Any]:
+    return self.__dict__ | {"_ahead": None}  # as a worker process has it
 
   def take(self, start: int, count: int) -> Examples:
     """The batches of steps start ... start + count - 1: {name: [count, B/P, ...]}, as the source gives them."""
     if self.source.in_memory:
-      return _gather(self.source, self.seed, np.arange(start, start + count), self.batch_size, self.rows)
+      steps = np.arange(start, start + count)
+      return _gather(self.source, self.seed, steps, self.batch_size, self.rows, self.repeats)
+    pieces = len(self._pieces)
     if self._ahead is None or self._ahead[0] != start:
       self.close()
-      self._ahead = (start, self._decode_from(start))
-    _, batches = self._ahead
-    taken = [next(batches) for _ in range(count)]
-    self._ahead = (start + count, batches)
-    return {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}
-
-  def _decode_from(self, start: int):
-    import grain  # takes a second, and data in memory does not need it
-
-    read = lambda step: batch_at(self.source, self.seed, step, self.batch_size, self.process, self.processes)
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS)
-    return iter(grain.MapDataset.range(start, _ENDLESS).map(read).to_iter_dataset(options))
+      size = PIECE * _example_bytes(self.source)
+      self._ahead = (start, Ahead(self.piece, start * pieces, _ENDLESS, self.workers, size))
+    _, parts = self._ahead
+    taken = _filled(parts, count * pieces, count * len(self.rows))
+    self._ahead = (start + count, parts)
+    return {name: array.reshape(count, -1, *array.shape[1:]) for name, array in taken.items()}
 
   def close(self) -> None:
-    """Ends the threads that decode ahead."""
+    """Ends what reads ahead."""
     if self._ahead is not None:
       self._ahead[1].close()
       self._ahead = None
+
+
+def _example_bytes(source: Source) -> int:
+  return sum(np.asarray(value).nbytes for value in source[0].values())
+
+
+def _filled(parts: Iterator[Examples], number: int, rows: int) -> Examples:
+  """So many parts, one after the other in arrays of so many rows: one copy of each, wherever a worker has left it."""
+  arrays, done = {}, 0
+  for _ in range(number):
+    part = next(parts)
+    end = done + len(part["index"])
+    for name, values in part.items():
+      if name not in arrays:
+        arrays[name] = np.empty((rows, *values.shape[1:]), values.dtype)
+      arrays[name][done:end] = values
+    done = end
+  return arrays
 
 
 class prefetch:
@@ -121,6 +186,9 @@ class prefetch:
       self._put((None, StopIteration()))
     except BaseException as error:
       self._put((None, error))
+    finally:
+      if hasattr(requests, "close"):  # a generator that reads ahead itself
+        requests.close()
 
   def _put(self, item: tuple[Any, BaseException | None]) -> bool:
     """Waits for room; False once closed."""
@@ -159,12 +227,36 @@ class prefetch:
     self.close()
 
 
-def in_order(source: Source, batch_size: int, process: int = 0, processes: int = 1) -> Iterator[tuple[Examples, int]]:
+def in_order(
+  source: Source, batch_size: int, process: int = 0, processes: int = 1, workers: int = 0
+) -> Iterator[tuple[Examples, int]]:
   """A whole split in its order: (this process's part of the batch, the number of examples in the global batch).
 
   The last batch is filled by repeating the last example. "index" is the example's index in the split.
+
+  Args:
+    source: the split.
+    batch_size: of the global batch.
+    process, processes: this one, and how many there are.
+    workers: as in `Stream`.
   """
   rows = _rows(batch_size, process, processes)
-  for first in range(0, len(source), batch_size):
-    indices = np.minimum(first + rows, len(source) - 1)
-    yield source.gather(indices) | {"index": indices}, min(batch_size, len(source) - first)
+  counts = [min(batch_size, len(source) - first) for first in range(0, len(source), batch_size)]
+  if source.in_memory:
+    for batch, count in enumerate(counts):
+      yield _part_in_order(source, batch_size, [rows], batch), count
+    return
+  pieces = np.array_split(rows, -(-len(rows) // PIECE))
+  number = len(counts) * len(pieces)
+  read = partial(_part_in_order, source, batch_size, pieces)
+  with closing(Ahead(read, 0, number, min(workers, number), PIECE * _example_bytes(source))) as parts:
+    for count in counts:
+      yield _filled(parts, len(pieces), len(rows)), count
+
+
+def _part_in_order(
+  source: Source, batch_size: int, pieces: Sequence[Int32[np.ndarray, "rows"]], number: int
+) -> Examples:
+  batch, piece = divmod(number, len(pieces))
+  indices = np.minimum(batch * batch_size + pieces[piece], len(source) - 1)
+  return source.gather(indices) | {"index": indices}

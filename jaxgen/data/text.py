@@ -34,7 +34,15 @@ def document(file: str | os.PathLike, *, length: int, vocabulary: int, character
 
 
 def encode_prompts(name: str, prompts: Sequence[str]) -> Int[np.ndarray, "n length"]:
-  """Tokens of texts of as many tokens each. name: a document's."""
+  """The tokens of prompts.
+
+  Args:
+    name: the data set's name, whose tokenizer is used.
+    prompts: texts with equal numbers of tokens.
+
+  Raises:
+    UserError: the prompts have different numbers of tokens, or a character has no token.
+  """
   rows = [codec(name).encode(prompt) for prompt in prompts]
   if len({len(row) for row in rows}) > 1:
     raise UserError(f"prompts of {min(map(len, rows))} to {max(map(len, rows))} tokens: make them equally long")
@@ -75,15 +83,24 @@ def pairs(
 
 
 def decode(name: str, tokens: Int[np.ndarray, "n length"]) -> list[str]:
-  """Sentences of tokens; each is read up to its END. name: of a data set of pairs."""
+  """The sentences of tokens, each up to its END.
+
+  Args:
+    name: the name of a data set of pairs.
+    tokens: the tokens.
+  """
   rows: Sequence[list[int]] = [row[: row.index(END)] if END in row else row for row in tokens.tolist()]
   return [text.strip() for text in tokenizer(name).decode_batch(list(rows), skip_special_tokens=True)]
 
 
 def sentences(data: Dataset, split: str) -> tuple[list[str], list[str]]:
-  """A split's sentences in both languages, as they are in the files. split: "train", "test", or a name of files.
+  """A split's sentences in both languages, as they are in the files.
+
+  Args:
+    data: a data set of pairs.
+    split: "train", "test", or the name of the split's files.
 
   Raises:
-    UserError: the two files are not in step.
+    UserError: the two files have different numbers of lines.
   """
   return read_sentences(data.name, {"train": data.train, "test": data.test}.get(split, split))

@@ -8,7 +8,12 @@ from jaxgen.data.dataset import Dataset
 
 
 class Unit(NamedTuple):
-  """name: in the plural. each: of them in one example."""
+  """What throughput is counted in.
+
+  Attributes:
+    name: the unit's name, in the plural.
+    each: the number of units in one example.
+  """
 
   name: str
   each: float

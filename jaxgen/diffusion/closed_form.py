@@ -1,7 +1,7 @@
-"""Data whose diffusion is known exactly, to try solvers, losses and likelihoods on.
+"""Data whose diffusion is known in closed form, to test solvers, losses and likelihoods.
 
-A mixture of Gaussians stays one under (1), whatever the schedule: with weights w_k, means m_k and standard deviations
-s_k (of each dimension, no correlations), and v_k = alpha^2 s_k^2 + sigma^2,
+Under (1) a mixture of Gaussians stays a mixture of Gaussians, on any schedule. With weights w_k, means m_k and standard
+deviations s_k (one for each dimension, without correlations), and v_k = alpha^2 s_k^2 + sigma^2,
 
     (C1)  q(x_t)          = sum_k w_k N(x_t; alpha m_k, v_k)
     (C2)  p(k | x_t)      = w_k N(x_t; alpha m_k, v_k) / q(x_t)
@@ -29,8 +29,9 @@ from jaxgen.diffusion.schedules import Schedule
 class Mixture(NamedTuple):
   """sum_k weights[k] N(means[k], diag(stds[k]^2)), over arrays of one shape.
 
-  weights: [K], positive, of sum 1.
-  means, stds: [K, ...].
+  Attributes:
+    weights: [K], positive, with sum 1.
+    means, stds: [K, ...].
   """
 
   weights: Float[np.ndarray | Array, " k"]
@@ -74,7 +75,7 @@ class Mixture(NamedTuple):
     return jax.vmap(one)(keys)
 
   def denoiser(self, schedule: Schedule) -> Denoise:
-    """(x [N, ...], t [] or [N]) -> (E[x_0 | x_t = x], E[eps | x_t = x]): what a perfect network says, (C3)."""
+    """(x [N, ...], t [] or [N]) -> (E[x_0 | x_t = x], E[eps | x_t = x]), the output of a perfect network, (C3)."""
 
     def denoise(x, t):
       t = jnp.asarray(t, x.dtype)
@@ -95,19 +96,20 @@ class Mixture(NamedTuple):
     return (p.reshape(*p.shape, *[1] * (x.ndim - 1)) * values).sum(1)
 
   def cdf(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """The distribution function, of one-dimensional data: [N, 1, ..]."""
+    """The distribution function of one-dimensional data, [N, 1, ..]."""
     self._one_dimensional()
     return jnp.tensordot(jnp.asarray(self.weights), ndtr((x[None] - self._each(self.means)) / self._each(self.stds)), 1)
 
   def transport(
     self, schedule: Schedule, x: Float[Array, "n ..."], t: float | Array, s: float | Array
   ) -> Float[Array, "n ..."]:
-    """Where the probability-flow ODE takes x from time t to time s, exactly; use float64.
+    """The exact solution of the probability-flow ODE from x at time t to time s. Use float64.
 
-    One Gaussian: an affine map. A mixture: data of one dimension, quantile by quantile (bisection to the last digit).
+    For one Gaussian it is an affine map. For a mixture of one-dimensional data it maps quantiles to quantiles, found by
+    bisection to the last digit.
 
     Raises:
-      ValueError: a mixture in more than one dimension, which has no closed form.
+      ValueError: the mixture has more than one dimension, where no closed form is known.
     """
     q_t, q_s = self.at(schedule, t), self.at(schedule, s)
     if len(self.weights) == 1:
@@ -137,6 +139,6 @@ class Mixture(NamedTuple):
 
 
 def gaussian(mean: Float[np.ndarray | Array, "..."], std: float | Float[np.ndarray | Array, "..."]) -> Mixture:
-  """N(mean, diag(std^2)) as a mixture of one."""
+  """N(mean, diag(std^2)) as a mixture with one component."""
   mean = np.asarray(mean, np.float64)
   return Mixture(np.ones(1), mean[None], np.broadcast_to(np.asarray(std, np.float64), mean.shape)[None])

@@ -3,9 +3,9 @@
     errors(dpmpp_2m, vp())  # {48: 9.7e-4, 96: ...}: network calls -> error
     slope(errors(dpmpp_2m, vp()))  # 2.00
 
-An order is a property of small steps on a smooth problem, and is measured on one: a grid that is uniform in log-SNR
-between sigma / alpha = `HIGH` and `LOW`, no step to sigma = 0, no lower order at the end, and, where a solver uses past
-outputs, exact ones from the same grid continued upwards. In float64 only.
+An order is a property of small steps on a smooth problem. It is therefore measured on a grid that is uniform in log-SNR
+between sigma / alpha = `HIGH` and `LOW`, without a step to sigma = 0 and without a lower order at the end. A multistep
+solver gets exact past outputs, from the same grid continued upwards. In float64 only.
 """
 
 from collections.abc import Callable
@@ -90,7 +90,9 @@ def errors(
 ) -> dict[int, float]:
   """Network calls -> the root mean square error of x / alpha at LOW, over n quantiles of x at HIGH.
 
-  exact_start: whether a multistep solver is given exact past outputs, which are not counted, or starts as it does.
+  Args:
+    exact_start: give a multistep solver exact past outputs, whose network calls are not counted; otherwise it starts by
+      itself.
 
   Raises:
     UserError: float64 is not switched on.
@@ -104,7 +106,7 @@ def errors(
 
   @jax.jit
   def run(points, times, steps):
-    """From points[past] at times[past]; before it the steps start from exact points, and only leave their outputs."""
+    """Solves from points[past] at times[past]. Earlier steps start from exact points and only give past outputs."""
 
     def step(i, state):
       x, carry = state

@@ -1,16 +1,16 @@
-"""Time grids: which times a solver visits.
+"""Time grids: the times that a solver visits.
 
-A grid is a function (schedule, n) -> times [n + 1], float64 numpy, strictly decreasing from the schedule's last time T
-to times[n] = 0: n steps. Solvers say how many network calls that makes (`sampling.network_calls`).
+A grid is a function (schedule, n) -> times [n + 1] for n steps: float64 numpy, strictly decreasing from the schedule's
+last time T to times[n] = 0. `sampling.network_calls` gives the number of network calls of a solver on a grid.
 
 `leading`, `trailing` and `linspace` are uniform in t. In discrete processes they choose among the T steps, are named as
 in Lin et al. 2023, https://arxiv.org/abs/2305.08891, Table 2, and give what the `timestep_spacing` of the diffusers
 library does. Its timesteps call the first noisy step 0; here 0 is the clean data, so that t = timestep + 1. The other
 grids use times between the steps, too.
 
-Most place n times from T to the schedule's t_min, the least with noise, from where the last step leads to clean data.
-Where alpha_T = 0 (rectified flow, zero terminal SNR), grids in sigma / alpha leave T, where that is infinite, in one
-step to sigma / alpha = `HIGHEST`.
+Most grids place n times from T to the schedule's t_min, the smallest time with noise; the last step leads from there to
+clean data. If alpha_T = 0 (rectified flow, zero terminal SNR), sigma / alpha is infinite at T, and the first step of
+grids in sigma / alpha leads from T to sigma / alpha = `HIGHEST`.
 
 For a learned schedule times are JAX arrays, and end at t = 0, where sigma is positive.
 """
@@ -33,7 +33,7 @@ Grid = Callable[[Schedule, int], Times]
 
 
 def leading(schedule: Schedule, n: int) -> Times:
-  """Every (T // n)-th step, counted up from t = 1, then 0. It starts below T, where x_t is not quite noise yet.
+  """Every (T // n)-th step, counted up from t = 1, then 0. It starts below T, where x_t still has a little signal.
 
   In continuous processes: n equidistant times that end at t_min and begin one such distance below T, then 0.
   """
@@ -46,7 +46,7 @@ def leading(schedule: Schedule, n: int) -> Times:
 
 
 def trailing(schedule: Schedule, n: int) -> Times:
-  """T, T - T/n, T - 2T/n, .., T/n, rounded in discrete processes, then 0. It starts at T, where sampling starts."""
+  """T, T - T/n, T - 2T/n, .., T/n, rounded in discrete processes, then 0. It starts at T."""
   check(schedule, n)
   return np.append(_whole(schedule, schedule.T - np.arange(n) * (schedule.T / n)), 0.0)
 
@@ -54,7 +54,7 @@ def trailing(schedule: Schedule, n: int) -> Times:
 def linspace(schedule: Schedule, n: int) -> Times:
   """n equidistant times from T down to t_min (1 in discrete processes, rounded), then 0.
 
-  One step alone goes from t = 1 in discrete processes, as in diffusers, and from T in continuous ones.
+  A single step starts at t = 1 in discrete processes, as in diffusers, and at T in continuous ones.
   """
   check(schedule, n)
   if schedule.steps is None:
@@ -109,7 +109,7 @@ def karras(schedule: Schedule, n: int, rho: float = 7.0) -> Times:
 
 
 def _down(schedule: Schedule, n: int, at: Callable[[np.ndarray], np.ndarray]) -> Times:
-  """T = at(0) to t_min = at(1), n times, then 0; if t_min is 0 already, n + 1 times."""
+  """n times from T = at(0) to t_min = at(1), then 0. If t_min is 0, n + 1 times from T to 0."""
   times = at(np.linspace(0, 1, n if schedule.t_min else n + 1))
   times[0] = schedule.T  # without rounding
   return np.append(times, 0.0) if schedule.t_min else times

@@ -1,17 +1,17 @@
 r"""Guidance: wrappers of `denoise` that push samples towards a condition, or away from a worse model.
 
-For any schedule and any prediction, since they work on (x_0, eps), and so that their results still make x_t by (1) of
-`jaxgen.diffusion`. With D the better prediction (conditional, of the main network) and D' the worse (unconditional, of
-the guide), either of them x_0 or eps,
+They work for any schedule and prediction, because they act on (x_0, eps), and their results still satisfy (1) of
+`jaxgen.diffusion`. Let D be the better prediction (conditional, or of the main network) and D' the worse one
+(unconditional, or of the guide), each of x_0 or eps. Then
 
     (G1)  D' + w (D - D') = D + (w - 1) (D - D')
 
-Weight w = 1 is the better prediction alone, bit for bit (as the network computes it in this batch; some round otherwise
-in another), and 0 the worse; it is 1 + w of Ho and Salimans 2022. A weight may be traced, and may be one per sample:
-changing it compiles nothing. t is [] or [N].
+Weight w = 1 gives the better prediction, bit for bit (some networks round differently in batches of other sizes), and
+w = 0 the worse one. Ho and Salimans 2022 write 1 + w for our w. A weight may be traced, and there may be one for each
+sample: another value compiles nothing. t is [] or [N].
 
-What comes after (x_0, eps), a learned variance, is the better prediction's own. Clip the predicted x_0 after guidance,
-with `clipped`, not before.
+Results after (x_0, eps), such as a learned variance, are those of the better prediction. Clip the predicted x_0 after
+guidance, with `clipped`, not before.
 """
 
 from collections.abc import Callable
@@ -40,20 +40,22 @@ def classifier_free(
 ) -> Denoise:
   """Classifier-free guidance, (G1): Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, eq. 6.
 
-  Both predictions are one call of the network, on twice the batch. A sample's two entries lie side by side, so that on
-  several devices they stay on the sample's own.
+  Both predictions are one call of the network on twice the batch. The two entries of a sample lie side by side, so that
+  they stay on the sample's device.
 
-  predict: (x [2N, ...], t [] or [2N], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
-  label: [N, ...], the condition, an array or a tree of them; no_label: what stands for none, of the same tree, [N, ...]
-    or of fewer axes.
-  rescale: phi of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4: x_0 is multiplied by a number that
-    brings its standard deviation in each sample this much of the way back to the conditional x_0's, from 0 to 1. The
-    paper has 0.7. It is x_0 here whatever the network predicts.
-  interval: (low, high): guidance only where low < sigma / alpha <= high, w = 1 elsewhere; Kynkäänniemi et al. 2024,
-    https://arxiv.org/abs/2404.07724, eq. 6, whose sigma that is.
+  Args:
+    predict: (x [2N, ...], t [] or [2N], label [2N, ...]) -> (x_0, eps, ...), arrays [2N, ...].
+    label: the condition, an array [N, ...] or a tree of such arrays.
+    no_label: what stands for no condition: a tree like `label`, of arrays [N, ...] or with fewer axes.
+    weight: w of (G1).
+    rescale: phi of Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3.4, from 0 to 1; the paper has 0.7. The
+      guided x_0 is multiplied by a factor for each sample: 1 for rescale = 0, and for rescale = 1 the one that gives
+      it the conditional x_0's standard deviation. Here x_0 is rescaled whatever the network predicts.
+    interval: (low, high): guidance acts only if low < sigma / alpha <= high; elsewhere w = 1. Kynkäänniemi et al. 2024,
+      https://arxiv.org/abs/2404.07724, eq. 6, who write sigma for sigma / alpha.
 
   Raises:
-    UserError: rescale outside [0, 1], or an interval that is none.
+    UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
 
   def pair(x, t):
@@ -73,13 +75,15 @@ def autoguidance(
   rescale: float = 0.0,
   interval: tuple[float, float] | None = None,
 ) -> Denoise:
-  """A worse version of the model as the guide, (G1): Karras et al. 2024, https://arxiv.org/abs/2406.02507, eq. 3.
+  """(G1) with a worse version of the model as guide: Karras et al. 2024, https://arxiv.org/abs/2406.02507, eq. 3.
 
-  main, guide: two networks, smaller or less trained the second, under the same condition. Each is called once.
-  weight, rescale, interval: as in `classifier_free`.
+  Args:
+    main: the network, under its condition. It is called once.
+    guide: a smaller or less trained network, under the same condition. It is called once.
+    weight, rescale, interval: as in `classifier_free`.
 
   Raises:
-    UserError: rescale outside [0, 1], or an interval that is none.
+    UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
   return _guided(lambda x, t: (main(x, t), guide(x, t)), schedule, weight, rescale, interval)
 
@@ -88,10 +92,11 @@ def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array]
   """Classifier guidance: eps - scale sigma grad log p(y | x_t); Dhariwal and Nichol 2021, Algorithm 2.
 
   https://arxiv.org/abs/2105.05233. With the exact classifier and scale 1 the unconditional denoiser becomes the exact
-  conditional one. Where alpha = 0, x_t says nothing of y, and denoise's results stay as they are.
+  conditional one. If alpha = 0, x_t says nothing of y, and the results of `denoise` are not changed.
 
-  log_p: (x [N, ...], t [] or [N]) -> log p(y_n | x_t = x_n), nats [N], for the labels wanted. Each guided prediction
-    calls it once, with its gradient.
+  Args:
+    log_p: (x [N, ...], t [] or [N]) -> log p(y_n | x_t = x_n), nats [N], for the labels y to sample. Each guided
+      prediction calls it once, with its gradient.
   """
 
   def guided(x, t):
@@ -105,7 +110,7 @@ def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array]
 
 
 def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float = 1.0) -> Denoise:
-  """The predicted x_0 clipped to [low, high], where the data lie, and eps computed from it by (1)."""
+  """Clips the predicted x_0 to the data's range [low, high], and computes eps from it by (1)."""
 
   def clip(x, t):
     x_0, _, *more = denoise(x, t)
@@ -116,7 +121,7 @@ def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float
 
 
 def check(rescale: float, interval: tuple[float, float] | None) -> None:
-  """Raises a UserError where guidance cannot be rescaled by so much, or kept to this interval."""
+  """Raises a UserError unless rescale lies in [0, 1] and the interval has low < high."""
   if not 0 <= rescale <= 1:
     raise UserError(f"guidance is rescaled by a fraction between 0 (not) and 1 (fully), not {rescale:g}: change it")
   if interval is not None and not 0 <= interval[0] < interval[1]:
@@ -147,7 +152,7 @@ def _guided(
       factor = jnp.where(spread > 0, 1 + rescale * (std(x_0) / spread - 1), 1)
       guided_eps = guided_eps + alpha / sigma * (1 - factor) * guided_x_0
       guided_x_0 = factor * guided_x_0
-    # Arithmetic would do but for the sign of a zero, and for a worse prediction that is not finite.
+    # Not by arithmetic alone: it changes the sign of a zero, and fails if the worse prediction is not finite.
     return jnp.where(w == 1, x_0, guided_x_0), jnp.where(w == 1, eps, guided_eps), *more
 
   return guided

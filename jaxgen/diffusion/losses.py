@@ -1,7 +1,7 @@
 """Losses per example: the simple one, and the variational bound's terms. Equations: `jaxgen.diffusion`, (7) to (12).
 
-The bound's coefficients are tables over t, computed in float64 when the bound is built: in float32 the differences of
-near-equal numbers in them would be rounding noise.
+The bound's coefficients are tables over t, computed in float64 when the bound is built: they contain differences of
+nearly equal numbers, which would be rounding noise in float32.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,10 @@ from jaxgen.diffusion.schedules import Schedule, Variance, lookup, posterior
 def simple(
   output: Float[Array, "batch ..."], target: Float[Array, "batch ..."], mask: Bool[Array, "batch ..."] | None = None
 ) -> Float[Array, " batch"]:
-  """(7): the squared error, a mean over each example's dimensions. Ho et al. 2020, eq. 14, where the target is eps.
+  """(7): the squared error, a mean over each example's dimensions. Ho et al. 2020, eq. 14, if the target is eps.
 
-  mask: of an example's leading axes; the mean is over what it lets through, 0 where that is nothing.
+  Args:
+    mask: booleans over the example's leading axes. The mean is over entries with True; it is 0 if there are none.
   """
   square, axes = (output - target) ** 2, range(1, output.ndim)
   if mask is None:
@@ -37,9 +38,10 @@ def simple(
 class Bound(NamedTuple):
   """The variational bound of -log p(x_0), (8), in nats per example: prior(x_0) + the sum over t of term(.., t).
 
-  prior: x_0 [B, ...] -> L_T [B], (9).
-  term: (x_0 [B, ...], the network's x_0 [B, ...], t [B] in 1 .. T, fraction [B, ...] of a learned variance) -> [B]:
-    L_0, (11), where t = 1, else L_{t-1}, (10).
+  Attributes:
+    prior: x_0 [B, ...] -> L_T [B], (9).
+    term: (x_0 [B, ...], the network's x_0 [B, ...], t [B] in 1 .. T, fraction [B, ...] of a learned variance) -> [B]:
+      L_0, (11), for t = 1, and L_{t-1}, (10), for larger t.
   """
 
   prior: Callable[[Float[Array, "batch ..."]], Float[Array, " batch"]]
@@ -47,10 +49,15 @@ class Bound(NamedTuple):
 
 
 def bound(schedule: Schedule, variance: Variance = "posterior", levels: int | None = 256) -> Bound:
-  """The bound of Ho et al. 2020, eq. 5, with p_theta's variance (12) and data of so many levels (None: continuous).
+  """The bound of Ho et al. 2020, eq. 5, with p_theta's variance (12).
+
+  Args:
+    schedule: a discrete schedule.
+    variance: see (12).
+    levels: number of values per dimension; None: the data is continuous.
 
   Raises:
-    UserError: fewer than two levels, or a schedule without steps.
+    UserError: there are fewer than two levels, or the schedule is continuous.
   """
   if levels is not None and levels < 2:
     raise UserError(f"data of {levels} levels has no likelihood to bound: give 2 or more, or None for continuous data")
@@ -79,7 +86,7 @@ def bound(schedule: Schedule, variance: Variance = "posterior", levels: int | No
     log_ratio = fraction * each(log_beta - log_c)  # log v - log c, (12)
     constants = 0.5 * (jnp.expm1(-log_ratio) + log_ratio)
     kl = jnp.sum(constants + each(0.5 * q.b**2 / c) * jnp.exp(-log_ratio) * (x_0 - predicted) ** 2, axis=dims(x_0))
-    # In the step to t = 0, a = 0 and b = 1: the mean is the predicted x_0. Elsewhere the decoder sees a harmless one.
+    # In the step to t = 0, a = 0 and b = 1: the mean is the predicted x_0. At other t the decoder's result is not used.
     mean = jnp.where(per_example(t == 1, x_0), predicted, x_0)
     std = jnp.exp(0.5 * (float(log_c[0]) + fraction * float(log_beta[0] - log_c[0])))
     return jnp.where(t == 1, jnp.sum(decoder_nll(x_0, mean, std, levels), axis=dims(x_0)), kl)
@@ -101,14 +108,14 @@ def bound_nll(
   """An unbiased estimate of the bound (8) on -log p(x_0), nats per example; each term has one draw of x_t.
 
   Args:
-    denoise: (x [B, ...], t [B]) -> (x_0, eps), and the fraction of the variance where it is learned.
+    denoise: (x [B, ...], t [B]) -> (x_0, eps), and also the variance's fraction if it is learned.
     levels, variance: as in `bound`.
-    terms: None evaluates all T terms, T network calls. A number K evaluates K of them per example, each drawn from its
-      own K-th of 1 .. T: unbiased, at K calls.
-    clip: the predicted x_0 is clipped to [-1, 1], where images lie, as in the paper's code.
+    terms: None evaluates all T terms with T network calls. A number K evaluates K terms per example with K calls: it
+      cuts 1 .. T into K parts and draws one t from each, which is unbiased.
+    clip: clip the predicted x_0 to [-1, 1], the range of images, as in the paper's code.
 
   Raises:
-    UserError: terms outside 1 .. T, and as `bound`.
+    UserError: terms lies outside 1 .. T; or see `bound`.
   """
   parts = bound(schedule, variance, levels)
   T, K = schedule.steps, schedule.steps if terms is None else terms
@@ -143,10 +150,11 @@ def decoder_nll(
   """(11): -log of N(mean, std^2)'s mass in the bin of x_0, in nats per dimension. Ho et al. 2020, eq. 13.
 
   The levels are -1, -1 + 2 / (levels - 1), .., 1 and each bin reaches half way to the next, the first and the last to
-  infinity, so that the masses sum to 1. Exact far into the tails (the paper's code stops at log 1e-12 and approximates
-  the normal distribution function).
+  infinity, so that the masses sum to 1. The result is exact far into the tails (the paper's code stops at log 1e-12 and
+  approximates the normal distribution function).
 
-  levels: None for continuous data, whose -log density it is.
+  Args:
+    levels: number of values per dimension; None for continuous data, for which the result is -log of the density.
   """
   z = (x_0 - mean) / std
   if levels is None:
@@ -154,7 +162,7 @@ def decoder_nll(
   half = 1 / (levels - 1)
   width = half / std
   first, last = x_0 < half - 1, x_0 > 1 - half
-  # A bin in the upper tail weighs what its mirror image in the lower tail does, where log_ndtr has digits.
+  # A bin in the upper tail has the mass of its mirror image in the lower tail, where log_ndtr is accurate.
   upper = log_ndtr(width + jnp.where(first, z, jnp.where(last, -z, -jnp.abs(z))))
   lower = log_ndtr(-width - jnp.abs(z))
   return -upper - jnp.where(first | last, 0, jnp.log(-jnp.expm1(lower - upper)))

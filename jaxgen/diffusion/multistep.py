@@ -1,12 +1,13 @@
 r"""What multistep solvers share: the network's past outputs, and integrals of the polynomial through them.
 
-In place of eps in (18) or (19), or of x_0 in (20), stands the polynomial, in some variable u, through the last outputs:
+They replace eps in (18) or (19), or x_0 in (20), by the polynomial in some variable u through the last outputs:
 
     int weight(u) output(u) du  ->  sum_j w_j output_j,
     w_j = int weight(u) l_j(u) du,   l_j(u) = prod_{k != j} (u - u_k) / (u_j - u_k)
 
-The integrals are Gauss-Legendre sums: exact for a polynomial, and to rounding for one times an exponential. The closed
-forms of the latter are differences of near-equal numbers, which leave few digits in float32 when steps are small.
+The integrals are Gauss-Legendre sums: exact for a polynomial, and exact up to rounding for a polynomial times an
+exponential. The latter's closed forms are differences of nearly equal numbers, with few digits in float32 for small
+steps.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ POINTS, WEIGHTS = np.polynomial.legendre.leggauss(10)  # exact for degrees up to
 
 
 class Past(NamedTuple):
-  """Of the last k steps, the newest first: what the network said, and at which u, infinite where there was none."""
+  """The network's outputs in the last k steps, the newest first, and the u of each; u is infinite for missing steps."""
 
   outputs: tuple[Float[Array, "n ..."], ...]
   at: Float[Array, " k"]
@@ -41,7 +42,7 @@ def weights(
   weight: Callable[[Array], Array] = jnp.ones_like,
   variable: Callable[[Array], Array] = lambda u: u,
 ) -> Float[Array, " k"]:
-  """w_j, the integrals of weight(u) l_j(variable(u)) du from low to high; l_j is a polynomial on the finite nodes."""
+  """w_j, the integrals of weight(u) l_j(variable(u)) du from low to high. l_j are polynomials on the finite nodes."""
   half = (high - low) / 2
   u = low + half * (1 + jnp.asarray(POINTS, low.dtype))
   there = jnp.isfinite(nodes)

@@ -1,7 +1,7 @@
-"""What the network outputs, and its conversion to (x_0, eps): one table. Equations: `jaxgen.diffusion`, (1) and (6).
+"""Predictions: the network's output and its conversion to (x_0, eps). Equations: `jaxgen.diffusion`, (1) and (6).
 
-Every prediction is an invertible linear map of (x_0, eps) given x_t, so each converts into each: `convert`. All are
-written so that they divide by nothing that vanishes at an end of t where the prediction determines x_0 at all.
+Given x_t, every prediction is an invertible linear map of (x_0, eps), so that `convert` turns any one into any other.
+The formulas never divide by a number that vanishes at an end of t, unless the prediction does not determine x_0 there.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,15 @@ PredictionName = Literal["eps", "x_0", "v", "score", "velocity", "F"]
 
 
 class Prediction(NamedTuple):
-  """Arrays are [...]; `at` is the schedule at x's time, its arrays broadcasting against x.
+  """A kind of network output. `at` is the schedule at x's time; its arrays broadcast against x.
 
-  target: (x_0, eps, at) -> what the network should output.
-  x_0, eps: (output, x_t, at) -> what that output says x_0 and eps are; alpha x_0 + sigma eps = x_t.
-  x_0_scale: at -> how much x_0 changes with the output, |d x_0 / d output|: what a squared error of the output is worth
-    as one of x_0.
-  eps_scale: at -> |d eps / d output|.
-  input: (x_t, at) -> what the network is given.
-  at_noise: whether it determines x_0 where alpha = 0.
+  Attributes:
+    target: (x_0, eps, at) -> the output that the network should have.
+    x_0, eps: (output, x_t, at) -> x_0 and eps according to the output; alpha x_0 + sigma eps = x_t.
+    x_0_scale: at -> |d x_0 / d output|, which converts an error of the output into one of x_0.
+    eps_scale: at -> |d eps / d output|.
+    input: (x_t, at) -> the network's input.
+    at_noise: whether the output determines x_0 at alpha = 0.
   """
 
   target: Callable[..., Float[Array, "..."]]
@@ -68,7 +68,8 @@ v = Prediction(
   eps_scale=lambda at: at.alpha / _norm2(at),
 )
 
-# Of q(x_t | x_0), whose mean over x_0 given x_t is that of q(x_t): -eps / sigma. Song and Ermon 2019, eq. 5 and 6.
+# The score of q(x_t | x_0), -eps / sigma. Its mean over x_0 given x_t is the score of q(x_t).
+# Song and Ermon 2019, eq. 5 and 6.
 score = Prediction(
   target=lambda x_0, eps, at: -eps / at.sigma,
   x_0=lambda out, x, at: (x + at.sigma**2 * out) / at.alpha,
@@ -97,8 +98,11 @@ velocity = Prediction(
 def edm(sigma_data: float = 0.5) -> Prediction:
   """EDM's F: D(x; sigma) = c_skip x + c_out F(c_in x), Karras et al. 2022, Table 1, with x / alpha and sigma / alpha.
 
-  Multiplied out for any alpha, so that alpha = 0 is no special case. c_noise is the network's time, see
-  `jaxgen.diffusion.times`. sigma_data: the data's standard deviation.
+  The formulas are multiplied out for any alpha, so that alpha = 0 is no special case. c_noise is the network's time,
+  see `jaxgen.diffusion.times`.
+
+  Args:
+    sigma_data: the data's standard deviation.
 
   Raises:
     UserError: sigma_data <= 0.
@@ -116,6 +120,38 @@ def edm(sigma_data: float = 0.5) -> Prediction:
     x_0_scale=c_out,
     eps_scale=lambda at: sigma_data * at.alpha / jnp.sqrt(norm2(at)),
     input=lambda x, at: x / jnp.sqrt(norm2(at)),  # c_in
+  )
+
+
+def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Prediction:
+  """A consistency function f = c_skip y + c_out F(c_in y), y = x / alpha: the start of the ODE's path through x.
+
+  Song et al. 2023, https://arxiv.org/abs/2303.01469, Appendix C, with r = sigma / alpha: c_skip = sigma_data^2 /
+  ((r - sigma_min)^2 + sigma_data^2), c_out = sigma_data (r - sigma_min) / sqrt(r^2 + sigma_data^2). f(x, r = sigma_min)
+  is y itself, whatever F is. x_0 is f, and eps = (x - alpha f) / sigma.
+
+  Args:
+    sigma_data: the data's standard deviation.
+    sigma_min: r where paths start.
+
+  Raises:
+    UserError: one of them is not positive.
+  """
+  for name, value in (("sigma_data", sigma_data), ("sigma_min", sigma_min)):
+    if value <= 0:
+      raise UserError(f"{name} is a standard deviation, not {value:g}: give a positive number")
+  ratio = lambda at: at.sigma / at.alpha
+  c_skip = lambda at: sigma_data**2 / ((ratio(at) - sigma_min) ** 2 + sigma_data**2)
+  c_out = lambda at: sigma_data * (ratio(at) - sigma_min) / jnp.sqrt(ratio(at) ** 2 + sigma_data**2)
+  f = lambda out, x, at: c_skip(at) * x / at.alpha + c_out(at) * out
+  return Prediction(
+    target=lambda x_0, eps, at: (x_0 - c_skip(at) * (x_0 + ratio(at) * eps)) / c_out(at),
+    x_0=f,
+    eps=lambda out, x, at: (x - at.alpha * f(out, x, at)) / at.sigma,
+    x_0_scale=c_out,
+    eps_scale=lambda at: c_out(at) / ratio(at),
+    input=lambda x, at: x / at.alpha / jnp.sqrt(ratio(at) ** 2 + sigma_data**2),
+    at_noise=False,
   )
 
 

@@ -12,28 +12,29 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 from jaxgen.diffusion.schedules import Schedule
 
-HIGHEST = 150.0  # of sigma / alpha: beyond it x_t is noise to the eye; grids start there where alpha_T = 0
+HIGHEST = 150.0  # sigma / alpha above which x_t looks like noise; grids in sigma / alpha start there if alpha_T = 0
 
 Denoise = Callable[[Float[Array, "n ..."], Float[Array, ""]], tuple]
 Step = Callable[..., tuple[Float[Array, "n ..."], Any]]
 
 
 class Solver(NamedTuple):
-  """How to go from x_t to x_s, s < t.
+  """A step from x_t to x_s, s < t, and what it needs.
 
-  schedule: whose solver it is.
-  init: x [N, ...] -> what the solver carries from step to step, () where it carries nothing.
-  step: (denoise, carry, x [N, ...], t [], s [], keys [N]) -> (x at s, carry). denoise(x, t) -> (x_0, eps) is one call
-    of the network; keys are this step's, one per sample, so that a sample does not depend on those beside it.
-  calls: of the network in one step.
-  to_clean: how it takes a last step to clean data (sigma_s = 0), where its formulas end: by its own `step` ("step"), or
-    by the first-order step ("first order"), which gives the predicted x_0 and is one call.
-  from_noise: whether its step can start where alpha_t = 0. If not, that point is left by the first-order step.
-  averages: its step averages eps over t and s, which is far off where sigma / alpha falls by orders of magnitude from
-    what is noise alone: such a point is left by the first-order step, too (`is_far`).
-  order: a multistep solver's number of past outputs, this one's included: it takes so many steps at least.
-  start: (n, calls) of a solver whose first n steps, if they do not lead to clean data, call the network that often.
-  solve: (denoise, times, x, keys) -> x, of solvers that choose their own steps; `step` is not used then.
+  Attributes:
+    schedule: the solver's schedule.
+    init: x [N, ...] -> what the solver carries from step to step; () if nothing.
+    step: (denoise, carry, x [N, ...], t [], s [], keys [N]) -> (x at s, carry). denoise(x, t) -> (x_0, eps) is one call
+      of the network. The keys are for this step, one per sample, so that samples do not depend on each other.
+    calls: network calls in one step.
+    to_clean: the last step, to clean data (sigma_s = 0): the solver's own `step` ("step"), or, if its formulas have no
+      value there, the first-order step ("first order"), which gives the predicted x_0 with one call.
+    from_noise: whether `step` can start at alpha_t = 0. If not, the first step is the first-order step.
+    averages: whether `step` averages eps over t and s. That is wrong if sigma / alpha falls by orders of magnitude from
+      a point that is nearly noise, so the first step from such a point (`is_far`) is the first-order step.
+    order: number of outputs that a multistep solver uses, including the current one. It takes at least so many steps.
+    start: (n, calls): each of the first n steps makes this number of network calls, unless it leads to clean data.
+    solve: (denoise, times, x, keys) -> x, for solvers that choose their own steps and do not use `step`.
   """
 
   schedule: Schedule
@@ -58,15 +59,16 @@ def sample(
 ) -> Float[Array, "n ..."]:
   """Solves from x, which is at times[0], to times[-1]. Step i of sample n draws from fold_in(keys[n], i).
 
-  x is float32 or float64, and so is all arithmetic outside the network. The network is called `network_calls(solver,
-  times)` times.
+  All arithmetic outside the network is in x's dtype, float32 or float64. The network is called
+  `network_calls(solver, times)` times.
 
-  carry: what the solver carries already, for a multistep solver that starts with a known past, as its `step` gives it:
-    `multistep.Past`, or the `Carry` of the solver's own module. A single step will do then. None: `solver.init(x)`.
+  Args:
+    carry: the carry to start with, for a multistep solver with a known past, as its `step` returns it:
+      `multistep.Past`, or the `Carry` of the solver's module. A single step is then enough. None: `solver.init(x)`.
 
   Raises:
-    UserError: a multistep solver is given fewer steps than its order; times do not fall, or leave [0, T]; x is of half
-      precision.
+    UserError: a multistep solver is given fewer steps than its order, or another's carry; times do not decrease within
+      [0, T]; or x has half precision.
   """
   if jnp.finfo(x.dtype).bits < 32:
     raise UserError(f"samples are drawn in float32 or float64, not in {x.dtype}: cast x, and within denoise")
@@ -82,7 +84,13 @@ def sample(
 
   if first:
     x, _ = simple(denoise, (), x, times[0], times[1], step_keys(0))
-  state = x, solver.init(x) if carry is None else carry
+  nothing = solver.init(x)
+  if carry is not None and jax.tree.structure(carry) != jax.tree.structure(nothing):
+    raise UserError(
+      f"this solver carries a {type(nothing).__name__}, and was given a {type(carry).__name__}: give what its own "
+      "`step` returns"
+    )
+  state = x, nothing if carry is None else carry
 
   def step(state, now):
     x, carry = state
@@ -106,13 +114,13 @@ def apart(solver: Solver, times: Float[np.ndarray | Array, " times"]) -> tuple[b
   return first, last and not (first and len(times) == 2)
 
 
-FAR = 10.0  # times, that sigma / alpha falls in one step
+FAR = 10.0  # the factor by which sigma / alpha may fall in a step that averages eps
 
 
 def is_far(schedule: Schedule, t: float, s: float) -> bool:
-  """Whether t is noise to the eye (`HIGHEST`), and sigma / alpha falls by more than `FAR` times in the step to s.
+  """Whether x_t looks like noise (`HIGHEST`) and sigma / alpha falls by more than the factor `FAR` in the step to s.
 
-  On the cosine schedule, where alpha_T is small and not 0, it falls from 20 thousand to 13 in the first of 20 steps.
+  On the cosine schedule, whose alpha_T is small but not 0, it falls from 20,000 to 13 in the first of 20 steps.
   """
   at = np.array([t, s])
   ratio = schedule.sigma(at) / schedule.alpha(at)
@@ -120,7 +128,7 @@ def is_far(schedule: Schedule, t: float, s: float) -> bool:
 
 
 def network_calls(solver: Solver, times: Float[np.ndarray | Array, " times"]) -> int | None:
-  """How often `sample` calls the network (guidance doubles the batch, not the calls); None: the solver chooses."""
+  """The number of network calls of `sample` (guidance doubles the batch, not the calls); None: the solver chooses."""
   if solver.solve is not None:
     return None
   first, last = apart(solver, times)
@@ -131,7 +139,7 @@ def network_calls(solver: Solver, times: Float[np.ndarray | Array, " times"]) ->
 
 
 def check(solver: Solver, n: int) -> None:
-  """Raises a UserError where the solver cannot take n steps."""
+  """Raises a UserError if the solver cannot take n steps."""
   if n < 1:
     raise UserError(f"sampling takes at least 1 step, not {n}: change the number of steps")
   if n < solver.order:
@@ -141,7 +149,7 @@ def check(solver: Solver, n: int) -> None:
 
 
 def check_times(schedule: Schedule, times: Float[np.ndarray | Array, " times"]) -> None:
-  """Raises a UserError where times do not fall, or leave [0, T]. Those of a learned schedule are not known yet."""
+  """Raises a UserError unless times decrease within [0, T]. Times of a learned schedule are traced and not checked."""
   if isinstance(times, jax.core.Tracer):
     return
   times = np.asarray(times)

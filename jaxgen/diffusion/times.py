@@ -1,8 +1,9 @@
-"""The times that losses draw, and how a network is told the time.
+"""Distributions of t for losses, and the number that tells a network the time.
 
-A distribution of t is a NamedTuple of pure functions. What it draws per example comes from the example's own key or
-place in the batch, so that microbatches and meshes see the same times. Where it only makes an estimate better
-(low-discrepancy, importance), weights correct for it; where it is part of the weighting, as EDM's and SD3's, all are 1.
+A distribution of t is a NamedTuple of pure functions. Each example's t comes from the example's key or its position in
+the batch, so that microbatches and meshes see the same times. If a distribution only reduces the variance
+(low-discrepancy, importance sampling), weights correct for it. If it is part of the loss, as in EDM and SD3, the
+weights are 1.
 """
 
 from collections.abc import Callable
@@ -29,10 +30,12 @@ class Drawn(NamedTuple):
 class Times(NamedTuple):
   """A distribution of t.
 
-  draw: (buffers, key [], keys [B], index [B]) -> Drawn; key is the step's, keys and index are the examples'.
-  init: () -> what it learns during training, {} for nothing.
-  update: (buffers, t [B], loss [B] before the weight) -> buffers.
-  mean: each example's t is its own, given its key and index; if not, a loss takes neither microbatches nor pmap.
+  Attributes:
+    draw: (buffers, key [], keys [B], index [B]) -> Drawn. `key` belongs to the step, keys and index to the examples.
+    init: () -> buffers that training updates; {} if there are none.
+    update: (buffers, t [B], loss [B] before the weight) -> buffers.
+    mean: whether an example's t depends only on its key and index. If not, the loss allows neither microbatches nor
+      pmap.
   """
 
   draw: Callable[[Any, Array, Array, Array], Drawn]
@@ -42,7 +45,7 @@ class Times(NamedTuple):
 
 
 def _from_unit(schedule: Schedule, u: Array, first: float) -> Array:
-  """u in [0, 1] as a time: uniform over the steps 1 .. T, or on [first, T]; u = 1 comes from rounding."""
+  """Maps u in [0, 1] to a time, uniform over the steps 1 .. T or on [first, T]. u = 1 occurs by rounding."""
   if schedule.steps is None:
     return jnp.maximum(schedule.T - u * (schedule.T - first), first)
   return schedule.steps - jnp.minimum(jnp.floor(u * schedule.steps), schedule.steps - 1)
@@ -53,7 +56,7 @@ def _each(keys: Key[Array, " batch"], draw: Callable[..., Array]) -> Num[Array, 
 
 
 def uniform(schedule: Schedule, first: float | None = None) -> Times:
-  """t uniform on the steps 1 .. T, or on (first, T] in continuous processes; first is t_min unless given.
+  """t uniform on the steps 1 .. T, or on (first, T] in continuous processes; by default first is t_min.
 
   Ho et al. 2020, Algorithm 1; Song et al. 2021, eq. 7, where first = 1e-5.
   """
@@ -70,12 +73,13 @@ def uniform(schedule: Schedule, first: float | None = None) -> Times:
 
 
 def low_discrepancy(schedule: Schedule, batch_size: int, first: float | None = None) -> Times:
-  """One uniform draw for the whole batch; example i of B is i / B further on, modulo 1.
+  """One uniform draw u for the whole batch; example i of B uses u + i / B, modulo 1.
 
   Kingma et al. 2021 (VDM), https://arxiv.org/abs/2107.00630, Appendix I.1. Each t is uniform as in `uniform`, and the
   batch's mean has less variance.
 
-  batch_size: B, of the whole batch whose positions `index` counts.
+  Args:
+    batch_size: B, the size of the global batch in which `index` counts.
 
   Raises:
     UserError: batch_size < 1.
@@ -131,15 +135,19 @@ class History(NamedTuple):
 
 
 def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform_part: float = 1e-3) -> Times:
-  """p(t) in proportion to sqrt(E[loss_t^2]), over the last losses seen at t; weights 1 / (T p) keep the mean.
+  """p(t) proportional to sqrt(E[loss_t^2]), a mean over the last losses at t. Weights 1 / (T p) keep the mean loss.
 
-  Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 18, and their code: uniform until every t has been
-  drawn `last` times, and a small part of it stays uniform.
+  Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 18, and their code: p is uniform until every t has
+  been drawn `last` times, and a small part of it stays uniform.
 
-  bins: t is drawn among so many equal parts, uniformly in each; default: the steps of a discrete process, else 100.
+  Args:
+    bins: number of equal intervals of t, in each of which t is uniform. By default the steps of a discrete process, or
+      100 for a continuous one.
+    last: number of losses that are kept for each bin.
+    uniform_part: the share of p that stays uniform.
 
   Raises:
-    UserError: fewer than 1 bin, or not as many that they divide the discrete process's steps.
+    UserError: there is no bin, or the bins do not divide a discrete process's steps.
   """
   bins = bins or schedule.steps or 100
   if bins < 1 or (schedule.steps and schedule.steps % bins):
@@ -195,5 +203,5 @@ def thousandths(at: Point) -> Array:
 
 
 def c_noise(at: Point) -> Array:
-  """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1; as at log-SNR -30 where it is lower."""
+  """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1. Log-SNR below -30 counts as -30."""
   return -jnp.maximum(at.log_snr, -30) / 8

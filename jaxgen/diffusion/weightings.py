@@ -1,8 +1,8 @@
-"""Weightings: what a loss makes of the network's squared error at each t.
+"""Weightings: the factors of the network's squared error at each t.
 
-A weighting is a function (prediction, at) -> the factor on the squared error of what the network outputs; `at` is the
-schedule at t. It is stated on the error of eps or of x_0, which the prediction's scales turn into the output's, so that
-a weighting means the same loss whatever the network outputs. With w the factor on ||eps - eps_theta||^2 the losses are
+A weighting is a function (prediction, at) -> the factor of the squared error of the network's output; `at` is the
+schedule at t. It is defined by its factor for the error of eps or x_0, which the prediction's scales convert to one for
+the output, so that a weighting means the same loss for every prediction. With w the factor of ||eps - eps_theta||^2,
 
     (W1)  L = E_t [w(t) ||eps - eps_theta(x_t, t)||^2],   and the variational bound has  w = -log_snr'(t) / 2
 
@@ -36,7 +36,7 @@ def eps(prediction: Prediction, at: Point) -> Array:
 
 
 def bound(prediction: Prediction, at: Point) -> Array:
-  """w = -log_snr' / 2: for t uniform on an interval its length times this is the variational bound's integral."""
+  """w = -log_snr' / 2. For t uniform on an interval, the interval's length times this is the bound's integral."""
   slope = at.alpha * at.d_sigma - at.d_alpha * at.sigma  # w is slope / (alpha sigma), whose alpha cancels: it may be 0
   return slope / at.sigma**2 * prediction.eps_scale(at) * prediction.x_0_scale(at)
 

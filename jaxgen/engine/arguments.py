@@ -1,4 +1,4 @@
-"""A config's arguments as JSON, as run.json and the ledger keep them, and back; and as flags."""
+"""A config's arguments as JSON, in which run.json and the ledger keep them, and as flags."""
 
 import enum
 import inspect
@@ -12,10 +12,10 @@ import numpy as np
 
 
 def to_json(value: Any) -> Any:
-  """A value as JSON has it: a path as its text, an Enum's member and a dtype as their names, a tuple as a list.
+  """A value in JSON: a path becomes a string, an Enum's member and a dtype their names, a tuple a list.
 
   Raises:
-    TypeError: JSON has nothing for it; the message says what can be kept.
+    TypeError: JSON cannot hold the value. The message says what it can hold.
   """
   if isinstance(value, enum.Enum):
     return value.name
@@ -38,12 +38,12 @@ def to_json(value: Any) -> Any:
 
 
 def as_flags(arguments: Mapping[str, Any]) -> str:
-  """Arguments as the command line has them."""
+  """Arguments as flags of the command line."""
   return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in arguments.items())
 
 
 def as_flag(kind: Any, value: Any) -> tuple[Any, Any]:
-  """(type, default) of an argument's flag: a dtype is given by its name, a NumPy number as a number of Python's."""
+  """(type, default) of an argument's flag. A dtype's flag takes its name, a NumPy number's a Python number."""
   if is_dtype(value):
     return str, np.dtype(value).name
   return _flag_type(kind), value.item() if isinstance(value, np.generic) else value
@@ -68,11 +68,11 @@ def is_dtype(value: Any) -> bool:
 
 
 def from_json(value: Any, kind: Any) -> Any:
-  """Undoes `to_json` for a value of the annotated type `kind`; what is of that type already stays.
+  """The inverse of `to_json` for a value of the annotated type `kind`. A value of that type is returned as it is.
 
   Raises:
-    KeyError: no member of an Enum has this name.
-    TypeError: no dtype has.
+    KeyError: no member of the Enum has this name.
+    TypeError: no dtype has this name.
   """
   origin, inner = typing.get_origin(kind), typing.get_args(kind)
   if origin is typing.Annotated:

@@ -1,6 +1,6 @@
-"""Which configs there are, and where: those of ./configs and those that the package ships, in a folder for each family.
+"""Finds configs by name: those in ./configs and those that the package ships, in a folder for each family.
 
-Nothing here runs a config's code, so that one that is broken only says so, and nothing needs jax.
+This module never runs a config's code and does not need jax. A broken config only affects its own line of the list.
 """
 
 import ast
@@ -21,7 +21,11 @@ Names = Mapping[str, Mapping[str, Any]]  # a config's further names, each with t
 class Entry(NamedTuple):
   """A config that can be found by its name.
 
-  family: its folder within the configs, "" for the top. names: its further names.
+  Attributes:
+    name: the file's stem.
+    family: its folder within the configs, "" for the top.
+    path: the file.
+    names: its further names.
   """
 
   name: str
@@ -31,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-  """What a name stands for: a file, and arguments over the defaults of its experiment()."""
+  """What a name stands for: a file, and arguments that replace defaults of its experiment()."""
 
   name: str
   path: pathlib.Path
@@ -39,20 +43,20 @@ class Found(NamedTuple):
 
 
 def shipped_folder() -> pathlib.Path:
-  """The configs that came with the package: in a wheel inside it, in a checkout beside it."""
+  """The configs that come with the package: inside it when installed from a wheel, beside it in a checkout."""
   package = pathlib.Path(__file__).resolve().parent.parent
   inside = package / "configs"
   return inside if inside.is_dir() else package.parent / "configs"
 
 
 def folders() -> list[pathlib.Path]:
-  """Where a config is looked for by name, in this order."""
+  """The folders in which configs are searched for by name, in this order."""
   shipped = shipped_folder()
   return [LOCAL] if LOCAL.resolve() == shipped else [LOCAL, shipped]
 
 
 def names_in(tree: ast.Module) -> Names:
-  """The further names that a config's source gives it, a literal: NAMES = {"ddpm_mnist": {"preset": "mnist"}}.
+  """The further names of a config, from a literal in its source: NAMES = {"ddpm_mnist": {"preset": "mnist"}}.
 
   Raises:
     ValueError: NAMES is something else.
@@ -69,15 +73,15 @@ def names_in(tree: ast.Module) -> Names:
 
 
 def is_names(node: ast.stmt) -> bool:
-  """Whether a statement gives a config its further names."""
+  """Whether a statement assigns NAMES."""
   return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [NAMES]
 
 
 def configs_in(folder: pathlib.Path) -> list[Entry]:
-  """The configs in a folder and the folders in it, by family and name; a Python file that may be one counts.
+  """The configs in a folder and its subfolders, sorted by family and name.
 
-  A file that defines no experiment() is a module that configs import. One that is not Python is left in: who asks for
-  it is told what is wrong with it. Copies in hidden folders, such as .ipynb_checkpoints, are none.
+  A file that defines no experiment() is a module that configs import, and is left out. A file with a syntax error is
+  listed, so that whoever asks for it learns what is wrong. Hidden folders, such as .ipynb_checkpoints, are left out.
   """
   entries = []
   for path in folder.rglob("*.py"):
@@ -94,7 +98,7 @@ def configs_in(folder: pathlib.Path) -> list[Entry]:
 
 
 def all_configs() -> list[Entry]:
-  """The configs of all folders; a name of one in ./configs hides a shipped config, or further name, of this name."""
+  """The configs of all folders. A name in ./configs hides the shipped config, or further name, of the same name."""
   entries: list[Entry] = []
   for folder in folders():
     hidden = {name for entry in entries for name in (entry.name, *entry.names)}
@@ -106,10 +110,10 @@ def all_configs() -> list[Entry]:
 
 
 def find_config(name: str) -> Found:
-  """A config given by a path, by its path within the configs, by its name alone, or by one of its further names.
+  """Finds a config by a path, its path within the configs, its name, or one of its further names.
 
   Raises:
-    UserError: there is none, and a near one is suggested; or several have the name.
+    UserError: there is no such config (the message suggests a similar name), or several have the name.
   """
   path = pathlib.Path(name)
   if path.is_file():

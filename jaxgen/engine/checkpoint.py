@@ -1,27 +1,25 @@
 """Checkpoints: the state of a run, saved and restored on any mesh and by any number of processes.
 
 A checkpoint is a folder named after its step. Orbax writes it in the background under a temporary name and renames it
-when everything is there, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder.
-The arrays are stored under their names, and a manifest beside them has the hashes of everything (`engine.hashing`).
-Every process writes, hashes and reads what it holds of the arrays, and no more.
+when it is complete, so that a run killed at any moment leaves whole checkpoints and at most one temporary folder. The
+arrays are stored under their names, and a manifest beside them has the hashes of everything (`engine.hashing`). Every
+process writes, hashes and reads only the parts of the arrays that it holds.
 
-Orbax and the file system hand over a flipped bit without a word; therefore `restore` computes the hash of what it read
-and goes back to the checkpoint before if it is not the one that was saved.
+Orbax and the file system do not notice a flipped bit. Therefore `restore` hashes what it has read, and uses the
+checkpoint before if the hash is not the one that was saved.
 """
 
 import concurrent.futures
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError, is_disk_full
 from jaxgen.engine.cluster import agreed
 from jaxgen.engine.digests import Digests, digests
@@ -36,9 +34,7 @@ from jaxgen.engine.hashing import (
   to_data,
   write_manifest,
 )
-from jaxgen.engine.orbax import TEMPORARY, orbax_parts
-
-DELETING = ".deleting"  # appended before a folder is deleted, so that half of a checkpoint never bears a step's name
+from jaxgen.engine.orbax import async_writer, delete, is_leftover, is_whole, orbax_parts, set_aside
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +58,7 @@ class _Damaged(Exception):
 
 
 def _check(problem: str | None) -> None:
-  """Raises _Damaged in every process where any of them has met a problem."""
+  """Raises _Damaged in every process if any of them has met a problem."""
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -76,18 +72,18 @@ class Checkpoints:
   """The checkpoints in one folder. Every method is called by all processes.
 
   Reading (`steps`, `manifest`, `restore`) never changes the folder, so that samples can be drawn from a run that is
-  training. The first `save` removes what an interrupted one has left.
+  training. The first `save` removes what an interrupted save has left.
 
   Args:
-    folder: made by the first save.
-    keep: number of newest checkpoints that stay, at least 1; an older one is deleted when a newer one is on the disk.
-    best: (name of a metric, "min" or "max"): of those that were rated, the checkpoint with its best value stays too.
-    meta: what to keep in every checkpoint's manifest, as JSON.
+    folder: the folder; the first save makes it.
+    keep: number of newest checkpoints to keep, at least 1. An older one is deleted when a newer one is on the disk.
+    best: (name of a metric, "min" or "max"): the rated checkpoint with the best value is kept too.
+    meta: JSON data to keep in every checkpoint's manifest.
   """
 
   def __init__(
     self,
-    folder: str | os.PathLike,
+    folder: files.PathLike,
     *,
     keep: int = 2,
     best: tuple[str, Literal["min", "max"]] | None = None,
@@ -95,26 +91,27 @@ class Checkpoints:
   ):
     if keep < 1:
       raise ValueError(f"keep must be at least 1, not {keep}")
-    self.folder = Path(folder).absolute()
+    self.folder = files.place(folder).absolute()
     self._keep, self._best, self._meta = keep, best, dict(meta or {})
     self._good: set[int] = set()  # steps that this object has saved or verified
     self._damaged: set[int] = set()
     self._saving: int | None = None  # the step that is being written in the background
     self._writer = None  # Orbax's AsyncCheckpointer, from the first save on
+    self._hashing = None  # the future of its digests
     self._hasher = concurrent.futures.ThreadPoolExecutor(1, "jaxgen-hash")
 
-  def _path(self, step: int) -> Path:
+  def _path(self, step: int) -> files.Place:
     return self.folder / f"{step:08d}"
 
   def steps(self) -> list[int]:
     """Steps of the checkpoints in the folder, ascending, damaged ones included."""
     if not self.folder.is_dir():
       return []
-    names = (path.name for path in self.folder.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    named = (path for path in self.folder.iterdir() if path.name.isascii() and path.name.isdigit())
+    return sorted(int(path.name) for path in named if is_whole(path))
 
   def manifest(self, step: int) -> dict[str, Any]:
-    """What a checkpoint says of itself: step, sha256 (`state_hash`), metrics, meta, leaves ({name: `Leaf`}).
+    """A checkpoint's manifest: step, sha256 (`state_hash`), metrics, meta, leaves ({name: `Leaf`}).
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -127,12 +124,12 @@ class Checkpoints:
   # Saving
 
   def save(self, step: int, state: PyTree) -> None:
-    """Starts to save a state and returns when the state may be changed or donated; the rest is done in the background.
+    """Starts to save a state. Returns when the state may be changed or donated; the rest is done in the background.
 
-    A step that is saved already and good is not saved again.
+    A step that has a good checkpoint is not saved again.
 
     Raises:
-      UserError: the disk is full or the folder cannot be written; also for the save before this one.
+      UserError: the disk is full or the folder cannot be written, in this save or in the one before.
     """
     self.wait()
     step = int(step)
@@ -147,34 +144,30 @@ class Checkpoints:
     # state is donated to.
     is_first, hashed = jax.process_index() == 0, Digests(data)
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
-    local = self._hasher.submit(hashed.local)
-    if not is_first:
-      local.add_done_callback(lambda done: hashed.whole(done.result(), reader=0))
+    local = self._hashing = self._hasher.submit(hashed.local if is_first else hashed.send)
 
-    def describe(folder: Path) -> None:  # in process 0
+    def describe(folder: files.Place) -> None:  # in process 0
       found = hashed.whole(local.result(), reader=0)
       leaves = {name: Leaf(*described[name], found[name]) for name in found}
       write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 
-    ocp, Handler, Save, _ = orbax_parts()
+    _, _, Save, _ = orbax_parts()
     self._saving = step
     with self._errors():
       if self._writer is None:
-        # Directories are made before save returns, so that a folder that cannot be written is an error there and then.
-        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-        self._writer = ocp.AsyncCheckpointer(Handler(), async_options=options)
+        self._writer = async_writer(self.folder)
         if is_first:
           self.folder.mkdir(parents=True, exist_ok=True)
           self._remove_leftovers()
       if is_first and step in self._damaged:
         self._delete(step)
-      if is_first and self._path(step).is_file():  # somebody's, which is no checkpoint
-        self._path(step).rename(self._path(step).with_suffix(".aside"))
+      if is_first:
+        set_aside(self._path(step))
       self._writer.handler.describe = describe
-      self._writer.save(self._path(step), args=Save(_nested(data)))
+      self._writer.save(str(self._path(step)), args=Save(_nested(data)))
 
   def rate(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-    """Writes an evaluation's numbers to the checkpoint of its step, after it was saved; only the best stays by them.
+    """Adds an evaluation's numbers to the saved checkpoint of its step; `best` is chosen by them.
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be written.
@@ -193,11 +186,13 @@ class Checkpoints:
     """Returns when the last save is on the disk.
 
     Raises:
-      UserError: it could not be written, because the disk is full or for another reason that the system gives.
+      UserError: it could not be written, because the disk is full or for another reason.
     """
     if self._saving is None:
       return
     with self._errors():
+      if jax.process_index() != 0:  # process 0 has heard of an error, and would not let the writer finish
+        self._hashing.result()
       self._writer.wait_until_finished()
     self._good.add(self._saving)
     self._damaged.discard(self._saving)
@@ -206,12 +201,12 @@ class Checkpoints:
     self._saving = None
 
   def close(self) -> None:
-    """Waits for the last save, with its errors. To be called before the program ends."""
+    """Waits for the last save and raises its errors. Call it before the program ends."""
     self.wait()
 
   @contextmanager
   def _errors(self) -> Iterator[None]:
-    """Errors of a save, in words; what it has written so far is removed, and the next save may begin."""
+    """Turns errors of a save into a UserError, removes what the save has written, and allows the next save."""
     try:
       yield
     except Exception as e:
@@ -231,13 +226,12 @@ class Checkpoints:
   def _remove_leftovers(self) -> None:
     with suppress(OSError):
       for path in self.folder.iterdir():
-        if TEMPORARY in path.name or path.name.endswith(DELETING):
-          shutil.rmtree(path, ignore_errors=True)
+        if is_leftover(path):
+          files.remove_folder(path)
 
   def _delete(self, step: int) -> None:
-    path = self._path(step)
     with suppress(OSError):
-      shutil.rmtree(path.rename(path.with_name(path.name + DELETING)))
+      delete(self._path(step))
 
   def _delete_old(self, newest: int) -> None:
     steps = self.steps()
@@ -249,7 +243,7 @@ class Checkpoints:
         self._delete(step)
 
   def _best_step(self, steps: list[int]) -> set[int]:
-    """The step with the best metric, the later of two that are equal; none where no checkpoint has a number for it."""
+    """The step with the best metric, the later one of equals; empty if no checkpoint has a number for the metric."""
     name, mode = self._best
     values = {}
     for step in steps:
@@ -262,18 +256,18 @@ class Checkpoints:
   # Restoring
 
   def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree] | None:
-    """The newest checkpoint that is good, or that of a given step.
+    """Restores the newest good checkpoint, or that of a given step.
 
     Args:
-      like: the state's structure with shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`); without a
-        sharding an array goes to the first local device. The mesh need not be the one that saved.
+      like: the state's structure with shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`). An array
+        without a sharding goes to the first local device. The mesh may differ from the one that saved.
 
     Returns:
-      (its step, the state), None if there are no checkpoints. A damaged one is reported by a warning and the one before
-      it is used.
+      (its step, the state); None if there are no checkpoints. If a checkpoint is damaged, a warning says so and the one
+      before it is used.
 
     Raises:
-      UserError: there are checkpoints and none is good; it is of another configuration; there is none of `step`.
+      UserError: no checkpoint is good, it is of another configuration, or there is none of `step`.
     """
     self.wait()
     problems: dict[int, str] = {}
@@ -317,8 +311,8 @@ class Checkpoints:
     path, problem, manifest, data, names = self._path(step), None, None, None, named_leaves(like)
     try:
       manifest = read_manifest(path, step)
-      files = files_of(path)
-      changed = [name for name, there in manifest["files"].items() if files.get(name) != there]
+      found = files_of(path)
+      changed = [name for name, there in manifest["files"].items() if found.get(name) != there]
       problem = f"{changed[0]} is missing or not what was written" if changed else None
     except (ValueError, OSError) as e:
       problem = str(e)
@@ -341,7 +335,8 @@ class Checkpoints:
     }
     try:
       # Not the checkpointer's restore: it ends with a barrier that a process with an error never reaches.
-      restored = Handler().restore(epath.Path(path), args=Restore(_nested(stored), _nested(restore_args)))
+      largest = max((x.size * x.dtype.itemsize for x in stored.values()), default=0)
+      restored = Handler(largest).restore(epath.Path(str(path)), args=Restore(_nested(stored), _nested(restore_args)))
       data = named_leaves(restored)
     except Exception as e:  # whatever a damaged file makes TensorStore, Orbax or the json module raise
       problem = f"it cannot be read: {type(e).__name__}"

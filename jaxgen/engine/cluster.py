@@ -1,10 +1,9 @@
-"""Joining a job of several processes, and what they agree on."""
+"""How a process joins a job of several processes, and how they agree on values and tell each other of errors."""
 
 import contextlib
 import itertools
 import json
 import os
-import pathlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine import peers
 
@@ -28,14 +28,14 @@ _turn = itertools.count()  # numbers what is agreed on: all processes come to th
 def join_cluster(
   coordinator: str | None = None, processes: int | None = None, process: int | None = None, seconds: float = 60.0
 ) -> bool:
-  """Joins a job of several processes; call it before anything computes. Returns whether there was one to join.
+  """Joins a job of several processes. Call it before anything computes. Returns whether there was a job to join.
 
-  With no arguments the environment decides: jax's own JAX_COORDINATOR_ADDRESS, or SLURM, Open MPI or Kubernetes with
-  more than one task. A single process stays on its own.
+  Without arguments the environment decides: JAX_COORDINATOR_ADDRESS, or SLURM, Open MPI or Kubernetes with more than
+  one task. A single process joins nothing.
 
   Args:
     coordinator: HOST:PORT of process 0.
-    seconds: that the processes wait for each other.
+    seconds: how long the processes wait for each other.
 
   Raises:
     UserError: some of the three flags are missing, the cluster cannot be joined, or a process does not come.
@@ -71,8 +71,10 @@ def join_cluster(
 def _place(
   coordinator: str | None, processes: int | None, process: int | None, seconds: float
 ) -> tuple[str, int, int, Sequence[int] | None]:
-  """(HOST:PORT of process 0, number of processes, of this process, its devices on this host or None for all): what is
-  not given as jax finds it in the environment."""
+  """(HOST:PORT of process 0, number of processes, number of this process, its local devices or None for all).
+
+  Values that are not given come from the environment, as jax reads it.
+  """
   from jax._src.clusters import ClusterEnv
 
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
@@ -99,7 +101,7 @@ def _place(
 
 
 def _words(error: Exception) -> str:
-  """An error's message with its advice, which may take several lines."""
+  """An error's message, all of its lines."""
   return str(error).strip() or type(error).__name__
 
 
@@ -109,26 +111,28 @@ def is_alone() -> bool:
 
 
 def ended_elsewhere(seconds: float = 2.0) -> str | None:
-  """Which other process has ended before its time, and why; None if none is known to have."""
+  """A sentence on another process that has ended too early, and why; None if there is none."""
   return _lines.lost(seconds) if _lines is not None else None
 
 
 def leave(code: int, why: str) -> None:
-  """In a job of several processes ends them all at once: the runtime would wait minutes for those that hang. Returns
-  where a process is alone."""
+  """Ends all processes of a job at once, because the runtime would wait minutes for those that hang.
+
+  If this process is not in a job, the function returns and does nothing.
+  """
   if _lines is not None:
     _lines.leave(code, why)
 
 
 def _client() -> Any:
-  """jax's client of its coordination service, for what is agreed on without the devices."""
+  """jax's client of its coordination service, which works without the devices."""
   from jax._src import distributed
 
   return distributed.global_state.client
 
 
 def agreed(value: int) -> int:
-  """Process 0's value, in every process, so that all take the same way whatever each sees of the file system."""
+  """Process 0's value, in every process, so that all decide alike even if they see different files."""
   if jax.process_count() == 1:
     return value
   from jax.experimental import multihost_utils
@@ -137,7 +141,7 @@ def agreed(value: int) -> int:
 
 
 def by_main(act: Callable[[], Any]) -> Any:
-  """What `act` returns, as JSON; process 0 alone calls it. A UserError of it is raised in all processes."""
+  """The JSON value that `act` returns. Only process 0 calls it. If it raises a UserError, all processes raise it."""
   if jax.process_count() == 1:
     return act()
   key = f"jaxgen/main/{next(_turn)}"
@@ -156,13 +160,13 @@ def by_main(act: Callable[[], Any]) -> Any:
 
 
 def errors_of_all(error: Exception | None) -> list[str]:
-  """Told by every process at the same place: this process's error, or that it has none.
+  """Tells the other processes of this process's error, or that it has none. All call it at the same place.
 
   Returns:
-    What went wrong in other processes, a phrase each. Having returned, all processes know and can act together.
+    The errors of other processes, a phrase for each. All processes then know of them and can act together.
 
   Raises:
-    the error that was given, where the others do not come: they wait for this process elsewhere.
+    `error`, if the others do not call it in time: then they wait for this process elsewhere.
   """
   if jax.process_count() == 1:
     return []
@@ -181,11 +185,11 @@ def errors_of_all(error: Exception | None) -> list[str]:
   return [f"process {number} has met an error ({text})" for number, text in sorted(found) if number != own]
 
 
-def check_shared(folder: pathlib.Path) -> None:
+def check_shared(folder: files.Place) -> None:
   """Checks that every process sees what process 0 writes into a folder, which checkpoints of several need.
 
   Raises:
-    UserError: in all processes, where some do not.
+    UserError: some do not see it; raised in all processes.
   """
   if jax.process_count() == 1:
     return
@@ -193,14 +197,14 @@ def check_shared(folder: pathlib.Path) -> None:
 
   def write() -> str:
     name = f".shared-{secrets.token_hex(8)}"
-    (folder / name).touch()
+    files.write(folder / name, b"")
     return name
 
   sign = folder / by_main(write)
   until = time.monotonic() + SEEN
   while not (is_seen := sign.exists()) and time.monotonic() < until:
     with contextlib.suppress(OSError):
-      os.listdir(folder)  # makes NFS look again
+      list(folder.iterdir())  # makes NFS look again
     time.sleep(0.1)
   blind = np.flatnonzero(~multihost_utils.process_allgather(np.bool_(is_seen)).ravel())
   if jax.process_index() == 0:

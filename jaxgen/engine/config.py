@@ -1,18 +1,20 @@
-"""Configs: how they are loaded and called; `engine.catalogue` finds them.
+"""Loads and calls configs. `engine.catalogue` finds them.
 
 A config is a Python file with one function, `experiment`, whose keyword arguments are the command line's flags:
 
     def experiment(steps: int = 3_000, batch_size: int = 128) -> Experiment: ...
 
-Calling it builds an `Experiment` and computes nothing. A run's folder keeps the config's source, that of the modules it
-imports from its own folder, and its arguments, so `jaxgen.load(folder)` rebuilds the experiment by running that source.
+Calling it builds an `Experiment` and computes nothing. A run's folder keeps the config's arguments, its source, and the
+sources of the modules that it imports from its own folder. `jaxgen.load(folder)` runs them to rebuild the experiment.
 
-A config may have further names, each for some of its arguments, in a literal that is read without running the file:
+A config may have further names, each standing for some of its arguments. They are a literal, read without running the
+file:
 
     NAMES = {"ddpm_cifar10": {"preset": "cifar10"}, "ddpm_mnist": {"preset": "mnist"}}
 """
 
 import ast
+import atexit
 import dataclasses
 import difflib
 import enum
@@ -20,6 +22,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -27,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import from_json, is_dtype, to_json
 from jaxgen.engine.catalogue import Found, find_config, is_names, names_in
@@ -34,16 +38,16 @@ from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.imports import Imports
 
 KEPT = "config.py"  # a run's copy of its config
-KEPT_IMPORTS = "config"  # the folder with its copies of what that imports
+KEPT_IMPORTS = "config"  # the folder with copies of the modules that the config imports
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
   ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
   + ["join_seconds", "layout", "fresh", "average", "seeds", "ledger", "compile", "other_data", "checkpoint", "target"]
   + ["format", "chunk", "batch", "what", "devices", "turns", "quality", "peers", "peer_python", "json", "page"]
-  + ["help", "version", "data_dir", "manual_dir"]
+  + ["help", "version", "data_dir", "manual_dir", "workers"]
 )
 
-# What the arguments are that nearly every config has.
+# The sentences in --help for arguments that nearly every config has.
 SENTENCES = {
   "steps": "training steps",
   "batch_size": "examples in a batch, over all devices",
@@ -52,21 +56,21 @@ SENTENCES = {
   "microbatches": "parts of a batch, one after the other, over which a step accumulates its gradients",
   "remat": "keep only each block's input for the backward pass, and compute the rest again: less memory, more work",
   "unroll": "blocks that a turn of the loop over blocks computes; all of them are faster and take longer to compile",
-  "tfds_dir": "where tensorflow-datasets prepared its data sets; by default where it looks itself",
+  "tfds_dir": "where tensorflow-datasets prepared its data sets; by default the folder where it looks itself",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A config file that was found and loaded, its function not yet called.
+  """A config file that is loaded; its function is not called yet.
 
   Attributes:
     name: the file's stem, or one of its further names.
     path: the file.
     source: its text.
     function: its `experiment`.
-    imports: what it imports from its own folder.
-    arguments: what its name stands for, over the defaults of `experiment`.
+    imports: the modules that it imports from its own folder.
+    arguments: the arguments that its name stands for; they replace defaults of `experiment`.
   """
 
   name: str
@@ -82,7 +86,7 @@ class Config:
 
   @property
   def sentences(self) -> dict[str, str]:
-    """What each argument is, for --help: the lines under "Args:" in the docstring of `experiment`, and SENTENCES."""
+    """A sentence on each argument for --help, from "Args:" in the docstring of `experiment` and from SENTENCES."""
     _, _, text = inspect.cleandoc(self.function.__doc__ or "").partition("Args:\n")
     found = {}
     for names, sentence in re.findall(r"^  (\w+(?:, \w+)*): (.*(?:\n    +\S.*)*)", text, re.MULTILINE):
@@ -100,16 +104,16 @@ class Config:
     return typing.get_type_hints(function, self.function.__globals__)
 
   def defaults(self) -> dict[str, Any]:
-    """What its arguments are where none are given: those of its name, or of `experiment`."""
+    """The arguments' default values: those of the config's name, or of `experiment`."""
     return {**{name: p.default for name, p in self.parameters.items()}, **self.cast(self.arguments)}
 
   def files(self) -> dict[str, str]:
-    """What a run keeps of it, by path within the run's folder: see `load_kept`."""
+    """The sources that a run keeps, by path within the run's folder; see `load_kept`."""
     imported = sorted(self.imports.sources.items())
     return {KEPT: self.source, **{f"{KEPT_IMPORTS}/{name}": text for name, text in imported}}
 
   def cast(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that went through JSON as the config wants them: paths, members of Enums, dtypes and tuples again."""
+    """Turns arguments from JSON into the types that the config declares: paths, members of Enums, dtypes, tuples."""
     defaults = {name: p.default for name, p in self.parameters.items()}
     return {name: self._cast(name, value, defaults.get(name)) for name, value in arguments.items()}
 
@@ -128,7 +132,7 @@ class Config:
     """Arguments as run.json keeps them.
 
     Raises:
-      UserError: one cannot be kept.
+      UserError: an argument cannot be written as JSON.
     """
     kept = {}
     for name, value in arguments.items():
@@ -139,10 +143,10 @@ class Config:
     return kept
 
   def build(self, **arguments: Any) -> Experiment:
-    """Calls the config with these arguments over its defaults.
+    """Calls the config with these arguments in place of its defaults.
 
     Raises:
-      UserError: an argument that the config does not have, or that it refuses.
+      UserError: the config does not have an argument, or refuses its value.
     """
     arguments = {**self.arguments, **arguments}
     for name in arguments:
@@ -167,7 +171,7 @@ class Config:
 
 
 def code_of(source: str) -> str:
-  """What a config's source does, without its docstrings, further names, comments and layout."""
+  """A config's code without docstrings, further names, comments and layout, to compare what two sources do."""
   tree = ast.parse(source)
   tree.body = [node for node in tree.body if not is_names(node)]
   for node in ast.walk(tree):
@@ -177,25 +181,38 @@ def code_of(source: str) -> str:
 
 
 def load_config(name: str | pathlib.Path) -> Config:
-  """Finds and loads a config; this runs the file's code, as importing it does.
+  """Finds and loads a config. This runs the file's code, like an import.
 
   Raises:
-    UserError: the file is missing, is not valid Python, has no function `experiment`, or one whose arguments cannot be
+    UserError: the file is missing or is not valid Python, or it has no function `experiment` whose arguments can be
       flags.
   """
   found = find_config(str(name))
   return _load(found, Imports(found.path.parent))
 
 
-def load_kept(folder: pathlib.Path, name: str) -> Config:
-  """Loads the config that a run's folder keeps, by its name of then.
+def load_kept(folder: files.Place, name: str) -> Config:
+  """Loads the config that a run's folder keeps, under the name that it had when the run began.
 
   Raises:
-    UserError: there is none, and as `load_config`.
+    UserError: the folder has no config, or it cannot be loaded; see `load_config`.
   """
   if not (folder / KEPT).is_file():
     raise UserError(f"{folder} is not a whole run: it has no {KEPT}: put back a copy")
+  folder = _here(folder)
   return _load(Found(name, folder / KEPT), Imports(folder / KEPT_IMPORTS))
+
+
+def _here(folder: files.Place) -> pathlib.Path:
+  """The folder, or where it is on an object store a copy of what it keeps of a config, until this process ends."""
+  if isinstance(folder, pathlib.Path):
+    return folder
+  copy = tempfile.mkdtemp(prefix="jaxgen-config-")
+  atexit.register(files.remove_folder, pathlib.Path(copy))
+  imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS))
+  for path in [KEPT, *imported]:
+    files.write(f"{copy}/{path}", (folder / path).read_bytes())
+  return pathlib.Path(copy)
 
 
 def _load(found: Found, imports: Imports) -> Config:

@@ -1,13 +1,13 @@
-"""The SHA-256 of a state's arrays, computed by all processes together, none of which sees more than it holds.
+"""The SHA-256 of a state's arrays. All processes compute it together; each reads only the parts that it holds.
 
-An array is cut into blocks by its shape alone, so that its digest does not depend on the mesh. A block is hashed by one
-of the processes that hold all of it. Blocks that several hold only together, where a mesh cuts finer than the blocks or
-along another dimension, are brought together one after the other. An array of one block has the SHA-256 of its bytes, a
-larger one the SHA-256 of its blocks' digests (32 bytes each) in their order.
+An array is cut into blocks according to its shape only, so that its digest does not depend on the mesh. One of the
+processes that hold a whole block hashes it. If no process holds a whole block, because the mesh cuts finer than the
+blocks or along another dimension, its pieces are gathered, one block after the other. The digest of an array of one
+block is the SHA-256 of its bytes; that of a larger array is the SHA-256 of its blocks' digests (32 bytes each).
 
-Blocks: up to 1 MiB an array is one. Of a larger one that dimension is cut which fsdp would cut 64 ways, or else 32, 16,
-..., that is the largest which the number divides; into as many equal parts as a power of two makes without going below
-1 MiB, and these into parts of at most 4 MiB.
+Blocks: an array of up to 1 MiB is one block. A larger one is cut along the dimension that fsdp would cut 64 ways, or
+else 32, 16, ...: the largest dimension that the number divides. It is cut into as many equal parts as a power of two
+makes without going below 1 MiB, and these parts into parts of at most 4 MiB.
 """
 
 import functools
@@ -20,17 +20,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core.errors import UserError
+
 BLOCK = 2**20  # bytes
 WAYS = (64, 32, 16, 8, 4, 2, 1)
 PATIENCE = 3600  # seconds that processes wait for each other's digests
-Box = tuple[tuple[int, int], ...]  # first element and the one behind the last, by dimension
+GOOD, BAD = b"+", b"-"  # before a message between processes: digests follow, or why there are none
+Box = tuple[tuple[int, int], ...]  # (first element, last element + 1) for each dimension
 
 _turn = itertools.count()  # numbers the states that are hashed: all processes hash the same in the same order
 
 
 @functools.cache
 def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[Box, ...]:
-  """The blocks of an array in their order, by the elements that they are made of."""
+  """The blocks of an array, in order."""
   size = math.prod(shape) * itemsize
   whole = tuple((0, n) for n in shape)
   if size <= BLOCK:
@@ -47,7 +50,7 @@ def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[Box, ...]:
 
 
 def _blocks(x: Any, version: int) -> tuple[Box, ...]:
-  """version: of the manifest; until 1 every array was one block."""
+  """The blocks that an array is hashed in. In manifests up to version 1 every array is one block."""
   return blocks(tuple(x.shape), x.dtype.itemsize) if version > 1 else (tuple((0, n) for n in x.shape),)
 
 
@@ -61,7 +64,7 @@ def _common(a: Box, b: Box) -> Box | None:
 
 
 def _within(box: Box, outer: Box) -> tuple[slice, ...]:
-  """Where a box is, counted from where the outer one begins."""
+  """The position of a box relative to the start of the outer one."""
   return tuple(slice(start - at, stop - at) for (start, stop), (at, _) in zip(box, outer, strict=True))
 
 
@@ -73,7 +76,7 @@ def _size(box: Box | None) -> int:
 def _owners(
   shape: tuple[int, ...], cut: tuple[Box, ...], sharding: jax.sharding.Sharding, turn: int
 ) -> tuple[int | None, ...]:
-  """Which process hashes each block, of several that hold it by turns; None: several hold it only together."""
+  """The process that hashes each block; several that hold one take turns. None: no process holds the whole block."""
   held: dict[int, set[Box]] = {}
   for device, index in sharding.devices_indices_map(shape).items():
     held.setdefault(device.process_index, set()).add(_box(index, shape))
@@ -87,7 +90,7 @@ def _owners(
 
 
 def _shards(x: Any) -> Iterator[tuple[Box, Any, bool]]:
-  """(where it is, its values, whether this process is the first that holds it) of what is held here."""
+  """(box, values, whether this process is the first that holds it) of each part of the array that is held here."""
   if not isinstance(x, jax.Array):
     yield tuple((0, n) for n in np.shape(x)), np.asarray(x), True
     return
@@ -99,7 +102,7 @@ def _shards(x: Any) -> Iterator[tuple[Box, Any, bool]]:
 
 
 def _paste(pieces: list[tuple[Box, np.ndarray]], block: Box, dtype: np.dtype) -> np.ndarray:
-  """A block out of the pieces of it."""
+  """Puts a block together from its pieces."""
   if len(pieces) == 1 and _size(pieces[0][0]) == _size(block):
     return pieces[0][1]
   out = np.zeros([stop - start for start, stop in block], dtype)
@@ -117,11 +120,19 @@ def _bytes(x: np.ndarray) -> np.ndarray:
 
 
 class Digests:
-  """The digests of some arrays. All processes make it, in their main threads; then the arrays may be donated, and
-  `local` and `whole` run in any thread. Views of the arrays are kept until then, copies where they are on a device."""
+  """The digests of some arrays.
+
+  All processes construct it, in their main threads. After that the arrays may be donated, and `local`, `send` and
+  `whole` may run in any thread. It keeps views of arrays on the host and copies of arrays on a device.
+  """
 
   def __init__(self, arrays: Mapping[str, Any], version: int = 2):
-    """version: of the manifest that the digests are for."""
+    """Starts the digests.
+
+    Args:
+      arrays: the arrays by name.
+      version: the version of the manifest that the digests are for.
+    """
     self._turn, self._owners, self._mine = next(_turn), {}, []
     own, several, shared = jax.process_index(), jax.process_count(), []
     for turn, (name, x) in enumerate(arrays.items()):
@@ -145,7 +156,7 @@ class Digests:
     self._bring_together(shared)
 
   def _bring_together(self, shared: list[int]) -> None:
-    """Gives process 0 the blocks, numbers of `_mine`, that no process holds alone; about 4 MiB at a time."""
+    """Gathers in process 0 the blocks (indices into `_mine`) that no process holds alone; about 4 MiB at a time."""
     while shared:
       now, size = [], 0
       while shared and size < 4 * BLOCK:
@@ -158,28 +169,48 @@ class Digests:
     self._mine = [what for what in self._mine if what is not None]
 
   def local(self) -> bytes:
-    """The digests, one after the other, of the blocks that this process hashes."""
+    """The concatenated digests of the blocks that this process hashes."""
     digest = lambda what: what if isinstance(what, bytes) else hashlib.sha256(_bytes(_paste(*what))).digest()
     found = b"".join(map(digest, self._mine))
     self._mine = []
     return found
 
+  def send(self, reader: int = 0) -> None:
+    """Hands the digests of this process's blocks to the reader, which calls `whole`; or says that there are none.
+
+    Raises:
+      what `local` raises, once the reader can hear of it: it would wait for an hour.
+    """
+    try:
+      message = GOOD + self.local()
+    except Exception as error:
+      self._say(BAD + (str(error).strip() or type(error).__name__).encode())
+      raise
+    if jax.process_index() != reader:
+      self._say(message)
+
+  def _say(self, message: bytes) -> None:
+    _client().key_value_set_bytes(f"jaxgen/digests/{self._turn}/{jax.process_index()}", message)
+
   def whole(self, local: bytes, reader: int | None = None) -> dict[str, str]:
-    """SHA-256 of every array by name, once all processes have come here; {} but in the reader, where one is named."""
+    """SHA-256 of every array by name. Waits for all processes, which come here, or to `send` if `reader` is given.
+
+    Raises:
+      UserError: another process could not hash its blocks.
+    """
     parts = {jax.process_index(): local}
     if jax.process_count() > 1:
-      from jax._src import distributed
-
-      client, key = distributed.global_state.client, f"jaxgen/digests/{self._turn}"
-      if jax.process_index() != reader:
-        client.key_value_set_bytes(f"{key}/{jax.process_index()}", local)
-      if reader not in (None, jax.process_index()):
-        return {}
+      if reader is None:
+        self._say(GOOD + local)
       wanted = {0 if owner is None else owner for owners in self._owners.values() for owner in owners}
       for p in sorted(wanted - parts.keys()):
-        parts[p] = client.blocking_key_value_get_bytes(f"{key}/{p}", PATIENCE * 1000)
+        key = f"jaxgen/digests/{self._turn}/{p}"
+        message = _client().blocking_key_value_get_bytes(key, PATIENCE * 1000)
+        if not message.startswith(GOOD):
+          raise UserError(f"process {p} could not hash its part of the state: {message[1:].decode(errors='replace')}")
+        parts[p] = message[1:]
         if reader is not None:
-          client.key_value_delete(f"{key}/{p}")  # the service would keep each save's until the job ends
+          _client().key_value_delete(key)  # the service would keep each save's until the job ends
     at, found = dict.fromkeys(parts, 0), {}
     for name, owners in self._owners.items():
       digests = []
@@ -191,13 +222,20 @@ class Digests:
 
 
 def digests(arrays: Mapping[str, Any], version: int = 2) -> dict[str, str]:
-  """SHA-256 of every array by name. Called by all processes, where arrays are spread over several."""
+  """SHA-256 of every array by name. If arrays are spread over several processes, all of them call it."""
   found = Digests(arrays, version)
   return found.whole(found.local())
 
 
+def _client() -> Any:
+  """jax's client of its coordination service."""
+  from jax._src import distributed
+
+  return distributed.global_state.client
+
+
 def _together(part: np.ndarray) -> np.ndarray:
-  """The sum over the processes of bytes [n] that each has where no other has any. Collective."""
+  """The sum over the processes of bytes [n]; at each position at most one process has a non-zero byte. Collective."""
   mesh, add = _adder()
   room = np.zeros((1, 1 << (len(part) - 1).bit_length()), np.uint8)
   room[0, : len(part)] = part
@@ -208,7 +246,7 @@ def _together(part: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _adder() -> tuple[jax.sharding.Mesh, Any]:
-  """(a mesh of one device of each process, the sum over it)."""
+  """(a mesh of one device per process, a function that sums over it)."""
   devices = {d.process_index: d for d in reversed(jax.devices())}
   mesh = jax.sharding.Mesh(np.array([devices[p] for p in sorted(devices)]), ("process",))
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -1,8 +1,8 @@
-"""Samples as a stream: batch after batch, the next one on the devices while the host has the one before.
+"""Samples as a stream of batches: the devices compute the next one while the host uses the one before.
 
-Whole batches of samples, aligned at multiples of the batch's size, are computed and cut, so that sample i has the same
-neighbours always and its bits depend on (seed, i) alone: not on how many are asked for, where they begin, or how the
-stream is cut into chunks afterwards.
+Whole batches of samples, aligned at multiples of the batch size, are computed and then cut. Therefore sample i always
+has the same neighbours, and its bits depend on (seed, i) only: not on the number of samples, the first one, or the way
+in which the stream is cut into chunks afterwards.
 """
 
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ def stream(
 ) -> Iterator[Any]:
   """Samples first .. first + n - 1 of a seed in order, in numpy pieces [k, ...], k <= batch.
 
-  A batch is on the devices while the one before is copied and used: two are alive at most, whatever n is.
+  A batch is on the devices while the one before is copied and used. At most two exist at a time, whatever n is.
 
   Args:
-    batch: samples that are computed at once, the experiment's `sample_chunk` by default. Another one is another
-      program: the same samples up to rounding.
-    conditions: values [n, ...] by name, instead of the experiment's own.
+    batch: the number of samples that are computed at once; by default the experiment's `sample_chunk`. Another number
+      is another program, which gives the same samples up to rounding.
+    conditions: values [n, ...] by name, in place of the experiment's own.
 
   Raises:
-    UserError: the method generates nothing, n < 1, first < 0, batch < 1, or conditions of another length.
+    UserError: the method generates nothing, n < 1, first < 0, batch < 1, or conditions have another length.
   """
   e = run.experiment
   if e.method.sample is None:
@@ -68,7 +68,7 @@ def _pieces(run: AnyRun, n: int, key: Any, first: int, size: int, conditions: di
 
 
 def cut(pieces: Iterator[np.ndarray], sizes: Iterator[int]) -> Iterator[np.ndarray]:
-  """The same samples in chunks of these sizes, which are as many together; a chunk is put together when it is full."""
+  """The same samples in chunks of these sizes, whose sum is the number of samples."""
   kept, have = [], 0
   for size in sizes:
     while have < size:

@@ -8,8 +8,8 @@ from jaxgen.core import pictures
 from jaxgen.core.method import Method
 from jaxgen.data import Dataset
 
-AnyRun = Any  # an `engine.run.Run`, which stands above and knows experiments, or what has as much of it as is used
-Evaluator = Callable[[AnyRun], dict[str, float]]  # a run -> numbers by name, which say their unit
+AnyRun = Any  # an `engine.run.Run`, which this module cannot import, or an object with the same methods
+Evaluator = Callable[[AnyRun], dict[str, float]]  # a run -> numbers by name; the name says the unit
 Figure = Callable[[AnyRun], dict[str, bytes]]  # a run -> files by name
 
 
@@ -17,12 +17,13 @@ Figure = Callable[[AnyRun], dict[str, bytes]]  # a run -> files by name
 class Published:
   """A number that a paper reports.
 
-  paper: authors and year.
-  table: where the paper has it.
-  metric: the name of the number that our evaluators give; it says the unit.
-  number: in that unit; convert what the paper says by `evaluation.likelihood`'s functions.
-  best: the paper reports the best of its evaluations and not the last; best by what `Experiment.best` names.
-  note: how the two experiments differ, and why ours falls short where it does.
+  Attributes:
+    paper: authors and year.
+    table: the table or section of the paper.
+    metric: the name of the corresponding number of our evaluators. The name says the unit.
+    number: the number in that unit. `evaluation.likelihood` has functions to convert units.
+    best: the paper reports its best evaluation, by the metric in `Experiment.best`, and not its last.
+    note: how the two experiments differ, and the reason if ours is worse.
   """
 
   paper: str
@@ -43,28 +44,27 @@ class Experiment:
   """Everything that a training run is made of. Building one computes nothing.
 
   Attributes:
-    method: what is trained.
-    data: what it is trained on.
-    steps: training steps.
+    method: the method to train.
+    data: the data set to train on.
+    steps: number of training steps.
     batch_size: examples in a global batch.
     evaluators: functions of a `Run` that return numbers by name.
-    conditions: indices [N] -> conditions [N, ...] by name, given to the sampler for samples with these indices.
-    log_every, sample_every, evaluate_every, checkpoint_every: in steps; None: only at the end.
-    updates_per_dispatch: updates that one call of the compiled loop makes at most.
-    microbatches: parts of a batch, one after the other, over which a step accumulates its gradients.
-    max_skipped: updates skipped in a row, because a loss or a gradient was not finite, after which the run stops.
-    samples: drawn and shown while training goes on, 0 for none.
-    sample_chunk: samples are computed in padded chunks of this size; sample i does not depend on anything else.
-    evaluate_batch: examples in a batch of an evaluation, `batch_size` by default.
-    keep: checkpoints kept, the newest.
-    best: (metric, "min" or "max"): also keep the checkpoint that is best by this evaluated metric. Every evaluation
-      makes a checkpoint then.
-    render: (samples, their conditions) -> {suffix of a file: its contents}: what shows samples; pictures by default.
-    figures: functions of a `Run` that return files by name, pictures, sounds or texts that show what was learned. They
-      are drawn at the end of training, into the run's folder `figures/`, and shown in its report.
-    published: what papers say of this experiment, for `jaxgen reproduce` and the ledger.
-    layouts: how others name and lay out the weights of the network called "network", by the layout's name ("timm",
-      "transformers"): lists of `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.
+    conditions: indices [N] -> conditions [N, ...] by name, for the samples with these indices.
+    log_every, sample_every, evaluate_every, checkpoint_every: periods in steps; None: only at the end.
+    updates_per_dispatch: the largest number of updates in one call of the compiled loop.
+    microbatches: number of parts of a batch over which a step accumulates its gradients, one after the other.
+    max_skipped: the run stops after so many successive updates were skipped because something was not finite.
+    samples: number of samples that are drawn and shown during training; 0: none.
+    sample_chunk: samples are computed in padded chunks of this size. Sample i depends on nothing else.
+    evaluate_batch: examples in a batch of an evaluation; by default `batch_size`.
+    keep: number of newest checkpoints to keep.
+    best: (metric, "min" or "max"): also keep the checkpoint that is best by this metric, and save at every evaluation.
+    render: (samples, their conditions) -> {a file's suffix: its contents} to show samples; by default a picture.
+    figures: functions of a `Run` that return files by name (pictures, sounds, texts) that show what was learned. They
+      are drawn at the end of training into the run's folder `figures/` and shown in its report.
+    published: numbers that papers report for this experiment, for `jaxgen reproduce` and the ledger.
+    layouts: layouts of published weights of the network called "network", by name ("timm", "transformers"): lists of
+      `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.
   """
 
   method: Method

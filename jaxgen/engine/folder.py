@@ -1,33 +1,32 @@
 """A run's folder."""
 
-import errno
-import fcntl
 import json
 import math
-import os
-import pathlib
-import re
-from collections.abc import Mapping
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.engine.claims import claim
+
+TOGETHER = 10.0  # seconds of lines that are added to metrics.jsonl at once on an object store
 
 
 class Folder:
-  """A run's folder: what is in it, and who may write it.
+  """A run's folder, in a file system or on an object store: its files and its lock.
 
   Raises:
-    UserError: the path is an address on an object store, gs://... or s3://...
+    UserError: as `files.place`.
   """
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    if re.match(r"[a-z0-9]+:/", str(path)):
-      raise UserError(f"{path} is on an object store, where runs cannot be written: give a folder of a file system")
-    self._lock = None
+  def __init__(self, path: files.PathLike):
+    self.path = files.place(path)
+    self._claim = None
+    self._lines: list[str] = []  # of metrics.jsonl, not written yet
+    self._written = time.monotonic()
 
-  def __truediv__(self, name: str) -> pathlib.Path:
+  def __truediv__(self, name: str) -> files.Place:
     return self.path / name
 
   def exists(self) -> bool:
@@ -54,33 +53,37 @@ class Folder:
     return info
 
   def write_info(self, info: Mapping[str, Any]) -> None:
+    self._check()
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
-  def lock(self) -> str | None:
-    """Claims the folder for this process until it ends; it is made if need be.
-
-    Returns None, or a sentence where its file system has no locks, so that nothing keeps others from writing it.
+  def lock(self, say: Callable[[str], Any] = lambda text: None) -> None:
+    """Locks the folder for this process until it ends, and makes it if needed. `say` is told when this takes long.
 
     Raises:
-      UserError: another process writes it, or it cannot be made.
+      UserError: another process has the lock, or the folder cannot be made.
     """
     try:
-      self._lock, note = locked(self.path, "choose another --name")
+      self._claim = claim(self.path, "choose another --name", say)
     except OSError as error:
       reason = (error.strerror or str(error)).lower()
       raise UserError(f"no run can be written to {self.path} ({reason}): choose another --runs or --name") from error
-    return note
 
   def unlock(self) -> None:
-    if self._lock is not None:
-      release(self._lock)
-      self._lock = None
+    if self._claim is not None:
+      self._claim.release()
+      self._claim = None
+
+  def _check(self) -> None:
+    """Raises `claims.Lost` where another process has claimed the folder meanwhile."""
+    if self._claim is not None:
+      self._claim.check()
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole: one that a kill cut short, or that is damaged, is left out."""
+    """The lines of metrics.jsonl, without damaged lines and lines that a kill cut short."""
     return [line for line in map(_line, self._metrics()) if line is not None]
 
   def _metrics(self) -> list[bytes]:
+    self.flush()
     try:
       return (self / "metrics.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
@@ -92,56 +95,36 @@ class Folder:
     return {k: v for k, v in lines[-1].items() if k not in ("step", "kind")} if lines else None
 
   def keep_metrics_until(self, step: int) -> int:
-    """Drops the lines that a run, resumed at `step`, will write again, and those that are damaged, whose number it
-    returns; a last one that a kill cut short does not count."""
+    """Drops damaged lines, and lines of steps after `step`, which a run that is resumed there writes again.
+
+    Returns the number of damaged lines. A last line that a kill cut short does not count.
+    """
     damaged = sum(_line(line) is None for line in self._metrics()[:-1])
     lines = [line for line in self.metrics() if line["step"] <= step]
     files.write(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
     return damaged
 
   def append_metrics(self, line: Mapping[str, Any]) -> None:
-    with open(self / "metrics.jsonl", "a") as file:
-      file.write(_json_line(line))
+    """Adds a line; on an object store some together, and at the latest when `flush` is called."""
+    self._check()
+    if not files.is_remote(self.path):
+      with open(self / "metrics.jsonl", "a") as file:
+        file.write(_json_line(line))
+      return
+    self._lines.append(_json_line(line))
+    if line["kind"] != "train" or time.monotonic() - self._written > TOGETHER:
+      self.flush()
 
-
-def locked(folder: pathlib.Path, way_out: str) -> tuple[TextIO, str | None]:
-  """Claims a folder, which is made if need be, for this process until it ends or `release`s the file that it gets.
-
-  The file is `lock` in the folder, and says who has it. Returns with it None, or a sentence where the folder's file
-  system has no locks, so that nothing keeps others from writing there.
-
-  Raises:
-    UserError: another process has it; wait for it, or take the way out.
-    OSError: the folder cannot be made or written.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  file = open(folder / "lock", "a+")  # noqa: SIM115 - held by the caller
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    if error.errno not in (errno.EAGAIN, errno.EACCES):
-      return (
-        file,
-        f"{folder}: this file system has no locks ({error.strerror}), so see that one process alone writes it",
-      )
-    file.seek(0)
-    owner = file.read().strip() or "another process"
-    file.close()
-    raise UserError(f"{folder} is being written by {owner}: wait for it, or {way_out}") from None
-  file.truncate(0)
-  file.write(f"process {os.getpid()} on {os.uname().nodename}")
-  file.flush()
-  return file, None
-
-
-def release(file: TextIO) -> None:
-  """Lets go of a folder; its lock's file stays, empty."""
-  file.truncate(0)
-  file.close()
+  def flush(self) -> None:
+    """Writes the lines that are not written yet, which a checkpoint of their step must not precede."""
+    if self._lines:
+      self._check()
+      files.append(self / "metrics.jsonl", "".join(self._lines))
+      self._lines, self._written = [], time.monotonic()
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
-  """A line of metrics.jsonl, with its step and kind; None where it is none."""
+  """A parsed line of metrics.jsonl, with its step and kind; None if the line is damaged."""
   try:
     line = json.loads(text)
   except ValueError:  # not JSON, not UTF-8

@@ -1,4 +1,4 @@
-"""Frozen networks in a run: read once from their source, saved once in the run's folder, restored with its checkpoints.
+"""Frozen networks in a run. They are read once from their source, saved once, and restored with each checkpoint.
 
 RUN/frozen/           their values, as a checkpoint of its own
 RUN/checkpoints/      the state without them
@@ -24,10 +24,10 @@ def load(frozen: Mapping[str, Frozen], like: Mapping[str, PyTree]) -> dict[str, 
   """The values of frozen networks, on the devices.
 
   Args:
-    like: by name, the shapes, dtypes and shardings that the method's `init` gives them.
+    like: the shapes, dtypes and shardings from the method's `init`, by name.
 
   Raises:
-    UserError: a source has other arrays than the network.
+    UserError: a source's arrays do not fit the network.
   """
   return {name: _placed(name, network.source, network.load(), like[name]) for name, network in frozen.items()}
 
@@ -52,14 +52,14 @@ def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
 
 
 class RunCheckpoints(Checkpoints):
-  """A run's checkpoints: of its state without the frozen networks, which are saved apart, once."""
+  """A run's checkpoints. They have the state without the frozen networks, which are saved apart, once."""
 
   def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
     super().__init__(folder / "checkpoints", **options)
-    self._frozen, self._apart = frozen, folder / "frozen"
+    self._run, self._frozen, self._apart = folder, frozen, folder / "frozen"
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
-    """Saves the frozen networks of a new run and returns what run.json says of them; {} where there are none."""
+    """Saves a new run's frozen networks and returns their entry in run.json; {} if there are none."""
     if not self._frozen:
       return {}
     values = {name: state.params[name] for name in self._frozen}
@@ -70,10 +70,11 @@ class RunCheckpoints(Checkpoints):
     return {name: {"source": sources[name], "sha256": state_hash(values[name])} for name in values}
 
   def best(self) -> int | None:
-    """The step of the best checkpoint of those that were rated, by the metric of this object; None: there is none."""
+    """The step of the best rated checkpoint; None: no checkpoint was rated."""
     return min(self._best_step(self.steps()), default=None) if self._best else None
 
   def save(self, step: int, state: State, *rest: Any) -> None:
+    self._run.flush()
     super().save(step, self._without(state), *rest)
 
   def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:

@@ -1,15 +1,13 @@
-"""What a checkpoint says of itself: hashes of its arrays (`engine.digests`), and the manifest that lists them.
+"""A checkpoint's manifest and the hashes in it (`engine.digests`).
 
-The arrays of a state have names (`named_leaves`). `jaxgen.json`, the manifest, lists every leaf with its dtype, shape
-and SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and what the caller keeps with them.
-
-Typed PRNG keys count as their key data (uint32).
+The arrays of a state have names (`named_leaves`). The manifest, `jaxgen.json`, lists every leaf with its dtype, shape
+and SHA-256, the SHA-256 of the whole state (`state_hash`), the files beside it, and the caller's own entries. Typed
+PRNG keys are hashed as their key data (uint32).
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +17,13 @@ from jaxgen.core import files
 from jaxgen.engine.digests import digests
 
 MANIFEST = "jaxgen.json"
-FORMAT = 2  # of the manifest and of the hash; of 1 every array's digest was that of its bytes, whatever its size
+FORMAT = 2  # of the manifest and of the hash; in format 1 every array's digest was the SHA-256 of its bytes
 UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
 SMALL = 2**20  # bytes; up to here a file's content is checked before Orbax reads it
 
 
 class Leaf(NamedTuple):
-  """What the hash sees of an array. The PRNG key type's name stands for its dtype and key data for its bytes."""
+  """Dtype, shape and SHA-256 of an array. For PRNG keys: the name of the key type, and the hash of the key data."""
 
   dtype: str
   shape: tuple[int, ...]
@@ -33,13 +31,13 @@ class Leaf(NamedTuple):
 
 
 def named_leaves(state: PyTree) -> dict[str, Any]:
-  """The state's leaves by name, "params/unet/conv_in/kernel", sorted by code point, which is the hash's order.
+  """The state's leaves by name, "params/unet/conv_in/kernel": the path from the root, its parts joined by slashes.
 
-  A name is the path from the root, its parts joined by slashes.
+  They are sorted by code point, the order in which they are hashed.
   """
   flat = jax.tree_util.tree_flatten_with_path(state)[0]
   named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-  # Orbax joins the parts of a path by dots, so both ways of joining must tell any two leaves apart.
+  # Orbax joins the parts of a path by dots, so names must differ when joined by slashes and when joined by dots.
   if len({name.replace("/", ".") for name in named}) != len(flat):
     raise ValueError("two leaves of the state have the same name: keys must not contain slashes or dots that clash")
   return dict(sorted(named.items()))
@@ -50,12 +48,12 @@ def _is_key(leaf) -> bool:
 
 
 def to_data(leaf):
-  """The array that is stored for a leaf: itself, or a PRNG key's data."""
+  """The array that is stored for a leaf: the leaf itself, or a PRNG key's data."""
   return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def from_data(data, like):
-  """The leaf that was stored as this array."""
+  """The leaf whose stored array is `data`: the inverse of `to_data`."""
   if not _is_key(like):
     return data
   impl = []  # only an array, or a tracer, tells the name of its key's implementation
@@ -71,8 +69,8 @@ def combine(leaves: Mapping[str, Leaf]) -> str:
 def leaf_hashes(state: PyTree) -> dict[str, Leaf]:
   """Dtype, shape and SHA-256 of every leaf by name, in the order of the names.
 
-  The bytes are those of the array's blocks in C order, little-endian, and of a PRNG key's data. They do not depend on
-  the mesh. Called by all processes, where arrays are spread over several.
+  An array's bytes are hashed in C order, little-endian, block by block; for a PRNG key, those of its data. The hashes
+  do not depend on the mesh. If arrays are spread over several processes, all of them call it.
   """
   named = named_leaves(state)
   found = digests({name: to_data(x) for name, x in named.items()})
@@ -84,18 +82,17 @@ def state_hash(state: PyTree) -> str:
   return combine(leaf_hashes(state))
 
 
-def files_of(folder: Path) -> dict[str, list]:
+def files_of(folder: files.Place) -> dict[str, list]:
   """Size of every file, and SHA-256 of the small ones: {path: [bytes, sha256 or None]}.
 
-  Orbax must not be given a file that is missing, cut short or, where it describes the arrays, changed: it reports such
-  errors from threads that nobody waits for. The large files hold arrays, which have hashes of their own.
+  The files are checked before Orbax reads them: Orbax reports a file that is missing, cut short or changed from threads
+  that nobody waits for. The large files hold arrays, which have hashes of their own.
   """
   found = {}
-  for path in sorted(folder.rglob("*")):
-    if path.is_file() and path.name not in UNCHECKED:
-      size = path.stat().st_size
-      digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= SMALL else None
-      found[path.relative_to(folder).as_posix()] = [size, digest]
+  for name, size in sorted(files.sizes(folder).items()):
+    if name.rpartition("/")[2] not in UNCHECKED:
+      digest = hashlib.sha256((folder / name).read_bytes()).hexdigest() if size <= SMALL else None
+      found[name] = [size, digest]
   return found
 
 
@@ -103,12 +100,12 @@ def _canonical(content: Mapping[str, Any]) -> str:
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(folder: Path, leaves: Mapping[str, Leaf], **content: Any) -> None:
+def write_manifest(folder: files.Place, leaves: Mapping[str, Leaf], **content: Any) -> None:
   content |= {"format": FORMAT, "sha256": combine(leaves), "leaves": leaves, "files": files_of(folder)}
   _write(folder, content)
 
 
-def add_to_manifest(folder: Path, step: int, **content: Any) -> None:
+def add_to_manifest(folder: files.Place, step: int, **content: Any) -> None:
   """Changes entries of a checkpoint's manifest.
 
   Raises:
@@ -117,12 +114,12 @@ def add_to_manifest(folder: Path, step: int, **content: Any) -> None:
   _write(folder, {**read_manifest(folder, step), **content})
 
 
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
+def _write(folder: files.Place, content: Mapping[str, Any]) -> None:
   content = json.loads(json.dumps(content))  # tuples become lists here, as they will when the file is read
   files.write(folder / MANIFEST, json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1))
 
 
-def read_manifest(folder: Path, step: int) -> dict[str, Any]:
+def read_manifest(folder: files.Place, step: int) -> dict[str, Any]:
   """The manifest of a checkpoint.
 
   Raises:
@@ -141,7 +138,7 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any]:
 
 
 def difference(saved: Mapping[str, Leaf], like: Mapping[str, Any]) -> str | None:
-  """What tells the state that was saved from the one that is asked for, by names, dtypes and shapes, or None."""
+  """The differences of names, dtypes and shapes between a saved and a requested state; None if there are none."""
   differences = []
   for name in sorted(saved.keys() | like.keys()):
     if name not in like:

@@ -1,7 +1,7 @@
-"""What makes a run this run: the program of its updates, and the content of its data.
+"""What identifies a run: the program of its updates, and the content of its data.
 
-Arguments are compared by what they do. Those that change no update (a prompt, a solver, the number of samples, a judge,
-the folder where the data lies) leave the program as it is, and may differ when a run goes on.
+Arguments are compared by their effect. Arguments that change no update (a prompt, a solver, the number of samples, a
+judge, the data's folder) do not change the program, and may differ when a run is resumed.
 """
 
 import hashlib
@@ -25,13 +25,16 @@ BLOCKS, BLOCK = 256, 2**16
 
 
 def of_updates(run: Run) -> str:
-  """SHA-256 of how a run begins and of what one step of it does: both programs as they are traced, with all constants.
+  """SHA-256 of the traced programs of a run's initialisation and of one of its steps, with all constants.
 
-  Nothing is compiled or computed. Where data and frozen networks come from is no part of it.
+  Nothing is compiled or computed. The sources of data and frozen networks do not enter.
   """
   key = jax.eval_shape(lambda: jax.random.key(0))
   begins = jax.make_jaxpr(run.program._init)(key, run.data.raw_spec(run.experiment.batch_size))
   digest = hashlib.sha256()
+  data = run.data
+  if data.view is not None or data.repeats != 1:  # what a batch is of, which no program shows
+    digest.update(f"{data.view} {data.repeats}".encode())
   for program in (begins, run.program.step_traced.jaxpr):
     digest.update(ADDRESS.sub("", str(program)).encode())
     for constant in _constants(program):
@@ -40,7 +43,7 @@ def of_updates(run: Run) -> str:
 
 
 def _constants(part: Any) -> Iterator[np.ndarray]:
-  """The arrays that a traced program holds, whose values its text does not show, in their order."""
+  """The arrays that a traced program holds, in order. The program's text does not show their values."""
   if isinstance(part, (ClosedJaxpr, Jaxpr)):
     program = getattr(part, "jaxpr", part)  # in jax 0.12 both are one class, and its own `jaxpr`
     for constant in getattr(part, "consts", ()):
@@ -60,11 +63,10 @@ def _constants(part: Any) -> Iterator[np.ndarray]:
 
 
 def of_data(data: Dataset, split: str = "train") -> dict[str, Any]:
-  """The content of a split as run.json keeps it.
+  """A fingerprint of a split, as run.json keeps it: {"examples": their number, "sha256": of their content}.
 
-  Returns {"examples": their number, "sha256": of what was looked at}. Looked at are the examples as they are read,
-  without names and places: of what is in memory all bytes, or evenly spaced blocks of them where they are many; of what
-  is not in memory the labels and 64 examples.
+  The hash is of examples as they are read, without names and paths. Of data in memory it takes all bytes, or evenly
+  spaced blocks if there are many; of other data the labels and 64 examples.
   """
   source = data.source(split)
   return {"examples": len(source), "sha256": _content(source)}

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-PROJECT = "jaxgen"  # is no module of a folder's own, though it lies beside the configs in a checkout
+PROJECT = "jaxgen"  # never counts as one of a folder's own modules, though it lies beside the configs in a checkout
 
 
 class Imports:
   """The modules that a config's code imports from its own folder.
 
-  They are seen by this config alone: another's helpers.py is another module. A run keeps a copy of them, of those too
-  that a function imports when it is called: when an evaluator runs, for one.
+  Only this config sees them: another config's helpers.py is another module. A run keeps a copy of them, including those
+  that a function imports only when it is called, such as an evaluator.
 
   Attributes:
-    modules: those imported so far, by name; the config's own is one.
+    modules: the modules imported so far, by name, including the config itself.
     sources: their text by path within the folder.
   """
 
@@ -37,7 +37,7 @@ class Imports:
     self._builtins = {**vars(builtins), "__import__": self._import}
 
   def adopt(self, module: ModuleType) -> None:
-    """Takes a module that has not run yet: whenever its code imports something, it finds this folder's modules."""
+    """Prepares a module that has not run yet, so that its imports find this folder's modules."""
     module.__dict__["__builtins__"] = self._builtins
 
   def _import(self, *arguments: Any, **options: Any) -> ModuleType:
@@ -46,9 +46,11 @@ class Imports:
       return builtins.__import__(*arguments, **options)
 
   def keep(self, source: str, package: str = "") -> None:
-    """Reads the modules of this folder that a source imports anywhere, and those that they import.
+    """Reads the modules of this folder that a source imports, at any place, and those that they import.
 
-    package: that of the module whose source it is.
+    Args:
+      source: the source.
+      package: the package of the source's module.
     """
     try:
       tree = ast.parse(source)
@@ -81,7 +83,7 @@ class Imports:
 
   @contextlib.contextmanager
   def active(self) -> Iterator[None]:
-    """While the config's code runs: imports look into its folder first, and find its modules of before."""
+    """A context for running the config's code: imports look into its folder first, and find the modules it has."""
     with Imports._lock:
       outer = Imports._stack[-1] if Imports._stack else None
       if outer is self:
@@ -121,20 +123,22 @@ class Imports:
     sys.modules.update(self._hidden)
 
   def _path_of(self, name: str) -> pathlib.Path | None:
-    """The module's file, or its folder if it has none, where it is one of this folder's own."""
+    """The file of one of this folder's modules, or its folder if it has no file; None: it is not one of them."""
     module = sys.modules[name]
     return self.own(name, {getattr(module, "__file__", None), *getattr(module, "__path__", ())})
 
   def own(self, name: str, places: set[str | None]) -> pathlib.Path | None:
-    """Which of the places is where this folder has a module of that name; what is installed in an environment that lies
-    in the folder is none of its own."""
+    """The one of `places` at which this folder has a module of that name; None if there is none.
+
+    Packages of an environment that lies inside the folder do not count.
+    """
     path = self.folder.joinpath(*name.split("."))
     candidates = (path.with_name(f"{path.name}.py"), path / "__init__.py", path)
     return next((p for p in candidates if str(p) in places and name.split(".")[0] != PROJECT), None)
 
 
 class _Finder:
-  """Finds modules as Python does; the folder's own are adopted before they run."""
+  """Finds modules like Python's finder, and prepares the folder's own modules before they run."""
 
   def __init__(self, imports: Imports):
     self.imports = imports

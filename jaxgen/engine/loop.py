@@ -6,18 +6,18 @@ already put on the devices. While the devices work on one dispatch, the host rea
     run = Run(Folder("runs/x"), config, arguments, seed)
     train(run)
 
-Hooks act after dispatches, which they cut where they must; the bits do not depend on where. Their order is
+A dispatch ends where a hook is due; the bits do not depend on where dispatches end. The hooks act in this order:
 
     1. the checkpoint, before anything that may fail or take long,
     2. samples,
-    3. the evaluation, which also marks the checkpoint of its step where the config keeps the best,
-    4. figures and 5. the report, at the last step alone.
+    3. the evaluation, which also rates the checkpoint of its step if the config keeps the best,
+    4. figures and 5. the report, at the last step only.
 
-A run that exists is resumed from its newest good checkpoint: the batch of step k is a function of (seed, k), so nothing
-else needs restoring. A hook that was due at that step, and whose result the folder lacks because the run was killed
-meanwhile, acts before training goes on. An error of data, samples or evaluation saves the state before it ends the run;
-of several processes all, where they can hear of it (`cluster.errors_of_all`). SIGINT and SIGTERM finish the dispatch,
-save, and raise `Stopped`; a second SIGINT does not wait.
+A run that exists is resumed from its newest good checkpoint. The batch of step k is a function of (seed, k), so nothing
+else needs restoring. If the run was killed before a hook of that step had finished, the hook acts before training goes
+on. An error of data, samples or evaluation saves the state before it ends the run; with several processes, it ends all
+if they can be told (`cluster.errors_of_all`). SIGINT and SIGTERM finish the dispatch, save, and raise `Stopped`; a
+second SIGINT does not wait.
 """
 
 import collections
@@ -34,8 +34,8 @@ import numpy as np
 from jaxgen.core.errors import Stopped, UserError, in_words
 from jaxgen.data import pipeline
 from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.claims import Lost
 from jaxgen.engine.cluster import agreed, by_main, check_shared, errors_of_all
-from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.program import NOT_MADE
 from jaxgen.engine.progress import Progress
@@ -47,12 +47,13 @@ from jaxgen.engine.signals import Signals
 
 
 class Hook(NamedTuple):
-  """Something done every so many steps, and at the last one, unless it has been done before.
+  """An action every `every` steps and at the last one, unless its result exists.
 
-  what: what the terminal says meanwhile, "" for nothing.
-  every: in steps; None: at the last one only.
-  act: (step) -> None.
-  is_done: (step) -> whether the run's folder has its result.
+  Attributes:
+    what: the text on the terminal meanwhile; "": none.
+    every: its period in steps; None: at the last step only.
+    act: (step) -> None, the action.
+    is_done: (step) -> whether the run's folder has the action's result.
   """
 
   what: str
@@ -66,17 +67,6 @@ class Hook(NamedTuple):
 
 class Diverged(UserError):
   """Losses or gradients have not been finite for too long."""
-
-
-def batches(experiment: Experiment, seed: int) -> pipeline.Stream:
-  """This process's part of the run's batches."""
-  return pipeline.Stream(
-    experiment.data.source(experiment.data.train),
-    seed,
-    experiment.batch_size,
-    process=jax.process_index(),
-    processes=jax.process_count(),
-  )
 
 
 def cuts(start: int, steps: int, size: int, hooks: Sequence[Hook]) -> Iterator[tuple[int, int]]:
@@ -95,19 +85,20 @@ def train(
   *,
   other_data: bool = False,
 ) -> dict[str, float]:
-  """Trains a run to its last step, or resumes it, and evaluates it; returns the final numbers.
+  """Trains a run to its last step, or resumes it, and evaluates it. Returns the numbers of the last evaluation.
 
-  report: called at the end by the main process; the command line gives `show.report.write`.
-  other_data: go on with a run though the content of its data is not what it was.
+  Args:
+    report: called at the end by process 0; the command line passes `show.report.write`.
+    other_data: resume a run even if the content of its data has changed.
 
   Raises:
     Stopped: a signal came; the state is saved.
-    UserError: the run cannot go on: another process writes it, it is of another config, its losses are not finite, its
-      disk is full. What was saved is kept.
+    UserError: another process writes the run, it is of another config, its losses are not finite, its disk is full, or
+      the like. What was saved is kept.
   """
   signals = Signals()
   with signals.handled():
-    # Wrong data, batches and meshes are said before a folder is made.
+    # Errors of data, batches and meshes are raised before a folder is made.
     run.data.source(run.data.train)
     if run.experiment.evaluators:
       run.data.source(run.data.test)
@@ -115,10 +106,8 @@ def train(
     if not _is_trained(run):
       rehearse(run)
     progress = progress or Progress()
-    note = by_main(run.folder.lock)
+    by_main(lambda: run.folder.lock(progress.say))
     check_shared(run.folder.path)
-    if note is not None:
-      progress.say(note)
     try:
       return _Training(run, progress, signals, report).to_the_end(other_data)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -131,7 +120,7 @@ def train(
 
 
 def _is_trained(run: Run) -> bool:
-  """Whether the folder has a checkpoint of the last step, or of a later one."""
+  """Whether the folder has a checkpoint of the last step or a later one."""
   newest = max(Checkpoints(run.folder / "checkpoints").steps(), default=-1)
   return agreed(newest) >= run.experiment.steps
 
@@ -144,16 +133,16 @@ class _Training:
     self.run, self.progress, self.signals, self.report = run, progress, signals, report
     self.main = jax.process_index() == 0
     self.began = time.time()
-    self.step = 0  # steps that the run's state has behind it
+    self.step = 0  # training steps of the run's state
     self.pending = collections.deque()  # (first step, number of steps, metrics on the devices) of dispatches
     self.skipping = False  # the newest update whose metrics were read was skipped
-    self.failed: Exception | None = None  # an error of this process, of which the others are to hear
+    self.failed: Exception | None = None  # an error of this process, of which the others must be told
     self.can_save = jax.process_count() == 1  # after an error; several processes must all know of it
     self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
     self.checkpoints = RunCheckpoints(
       run.folder, e.method.frozen, keep=e.keep, best=e.best, meta={"config": run.config.name}
     )
-    self.stream = batches(e, run.seed)
+    self.stream = run.batches()
     self.log = self.window = None
     self.hooks = [Hook("", e.checkpoint_every, self.save, lambda step: False)]  # `Checkpoints.save` sees what is there
     if e.method.sample is not None and e.samples:
@@ -168,7 +157,7 @@ class _Training:
       self.hooks.append(Hook("writing the report", None, self.write_report, lambda step: False))
 
   def to_the_end(self, other_data: bool) -> dict[str, float]:
-    """Trains, or goes on, and returns the numbers of the last step."""
+    """Starts or resumes training, and returns the numbers of the last step."""
     run, last = self.run, self.run.experiment.steps
     with contextlib.ExitStack() as stack:
       stack.callback(self.checkpoints.close)
@@ -188,7 +177,7 @@ class _Training:
     return self.numbers.get(last) or run.folder.evaluation(last) or {}
 
   def restore(self, other_data: bool) -> None:
-    """Restores the newest good checkpoint, or makes the first state; writes what the folder says of the run."""
+    """Restores the newest good checkpoint or makes the first state, and records this start in the folder."""
     run, folder, last = self.run, self.run.folder, self.run.experiment.steps
 
     def look() -> dict[str, Any]:
@@ -202,7 +191,7 @@ class _Training:
         folder.write_info(describe(run, start))
       return start
 
-    # What is decided by looking at files is decided by process 0 for all: they may not see the same.
+    # Process 0 looks at the files and decides for all processes: they may not see the same files.
     start = by_main(look)
     with warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter("always", UserWarning)
@@ -211,7 +200,7 @@ class _Training:
       self.progress.say(str(warning.message))
     frozen = {}  # what a new run has read and saved
     if restored is None:
-      first = {name: x[0] for name, x in self.stream.take(0, 1).items()}
+      first = self.stream.first()
       run.experiment.method.check(run.program.prepared(first))
       run.state = run.program.init(run.seed, first)
       frozen = self.checkpoints.save_frozen(run.state)
@@ -230,7 +219,7 @@ class _Training:
       record_start(run, start, self.step, frozen)
 
   def session(self) -> int | None:
-    """Trains to the last step, or until a signal, which it returns; run.json says from where to where."""
+    """Trains to the last step, or until a signal, which it returns. Records both steps in run.json."""
     try:
       self.act()  # what was due when the run was killed
       stopped = self.loop()
@@ -238,7 +227,7 @@ class _Training:
         self.save(self.step)
         self.checkpoints.wait()
       return stopped
-    except (Diverged, Stopped):
+    except (Diverged, Lost, Stopped):
       raise
     except Exception:
       self.save_after_error()
@@ -280,8 +269,8 @@ class _Training:
     return None
 
   def put(self, cut: tuple[int, int]) -> tuple[int, int, Any, Exception | None]:
-    """(first step, number of steps, batches on the devices, None) of a dispatch. Where other processes run, an error of
-    the data comes last, with batches that are not used: the others hear of it by a dispatch that makes no update."""
+    """(first step, number of steps, batches on the devices, None) of a dispatch. In a job of several processes an error
+    of the data is returned last, with batches that are not used: the others learn of it by a dispatch of no update."""
     try:
       return (*cut, self.run.program.put_many(self.stream.take(*cut)), None)
     except Exception as error:
@@ -290,7 +279,7 @@ class _Training:
       return (*cut, self.run.program.put_nothing(), error)
 
   def tell(self) -> None:
-    """Ends all processes' training if one has met an error; they come here at the same step."""
+    """Ends all processes' training if one of them has met an error. All call it at the same step."""
     others = errors_of_all(self.failed)
     self.can_save = self.can_save or self.failed is not None or bool(others)
     if self.failed is not None:
@@ -323,13 +312,13 @@ class _Training:
       if skipped.max() >= self.run.experiment.max_skipped:
         since = start + 1 + skipped.argmax() - (skipped.max() - 1)
         raise Diverged(
-          f"stopped at step {start + count}: the loss or a gradient has not been finite since step {since} "
+          f"stopped at step {start + count}: loss, gradient or update has not been finite since step {since} "
           f"({skipped.max()} updates skipped); the last good checkpoint in {self.run.folder.path} is kept; "
           "a lower learning rate or gradient clipping usually helps"
         )
 
   def act(self) -> None:
-    """Does what is due at this step and not done yet, in the hooks' order."""
+    """Runs the hooks that are due at this step and not done yet, in order."""
     for hook in self.hooks:
       if hook.is_due(self.step, self.run.experiment.steps) and not agreed(hook.is_done(self.step)):
         if hook.what:
@@ -348,7 +337,7 @@ class _Training:
         self.progress.status("training")
 
   def save_after_error(self) -> None:
-    """Keeps the newest state, if it is good, when an error ends the run that all processes know of."""
+    """Saves the newest state, if it is good, after an error that all processes know of."""
     if not self.can_save:
       return
     with contextlib.suppress(Exception):  # the error that ends the run is the one to be said

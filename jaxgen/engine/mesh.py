@@ -17,11 +17,11 @@ def make_mesh(fsdp: int = 1, devices: list | int | None = None) -> AnyMesh:
 
   Args:
     fsdp: the number of devices that share one copy of the state.
-    devices: all of the job's by default. Of a number of devices that are not there it is a mesh to plan with:
-      programs are traced for it and not compiled.
+    devices: the devices; by default all of the job's. A number gives a mesh of devices that need not exist: programs
+      can be traced for it but not compiled.
 
   Raises:
-    UserError: the devices do not divide by `fsdp`.
+    UserError: the number of devices is no multiple of `fsdp`.
   """
   count = devices if isinstance(devices, int) else len(devices or jax.devices())
   if fsdp < 1 or count % fsdp:
@@ -45,8 +45,7 @@ def _check_divides(what: str, size: int, mesh: AnyMesh) -> None:
 
 
 def shard_state(shapes: State, mesh: AnyMesh, rule: Rule) -> State:
-  """The shapes of a state with shardings: by the rule, but for chains, `buffers["chains"]`, which are spread over all
-  devices by their first axis, as a batch is.
+  """Adds shardings to a state's shapes: the rule's, but chains (`buffers["chains"]`) are spread like a batch.
 
   Raises:
     UserError: the chains do not divide over the devices.

@@ -1,11 +1,11 @@
-"""Lines between the processes of a job, beside those of the devices: who is there, and who has ended, and why.
+"""TCP connections between the processes of a job: each learns which others are there, which have ended, and why.
 
-A process that ends by itself leaves the others in a collective operation, where nothing can be said to them; after
-minutes the runtime aborts them. So every process keeps a TCP connection, its line, to process 0. The lines are made at
-the coordinator's address before jax listens there, which is how an absent process is named; a process that ends says
-why on its line, and one that is killed lets go of it. Whoever hears that says one sentence and ends.
+When a process ends by itself, the others wait in a collective operation, where nothing reaches them, until the runtime
+aborts them after minutes. Therefore every process keeps a TCP connection to process 0, called its line. The lines are
+opened at the coordinator's address before jax listens there, so that an absent process can be named. A process that
+ends says why on its line, and the line of a killed process breaks. The other processes then print one sentence and end.
 
-On a line go messages of JSON, one a line: {"from": number of the process, "why": a sentence, "" at a good end}.
+The messages are JSON, one a line: {"from": number of the process, "why": a sentence, "" at a good end}.
 """
 
 import atexit
@@ -27,11 +27,11 @@ LEAVING = 10.0  # seconds that process 0 waits for the others at its end, for th
 
 
 class Lines:
-  """This process's lines: to process 0, or in process 0 to all others.
+  """This process's lines: one to process 0, or in process 0 one to each of the others.
 
   Attributes:
-    news: a sentence on the process that has ended before its time, None as long as none has.
-    grace: seconds in which this process may end by itself once another has.
+    news: a sentence on the first process that has ended too early; None: none has.
+    grace: seconds that this process has to end by itself after another has ended.
   """
 
   def __init__(self, process: int, sockets: dict[int, socket.socket]):
@@ -51,12 +51,12 @@ class Lines:
     atexit.register(self._tell, "")
 
   def lost(self, seconds: float) -> str | None:
-    """`news`, waiting for it so long: the devices notice a lost process a moment before its line does."""
+    """Waits up to so many seconds for `news` and returns it: the devices notice a lost process before its line does."""
     self._heard.wait(seconds)
     return self.news
 
   def leave(self, code: int, why: str) -> NoReturn:
-    """Ends this process at once, and all the others with it; they are told why. What is to be printed has been."""
+    """Ends this process at once and all others with it, and tells them why. Print everything before."""
     with self._lock:
       is_second, self._ending = self._ending, True
     if is_second:  # another thread is at it
@@ -117,13 +117,13 @@ class Lines:
 
 
 def meet(address: str, processes: int, process: int, seconds: float) -> Lines:
-  """Waits until all processes of the job are there.
+  """Waits until all processes of the job have connected.
 
   Args:
     address: HOST:PORT of process 0, where jax will listen afterwards.
 
   Raises:
-    UserError: some process is absent after so many seconds, or the address cannot be used.
+    UserError: a process is still absent after so many seconds, or the address cannot be used.
   """
   host, _, port = address.rpartition(":")
   if not host or not port.isdigit() or not 0 < int(port) < 2**16:
@@ -135,7 +135,7 @@ def meet(address: str, processes: int, process: int, seconds: float) -> Lines:
 
 
 def _gather(port: int, processes: int, until: float, seconds: float) -> dict[int, socket.socket]:
-  """The lines of the other processes, by their numbers, to process 0."""
+  """Process 0's lines to the other processes, by their numbers."""
   found: dict[int, socket.socket] = {}
   family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
   try:
@@ -182,7 +182,7 @@ def _gather(port: int, processes: int, until: float, seconds: float) -> dict[int
 
 
 def _said(line: socket.socket) -> tuple[int, int | None]:
-  """(number, number of processes) that a process says it has, (0, None) where it says something else."""
+  """(its number, the number of processes) as a process says on its line; (0, None) if it says something else."""
   line.settimeout(5)
   try:
     word, number, processes = line.makefile("rb").readline(64).split()
@@ -192,7 +192,7 @@ def _said(line: socket.socket) -> tuple[int, int | None]:
 
 
 def _call(host: str, port: int, greeting: str, until: float, seconds: float) -> socket.socket:
-  """The line to process 0, once all have come."""
+  """Connects to process 0, and returns the line when all processes have connected."""
   while True:
     try:
       line = socket.create_connection((host, port), timeout=max(min(5, until - time.monotonic()), 0.1))

@@ -14,12 +14,12 @@ AXIS = "devices"
 
 
 def pmap_step(method: Method, devices: list | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
-  """The method's step for `jax.pmap`: state and batch with a leading device axis, see `stack_state` and `shard_batch`.
+  """The method's step under `jax.pmap`, for a state and batch from `stack_state` and `shard_batch`.
 
-  Equal to the jit step on the same global batch, noise included, up to the order of summation. The state is donated.
+  It equals the jit step on the same global batch, noise included, up to the order of summation. The state is donated.
 
   Raises:
-    ValueError: the method's loss is not a mean over examples, or it has buffers, which would differ by device.
+    ValueError: the method's loss is not a mean over examples, or the method has buffers, which would differ by device.
   """
   if not method.mean:
     raise ValueError(
@@ -47,5 +47,5 @@ def unstack_state(state: State) -> State:
 
 
 def shard_batch(batch: Mapping[str, Any], devices: int) -> dict[str, Any]:
-  """Cuts a global batch for pmap: leaves [B, ...] -> [D, B / D, ...], device d getting the d-th run of rows."""
+  """Cuts a global batch for pmap: leaves [B, ...] -> [D, B / D, ...]. Device d gets the d-th contiguous part."""
   return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)

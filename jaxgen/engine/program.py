@@ -1,12 +1,12 @@
 """One program for one device or many, one process or many.
 
-Every step is written for the global batch. `Program` asks `jax.eval_shape` what the state looks like, gives every array
-a sharding by one rule, and compiles the initialisation and the training loop with them; the compiler inserts the
-communication. `pmap.pmap_step` is the same step for those who use `jax.pmap`.
+Every step is written for the global batch. `Program` gets the state's shapes from `jax.eval_shape`, gives every array a
+sharding by one rule, and compiles the initialisation and the training loop with them; the compiler inserts the
+communication. `pmap.pmap_step` is the same step for `jax.pmap`.
 
-The mesh has two axes, `data` and `fsdp`. A batch is spread over both; the state is replicated over `data` and, where
-`fsdp` is larger than 1, each of its large arrays is cut over `fsdp`. The rule can be exchanged, see `rules`. Chains
-that live across steps are spread as a batch is, and networks keep activations spread so, see `core.spread`.
+The mesh has two axes, `data` and `fsdp`. A batch is spread over both. The state is replicated over `data`, and its
+large arrays are cut over `fsdp` if that is larger than 1; another rule may replace this one, see `rules`. Chains that
+live across steps are spread like a batch, and networks keep activations spread (`core.spread`).
 """
 
 import contextlib
@@ -40,18 +40,16 @@ class Program:
     spec: shapes and dtypes of a raw global batch, as the data source gives it.
     mesh: from `make_mesh`.
     prepare: (key, raw batch, train: bool) -> the method's batch, on the device; identity by default.
-    updates: the most updates of one dispatch.
-    rule: `fsdp`, which on a mesh without that axis is `replicate`, or another.
-    microbatches: parts over which a step accumulates its gradients.
+    updates: the largest number of updates in one dispatch.
+    rule: a rule of `engine.rules`; `fsdp` on a mesh without that axis is `replicate`.
+    microbatches: number of parts over which a step accumulates its gradients.
 
   Raises:
     UserError: the batch does not divide over the devices.
 
   Attributes:
-    mesh: the mesh.
     abstract: the state's shapes, dtypes and shardings.
-    step_traced: one training step over the whole batch, traced.
-    updates: the most updates that one dispatch makes.
+    step_traced: the traced program of one training step over the whole batch.
     traces: how often Python has traced the training loop; it stays at 1.
   """
 
@@ -84,8 +82,8 @@ class Program:
     # be traced is said here, before anything is made.
     self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
     self._counts = {}
-    # Processes say each how many updates they can make, for one may lack its rows of the batches; alone, it can.
-    planned = isinstance(mesh, AbstractMesh)  # to be looked at alone
+    # Each process says how many updates it can make, because it may lack its rows of the batches.
+    planned = isinstance(mesh, AbstractMesh)  # a mesh that is only inspected
     is_spread = not planned and len({device.process_index for device in mesh.devices.flat}) > 1
     shape, spec = ((mesh.size,), PartitionSpec(mesh.axis_names)) if is_spread else ((), PartitionSpec())
     self._count = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(mesh, spec))
@@ -95,7 +93,7 @@ class Program:
     self._sample = {}
 
   def _on_mesh(self) -> contextlib.AbstractContextManager:
-    """What networks are traced within, so that they know the mesh: see `core.spread`."""
+    """The context in which networks are traced, which tells them the mesh: see `core.spread`."""
     return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
 
   def _init(self, key: Any, raw: Mapping[str, Any]) -> State:
@@ -128,9 +126,10 @@ class Program:
       return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
 
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
-    """The initial state of a run, frozen networks read from their sources.
+    """The initial state of a run, with frozen networks read from their sources.
 
-    raw: the first batch, this process's rows, for a method that starts from data.
+    Args:
+      raw: this process's rows of the first batch, for a method whose initial state depends on data.
     """
     state = self._jit_init(root(seed, "training"), self.put(raw))
     values = frozen.load(self.method.frozen, self.abstract.params)
@@ -146,7 +145,7 @@ class Program:
     )
 
   def prepared(self, raw: Mapping[str, np.ndarray]) -> Batch:
-    """This process's rows of a batch as the method sees them, on the host."""
+    """This process's rows of a batch after `prepare`, on the host."""
     return jax.device_get(jax.jit(functools.partial(self._prepare, train=True))(jax.random.key(0), dict(raw)))
 
   @property
@@ -163,16 +162,15 @@ class Program:
 
   @functools.cached_property
   def loop(self) -> jax.stages.Compiled:
-    """The training loop compiled. An executable is called, not a jitted function, so it cannot compile again: arguments
-    of another shape, dtype or sharding are an error."""
+    """The compiled training loop, an executable. Arguments of another shape, dtype or sharding are an error."""
     return self.lowered.compile()
 
   def dispatch(self, state: State, raws: Mapping[str, Any], count: int) -> tuple[State, Metrics]:
-    """Makes `count` updates from the first `count` of the batches [updates, B, ...]; metrics [updates], 0 past count
-    but for "skipped", NOT_MADE.
+    """Makes `count` updates from the first `count` of the batches [updates, B, ...]. Metrics are [updates]; after
+    `count` they are 0, and "skipped" is NOT_MADE.
 
-    The state is donated. One executable serves every count, so the bits do not depend on where dispatches are cut. Of
-    several processes the smallest count is made: 0 where one has no batches.
+    The state is donated. One executable serves every count, so the bits do not depend on where dispatches end. Several
+    processes make the smallest of their counts, which is 0 if one of them has no batches.
     """
     if count not in self._counts:  # made on each process's own devices: a device_put would compare it with the others'
       mine = np.full(self._count.shape, count, np.int32)
@@ -203,17 +201,17 @@ class Program:
     return self._sample[sharding]
 
   def sample_shapes(self, n: int, conditions: Mapping[str, Any]) -> Any:
-    """Shapes and dtypes of n samples; nothing is drawn, but the trace is the one that `sample` uses."""
+    """Shapes and dtypes of n samples. Nothing is drawn, and `sample` uses the same trace later."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
     return self.sampler(n).eval_shape(self.abstract, keys, dict(conditions))
 
   def evaluate_shapes(self, raw: Specs) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of what `evaluate` gives of a batch of these; nothing is computed."""
+    """Shapes and dtypes of the results of `evaluate` for a batch of these shapes; nothing is computed."""
     placed = {k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding) for k, s in raw.items()}
     return self._evaluate.eval_shape(self.abstract, placed, jax.eval_shape(lambda: jax.random.key(0)))
 
   def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
-    """Makes a global batch on the devices out of this process's rows: leaves [B / processes, ...] -> [B, ...]."""
+    """Makes a global batch on the devices from this process's rows: leaves [B / processes, ...] -> [B, ...]."""
     return _put(raw, self.batch_sharding)
 
   def put_many(self, raws: Mapping[str, np.ndarray]) -> Batch:
@@ -228,8 +226,8 @@ class Program:
 
 
 def quick_options(platform: str) -> dict[str, int]:
-  """XLA's options for a program that runs once, such as many small random draws: compiling them well takes longer than
-  running them badly. On a GPU nothing is tried out on the device to choose among kernels. Those that jaxlib knows."""
+  """XLA's options, of those that jaxlib knows, for a program that runs once: they save more compile time than they cost
+  in speed. On a GPU XLA then does not try kernels out on the device."""
   wanted = {"cpu": {"xla_backend_optimization_level": 0}, "gpu": {"xla_gpu_autotune_level": 0}}
   return {name: value for name, value in wanted.get(platform, {}).items() if is_known(f"--{name}={value}")}
 

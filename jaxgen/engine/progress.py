@@ -7,9 +7,9 @@ import jax
 
 
 class Progress:
-  """What training tells the terminal: a bar on a terminal, a line now and then elsewhere; only process 0 speaks.
+  """The output of training: a bar on a terminal, otherwise a line now and then. Only process 0 prints.
 
-  Of several processes there is no bar: its thread would wait on a terminal that their launcher has closed.
+  A job of several processes has no bar: its thread would wait for a terminal that the launcher has closed.
   """
 
   def __init__(self, quiet: bool = False):

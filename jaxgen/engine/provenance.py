@@ -1,7 +1,7 @@
-"""What a run's bits depend on, as run.json keeps it, and what a run may go on with.
+"""Records in run.json what a run's bits depend on, and checks what may differ when a run is resumed.
 
-run.json has the run's config, arguments and seed, and in "sessions" what every start of it had: from which step to
-which, with which arguments, command, versions, revisions, devices and data.
+run.json has the run's config, arguments and seed. Its list "sessions" has, for every start of the run, the first and
+last step, and the arguments, command, versions, revisions, devices and data.
 """
 
 import contextlib
@@ -25,12 +25,17 @@ from jaxgen.engine.run import Run
 
 PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
 
-# What changes bits of jax's own settings.
+# The settings of jax that change bits.
 JAX_CONFIG = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
 def describe(run: Run, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """What run.json says of a new run; start: what `start_of` says, where it begins to train at once."""
+  """The contents of run.json for a new run.
+
+  Args:
+    run: the run.
+    start: the result of `start_of`, for a run that begins to train at once.
+  """
   start = start or {"arguments": run.config.to_json(run.arguments), **_start(run.config)}
   return {
     "config": run.config.name,
@@ -42,7 +47,7 @@ def describe(run: Run, start: Mapping[str, Any] | None = None) -> dict[str, Any]
 
 
 def start_of(run: Run) -> dict[str, Any]:
-  """What run.json's "sessions" say of a start of a run, but for the steps from and to which it goes."""
+  """An entry of run.json's "sessions" for a start of a run, without its steps."""
   arguments = run.config.to_json(run.arguments)
   content = {"data": identity.of_data(run.data)}
   if run.experiment.evaluators:
@@ -51,10 +56,10 @@ def start_of(run: Run) -> dict[str, Any]:
 
 
 def record_start(run: Run, start: Mapping[str, Any], step: int, frozen: Mapping[str, Any]) -> None:
-  """Writes to the folder what a start at this step goes on with: its config, arguments, and what a new run has frozen.
+  """Records a start at this step in the folder: config, arguments, and the frozen networks of a new run.
 
-  A session is there from its start on: one without an end was killed. Where nothing is left to train, one is added only
-  if its arguments are others, which may be evaluated.
+  A session is recorded when it starts; one without an end was killed. If nothing is left to train, a session is added
+  only if its arguments differ, since they may be evaluated.
   """
   keep_config(run.folder, run.config)
   info = run.folder.info()
@@ -67,7 +72,7 @@ def record_start(run: Run, start: Mapping[str, Any], step: int, frozen: Mapping[
 
 
 def record_end(folder: Folder, step: int, seconds: float) -> None:
-  """Writes to run.json where the session ends that is the last."""
+  """Writes the step at which the last session ends to run.json."""
   info = folder.info()
   info["sessions"][-1] |= {"to": step, "seconds": round(seconds, 1)}
   folder.write_info(info)
@@ -83,7 +88,7 @@ def _start(config: Config) -> dict[str, Any]:
 
 
 def where() -> dict[str, Any]:
-  """What the bits of a session depend on besides its arguments and versions."""
+  """What a session's bits depend on besides its arguments and versions: devices, XLA's flags, jax's settings."""
   import jax
 
   too_late = set_xla_flags().too_late
@@ -107,12 +112,12 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(file: pathlib.Path) -> str | None:
-  """The revision of the checkout that a file belongs to, with "+" where the tree has changes.
+  """The revision of the checkout that a file belongs to, followed by "+" if the tree has changes.
 
-  None where git does not track the file: a package in an environment within a repository is not part of that. The
-  variables by which git is told of another repository (GIT_DIR, in a hook of one) do not count.
+  None if git does not track the file: a package in an environment inside a repository is not part of the repository.
+  Variables that point git to another repository (GIT_DIR, inside a hook) are ignored.
 
-  A repository's own settings may name programs that git runs to look for changes, which nobody asked for: they are not.
+  A repository's settings may name programs that git runs when it looks for changes. They are not run.
   """
   settings = {"core.fsmonitor": "false"}
   outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -136,10 +141,11 @@ def git_revision(file: pathlib.Path) -> str | None:
 
 
 def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], seed: int) -> None:
-  """Raises a UserError, naming the difference, unless the folder's run may go on with this config, arguments and seed.
+  """Raises a UserError that names the difference unless the run may be resumed with this config, arguments and seed.
 
-  What changes no update may differ: see `identity.of_updates`. `steps` may be raised, which also moves schedules that
-  the config makes of it. The config's text, and that of what it imports from its own folder, may change likewise.
+  Arguments that change no update may differ: see `identity.of_updates`. So may the sources of the config and of what it
+  imports from its own folder, if they change no update. `steps` may be raised, which also changes schedules that depend
+  on it.
   """
   info = folder.info()
   other = f"{folder.path} is a run of"
@@ -180,9 +186,11 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
 
 
 def check_data(folder: Folder, now: Mapping[str, Any]) -> None:
-  """Raises a UserError where the training examples are not those that a run has been trained on.
+  """Raises a UserError if the training examples are not those that the run was trained on.
 
-  now: what `identity.of_data` says.
+  Args:
+    folder: the run's folder.
+    now: the result of `identity.of_data`.
   """
   known = [session["data"] for session in folder.info()["sessions"] if "data" in session]
   if known and known[-1] != now:
@@ -194,7 +202,7 @@ def check_data(folder: Folder, now: Mapping[str, Any]) -> None:
 
 
 def note_on_test_data(run: Run) -> str | None:
-  """A sentence where the test examples are not those that the run's last session was evaluated on."""
+  """A sentence if the test examples are not those that the run's last session was evaluated on; otherwise None."""
   if not run.folder.exists() or not run.experiment.evaluators:
     return None
   known = [session["test_data"] for session in run.folder.info()["sessions"] if "test_data" in session]
@@ -204,7 +212,7 @@ def note_on_test_data(run: Run) -> str | None:
 
 
 def _changed(folder: Folder, config: Config) -> list[str]:
-  """Which of the config's files do something else than the copies that a run keeps."""
+  """The config's files whose code differs from the copies that a run keeps."""
   changed = []
   for name, text in config.files().items():
     path = folder / name
@@ -217,13 +225,14 @@ def _changed(folder: Folder, config: Config) -> list[str]:
 
 
 def keep_config(folder: Folder, config: Config) -> None:
-  """Writes the run's copies of the config and of what it imports from its own folder.
+  """Writes the run's copies of the config and of the modules that it imports from its own folder.
 
-  Copies that differ from those of an earlier start stay in earlier/<n>/, n counting from 0.
+  Earlier copies that differ are kept in earlier/<n>/, with n counting from 0.
   """
   if (folder / KEPT).is_file() and _changed(folder, config):
     number = len(list((folder / "earlier").glob("*")))
-    for path in [folder / KEPT, *(folder / KEPT_IMPORTS).rglob("*.py")]:
-      files.write(folder / "earlier" / str(number) / path.relative_to(folder.path), path.read_text())
+    imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS) if name.endswith(".py"))
+    for name in [KEPT, *imported]:
+      files.write(folder / f"earlier/{number}/{name}", (folder / name).read_text())
   for name, text in config.files().items():
     files.write(folder / name, text)

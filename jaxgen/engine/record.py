@@ -12,27 +12,42 @@ from jaxgen.engine.run import Run
 
 
 class Log:
-  """Numbers by step, in metrics.jsonl and in tensorboard/."""
+  """Numbers by step, in metrics.jsonl and, in a folder of a file system, in tensorboard/."""
 
   def __init__(self, folder: Folder, step: int):
-    """step: that of the state which training goes on from."""
+    """Opens the log.
+
+    Args:
+      folder: the run's folder.
+      step: the step that training goes on from; TensorBoard's later events are discarded.
+    """
     self._folder, self._events = folder, None
-    if jax.process_index() == 0:
+    self._is_main = jax.process_index() == 0
+    if self._is_main and not files.is_remote(folder.path):
       from tensorboardX import SummaryWriter  # takes a second
 
       purge = step + 1 if step else None
       self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, write_to_disk=True)
 
   def write(self, step: int, kind: str, numbers: dict[str, float]) -> None:
-    """kind: "train" or "evaluate"."""
-    if self._events is None:
+    """Writes the numbers of a step.
+
+    Args:
+      step: the step.
+      kind: "train" or "evaluate".
+      numbers: the numbers by name.
+    """
+    if not self._is_main:
       return
     self._folder.append_metrics({"step": step, "kind": kind, **numbers})
+    if self._events is None:
+      return
     for name, value in numbers.items():
       self._events.add_scalar(f"{kind}/{name}", value, step)
     self._events.flush()
 
   def close(self) -> None:
+    self._folder.flush()
     if self._events is not None:
       self._events.close()
 
@@ -41,11 +56,18 @@ class Window:
   """Averages metrics over the steps between two lines of the log.
 
   Attributes:
-    waited: seconds that training has waited for data so far, set by the loop.
+    waited: seconds that training has waited for data so far; the loop sets it.
   """
 
   def __init__(self, log: Log, every: int, step: int, steps: int):
-    """step: the last one behind us; steps: the last of all."""
+    """Starts with no metrics.
+
+    Args:
+      log: where the averages are written.
+      every: steps between two lines of the log.
+      step: the last step that was done.
+      steps: the last step of the run.
+    """
     self._log, self._every, self._steps = log, every, steps
     self._rows, self._time, self._since = [], time.perf_counter(), step
     self.waited = self._waited = 0.0
@@ -74,7 +96,7 @@ def sample_name(step: int) -> str:
 
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
-  """Writes samples as samples/final.npz and as samples/step_XXXXXXXX.png, or what else shows them."""
+  """Writes samples as samples/final.npz, and as samples/step_XXXXXXXX.png or other files that show them."""
   buffer = io.BytesIO()
   np.savez(buffer, samples=samples)
   files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
@@ -83,7 +105,7 @@ def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
 
 
 def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
-  """Writes the files into the run's folder figures/, and an empty one that says of which step they are."""
+  """Writes files into the run's folder figures/, and an empty file whose name has their step."""
   for old in (folder / "figures").glob("*"):
     old.unlink()
   for name, contents in drawn.items():

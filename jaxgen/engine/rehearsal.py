@@ -1,14 +1,14 @@
-"""What a run will need after its first steps, tried before them.
+"""Tries, before the first step, what a run will need later: samples, evaluators, figures.
 
-An evaluator that cannot work, a `best` that no evaluator gives, a prompt of letters that the text has not, a judge of
-other images: found at step 500 they cost 500 steps, and again at every resume. `rehearse` finds them by shapes. The
-state is abstract, so that nothing is computed of it; samples are zeros and values of examples are ones, of the shapes
-and dtypes that they will have. An evaluator or a figure is called with them, and is tried as far as it goes without an
-array's values: what needs those ends its trial, and is no fault.
+An evaluator that cannot work, a `best` that no evaluator returns, a prompt with characters that the text lacks, a judge
+of other images: when they fail at step 500 they cost 500 steps, and again at every resume. `rehearse` finds them by
+shapes. The state is abstract, so that nothing is computed; samples are zeros and values of examples are ones, with the
+shapes and dtypes that they will have. Evaluators and figures are called with these. When one needs the values of an
+abstract array, its trial ends and counts as passed.
 
-An evaluator or a figure that can be tried better, or must not be tried, says so by an attribute,
+An evaluator or a figure that has a better trial, or must not be tried, has an attribute `rehearse`:
 
-    evaluate.rehearse = lambda run: ...     # a run -> the names of the numbers that it will give, None for unknown ones
+    evaluate.rehearse = lambda run: ...     # a run -> the names of its numbers, or None if they are not known
 """
 
 import warnings
@@ -21,7 +21,7 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.engine.run import TRACING, Run
 
-# What jax raises where something needs the values of an abstract array.
+# What jax raises when code needs the values of an abstract array.
 NEEDS_VALUES = (
   jax.errors.ConcretizationTypeError,
   jax.errors.NonConcreteBooleanIndexError,
@@ -31,13 +31,19 @@ NEEDS_VALUES = (
 
 
 def rehearse(run: Run) -> list[str] | None:
-  """Tries the samples of a run, what shows them, its evaluators, `best` and its figures.
+  """Tries a run's samples, their rendering, its evaluators, `best` and its figures.
 
-  Returns the names of the numbers that its evaluators give; None where that cannot be told yet.
+  Returns the names of its evaluators' numbers; None if they are not known yet. A run is tried once.
 
   Raises:
-    UserError: one cannot work, in words. Whatever else is raised comes with a note of what was tried.
+    UserError: one of them cannot work. Other errors get a note that says what was tried.
   """
+  if run.rehearsed is None:
+    run.rehearsed = (_rehearse(run),)
+  return run.rehearsed[0]
+
+
+def _rehearse(run: Run) -> list[str] | None:
   e = run.experiment
   if e.method.sample is not None and e.samples:
     try:
@@ -100,7 +106,7 @@ class Rehearsal:
 
 
 def _try(run: Run, what: str, function: Callable[[Any], Any]) -> list[str] | None:
-  """The names of what an evaluator or a figure gives; None where a trial does not tell."""
+  """The names of an evaluator's numbers or a figure's files; None if the trial does not tell."""
   name = getattr(function, "__qualname__", type(function).__name__).removesuffix(".<locals>.evaluate")
   found: list[str] | None = None
   if own := getattr(function, "rehearse", None):

@@ -1,10 +1,10 @@
-"""The rules that place a state's arrays on a mesh: by an array's path, its shape and its dtype.
+"""Rules that place a state's arrays on a mesh, by an array's path, shape and dtype.
 
     axis     what is cut over it
     data     batches
     fsdp     batches, and each large array of the state: parameters, optimizer, averages
 
-A rule is (path, array or its structure, mesh) -> its sharding; a path is "params/network/encoder/blocks/mlp/in/kernel".
+A rule is (path, array or its structure, mesh) -> its sharding. A path is "params/network/encoder/blocks/mlp/in/kernel".
 """
 
 import math
@@ -29,9 +29,9 @@ def replicate(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
 def fsdp(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
   """The rule that cuts large arrays over the axis `fsdp`.
 
-  The largest dimension that it divides; where there is none, each as far as they have factors in common, the largest
-  first: [50257, 768] over 1,024 devices in 256 parts, [12, 768, 2304] in 4 x 256. What has none stays whole. Layers
-  that a loop runs over one by one are not cut along the loop.
+  It cuts the largest dimension that the axis divides. If there is none, it cuts each dimension by the common factors,
+  the largest dimension first: [50257, 768] over 1,024 devices in 256 parts, [12, 768, 2304] in 4 x 256. An array
+  without common factors stays whole. Layers that a loop runs over are not cut along the loop.
   """
   ways = mesh.shape["fsdp"]
   is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -53,7 +53,7 @@ def parts(leaf: Any) -> int:
 
 
 def _cuts(shape: tuple[int, ...], ways: int, first: int) -> dict[int, int]:
-  """{dimension, from `first` on: number of parts}, of at most `ways` parts together."""
+  """{dimension: number of parts} for dimensions from `first` on; at most `ways` parts in total."""
   dims = sorted(range(first, len(shape)), key=lambda d: -shape[d])
   for dim in dims:
     if shape[dim] % ways == 0:
@@ -67,7 +67,7 @@ def _cuts(shape: tuple[int, ...], ways: int, first: int) -> dict[int, int]:
 
 
 def _divided(mesh: AnyMesh, sizes: list[int]) -> AnyMesh:
-  """The same devices in the same order, with the axis `fsdp` as several, of these sizes and what is left."""
+  """The same devices in the same order, with the axis `fsdp` split into axes of these sizes and a rest."""
   sizes = [*sizes, mesh.shape["fsdp"] // math.prod(sizes)]
   shape, names, kinds = [], [], []
   for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):

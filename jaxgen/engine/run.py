@@ -1,13 +1,13 @@
 """A run: an experiment, its folder, and its state at some step."""
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
@@ -29,10 +29,11 @@ class Run:
   Attributes:
     folder: the run's folder.
     config: its config.
-    arguments: the config's arguments, those given here included.
-    experiment: what they build.
+    arguments: all of the config's arguments.
+    experiment: the experiment that they build.
     seed: the run's seed.
     state: the training state; a finished run's is restored when it is first asked for.
+    workers: processes that read data which is not in memory; 0: threads of this process.
   """
 
   def __init__(
@@ -45,15 +46,29 @@ class Run:
     fsdp: int = 1,
     checkpoint: str | int = "last",
     devices: list | int | None = None,
+    workers: int = 0,
   ):
-    """checkpoint: which one `state` is of. fsdp, devices: as in `make_mesh`."""
+    """Builds the experiment; the state is made or restored when it is first asked for.
+
+    Args:
+      folder: the run's folder.
+      config: its config.
+      arguments: the config's arguments that differ from its defaults.
+      seed: the run's seed.
+      fsdp: as in `make_mesh`.
+      checkpoint: the checkpoint that `state` is restored from, see `load`.
+      devices: as in `make_mesh`.
+      workers: as in `pipeline.Stream`.
+    """
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
     self._fsdp, self._checkpoint, self._devices = fsdp, str(checkpoint), devices
+    self.workers = workers
     self._program = None
     self._state = None
+    self.rehearsed: tuple[list[str] | None] | None = None  # what `rehearsal.rehearse` has found
 
   @property
   def name(self) -> str:
@@ -65,7 +80,7 @@ class Run:
 
   @property
   def program(self):
-    """The method compiled for this machine's devices, or for those that were given."""
+    """The `Program`: the method compiled for this machine's devices, or for the given ones."""
     if self._program is None:
       e = self.experiment
       mesh = make_mesh(self._fsdp, self._devices)
@@ -79,7 +94,9 @@ class Run:
           updates=e.updates_per_dispatch,
           microbatches=e.microbatches,
         )
-      except TRACING as error:
+      except (UserError, *TRACING) as error:
+        if isinstance(error, UserError) and not self._small():
+          raise
         raise self.refusal(error) from error
       if any(x.size == 0 for x in jax.tree.leaves(self._program.abstract.params)):
         self._program = None
@@ -87,14 +104,19 @@ class Run:
     return self._program
 
   def refusal(self, error: Exception) -> UserError:
-    """What to say of an error that a config's arguments have led to while its program was traced."""
+    """A UserError for an error that occurred while the program was traced with the config's arguments."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    sizes = lambda value: [x for x in (value if isinstance(value, (tuple, list)) else [value]) if type(x) is int]
-    small = [name for name, value in self.arguments.items() if min(sizes(value), default=1) < 1]
-    if small:
+    if small := self._small():
       given = ", ".join(f"{name}={self.arguments[name]!r}" for name in small)
       text = f"{given} makes no program, for sizes are 1 or more ({text})"
     return UserError(f"config {self.config.name}: {text}")
+
+  def _small(self) -> list[str]:
+    """Arguments that were given as sizes of 0 or less, or may be taken for some."""
+    defaults = self.config.defaults()
+    sizes = lambda value: [x for x in (value if isinstance(value, (tuple, list)) else [value]) if type(x) is int]
+    given = {name: value for name, value in self.arguments.items() if value != defaults.get(name)}
+    return [name for name, value in given.items() if min(sizes(value), default=1) < 1]
 
   @property
   def state(self):
@@ -114,7 +136,7 @@ class Run:
     self._state = state
 
   def _chosen(self, checkpoints: RunCheckpoints) -> int | None:
-    """The step that the run was asked for at, None for the newest."""
+    """The step of the requested checkpoint; None: the newest."""
     if self._checkpoint == "last":
       return None
     if self._checkpoint == "best":
@@ -130,20 +152,26 @@ class Run:
 
   @property
   def step(self) -> int:
-    """Training steps that the state has behind it."""
+    """The state's number of training steps."""
     return int(self.state.step)
+
+  def batches(self) -> pipeline.Stream:
+    """This process's part of the batches that the run trains on."""
+    data, size = self.data, self.experiment.batch_size
+    process, processes = jax.process_index(), jax.process_count()
+    return pipeline.Stream(data.training(), self.seed, size, process, processes, data.repeats, self.workers)
 
   def conditions(self, index) -> dict[str, Any]:
     """The conditions of the samples with these indices [N]: {name: [N, ...]}."""
     return dict(self.experiment.conditions(index)) if self.experiment.conditions else {}
 
   def render(self, samples, first: int = 0) -> dict[str, bytes]:
-    """What shows the samples first .. first + N - 1: {suffix of a file: its contents}."""
+    """Files that show the samples first .. first + N - 1: {a file's suffix: its contents}."""
 
     return self.experiment.render(samples, self.conditions(np.arange(first, first + len(samples))))
 
   def suffixes(self) -> list[str]:
-    """The suffixes of the files that show samples; no sample is drawn for it."""
+    """The suffixes of the files that show samples. No sample is drawn."""
 
     e, first = self.experiment, np.arange(1)
     if e.method.sample is None:
@@ -152,10 +180,10 @@ class Run:
     return list(e.render(np.zeros(like.shape, like.dtype), self.conditions(first)))
 
   def conditions_of_chunk(self, index, first: int, n: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditions of the samples with these indices, where `given` has those of first .. first + n - 1.
+    """The conditions of the samples with these indices; `given` has values for the samples first .. first + n - 1.
 
     Raises:
-      UserError: a given condition has not n values.
+      UserError: a given condition does not have n values.
     """
     values = self.conditions(index)
     for name, value in given.items():
@@ -177,12 +205,12 @@ class Run:
   ):
     """Samples first .. first + n - 1 of a seed: [n, ...] numpy, images in [-1, 1].
 
-    Sample i depends on (seed, i) and its condition, not on n, on `first`, or on the number of devices; see
-    `engine.drawing.stream`, which gives them piece by piece.
+    Sample i depends on (seed, i) and its condition, not on n, `first` or the number of devices. `engine.drawing.stream`
+    yields the samples piece by piece.
 
     Args:
-      batch: samples that are computed at once, the experiment's `sample_chunk` by default.
-      conditions: values [n, ...] by name, instead of the experiment's own.
+      batch: the number of samples that are computed at once; by default the experiment's `sample_chunk`.
+      conditions: values [n, ...] by name, in place of the experiment's own.
       progress: called with the number of samples done.
 
     Raises:
@@ -198,14 +226,14 @@ class Run:
     return jax.tree.map(lambda *xs: np.concatenate(xs), *pieces)
 
   def evaluate_split(self, split: str | None = None, *, seed: int = 0) -> dict[str, Any]:
-    """`Method.evaluate` for every example of a split, in order: {name: [N] numpy}. Default: the data's test split."""
+    """`Method.evaluate` for every example of a split, in order: {name: [N] numpy}. By default of the test split."""
 
     e = self.experiment
     source = e.data.source(split or e.data.test)
     key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
-    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count())
+    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count(), self.workers)
     with pipeline.prefetch(lambda batch: batch, in_order) as ahead:
       for batch, count in ahead:
         values = self.program.evaluate(self.state, batch, key)
@@ -227,18 +255,26 @@ class Run:
     return drawn
 
 
-def load(folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", **overrides: Any) -> Run:
+def load(
+  folder: files.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
+) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
-  checkpoint: "last"; "best", by the metric that the config keeps the best of; or the step of one.
+  Args:
+    folder: the run's folder.
+    fsdp: as in `make_mesh`.
+    checkpoint: "last"; "best", by the metric in `Experiment.best`; or a step.
+    workers: as in `pipeline.Stream`.
+    **overrides: the config's arguments to change.
 
   Raises:
-    UserError: the folder is not a run, or an override is not an argument of its config, or one changes the state.
+    UserError: the folder is not a run, or an override is not an argument of its config or changes the state.
   """
   folder = Folder(folder)
   info = folder.info()
   config = load_kept(folder.path, info["config"])
-  run = Run(folder, config, {**info["arguments"], **overrides}, info["seed"], fsdp=fsdp, checkpoint=checkpoint)
+  arguments, options = {**info["arguments"], **overrides}, {"checkpoint": checkpoint, "workers": workers}
+  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, **options)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

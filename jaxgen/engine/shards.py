@@ -1,15 +1,15 @@
-"""Samples on disk, chunk by chunk, in a folder that is gone on with after a kill.
+"""Writes samples to a folder chunk by chunk. After a kill, the same command goes on with the folder.
 
-    FOLDER/samples.json           what the samples are of; a folder that holds others is refused
+    FOLDER/samples.json           what the samples are of; a folder with other samples is refused
     FOLDER/lock                   says which process writes here, while it does
-    FOLDER/chunks.jsonl           a line for each chunk that is complete, with the SHA-256 of its files
-    FOLDER/samples_00000064.npz   the chunk that begins with sample 64: "samples" [k, ...] as the method gives them
-    FOLDER/00000064.png           or sample 64 alone, where pictures were asked for, at its own size
+    FOLDER/chunks.jsonl           a line for each complete chunk, with the SHA-256 of its files
+    FOLDER/samples_00000064.npz   the chunk that begins with sample 64: "samples" [k, ...] as the method returns them
+    FOLDER/00000064.png           with --format png instead: sample 64, at its own size
 
-Files appear whole or not at all, and a chunk's line follows its files. Who goes on reads the files of each line, keeps
-those that have that SHA-256 and draws the rest, in the same batches as before: the folder's bytes are those of a start
-that nobody has stopped. Memory holds a chunk that is written, the next with the batches that it is put together of, and
-what `engine.drawing` has on the devices, however many samples there are.
+Files appear whole or not at all, and a chunk's line is written after its files. A second start reads the files of each
+line, keeps those with the right SHA-256 and draws the rest in the same batches as before. The folder then has the same
+bytes as after one uninterrupted start. Whatever the number of samples, memory holds the chunk that is being written,
+the next one with its batches, and what `engine.drawing` has on the devices.
 """
 
 import concurrent.futures
@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -28,9 +27,9 @@ import numpy as np
 
 from jaxgen.core import files, pictures
 from jaxgen.core.errors import UserError
+from jaxgen.engine.claims import claim
 from jaxgen.engine.cluster import by_main
 from jaxgen.engine.drawing import cut, stream
-from jaxgen.engine.folder import locked, release
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
@@ -39,14 +38,14 @@ ABOUT, INDEX = "samples.json", "chunks.jsonl"
 
 
 class Chunk(NamedTuple):
-  """Samples first .. first + count - 1, which are complete on disk or not at all."""
+  """Samples first .. first + count - 1."""
 
   first: int
   count: int
 
 
 class Drawn(NamedTuple):
-  """What a start of `draw` has done: samples that were there, and those that it drew."""
+  """The result of `draw`: the number of samples that existed, and the number that it drew."""
 
   kept: int
   drawn: int
@@ -54,7 +53,7 @@ class Drawn(NamedTuple):
 
 def draw(
   run: Run,
-  folder: pathlib.Path,
+  folder: files.Place,
   n: int,
   *,
   seed: int = 0,
@@ -64,17 +63,17 @@ def draw(
   batch: int | None = None,
   progress: Callable[[int, int], Any] = lambda kept, drawn: None,
 ) -> Drawn:
-  """Draws samples first .. first + n - 1 of a seed into a folder, or those of them that it lacks.
+  """Draws those of the samples first .. first + n - 1 of a seed that a folder lacks into the folder.
 
   Args:
     kind: npz files, or a PNG file for each sample.
-    chunk: samples in a chunk; as many as a batch by default. It changes files, not samples.
+    chunk: number of samples in a chunk; by default the batch. It changes files, not samples.
     batch: as in `engine.drawing.stream`.
-    progress: called with the number of samples that were there already, and of those drawn so far.
+    progress: called with the number of samples that existed already and the number drawn so far.
 
   Raises:
-    UserError: as `stream`; the folder holds other samples, or is written by another process; samples that are no
-      pictures are to be pictures.
+    UserError: as in `stream`; or the folder has other samples, another process writes it, or samples that are not
+      images cannot be PNG files.
   """
   batch = batch or run.experiment.sample_chunk
   chunk = chunk or batch
@@ -143,8 +142,8 @@ def _like(run: Run) -> tuple[tuple[int, ...], np.dtype]:
   return tuple(like.shape[1:]), np.dtype(like.dtype)
 
 
-def _check_same(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
-  """Raises a UserError, naming the difference, unless the folder holds samples of the same; `n` may be raised."""
+def _check_same(folder: files.Place, about: Mapping[str, Any]) -> None:
+  """Raises a UserError that names the difference unless the folder's samples are the same; `n` may be larger."""
   try:
     there = json.loads((folder / ABOUT).read_text())
     old = {**there, **{f"--{k.replace('_', '-')}": v for k, v in there.pop("arguments").items()}}
@@ -164,20 +163,20 @@ def _check_same(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Claims a folder, which is made if need be, for this process."""
+def _locked(folder: files.Place) -> Iterator[None]:
+  """Locks a folder for this process, and makes it if needed."""
   try:
-    file, _ = locked(folder, "choose another folder")
+    held = claim(folder, "choose another folder")
   except OSError as error:
     raise UserError(f"{folder} cannot be written: {error.strerror}") from error
   try:
     yield
   finally:
-    release(file)
+    held.release()
 
 
 def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-  """Chunks that follow one another together, so that a stream that is drawn for them draws nothing else."""
+  """Groups chunks that follow one another, so that a stream for each group draws nothing else."""
   groups: list[list[Chunk]] = []
   for chunk in chunks:
     if groups and sum(groups[-1][-1]) == chunk.first:
@@ -190,12 +189,12 @@ def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
 class _Writer:
   """Writes chunks into a folder, and knows which are complete there."""
 
-  def __init__(self, folder: pathlib.Path, kind: Kind):
+  def __init__(self, folder: files.Place, kind: Kind):
     self.folder, self.kind = folder, kind
     self.complete: dict[Chunk, str] = {}  # the SHA-256 of their files
 
   def begin(self, about: Mapping[str, Any], wanted: Sequence[Chunk]) -> None:
-    """Finds which of the chunks that are wanted are complete, and removes what a kill has left half written."""
+    """Finds which of the wanted chunks are complete, and removes files that a kill has left half written."""
     files.remove_half_written(self.folder)
     known = set(wanted)
     for line in self._lines():
@@ -206,19 +205,19 @@ class _Writer:
     self.finish()
 
   def _lines(self) -> Iterator[Any]:
-    """The index; a last line that a kill cut short is dropped."""
-    with contextlib.suppress(FileNotFoundError), open(self.folder / INDEX) as file:
-      for text in file:
+    """The lines of the index, without a last line that a kill cut short."""
+    with contextlib.suppress(FileNotFoundError):
+      for text in (self.folder / INDEX).read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
           yield json.loads(text)
 
-  def _paths(self, chunk: Chunk) -> list[pathlib.Path]:
+  def _paths(self, chunk: Chunk) -> list[files.Place]:
     if self.kind == "npz":
       return [self.folder / f"samples_{chunk.first:08d}.npz"]
     return [self.folder / f"{i:08d}.png" for i in range(chunk.first, chunk.first + chunk.count)]
 
   def _sha256(self, chunk: Chunk) -> str | None:
-    """Of a chunk's files, one after the other; None where one cannot be read."""
+    """The SHA-256 of a chunk's concatenated files; None if one cannot be read."""
     digest = hashlib.sha256()
     try:
       for path in self._paths(chunk):

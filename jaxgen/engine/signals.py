@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop."""
+"""SIGINT and SIGTERM as a request to stop between dispatches."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from jaxgen.core.errors import Stopped
 
 
 class Signals:
-  """Turns SIGINT and SIGTERM into a wish to stop that the loop asks for between dispatches.
+  """Turns SIGINT and SIGTERM into a request to stop, which the loop checks between dispatches.
 
-  Several processes must stop at the same step: there SIGTERM is left to jax's coordination service, which agrees on the
-  step, and SIGINT is passed on as SIGTERM.
+  Several processes must stop at the same step. There jax's coordination service handles SIGTERM and agrees on the step,
+  and SIGINT is passed on as SIGTERM.
   """
 
   def __init__(self):
@@ -44,7 +44,7 @@ class Signals:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def wish(self) -> int | None:
-    """The signal to stop for, None to go on. Every process asks after the same dispatches and gets the same answer."""
+    """The signal to stop for; None: go on. Every process asks after the same dispatches and gets the same answer."""
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
 

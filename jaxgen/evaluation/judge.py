@@ -62,7 +62,12 @@ class Recipe(NamedTuple):
 
 
 class Judge(NamedTuple):
-  """features: images [N, H, W, C] in [-1, 1] -> [N, F] float64. shape: the (H, W, C) that it takes."""
+  """A network whose features samples are compared in.
+
+  Attributes:
+    features: images [N, H, W, C] in [-1, 1] -> their features [N, F] in float64.
+    shape: the (H, W, C) of the images.
+  """
 
   features: Features
   shape: tuple[int, int, int]

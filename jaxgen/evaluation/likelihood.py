@@ -130,8 +130,9 @@ def bits_per_value(nats: float, values: int) -> float:
 class Row(NamedTuple):
   """A likelihood in a table.
 
-  data: name and split of what was evaluated.
-  number: the number's name, as `likelihood` gives it.
+  Attributes:
+    data: name and split of what was evaluated.
+    number: the number's name, as `likelihood` gives it.
   """
 
   model: str

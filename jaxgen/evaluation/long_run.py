@@ -29,10 +29,11 @@ STARTS = ("data", "noise")
 class LongRun(NamedTuple):
   """Chains by where they began, "data" or "noise".
 
-  energy: [1 + steps, chains], nats, the first before any step.
-  x: [1 + steps, shown, ...], of the first chains.
-  first, last: [chains, ...], before any step and after all.
-  accepted: [chains], mean probability.
+  Attributes:
+    energy: [1 + steps, chains], nats, the first before any step.
+    x: [1 + steps, shown, ...], of the first chains.
+    first, last: [chains, ...], before any step and after all.
+    accepted: [chains], mean probability.
   """
 
   energy: dict[str, Float[np.ndarray, "times chains"]]

@@ -34,7 +34,8 @@ def quadrature(energy: Callable[[Any, Array], Array], low: float, high: float, s
   """For `likelihood(partition=...)`: log Z of an energy of points in the plane, by the midpoint rule on side x side
   cells of the square from low to high. What lies outside is not counted.
 
-  energy: (state, x [n, 2]) -> [n] nats.
+  Args:
+    energy: (state, x [n, 2]) -> [n] nats.
   """
   width = (high - low) / side
   line = (low + width * (np.arange(side) + 0.5)).astype(np.float32)
@@ -94,7 +95,8 @@ def _suffix(network: RBM, levels: int | None) -> str:
 def exact(network: RBM, spec: Spec, side: Side | None = None) -> Partition:
   """log Z by summing over all states of a side, for `evaluation.likelihood`; see `nn.energy.rbm.log_partition`.
 
-  spec: the data's.
+  Args:
+    spec: the data's.
 
   Raises:
     UserError: the side has too many states.

@@ -31,10 +31,11 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 class Collective(NamedTuple):
   """An operation between devices.
 
-  kind: its name in HLO, a key of `SENT`.
-  ways: the number of devices that take part with each other.
-  nbytes: of the whole array that is gathered, reduced or exchanged.
-  count: how often a step does it.
+  Attributes:
+    kind: its name in HLO, a key of `SENT`.
+    ways: the number of devices that take part with each other.
+    nbytes: of the whole array that is gathered, reduced or exchanged.
+    count: how often a step does it.
   """
 
   kind: str

@@ -25,12 +25,13 @@ Number = int | float
 class Cost(NamedTuple):
   """What a step costs one device.
 
-  state, batches, work: bytes of its memory; work is what the program needs besides, at its peak.
-  aliased: bytes of the state that are overwritten in place.
-  flops: of the step's products and convolutions, its share.
-  traffic: bytes between it and its memory as the compiler counts them, which takes a loop's body once.
-  cycles: by the compiler's estimates, 0 where it gives none. unknown: operations that it has no estimate of.
-  sent: the collectives' bytes. least: what would have to be sent, see `least_sent`.
+  Attributes:
+    state, batches, work: bytes of its memory; work is what the program needs besides, at its peak.
+    aliased: bytes of the state that are overwritten in place.
+    flops: of the step's products and convolutions, its share.
+    traffic: bytes between it and its memory as the compiler counts them, which takes a loop's body once.
+    cycles: by the compiler's estimates, 0 where it gives none. unknown: operations that it has no estimate of.
+    sent: the collectives' bytes. least: what would have to be sent, see `least_sent`.
   """
 
   state: Number

@@ -16,11 +16,12 @@ from jaxgen.core.errors import UserError
 class Chip(NamedTuple):
   """What one of jax's devices has: a chip, and of v2, v3, v4 and 7x one of a chip's two cores.
 
-  flops: multiplications and additions a second in bfloat16.
-  memory: bytes.
-  link: bytes a second that it sends over all its links to other chips, in one direction.
-  clock: cycles a second: flops / (2 x multipliers of its matrix units); None where that is not known.
-  slices: some of its topologies.
+  Attributes:
+    flops: multiplications and additions a second in bfloat16.
+    memory: bytes.
+    link: bytes a second that it sends over all its links to other chips, in one direction.
+    clock: cycles a second: flops / (2 x multipliers of its matrix units); None where that is not known.
+    slices: some of its topologies.
   """
 
   flops: float
@@ -47,7 +48,13 @@ CHIPS = {
 
 
 class Target(NamedTuple):
-  """name: as the user gave it. devices: jax's. chip: None where nothing is known of its speed."""
+  """The devices that a program is compiled for.
+
+  Attributes:
+    name: the target's name as the user gave it.
+    devices: the jax devices.
+    chip: what one of them can do; None where its speed is not known.
+  """
 
   name: str
   devices: list

@@ -1,7 +1,8 @@
 """DiT's weights in the layouts of the authors, as SiT's, and of diffusers' `DiTTransformer2DModel`.
 
 The authors' fixed positions are left out of what is written: the network computes them. diffusers has the embeddings of
-time and class in every block, all the same; and it rounds the time's frequencies otherwise, see `nn.dit.to_the_last`.
+time and class in every block, all the same; and it rounds the time's frequencies otherwise, see
+`nn.transformers.dit.to_the_last`.
 """
 
 from jaxgen.interop.layout import Entry, beside, repeated, same, stacked

@@ -18,12 +18,13 @@ from jaxgen.core.errors import UserError
 class Entry(NamedTuple):
   """Theirs and ours.
 
-  theirs: names of the tensors that make up ours, usually one.
-  ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none, see
-    `beside`.
-  join: (their arrays) -> ours.
-  split: (ours) -> their arrays.
-  fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
+  Attributes:
+    theirs: names of the tensors that make up ours, usually one.
+    ours: path of the array among the network's variables, "params/block/conv/kernel"; "" where the network has none,
+      see `beside`.
+    join: (their arrays) -> ours.
+    split: (ours) -> their arrays.
+    fit: (theirs, the shape wanted) -> theirs in that shape, for what may be resized: positions; None for what may not.
   """
 
   theirs: tuple[str, ...]
@@ -100,7 +101,7 @@ def _once(entries: Sequence[Entry]) -> Entry:
 
 
 def stacked(blocks: Sequence[Sequence[Entry]]) -> list[Entry]:
-  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.attention.Blocks`."""
+  """Of blocks that are one scan here: each of ours [...] becomes [depth, ...]; see `nn.blocks.attention.Blocks`."""
   return [_stack(same_place) for same_place in zip(*blocks, strict=True)]
 
 

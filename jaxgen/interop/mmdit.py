@@ -12,7 +12,12 @@ from jaxgen.nn.transformers.mmdit import MMDiT
 
 
 def _blocks(network: MMDiT, block: Callable[[int, str, bool, bool], list[Entry]]) -> list[Entry]:
-  """block: (number, ours, whether the picture attends to itself alone, whether it is the last) -> entries."""
+  """The entries of all blocks.
+
+  Args:
+    network: the network.
+    block: (number, our path, whether the picture also attends to itself alone, whether it is the last) -> its entries.
+  """
   last = network.depth - 1
   return [
     *stacked([block(i, "params/first/blocks", True, False) for i in range(network.dual)]),
@@ -73,7 +78,12 @@ def authors(network: MMDiT) -> list[Entry]:
   model = "model.diffusion_model"
 
   def row(theirs: str, name: str, ours: str, last: bool) -> list[Entry]:
-    """One row's half of a block. name: "picture" or "text". last: nothing but keys and values is wanted of it."""
+    """The entries of the picture's or the text's half of a block.
+
+    Args:
+      name: "picture" or "text".
+      last: the half has only keys and values.
+    """
     before = "" if name == "picture" else "text_"
     entries = [
       *affine(f"{theirs}.adaLN_modulation.1", f"{ours}/{before}modulation/dense"),

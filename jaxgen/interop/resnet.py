@@ -12,7 +12,11 @@ from jaxgen.nn.vision.resnet import ResNet
 
 
 def batch_norm(theirs: str, ours: str) -> list[Entry]:
-  """Gain, bias and running statistics. ours: the path without its collection."""
+  """Gain, bias and running statistics.
+
+  Args:
+    ours: our path without its collection.
+  """
   return [
     same(f"{theirs}.weight", f"params/{ours}/scale"),
     same(f"{theirs}.bias", f"params/{ours}/bias"),

@@ -29,7 +29,8 @@ def frozen(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
 def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict[str, Any]:
   """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
 
-  checkpoint: as `jaxgen.load` takes it.
+  Args:
+    checkpoint: as `jaxgen.load` takes it.
 
   Returns:
     {"params": .., "batch_stats": .., ..}, as the network's `init` gives them.

@@ -13,7 +13,12 @@ from jaxgen.nn.vision.swin import Swin
 
 
 def _stages(network: Swin, block) -> list[Entry]:
-  """block: (stage, number, ours) -> entries; two blocks are one step of a stage's scan."""
+  """The entries of all stages. Two blocks are one step of a stage's scan.
+
+  Args:
+    network: the network.
+    block: (stage, number, our path) -> the entries of one block.
+  """
   entries = []
   for i, depth in enumerate(network.depths):
     ours = f"params/stage_{i}/blocks"

@@ -54,7 +54,7 @@ def separate(names: tuple[str, ...], ours: str) -> list[Entry]:
 
 
 def timm_block(theirs: str, ours: str, qkv_bias: bool = True) -> list[Entry]:
-  """timm's `Block` and ours, `nn.attention.Block`."""
+  """timm's `Block` and ours, `nn.blocks.attention.Block`."""
   return [
     *norm(f"{theirs}.norm1", f"{ours}/norm_attention"),
     *affine(f"{theirs}.attn.qkv", f"{ours}/attention/qkv")[: 2 if qkv_bias else 1],
@@ -66,7 +66,11 @@ def timm_block(theirs: str, ours: str, qkv_bias: bool = True) -> list[Entry]:
 
 
 def transformers_block(theirs: str, ours: str, attention: str) -> list[Entry]:
-  """transformers' layers, as its files name them. attention: what they call the part with query, key and value."""
+  """The layers of the transformers library, under the names of its files.
+
+  Args:
+    attention: the name of the part with query, key and value.
+  """
   return [
     *norm(f"{theirs}.layernorm_before", f"{ours}/norm_attention"),
     *separate(

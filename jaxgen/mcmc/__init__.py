@@ -1,14 +1,14 @@
 """Markov chains: a kernel is a pair of pure functions over many chains at once, and `run` is one `lax.scan`.
 
 An energy U gives one number of nats per chain, [chains], and the chains' stationary density is proportional to
-exp(-U(x)). Every kernel draws for chain i from keys[i] alone, so a chain is the same whatever runs beside it.
+exp(-U(x)). Every kernel draws for chain i from keys[i] only, so that a chain does not depend on the other chains.
 
     kernel = langevin(energy, step=0.1)
     x, accepted, _ = run(kernel, x, keys, 1_000)
 
 `langevin.py` has kernels for smooth energies, `gibbs.py` one for two conditionals, and `tempering.py` lets chains at
-several temperatures exchange positions; `ais.py` estimates a partition function, and `diagnostics.py` says what a chain
-is worth.
+several temperatures exchange positions; `ais.py` estimates a partition function, and `diagnostics.py` measures how well
+chains mix.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,16 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 
 Energy = Callable[[Array], Float[Array, " chains"]]
-Carry = Any  # a NamedTuple with the chains' positions as its `x`, and what a kernel need not compute again
+Carry = Any  # a NamedTuple with the chains' positions as its `x`, and values that a kernel reuses in the next step
 
 
 class Kernel(NamedTuple):
   """A Markov transition.
 
-  init: x [chains, ...] -> carry.
-  step: (carry, keys [chains]) -> (carry, the probability with which each chain's proposal was accepted, [chains]; 1
-    where nothing is rejected).
+  Attributes:
+    init: x [chains, ...] -> carry.
+    step: (carry, keys [chains]) -> (carry, each chain's probability of acceptance [chains]). The probability is 1 for
+      kernels that reject nothing.
   """
 
   init: Callable[[PyTree], Carry]
@@ -44,17 +45,17 @@ def run(
   steps: int,
   keep: Callable[[Carry], PyTree] = lambda carry: None,
 ) -> tuple[PyTree, Float[Array, " chains"], PyTree]:
-  """So many steps of a kernel, chain i's k-th drawn from fold_in(keys[i], k).
+  """Runs a kernel for `steps` steps. Step k of chain i draws from fold_in(keys[i], k).
 
   Args:
-    x: where the chains begin, [chains, ...].
-    keep: what to keep of every step's carry; nothing by default.
+    x: the first positions, [chains, ...].
+    keep: carry -> the part of it to keep at every step; by default nothing.
 
   Returns:
-    (x after the last step, the mean probability of acceptance of each chain, what was kept, stacked [steps, ...])
+    (x after the last step, each chain's mean probability of acceptance, the kept parts [steps, ...])
 
   Raises:
-    UserError: fewer steps than one.
+    UserError: there are fewer steps than one.
   """
   if steps < 1:
     raise UserError(f"a chain takes 1 or more steps, not {steps}: change it")

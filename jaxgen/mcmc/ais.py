@@ -1,6 +1,6 @@
 """Annealed importance sampling: Neal 2001, https://arxiv.org/abs/physics/9803008, of a ratio of partition functions.
 
-A family of energies U_beta goes from one whose density is drawn from and normalised, beta = 0, to that which is wanted,
+A family of energies U_beta leads from beta = 0, whose density is normalised and can be drawn from, to the target,
 beta = 1. A run draws x from the first and then, for beta_0 = 0 < beta_1 < ... < beta_K = 1,
 
     (A1)  log w += U_beta_{k-1}(x) - U_beta_k(x),  x <- a Markov step that leaves exp(-U_beta_k) invariant
@@ -9,7 +9,7 @@ and E w = Z_1 / Z_0. Over M runs, with the mean and the standard deviation s of 
 
     (A2)  log Z = log Z_0 + log mean(w)     with standard error s / (sqrt(M) mean(w)), by the delta method
 
-which says little where a few runs have most of the weight: the estimate is then too low, by how much nobody knows.
+which is unreliable if a few runs have most of the weight: the estimate is then too low by an unknown amount.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,13 @@ PARTS = ((0.0, 0.5, 1), (0.5, 0.9, 8), (0.9, 1.0, 20))  # from, to, 29ths of the
 
 
 class Estimate(NamedTuple):
-  """log_z: (A2), nats; error: its standard error, nats; log_w: of each run, [runs]."""
+  """An estimate of log Z.
+
+  Attributes:
+    log_z: (A2), nats.
+    error: its standard error, nats.
+    log_w: the log-weight of each run, [runs].
+  """
 
   log_z: Float[Array, ""]
   error: Float[Array, ""]
@@ -37,11 +43,13 @@ class Estimate(NamedTuple):
 
 
 def schedule(steps: int) -> np.ndarray:
-  """Inverse temperatures 0 = beta_0 < ... < beta_K = 1, with K = steps, more of them near 1: in the proportions of
-  Salakhutdinov and Murray 2008, section 4.1, who have 500 steps to 0.5, 4,000 to 0.9 and 10,000 to 1.
+  """Inverse temperatures 0 = beta_0 < ... < beta_K = 1 with K = steps, denser near 1.
+
+  The proportions are those of Salakhutdinov and Murray 2008, section 4.1: 500 steps to 0.5, 4,000 to 0.9 and 10,000 to
+  1.
 
   Raises:
-    UserError: fewer than three steps.
+    UserError: there are fewer than three steps.
   """
   if steps < 3:
     raise UserError(f"annealing takes 3 or more steps, not {steps}: change it")
@@ -59,20 +67,20 @@ def ais(
   betas: np.ndarray,
   keys: Key[Array, " runs"],
 ) -> Estimate:
-  """(A1) and (A2), one `lax.scan` over the temperatures, all runs at once.
+  """(A1) and (A2), by one `lax.scan` over the temperatures for all runs.
 
-  The sums of log w are compensated (Kahan), so that float32 does not lose what ten thousand small terms add.
+  The sums of log w are compensated (Kahan), so that float32 keeps ten thousand small terms.
 
   Args:
-    kernel: beta -> a kernel whose density is exp(-U_beta).
+    kernel: beta -> a kernel with the stationary density exp(-U_beta).
     energy: (x [runs, ...], beta) -> U_beta(x).
-    x: drawn from exp(-U_0), [runs, ...].
+    x: draws from exp(-U_0), [runs, ...].
     log_z_0: log of the normaliser of exp(-U_0).
-    betas: from 0 to 1, rising.
-    keys: of the runs, one each.
+    betas: increasing inverse temperatures from 0 to 1.
+    keys: a key for each run.
 
   Raises:
-    UserError: a single run, which has no standard error, or betas that do not rise from 0 to 1.
+    UserError: there is a single run, which has no standard error, or betas do not increase from 0 to 1.
   """
   if len(keys) < 2:
     raise UserError("a standard error needs 2 or more runs of annealed importance sampling: ask for more")

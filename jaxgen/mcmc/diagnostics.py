@@ -1,8 +1,7 @@
-"""What chains are worth: effective sample size and R-hat, of draws [draws, chains, ...], in numpy.
+"""Diagnostics of chains: effective sample size and R-hat of draws [draws, chains, ...], in numpy.
 
 Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021, Rank-normalization, folding, and localization: an improved R-hat,
-https://arxiv.org/abs/1903.08008. Each scalar of `...` is judged on its own. Draws before the chains have forgotten
-where they began are left out by the caller.
+https://arxiv.org/abs/1903.08008. Each scalar of `...` is diagnosed separately. The caller leaves out the burn-in.
 """
 
 import numpy as np
@@ -16,15 +15,15 @@ PerScalar = Float[np.ndarray, "*shape"]
 
 
 def effective_sample_size(x: Draws) -> PerScalar:
-  """So many independent draws would know the mean as well, with each chain split in halves.
+  """The number of independent draws that would estimate the mean as accurately, with each chain split in halves.
 
   With W the mean variance within half-chains, V = (N - 1)/N W + B/N, and rho_t = 1 - (W - mean autocovariance_t) / V,
-  it is M N / tau, tau = -1 + 2 sum_k P_k over the pairs P_k = rho_2k + rho_2k+1: as long as they are positive, and none
-  larger than the one before (Geyer 1992's initial monotone sequence). The positive rho behind the last pair is added
-  once, for chains whose neighbours are opposed. An x that never changes has as many as there are draws.
+  it is M N / tau, tau = -1 + 2 sum_k P_k over the pairs P_k = rho_2k + rho_2k+1, as long as they are positive, each
+  capped by the one before (Geyer 1992's initial monotone sequence). The first rho after the last pair is added once if
+  it is positive, for antithetic chains. For an x that never changes it is the number of draws.
 
   Raises:
-    UserError: fewer than 10 draws.
+    UserError: there are fewer than 10 draws.
   """
   x = _halves(x)
   n, m = x.shape[:2]
@@ -50,10 +49,10 @@ def effective_sample_size(x: Draws) -> PerScalar:
 def r_hat(x: Draws) -> PerScalar:
   """The larger of the rank-normalised split R-hats of x and of its distances from its median.
 
-  1 for chains that agree with each other and with themselves at another time; the paper asks for less than 1.01.
+  It is 1 for chains that agree with each other and whose halves agree. The paper recommends values below 1.01.
 
   Raises:
-    UserError: fewer than 10 draws.
+    UserError: there are fewer than 10 draws.
   """
   x = _halves(x)
   folded = np.abs(x - np.median(x, axis=(0, 1)))
@@ -61,7 +60,7 @@ def r_hat(x: Draws) -> PerScalar:
 
 
 def split_r_hat(x: Draws) -> PerScalar:
-  """sqrt(V / W) of chains that are split already; NaN where they never change."""
+  """sqrt(V / W) of half-chains; NaN if they never change."""
   n = len(x)
   W = x.var(axis=0, ddof=1).mean(axis=0)
   with np.errstate(divide="ignore", invalid="ignore"):
@@ -69,7 +68,7 @@ def split_r_hat(x: Draws) -> PerScalar:
 
 
 def summary(x: Draws, accepted: Float[np.ndarray, "*chains"]) -> dict[str, float]:
-  """{"acceptance": mean probability, "ess_min" and "r_hat_max": of the worst of x's scalars}."""
+  """{"acceptance": mean probability, "ess_min": the smallest of x's scalars, "r_hat_max": the largest}."""
   return {
     "acceptance": float(np.mean(accepted)),
     "ess_min": float(np.min(effective_sample_size(x))),
@@ -78,7 +77,7 @@ def summary(x: Draws, accepted: Float[np.ndarray, "*chains"]) -> dict[str, float
 
 
 def _halves(x: Draws) -> Float[np.ndarray, "half twice *shape"]:
-  """Each chain as two: its first half and its last; the draw between them is left out."""
+  """Splits each chain into its first and its last half. A draw between them is left out."""
   if len(x) < 10:
     raise UserError(f"chains of {len(x)} draws are too short to be judged: keep 10 or more")
   x, half = np.asarray(x, np.float64), len(x) // 2

@@ -1,4 +1,4 @@
-"""Gibbs sampling of two blocks of variables: x given y and y given x are drawn in turn; Geman and Geman 1984."""
+"""Gibbs sampling of two blocks of variables, which draws x given y and y given x in turn; Geman and Geman 1984."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,11 @@ Draw = Callable[[Key[Array, " chains"], Array], Array]  # (keys, the other block
 
 
 class Positions(NamedTuple):
-  """x: [chains, ...]."""
+  """What the chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+  """
 
   x: Array
 
@@ -21,7 +25,8 @@ class Positions(NamedTuple):
 def gibbs(draw_y: Draw, draw_x: Draw) -> Kernel:
   """x -> y -> x', y ~ p(y | x) and x' ~ p(x' | y). Such a step satisfies detailed balance with p(x).
 
-  draw_y, draw_x: draw from the two conditionals, chain i from keys[i].
+  Args:
+    draw_y, draw_x: draw from the two conditionals, chain i from keys[i].
   """
 
   def step(carry: Positions, keys: Key[Array, " chains"]) -> tuple[Positions, Float[Array, " chains"]]:

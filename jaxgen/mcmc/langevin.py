@@ -1,13 +1,13 @@
 """Kernels for smooth energies: Langevin dynamics unadjusted, adjusted and underdamped, and Hamiltonian Monte Carlo.
 
-In all of them U is the energy, in nats, one number per chain that depends on that chain alone; h is the step and z is
+In all of them U is the energy in nats, one number per chain that depends only on that chain; h is the step and z is
 standard normal.
 
-    (L1)  x' = x - h/2 grad U(x) + sqrt(h) z                       unadjusted: the density that it keeps is near exp(-U)
+    (L1)  x' = x - h/2 grad U(x) + sqrt(h) z                       unadjusted: the stationary density is near exp(-U)
     (L2)  log a = U(x) - U(x') + log q(x | x') - log q(x' | x)     adjusted: a move is kept with probability min(1, a)
     (L3)  q(x' | x) is the density of (L1)
 
-Of a unit Gaussian (L1) makes one of variance 1 / (1 - h/4), and diverges from h = 4 on.
+For a unit Gaussian, (L1) has the stationary variance 1 / (1 - h/4), and diverges from h = 4 on.
 """
 
 import math
@@ -28,13 +28,23 @@ PerChain = Float[Array, " chains"]
 
 
 class Unadjusted(NamedTuple):
-  """x: positions, [chains, ...]."""
+  """What unadjusted chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+  """
 
   x: Array
 
 
 class Adjusted(NamedTuple):
-  """x: positions, [chains, ...]; U: their energies, [chains]; gradient: of U, as x."""
+  """What adjusted chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+    U: their energies, [chains].
+    gradient: the gradient of U, of x's shape.
+  """
 
   x: Array
   U: Array
@@ -42,7 +52,13 @@ class Adjusted(NamedTuple):
 
 
 class Underdamped(NamedTuple):
-  """x: positions, [chains, ...]; v: momenta, of mass 1, as x; gradient: of the energy at x, as x."""
+  """What underdamped chains carry.
+
+  Attributes:
+    x: positions, [chains, ...].
+    v: momenta, of mass 1, of x's shape.
+    gradient: the gradient of the energy at x, of x's shape.
+  """
 
   x: Array
   v: Array
@@ -74,19 +90,20 @@ def langevin(
 ) -> Kernel:
   """Unadjusted Langevin dynamics, (L1). One gradient a step; nothing is rejected.
 
-  Without options the density that it keeps tends to exp(-U) as the step goes to 0. Each option changes that density,
-  and deep energy-based models are often trained and sampled so: their energies are then what this sampler needs, and
-  not minus the logarithm of its density.
+  Without options the stationary density tends to exp(-U) as the step goes to 0. Each option changes that density. Deep
+  energy-based models are often trained and sampled with such options; their U is then not minus the logarithm of the
+  sampler's density.
 
   Args:
     step: h.
-    noise: standard deviation of the noise in place of sqrt(h). What is kept is near exp(-U / T) with T = noise^2 / h:
-      Du and Mordatch 2019, https://arxiv.org/abs/1903.08689, take gradient steps of h/2 = 10 with noise 0.005.
+    noise: standard deviation of the noise in place of sqrt(h). The stationary density is near exp(-U / T) with T =
+      noise^2 / h. Du and Mordatch 2019, https://arxiv.org/abs/1903.08689, use gradient steps of h/2 = 10 with noise
+      0.005.
     clip: entries of the gradient are clipped to [-clip, clip].
-    box: values of x are clipped to it after every step.
+    box: (low, high); values of x are clipped to it after every step.
 
   Raises:
-    UserError: step <= 0, noise < 0, clip <= 0, or a box without an inside; energies that are not one number per chain.
+    UserError: step <= 0, noise < 0, clip <= 0, low >= high, or energies are not one number per chain.
   """
   check_step(step)
   noise = math.sqrt(step) if noise is None else noise
@@ -136,7 +153,7 @@ def mala(energy: Energy, step: float) -> Kernel:
 
 
 def log_proposal(x: Positions, gradient: Positions, y: Positions, step: float) -> PerChain:
-  """log q(y | x) of (L3) but for a constant, with the gradient of U at x."""
+  """log q(y | x) of (L3) up to a constant, from the gradient of U at x."""
   away = (y - x + step / 2 * gradient).reshape(len(x), -1)
   return -jnp.square(away).sum(axis=1) / (2 * step)
 
@@ -149,12 +166,12 @@ def underdamped(energy: Energy, step: float, friction: float = 1.0) -> Kernel:
       O  v <- c v + sqrt(1 - c^2) z    with c = exp(-friction h)
       A, B again
 
-  Leimkuhler and Matthews 2013, https://arxiv.org/abs/1203.5428. Of a Gaussian its positions have the right
-  variance at every step size up to 2; momenta have 1 - h^2 / 4 in place of 1. `init` starts at rest.
+  Leimkuhler and Matthews 2013, https://arxiv.org/abs/1203.5428. For a Gaussian its positions have the exact variance at
+  every step size up to 2; momenta have the variance 1 - h^2 / 4 in place of 1. `init` starts with momenta 0.
 
   Args:
-    step: h, in time; a step of (L1) of size h^2 goes about as far.
-    friction: per unit of time.
+    step: h, in time. It moves about as far as a step of (L1) of size h^2.
+    friction: the friction per unit of time.
 
   Raises:
     UserError: step <= 0 or friction <= 0; energies that are not one number per chain.
@@ -182,11 +199,11 @@ def underdamped(energy: Energy, step: float, friction: float = 1.0) -> Kernel:
 def hmc(energy: Energy, step: float, leapfrogs: int) -> Kernel:
   """Hamiltonian Monte Carlo with mass 1: Neal 2011, https://arxiv.org/abs/1206.1901, section 5.3.2.
 
-  Momenta are drawn, so many leapfrog steps follow, and where they end is accepted by the change of U(x) + |v|^2 / 2.
-  One such step is `mala` with step^2.
+  A step draws momenta, takes `leapfrogs` leapfrog steps, and accepts their end by the change of U(x) + |v|^2 / 2. With
+  one leapfrog step it is `mala` with step^2.
 
   Raises:
-    UserError: step <= 0 or fewer leapfrogs than one; energies that are not one number per chain.
+    UserError: step <= 0, there are fewer leapfrogs than one, or energies are not one number per chain.
   """
   check_step(step)
   if leapfrogs < 1:
@@ -219,7 +236,7 @@ def check_step(step: float) -> None:
 
 
 def _accept(log_ratio: PerChain, keys: Key[Array, " chains"], new: Adjusted, old: Adjusted):
-  """The new state with probability min(1, exp(log_ratio)) in each chain, else the old; and that probability."""
+  """(the new state with probability min(1, exp(log_ratio)) in each chain, otherwise the old; that probability)."""
   log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
   u = jax.vmap(lambda key: jax.random.uniform(key, (), log_ratio.dtype))(keys)
   accepted = jnp.log(u) < log_ratio
@@ -231,4 +248,4 @@ def _ones(x: Positions) -> PerChain:
   return jnp.ones(len(x), x.dtype)
 
 
-Sampler = Callable[[Energy], Kernel]  # such as partial(langevin, step=0.1): a kernel of whatever energy is trained
+Sampler = Callable[[Energy], Kernel]  # energy -> a kernel for it, such as partial(langevin, step=0.1)

@@ -1,4 +1,4 @@
-"""Samples of an energy from draws of a known distribution: importance resampling, then a Markov chain."""
+"""Samples of an energy by importance resampling of draws from a known distribution, followed by a Markov chain."""
 
 from typing import NamedTuple
 
@@ -15,12 +15,13 @@ from jaxgen.probability.noise import Energy, Event, Noise, draws
 
 
 class Chains(NamedTuple):
-  """How samples of an energy are made: one of so many draws of the noise, and from there a Markov chain.
+  """How samples of an energy are made: choose one of several draws of the noise, and start a Markov chain from it.
 
-  candidates: draws of the noise for each sample, of which one is chosen with a probability in proportion to
-    exp(-E) / p_n: importance resampling (Rubin 1987), right for many candidates; 1 leaves the noise as it is.
-  kernel: of the chains that begin there, such as partial(mala, step=0.01); None for none.
-  steps: that each chain takes.
+  Attributes:
+    candidates: number of draws of the noise for each sample. One is chosen with probability proportional to
+      exp(-E) / p_n: importance resampling (Rubin 1987), exact in the limit of many candidates. With 1 it is the draw.
+    kernel: energy -> the chains' kernel, such as partial(mala, step=0.01); None: no chains.
+    steps: number of steps of each chain.
   """
 
   candidates: int = 1
@@ -32,7 +33,7 @@ OF_THE_NOISE, RESAMPLED = Chains(), Chains(candidates=100)
 
 
 def check_chains(chains: Chains) -> None:
-  """Raises a UserError for fewer candidates than one, or a kernel without steps, or steps without a kernel."""
+  """Raises a UserError if there are fewer candidates than one, a kernel without steps, or steps without a kernel."""
   if chains.candidates < 1:
     raise UserError(f"a sample is chosen among 1 or more candidates, not {chains.candidates}: change it")
   if (chains.kernel is None) != (chains.steps == 0) or chains.steps < 0:
@@ -40,7 +41,15 @@ def check_chains(chains: Chains) -> None:
 
 
 def sample(energy: Energy, noise: Noise, params: Params, keys: Key[Array, " n"], chains: Chains) -> Event:
-  """Samples of p(x) in proportion to exp(-energy(x)), nearly; see `Chains`. params: the noise's."""
+  """Approximate samples of p(x), which is proportional to exp(-energy(x)); see `Chains`.
+
+  Args:
+    energy: the energy.
+    noise: the distribution that the candidates are drawn from.
+    params: the noise's parameters.
+    keys: a key for each sample.
+    chains: the number of candidates, and the kernel and steps that follow.
+  """
   start_keys, choice_keys, chain_keys = split(keys, 3)
   y = draws(noise, params, start_keys, chains.candidates)
   if chains.candidates > 1:

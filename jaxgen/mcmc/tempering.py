@@ -1,11 +1,11 @@
 """Parallel tempering: copies of a chain at several inverse temperatures, which exchange their positions.
 
 With energies U_beta, such as beta U, the copies' joint density is the product of exp(-U_beta_t(x_t)). Two neighbours
-exchange what they have with probability min(1, a),
+exchange their positions with probability min(1, a),
 
     (T1)  log a = U_s(x_s) + U_t(x_t) - U_s(x_t) - U_t(x_s)
 
-and this leaves the product as it is, by detailed balance: Geyer 1991, Markov chain Monte Carlo maximum likelihood;
+which leaves the product invariant by detailed balance: Geyer 1991, Markov chain Monte Carlo maximum likelihood;
 Desjardins et al. 2010, Tempered Markov chain Monte Carlo for training of restricted Boltzmann machines.
 """
 
@@ -26,7 +26,11 @@ Family = Callable[[Array, Float[Array, " rows"]], Float[Array, " rows"]]  # (x [
 
 
 class Tempered(NamedTuple):
-  """x: positions, [chains, temperatures, ...]."""
+  """What the chains carry.
+
+  Attributes:
+    x: positions, [chains, temperatures, ...].
+  """
 
   x: Array
 
@@ -46,12 +50,11 @@ def tempering(
 ) -> Kernel:
   """A step of `inner` in every copy, and exchanges of neighbours.
 
-  Whether it is the first and second, third and fourth, ... that may exchange or the second and third, ... is drawn for
-  each chain and step; two copies always may. The step's probability of acceptance is the mean over the pairs that might
-  exchange.
+  For each chain and step it is drawn whether the pairs are first and second, third and fourth, ... or second and third,
+  ...; two copies are always a pair. The step's probability of acceptance is the mean over the pairs.
 
   Args:
-    inner: inverse temperatures [rows] -> a kernel of so many chains, row i's at the i-th.
+    inner: inverse temperatures [rows] -> a kernel of as many chains, each at its own inverse temperature.
     energy: U_beta.
     betas: inverse temperatures, rising to 1; x[:, -1] has the density exp(-U_1).
 

@@ -1,4 +1,4 @@
-"""Distributions of a latent whose entries are independent and alike: what a normalising flow maps the data to."""
+"""Base distributions of normalising flows: latents with independent, identically distributed entries."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from jaxtyping import Array
 class Base(NamedTuple):
   """A distribution of one entry.
 
-  log_density: of each entry, in nats.
-  draw: (key, shape) -> an array of that shape.
+  Attributes:
+    log_density: z -> the log-density of each entry, in nats.
+    draw: (key, shape) -> an array of that shape.
   """
 
   log_density: Callable[[Array], Array]

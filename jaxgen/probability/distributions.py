@@ -1,8 +1,8 @@
 """Distributions of data given a network's outputs: log-probabilities of the data's own values, and samples.
 
 Values of data with `levels` are 2 k / (levels - 1) - 1 for k = 0 .. levels - 1, as `jaxgen.data.transforms.scale` makes
-them; what is returned for them is the log-probability of the integer k, in nats. Of data without levels it is the log
-density per unit of the values.
+them; their log-probability is that of the integer k, in nats. For data without levels it is the log-density per unit of
+the values.
 
     d = logistic_mixture(10, levels=256, channels=3)
     log_p = d.log_prob(parameters, x)   # [..., d.parameters], [..., d.values] -> [...]
@@ -22,18 +22,19 @@ from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.core.method import Batch
 
-MIN_LOG_SCALE = -7.0  # the authors' of PixelCNN++
+MIN_LOG_SCALE = -7.0  # as in PixelCNN++'s code
 
 
 class Distribution(NamedTuple):
-  """Of so many `values`, given so many `parameters`.
+  """A distribution of V = `values` numbers with P = `parameters` parameters.
 
-  parameters: numbers that a network gives for one draw.
-  values: numbers that one draw is: 1, or the channels of a pixel.
-  levels: how many a value may take, None where it is any real number.
-  log_prob: (parameters [..., P], x [..., V]) -> [...], nats.
-  sample: (key, parameters [P]) -> [V].
-  mean: parameters [..., P] -> [..., V], of those that say it.
+  Attributes:
+    parameters: number of parameters, a network's outputs for one draw.
+    values: number of values of one draw: 1, or the channels of a pixel.
+    levels: number of levels that a value may take; None: real values.
+    log_prob: (parameters [..., P], x [..., V]) -> [...], nats.
+    sample: (key, parameters [P]) -> [V].
+    mean: parameters [..., P] -> [..., V]; None: the mean is not available.
   """
 
   parameters: int
@@ -55,14 +56,14 @@ def to_values(k: Num[Array, "*shape"], levels: int, dtype) -> Float[Array, "*sha
 
 
 def nll_name(distribution: int | None, levels: int | None, values: int) -> tuple[str, float]:
-  """What -log p of an example is called, and the nats that make it one of the integers.
+  """The name of -log p of an example, and the nats to add to it for a likelihood of the integers.
 
-  A density of integers that `data.transforms.dequantize` spread over [-1, 1) bounds theirs: see there.
+  A density of integers that `data.transforms.dequantize` spread over [-1, 1) gives a bound on the integers' likelihood.
 
   Args:
-    distribution: levels of the distribution, None where it is a density.
-    levels: of the data, None where they are real numbers.
-    values: of an example.
+    distribution: the distribution's levels; None: it is a density.
+    levels: the data's levels; None: real values.
+    values: number of values of an example.
   """
   if distribution is not None:
     return "nll_nats", 0.0
@@ -70,13 +71,15 @@ def nll_name(distribution: int | None, levels: int | None, values: int) -> tuple
 
 
 def check_values(levels: int | None, dequantized: bool, feature: str | None = None) -> Callable[[Batch], None]:
-  """For `Method.check`: values are those of so many levels, or were spread over [-1, 1) by `dequantize(levels)`.
+  """A check for `Method.check`: values have these levels, or were spread over [-1, 1) by `dequantize(levels)`.
 
-  levels: None for real numbers, of which everything is right.
-  feature: the examples' name in a batch; "image" or "x" by default.
+  Args:
+    levels: the data's levels; None: real values, for which nothing is checked.
+    dequantized: whether the values must have been dequantized.
+    feature: the examples' name in a batch; by default "image" or "x".
 
   The check raises:
-    UserError: they are others.
+    UserError: there are other values.
   """
 
   def check(batch: Batch) -> None:
@@ -100,7 +103,7 @@ def check_values(levels: int | None, dequantized: bool, feature: str | None = No
 
 
 def bernoulli() -> Distribution:
-  """-1 or 1; the parameter is the logit of 1."""
+  """A value -1 or 1; the parameter is the logit of 1."""
 
   def log_prob(logit: Float[Array, "*b 1"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
     return jax.nn.log_sigmoid(jnp.where(x > 0, 1, -1) * wide(logit))[..., 0]
@@ -115,7 +118,7 @@ def categorical(levels: int) -> Distribution:
   """Any distribution over the levels; the parameters are logits.
 
   Raises:
-    UserError: fewer than two levels.
+    UserError: there are fewer than two levels.
   """
   check_sizes("a distribution", 2, levels=levels)
 
@@ -130,7 +133,7 @@ def categorical(levels: int) -> Distribution:
 
 
 def gaussian() -> Distribution:
-  """Of real numbers; the parameters are the mean and the logarithm of the standard deviation."""
+  """A Gaussian; the parameters are the mean and the logarithm of the standard deviation."""
 
   def log_prob(parameters: Float[Array, "*b 2"], x: Float[Array, "*b 1"]) -> Float[Array, "*b"]:
     mean, log_std = jnp.moveaxis(wide(parameters), -1, 0)
@@ -167,16 +170,16 @@ def gaussian_mixture(components: int) -> Distribution:
 def discretized_logistic(
   x: Float[Array, "*shape"], mean: Float[Array, "*shape"], log_scale: Float[Array, "*shape"], levels: int
 ) -> Float[Array, "*shape"]:
-  """log P(k) where a logistic variable of this mean and scale is rounded to the nearest of the levels, x being k's.
+  """log P(k), if a logistic variable of this mean and scale is rounded to the nearest level; x is the value of level k.
 
   Kingma et al. 2016, https://arxiv.org/abs/1606.04934, section 5.2; Salimans et al. 2017,
-  https://arxiv.org/abs/1701.05517, eq. 2: the first level has all that lies below it and the last all above. With
+  https://arxiv.org/abs/1701.05517, eq. 2: the first level has all mass below it and the last all mass above. With
   a < b the ends of k's interval in units of the scale, and F the logistic function, it is computed as
 
       log(F(b) - F(a)) = log F(b) + log F(-a) + log(1 - exp(a - b)),
 
-  which loses nothing where F(a) and F(b) round to the same number, so it needs no case for that. The end that two
-  neighbours share is the same number in both, so that all levels sum to 1 whatever that number's rounding.
+  which is accurate even if F(a) and F(b) round to the same number. Two neighbours compute their common end equally, so
+  that the probabilities of all levels sum to 1 in spite of rounding.
   """
   half = 1 / (levels - 1)
   k = to_integers(x, levels)
@@ -195,7 +198,8 @@ def discretized_logistic(
 def logistic(levels: int = 256) -> Distribution:
   """`discretized_logistic`; the parameters are the logistic's mean and the logarithm of its scale, at least -7.
 
-  `mean` is the logistic's own, cut to [-1, 1]; the discretized one's differs where much of it lies at the ends.
+  `mean` is the logistic's mean clipped to [-1, 1]. That of the discretized distribution differs if much of its mass
+  lies at the ends.
 
   Raises:
     UserError: fewer than two levels.
@@ -217,10 +221,10 @@ def logistic(levels: int = 256) -> Distribution:
 def logistic_mixture(components: int, levels: int = 256, channels: int = 1) -> Distribution:
   """PixelCNN++'s distribution of a pixel: Salimans et al. 2017, https://arxiv.org/abs/1701.05517, section 2.1 and 2.2.
 
-  The component is of the whole pixel; given it, each channel is a discretized logistic variable whose mean moves
-  linearly with the channels before it (eq. 3), by coefficients in [-1, 1]. The parameters are logits of the components,
+  A component is one for the whole pixel. Given it, each channel is a discretized logistic variable whose mean depends
+  linearly on the channels before it (eq. 3), with coefficients in [-1, 1]. The parameters are the components' logits;
   then for each component the channels' means, their log-scales (at least -7) and the coefficients before the tanh: 10
-  numbers a component for three channels.
+  numbers for each component with three channels.
 
   Raises:
     UserError: no components, no channels, or fewer than two levels.

@@ -1,8 +1,8 @@
-"""Distributions whose density is known and that are drawn from: what energies are contrasted with, where their chains
-begin, and what their normalisers are estimated by.
+"""Distributions with known densities and samplers. Energies are contrasted with them, chains of energies start from
+them, and normalisers of energies are estimated by them.
 
     fitted_gaussian              a Gaussian with the moments of the first batch
-    of_method(flow(...), spec)   any method of an exact density, such as a flow or an autoregressive model
+    of_method(flow(...), spec)   any method with an exact density, such as a flow or an autoregressive model
 
 Their parameters are the entry "noise" of a state's `params`.
 """
@@ -29,9 +29,10 @@ Energy = Callable[[Event], PerExample]
 class Noise(NamedTuple):
   """A distribution of examples.
 
-  init: (key, x [B, *shape]) -> its parameters, which may start from the values of the examples x.
-  log_density: (parameters, x [B, *shape]) -> [B], nats, per unit of x.
-  draw: (parameters, keys [N]) -> [N, *shape], draw i a function of keys[i] alone.
+  Attributes:
+    init: (key, x [B, *shape]) -> its parameters, which may start from the values of the examples x.
+    log_density: (parameters, x [B, *shape]) -> [B], nats, per unit of x.
+    draw: (parameters, keys [N]) -> [N, *shape], draw i a function of keys[i] alone.
   """
 
   init: Callable[[Array, Event], Params]
@@ -40,7 +41,7 @@ class Noise(NamedTuple):
 
 
 def _fit(key: Array, x: Event) -> dict[str, Array]:
-  """Mean and Cholesky factor. The covariance is drawn towards a sphere, by D / (D + B), so that it has an inverse."""
+  """Mean and Cholesky factor. The covariance is shrunk towards a sphere, by D / (D + B), so that it is invertible."""
   B, D = len(x), x[0].size
   mean = x.mean(axis=0)
   away = (x - mean).reshape(B, D)
@@ -67,12 +68,14 @@ fitted_gaussian = Noise(_fit, _log_gaussian, _draw_gaussian)
 
 
 def of_method(method: Method, spec: Spec) -> Noise:
-  """The distribution that a method learns, such as `flow(...)` or `autoregressive(...)`, of real numbers.
+  """The distribution of a method of real numbers, such as `flow(...)` or `autoregressive(...)`.
 
-  spec: what the method was made for, with levels=None.
+  Args:
+    method: the method.
+    spec: the spec that the method was made for, with levels=None.
 
   Its `init` raises:
-    UserError: the method does not give "nll_nats_density", an exact density, or draws no samples, or it has buffers,
+    UserError: the method does not evaluate "nll_nats_density", an exact density, or does not sample, or has buffers
       such as batch statistics.
   """
 
@@ -103,7 +106,7 @@ def of_method(method: Method, spec: Spec) -> Noise:
 
 
 def check(noise: Noise) -> None:
-  """Raises a UserError where a distribution cannot serve as noise."""
+  """Raises a UserError if a distribution has no log-density or cannot be drawn from."""
   if noise.log_density is None or noise.draw is None:
     lacks = "log-density" if noise.log_density is None else "way to draw from it"
     raise UserError(
@@ -113,6 +116,6 @@ def check(noise: Noise) -> None:
 
 
 def draws(noise: Noise, params: Params, keys: Key[Array, " n"], count: int) -> Float[Array, "n count *shape"]:
-  """So many draws for each key."""
+  """`count` draws for each key."""
   y = noise.draw(params, split(keys, count).T.ravel())
   return y.reshape(len(keys), count, *y.shape[1:])

@@ -199,7 +199,8 @@ def _over_batch(
 ) -> Drawing | None:
   """A number over the batch's size; None where there are not two sizes.
 
-  bars: from the slowest to the fastest turn. out: batches that memory did not suffice for.
+  Args:
+    bars: from the slowest to the fastest turn. out: batches that memory did not suffice for.
   """
   batches = sorted({row["batch"] for group in lines.values() for row in group} | set(out))
   if len(batches) < 2 or not any(row[field] for group in lines.values() for row in group):

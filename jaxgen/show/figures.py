@@ -22,7 +22,12 @@ Render = Callable[[Any, Mapping[str, Any]], dict[str, bytes]]
 
 
 def png_of(draw: Callable[[Any], None], *, size: tuple[float, float] = (6.0, 4.0)) -> bytes:
-  """A matplotlib figure as a PNG file. draw: fills the figure it is given; size: in inches, of 150 px."""
+  """A matplotlib figure as a PNG file.
+
+  Args:
+    draw: fills the figure that it is given.
+    size: width and height in inches, of 150 px.
+  """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure as Canvas
 
@@ -43,7 +48,7 @@ def attention(
   top to bottom.
 
   Args:
-    network: `nn.seq2seq.Seq2Seq`, the run's "network".
+    network: `nn.sequence.seq2seq.Seq2Seq`, the run's "network".
     words: tokens -> what is written beside them.
     start, end: tokens that start and end a sequence.
   """
@@ -127,7 +132,8 @@ def examples_of(data: Dataset, count: int, split: str = "test") -> Float[np.ndar
 def reconstructions(reconstruct: Callable[[Any, Any], Any], count: int = 36, columns: int = 12) -> Figure:
   """Test images, and below each what an autoencoder makes of it: {"reconstructions.png"}.
 
-  reconstruct: (state, images [n, H, W, C]) -> images.
+  Args:
+    reconstruct: (state, images [n, H, W, C]) -> images.
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:
@@ -225,7 +231,8 @@ def latent_interpolations(
   https://arxiv.org/abs/1609.04468: on a straight line between two normal latents lie shorter ones, which are never
   drawn. Row i is of class i % classes.
 
-  generate: (state, z [n, latent], labels [n] or None) -> images.
+  Args:
+    generate: (state, z [n, latent], labels [n] or None) -> images.
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:
@@ -246,7 +253,8 @@ def latent_interpolations(
 def density(log_density: Callable[[Any, Any], Any], low: float, high: float, side: int = 200) -> Figure:
   """A density of points in the square from low to high, brighter where it is larger: {"density.png"}.
 
-  log_density: (state, x [n, 2]) -> [n] nats.
+  Args:
+    log_density: (state, x [n, 2]) -> [n] nats.
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:
@@ -287,7 +295,8 @@ def landscape(
 
   What is more than `span` nats above the lowest has the brightest colour.
 
-  energy: (state, x [n, 2]) -> [n] nats.
+  Args:
+    energy: (state, x [n, 2]) -> [n] nats.
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:
@@ -314,7 +323,8 @@ def long_run(runs: Callable[[AnyRun], LongRun], times: int = 12) -> Figure:
   The first has the energies over steps, median and 10 to 90 %. In the second every row is a chain, from left to right
   at steps 0, 1 and so on in even ratios up to the last; above those that began with data, below those from noise.
 
-  runs: from `jaxgen.evaluation.long_run.long_runs`.
+  Args:
+    runs: from `jaxgen.evaluation.long_run.long_runs`.
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:
@@ -345,7 +355,8 @@ def long_run(runs: Callable[[AnyRun], LongRun], times: int = 12) -> Figure:
 def filters(weights: Callable[[Any], Any], count: int = 100) -> Figure:
   """What the first hidden units look for, each on its own scale, positive weights bright: {"filters.png"}.
 
-  weights: state -> [hidden, H, W, C].
+  Args:
+    weights: state -> [hidden, H, W, C].
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:
@@ -359,7 +370,8 @@ def filters(weights: Callable[[Any], Any], count: int = 100) -> Figure:
 def chains(walk: Callable[[Any, Any, Any], Any], count: int = 12, seed: int = 0) -> Figure:
   """Where Markov chains go that start from test images, each from left to right, the image first: {"chains.png"}.
 
-  walk: (state, images [n, H, W, C], keys [n]) -> images [frames, n, H, W, C].
+  Args:
+    walk: (state, images [n, H, W, C], keys [n]) -> images [frames, n, H, W, C].
   """
 
   def draw(run: AnyRun) -> dict[str, bytes]:

@@ -19,8 +19,9 @@ DTYPES = ("float32", "bfloat16")
 class Asked:
   """What is asked for; None: what the config says, or all that it can.
 
-  batches: examples over all devices.
-  devices: numbers of them.
+  Attributes:
+    batches: examples over all devices.
+    devices: numbers of them.
   """
 
   what: tuple[str, ...] | None = None
@@ -35,8 +36,9 @@ class Asked:
 class Case:
   """One program.
 
-  arguments: of the config.
-  latency: one sample at a time on one device.
+  Attributes:
+    arguments: of the config.
+    latency: one sample at a time on one device.
   """
 
   what: Literal["train", "sample"]

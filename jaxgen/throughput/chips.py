@@ -20,9 +20,10 @@ TURNS, SECONDS = 100, 1.0  # of matrix products: so many, but no more once they 
 class Sheet(NamedTuple):
   """Dense FLOP/s of a device by its maker's data sheet.
 
-  bfloat16: with sums in float32.
-  float32: of what XLA computes float32 products in by default, TF32 on a GPU and bfloat16 on a TPU.
-  source: which document says so.
+  Attributes:
+    bfloat16: with sums in float32.
+    float32: of what XLA computes float32 products in by default, TF32 on a GPU and bfloat16 on a TPU.
+    source: which document says so.
   """
 
   bfloat16: float

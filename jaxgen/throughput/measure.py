@@ -63,10 +63,11 @@ class OutOfMemory(Exception):
 class Ready(NamedTuple):
   """A program that is compiled.
 
-  turn: makes so many updates or batches of samples, and waits for them.
-  most: that a turn makes.
-  flops: of one update or batch.
-  facts: of the compilation.
+  Attributes:
+    turn: makes so many updates or batches of samples, and waits for them.
+    most: that a turn makes.
+    flops: of one update or batch.
+    facts: of the compilation.
   """
 
   turn: Callable[[int], None]

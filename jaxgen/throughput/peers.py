@@ -95,9 +95,12 @@ def job(e: Experiment, case: Case, updates: int, calls: int | None) -> dict[str,
 
 
 class Peers:
-  """Competitors that are ready: compiled and warmed up.
+  """Other libraries' programs for the same job, each in a process of its own, compiled and warmed up.
 
-  python: their interpreter.
+  Args:
+    kinds: "eager", "compiled".
+    job: what they compute, see `worker_torch.py`.
+    python: their interpreter.
   """
 
   def __init__(self, kinds: Sequence[str], job: Mapping[str, Any], python: str):

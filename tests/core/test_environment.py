@@ -1,46 +1,115 @@
-"""XLA's flags: jaxlib's own answer whether it knows one, and what `import jaxgen` sets."""
+"""XLA's flags that `import jaxgen` sets, each time as a process finds it in which jax has not started.
+
+What a real one sets, and what XLA does with a flag that it does not know, is in test_processes.py.
+"""
 
 import os
-import subprocess
 import sys
 
-import conftest
+import jax
 import pytest
 
-from jaxgen.core.environment import CPU_FLAGS, GPU_FLAGS, has_gpu_plugin, is_known
+from jaxgen.core import environment
+from jaxgen.core.environment import CPU_FLAGS, GPU_FLAGS, XlaFlags, is_known
+from jaxgen.engine import provenance
+
+KNOWN = [flag for flag in CPU_FLAGS if is_known(flag)]
+set_xla_flags = environment.set_xla_flags.__wrapped__  # anew at every call
 
 
-def python(code, **env):
-  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | env
-  return subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, cwd=conftest.REPOSITORY, env=environment
-  )
+@pytest.fixture
+def fresh(monkeypatch):
+  """As in a process in which jax has not started. No flags are set before, nor after the test."""
+  monkeypatch.setenv("XLA_FLAGS", "")
+  monkeypatch.setattr(environment, "_backend_has_started", lambda: False)
+  monkeypatch.setattr(environment, "set_xla_flags", set_xla_flags)
+  return monkeypatch
 
 
-@pytest.mark.parametrize("flag", [*CPU_FLAGS, *GPU_FLAGS, "--xla_cpu_no_such_flag=1"])
-def test_is_known_says_what_xla_does_with_the_flag(flag):
-  started = python("import jax; jax.devices()", XLA_FLAGS=flag)
-  assert is_known(flag) == (started.returncode == 0), started.stderr
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+  """A plugin for a GPU, which fails where it is imported."""
+  folder = tmp_path / "jax_plugins" / "xla_cuda99"
+  folder.mkdir(parents=True)
+  (folder / "__init__.py").write_text("raise RuntimeError('flags are set without importing the plugin')")
+  monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_the_library_sets_flags_before_jax_starts_and_says_where_it_is_too_late():
-  first = python("import os, jaxgen; print(os.environ['XLA_FLAGS'])")
-  assert first.stdout.split() == [
-    flag for flag in [*CPU_FLAGS, *(GPU_FLAGS if has_gpu_plugin() else ())] if is_known(flag)
-  ]
-  code = "import jax; jax.devices(); from jaxgen.engine import provenance as p; print(p.where()"
-  late = python(code + "['xla_flags_too_late'], p.where()['xla_flags'] == '')")
-  assert late.stdout.strip() == f"{first.stdout.split()} True", late.stderr
+def flags():
+  return os.environ["XLA_FLAGS"].split()
 
 
-def test_a_plugin_for_a_gpu_brings_its_flags_unless_the_user_has_set_them(tmp_path):
-  plugin = tmp_path / "jax_plugins" / "xla_cuda99"
-  plugin.mkdir(parents=True)
-  (plugin / "__init__.py").write_text("raise RuntimeError('flags are set without importing the plugin')")
-  path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-  code = "import os, jaxgen; print(os.environ['XLA_FLAGS'])"
-  found = python(code, PYTHONPATH=path)
-  assert "--xla_gpu_exclude_nondeterministic_ops=true" in found.stdout.split(), found.stderr
+def test_flags_are_added_to_the_users_own_but_not_in_their_place(fresh):
+  assert set_xla_flags() == XlaFlags(tuple(KNOWN), ())
+  assert flags() == KNOWN
+  fresh.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+  set_xla_flags()
+  assert flags() == ["--xla_cpu_enable_fast_math=false", *KNOWN]
+  own = [f"{flag.partition('=')[0]}=LIBRARY_FUSION_TYPE_DOT" for flag in KNOWN]
+  fresh.setenv("XLA_FLAGS", " ".join(own))
+  assert set_xla_flags() == XlaFlags((), ())
+  assert flags() == own
+
+
+def test_flags_that_come_too_late_are_not_set_and_runs_say_so(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "")
+  jax.devices()
+  found = set_xla_flags()
+  assert found == XlaFlags((), tuple(KNOWN))
+  monkeypatch.setattr(provenance, "set_xla_flags", lambda: found)
+  where = provenance.where()
+  assert (where["xla_flags"], where["xla_flags_too_late"]) == ("", KNOWN)
+
+
+def test_a_plugin_for_a_gpu_brings_its_flags_unless_the_user_has_set_them(fresh, plugin):
+  assert environment.has_gpu_plugin()
+  set_xla_flags()
+  assert flags() == [*KNOWN, *(flag for flag in GPU_FLAGS if is_known(flag))]
+  assert "--xla_gpu_exclude_nondeterministic_ops=true" in flags()
   own = "--xla_gpu_exclude_nondeterministic_ops=false"
-  kept = [flag for flag in python(code, PYTHONPATH=path, XLA_FLAGS=own).stdout.split() if "nondeterministic" in flag]
-  assert kept == [own]
+  fresh.setenv("XLA_FLAGS", own)
+  set_xla_flags()
+  assert [flag for flag in flags() if "nondeterministic" in flag] == [own]
+  assert "jax_plugins.xla_cuda99" not in sys.modules
+
+
+def test_flags_that_pay_are_said_unless_the_user_has_set_them(fresh, capsys):
+  environment.set_up_jax()
+  assert "XLA_FLAGS now has --xla_cpu_experimental_ynn" in capsys.readouterr().err
+  environment.set_up_jax()  # they are there now
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+  ("libc", "linux", "tunables", "expected"),
+  [
+    ("glibc 2.36", "always [madvise] never", "", "glibc.malloc.hugetlb=1"),
+    (
+      "glibc 2.36",
+      "always [madvise] never",
+      "glibc.malloc.arena_max=2",
+      "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1",
+    ),
+    ("glibc 2.36", "always [madvise] never", "glibc.malloc.hugetlb=0", None),
+    ("glibc 2.36", "[always] madvise never", "", None),
+    ("glibc 2.31", "always [madvise] never", "", None),
+    ("", "always [madvise] never", "", None),
+    ("glibc 2.36", None, "", None),
+  ],
+)
+def test_a_command_starts_anew_for_huge_pages_where_they_help(libc, linux, tunables, expected, monkeypatch, tmp_path):
+  started = []
+  if linux:
+    (tmp_path / "enabled").write_text(linux + "\n")
+  monkeypatch.setattr(environment, "LINUX_HUGE_PAGES", tmp_path / "enabled")
+  monkeypatch.setattr(environment, "has_gpu_plugin", lambda: False)
+  monkeypatch.setattr(os, "confstr", lambda name: libc or None)
+  monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+  monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+  environment.use_huge_pages()
+  assert [call[2]["GLIBC_TUNABLES"] for call in started] == ([expected] if expected else [])
+  if expected:
+    assert started[0][:2] == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    monkeypatch.setenv("GLIBC_TUNABLES", expected)
+    environment.use_huge_pages()
+    assert len(started) == 1

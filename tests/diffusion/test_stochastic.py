@@ -42,7 +42,9 @@ def exact_moments(solver, data, times, monkeypatch, draws=1):
 
   The denoiser is affine then, and so is the sample in all the noise it draws: x = b + sum_e c_e z_e. One "sample" is
   run for each draw e, which is 1 there and 0 elsewhere; one for x at the start; and one without noise, which gives b.
-  draws: in one step; with 2 and more they are taken from fold_in(step's key, j).
+
+  Args:
+    draws: draws in one step; with 2 and more they are taken from fold_in(step's key, j).
   """
   key = jax.random.key(0)
   events = [jax.random.fold_in(key, i) for i in range(len(times) - 1)]

@@ -135,6 +135,7 @@ for name, arguments, published, experiment in known:
 """
 
 
+@pytest.mark.processes(1)
 @pytest.mark.parametrize("part", range(2))
 def test_builds_without_computing_and_has_a_step_at_full_size(part):
   """Every name and every choice of a flag builds or is refused; at full size there is a step, and as many parameters

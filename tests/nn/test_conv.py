@@ -166,12 +166,16 @@ def test_is_compiled_for_the_platform_that_is_asked_for(name):
     text = gradient(f).lower(lowering_platforms=(platform,)).as_text()
     return sorted(line.split("dim_numbers")[1] for line in text.splitlines() if "stablehlo.convolution" in line)
 
+  strided = lambda c: name == "strided" and "{stride = [2, 2]" in c and "lhs_dilate = [1, 1]" in c
   fast = lambda c: (
-    "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in c and c.count("[1, 1], rhs") == c.count("{stride = [1") == 1
+    "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in c
+    and c.count("[1, 1], rhs") == 1
+    and ("{stride = [1" in c or strided(c))  # its forward pass
   )
   own = convolutions(ours, "cpu")
   assert len(own) == (0 if name == "depthwise" else 3)
   assert all(fast(c) and "feature_group_count = 1" in c and "rhs_dilate = [1" in c for c in own)
+  assert sum(map(strided, own)) == (name == "strided")
   for platform in ("tpu", "cuda"):
     others = convolutions(ours, platform)
     assert not all(map(fast, others))

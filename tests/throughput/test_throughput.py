@@ -237,6 +237,7 @@ def test_a_config_without_such_a_flag_or_samples_says_so(capsys):
   assert "config vae_digits has no flag --solver" in capsys.readouterr().err
 
 
+@pytest.mark.processes(2)
 def test_a_competitor_has_the_networks_shape_and_takes_turns(config, tmp_path):
   from jaxgen.throughput import peers
 

@@ -1,19 +1,21 @@
 """What every source has, and the two that most sources are: arrays in memory, and a function that reads examples."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.sources.views import View
 
 Features = Mapping[str, jax.ShapeDtypeStruct]
 Example = dict[str, np.ndarray | np.generic]
 Examples = dict[str, np.ndarray]
-Fit = Literal["crop", "pad"]
+Fit = Literal["crop", "pad"] | View
 
 IN_MEMORY_BYTES = 2**29  # CIFAR-10 takes 154 MB, ImageNet at 32x32 takes 3.9 GB
 
@@ -21,7 +23,8 @@ IN_MEMORY_BYTES = 2**29  # CIFAR-10 takes 154 MB, ImageNet at 32x32 takes 3.9 GB
 class Request(NamedTuple):
   """What is asked of a source; see `jaxgen.data.sources.open_source`.
 
-  rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
+  Attributes:
+    rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
   """
 
   name: str
@@ -36,8 +39,9 @@ class Request(NamedTuple):
 class About(NamedTuple):
   """What a source says of how it was read.
 
-  classes: their names in the order of their numbers; () where they have none.
-  left_out: what was passed over, and why; one phrase for each reason.
+  Attributes:
+    classes: their names in the order of their numbers; () where they have none.
+    left_out: what was passed over, and why; one phrase for each reason.
   """
 
   classes: tuple[str, ...] = ()
@@ -51,13 +55,17 @@ NOTHING = About()
 class Source(Protocol):
   """Random access to the examples of one split.
 
-  in_memory: all of it is in memory.
-  arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
+  Attributes:
+    in_memory: all of it is in memory.
+    draws: uniform numbers in [0, 1) that an example takes, 0 for all but views that draw; with others than 0,
+      gather(indices, uniform [n, draws]).
+    arrays: what is in memory, {name: [N, ...]}: all features, or labels alone, or nothing.
   """
 
   in_memory: bool
   arrays: Examples
   about: About
+  draws: int
 
   def __len__(self) -> int: ...
   def __getitem__(self, index: int) -> Example: ...
@@ -67,7 +75,7 @@ class Source(Protocol):
 class Arrays:
   """A source in memory. arrays: {name: [N, ...]}, all of one length."""
 
-  in_memory = True
+  in_memory, draws = True, 0
 
   def __init__(self, arrays: Examples, about: About = NOTHING):
     self.arrays, self.about = arrays, about
@@ -83,9 +91,15 @@ class Arrays:
 
 
 class Decoded:
-  """A source that decodes examples when they are asked for: `read([i, ...])` may run in several threads at once.
+  """A source that decodes examples when they are asked for.
 
-  arrays: features of all examples, by name, that are known without decoding.
+  Attributes:
+    length: the number of examples.
+    read: indices -> their examples. It may run in several threads at once, and in other processes if it can be pickled.
+    arrays: features of all examples, by name, that need no decoding.
+    about: what the source says of how it was read.
+    look: of pictures of any size: (view, indices, uniform [n, draws]) -> examples as seen through a view.
+    view: what they are seen through, None for `read`.
   """
 
   in_memory = False
@@ -96,18 +110,41 @@ class Decoded:
     read: Callable[[list[int]], list[Example]],
     arrays: Examples | None = None,
     about: About = NOTHING,
+    look: Callable[[View, list[int], np.ndarray], list[Example]] | None = None,
+    view: View | None = None,
   ):
     self.length, self.read, self.arrays, self.about = length, read, arrays or {}, about
+    self.look, self.view, self.draws = look, view, view.draws if view else 0
+
+  def through(self, view: View) -> "Decoded":
+    """The same pictures, seen through another view."""
+    return Decoded(self.length, self.read, self.arrays, self.about, self.look, view)
 
   def __len__(self) -> int:
     return self.length
 
   def __getitem__(self, index: int) -> Example:
-    return self.read([int(index)])[0]
+    """One of any draws where the view draws: an example of what is to come."""
+    return {name: array[0] for name, array in self.gather(np.array([index]), np.full((1, self.draws), 0.5)).items()}
 
-  def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
-    examples = self.read(indices.tolist())
+  def gather(self, indices: Int[np.ndarray, "n"], uniform: Float[np.ndarray, "n draws"] | None = None) -> Examples:
+    rows = indices.tolist()
+    examples = self.read(rows) if self.view is None else self.look(self.view, rows, uniform)
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+class Texts:
+  """Many texts in little memory, which are soon sent to another process: one text, and where each begins."""
+
+  def __init__(self, texts: Iterable[str]):
+    encoded = [os.fsencode(text) for text in texts]
+    self._text, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
+
+  def __len__(self) -> int:
+    return len(self._ends) - 1
+
+  def __getitem__(self, index: int) -> str:
+    return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
 
 def check_example(name: str, example: Example, features: Features) -> None:

@@ -1,19 +1,24 @@
 """Encoded images -> arrays: what folders and tensorflow-datasets hold."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.sources import views
 from jaxgen.data.sources.base import Fit
+from jaxgen.data.sources.views import View
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of 8-bit images by number of channels
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 # What may be inside, whatever a file is called. Pillow knows more, and gives some of it (EPS) to other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+ORIENTATION = 0x0112  # the EXIF tag that says which way up a photograph is
 BACKGROUND = (255, 255, 255)  # what transparent pixels are seen on
 
 
-def decode(file, name: str, shape: tuple[int, ...], fit: Fit | None) -> UInt8[np.ndarray, "height width channels"]:
+def decode(
+  file, name: str, shape: tuple[int, ...], fit: Fit | None, uniform: Float[np.ndarray, "draws"] | None = None
+) -> UInt8[np.ndarray, "height width channels"]:
   """An encoded image as an array of shape [H, W, C].
 
   With one or three channels, transparent pixels are seen on white: what colours lie hidden under them means nothing.
@@ -23,6 +28,7 @@ def decode(file, name: str, shape: tuple[int, ...], fit: Fit | None) -> UInt8[np
     name: what the image is called in errors.
     shape: [H, W, C].
     fit: how it is brought to that size; None: it keeps its own H and W.
+    uniform: in [0, 1), what a view that draws takes.
 
   Raises:
     UserError: it is no image of the formats above, is damaged, has more than 8 bits a channel, or does not fit.
@@ -36,13 +42,21 @@ def decode(file, name: str, shape: tuple[int, ...], fit: Fit | None) -> UInt8[np
     with Image.open(file, formats=FORMATS) as image:
       if image.mode.startswith(("I", "F")):
         raise UserError(f"{name} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+      box = None
+      if isinstance(fit, View):
+        box = _drafted(image, fit, shape[1::-1], uniform)
       if fit is not None:
         image = ImageOps.exif_transpose(image)
       if channels < 4 and image.has_transparency_data:
         seen = Image.new("RGBA", image.size, BACKGROUND)
         image = Image.alpha_composite(seen, image.convert("RGBA"))
-      image = image.convert(MODES[channels])
-      array = np.array(image if fit is None else _fit(image, shape, fit, name))
+      if image.mode != MODES[channels]:
+        image = image.convert(MODES[channels])
+      if box is not None:
+        image = views.show(image, fit, box, shape[1::-1])
+      elif fit is not None:
+        image = _fit(image, shape, fit, name)
+      array = np.array(image)
   except Image.UnidentifiedImageError as error:
     raise UserError(
       f"{name} cannot be read as an image: it is none of {', '.join(FORMATS)}, or damaged: repair or remove it"
@@ -50,6 +64,19 @@ def decode(file, name: str, shape: tuple[int, ...], fit: Fit | None) -> UInt8[np
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise UserError(f"{name} cannot be read as an image ({error}): repair or remove it") from error
   return array if channels > 1 else array[..., None]
+
+
+def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray, "draws"] | None) -> views.Box:
+  """The box of what is seen of a picture that is not decoded yet, upright; a JPEG is told how small it may become."""
+  width, height = image.size
+  turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+  upright = (height, width) if turned else (width, height)
+  box = view.box(*upright, size, uniform)
+  by = views.fraction(box, size)
+  if by == 1 or image.draft(None, (width // by, height // by)) is None:
+    return box
+  now = image.size[::-1] if turned else image.size
+  return tuple(x * now[i % 2] / upright[i % 2] for i, x in enumerate(box))
 
 
 def _fit(image, shape: tuple[int, ...], fit: Fit, name: str):

@@ -6,9 +6,12 @@ said where it is larger.
 """
 
 import math
+import mmap
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +19,18 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, Source, select
+from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, Source, integer_label, select
 
 
 class Place(NamedTuple):
-  """Where an array lies in a file, and what it is. offset: of its first byte, None where it is compressed."""
+  """Where an array lies in a file, and what it is.
+
+  Attributes:
+    offset: the position of its first byte; None: it is compressed.
+    shape: its shape.
+    fortran: whether it is stored in Fortran order.
+    dtype: its dtype.
+  """
 
   offset: int | None
   shape: tuple[int, ...]
@@ -32,10 +42,13 @@ class Place(NamedTuple):
     return math.prod(self.shape) * self.dtype.itemsize
 
   def map(self, path: Path) -> np.memmap:
-    return np.memmap(path, self.dtype, "r", self.offset, self.shape, "F" if self.fortran else "C")
+    array = np.memmap(path, self.dtype, "r", self.offset, self.shape, "F" if self.fortran else "C")
+    if hasattr(mmap, "MADV_RANDOM"):  # no pages beside those that are asked for
+      array._mmap.madvise(mmap.MADV_RANDOM)
+    return array
 
 
-def _place(archive: zipfile.ZipFile, name: str) -> Place:
+def place_of(archive: zipfile.ZipFile, name: str) -> Place:
   """Reads an array's header. Formats: PKWARE's APPNOTE 4.3.7, the local file header, and NEP 1, the .npy header."""
   member = archive.getinfo(name)
   with archive.open(member) as file:
@@ -55,14 +68,32 @@ def _place(archive: zipfile.ZipFile, name: str) -> Place:
   return Place(member.header_offset + 30 + sum(lengths) + header_size, shape, fortran, dtype)
 
 
+def _soon(array: np.ndarray, rows: slice) -> None:
+  """Has the system read these rows of a mapped array in one piece, where they lie in one."""
+  if isinstance(array, np.memmap) and array.flags.c_contiguous and hasattr(mmap, "MADV_WILLNEED"):
+    begin = array.offset % mmap.ALLOCATIONGRANULARITY + rows.start * array.strides[0]
+    start = begin // mmap.PAGESIZE * mmap.PAGESIZE
+    array._mmap.madvise(mmap.MADV_WILLNEED, start, begin - start + (rows.stop - rows.start) * array.strides[0])
+
+
 class Mapped:
-  """A source of arrays on the disk, read by rows; labels are in memory. mapped: {name: [N, ...]}."""
+  """A source of arrays on the disk, read by rows; labels are in memory. Sent to another process it maps them anew."""
 
-  in_memory = False
+  in_memory, draws = False, 0
 
-  def __init__(self, mapped: Examples):
-    self.mapped, self.about = mapped, About()
+  def __init__(self, path: Path, places: Mapping[str, Place], mapped: Examples):
+    """Reads the labels.
+
+    Args:
+      path: the file.
+      places: where its arrays lie.
+      mapped: these arrays, {name: [N, ...]}, labels as int32.
+    """
+    self.path, self.places, self.mapped, self.about = path, places, mapped, About()
     self.arrays = {"label": np.array(mapped["label"])} if "label" in mapped else {}
+
+  def __reduce__(self):
+    return _map_anew, (self.path, self.places, list(self.mapped))
 
   def __len__(self) -> int:
     return len(next(iter(self.mapped.values())))
@@ -71,7 +102,15 @@ class Mapped:
     return {name: np.array(array[index]) for name, array in (self.mapped | self.arrays).items()}
 
   def gather(self, indices: Int[np.ndarray, "n"]) -> Examples:
+    rows = slice(indices[0], indices[-1] + 1)
+    if len(indices) > 1 and (np.diff(indices) == 1).all():
+      for array in self.mapped.values():
+        _soon(array, rows)
     return {name: np.asarray(array)[indices] for name, array in (self.mapped | self.arrays).items()}
+
+
+def _map_anew(path: Path, places: Mapping[str, Place], names: list[str]) -> Mapped:
+  return Mapped(path, places, {name: integer_label(name, places[name].map(path)) for name in names})
 
 
 def open_npz(request: Request) -> Source:
@@ -97,10 +136,10 @@ def open_npz(request: Request) -> Source:
           f"{path} has {lacks} {split!r}: expected arrays named {expected}{alone}, "
           f"found {', '.join(file.files) or 'none'}: write the file with the expected names"
         )
-      places = {key: _place(file.zip, f"{full}.npy") for key, full in names.items()}
+      places = {key: place_of(file.zip, f"{full}.npy") for key, full in names.items()}
       size = sum(place.nbytes for place in places.values())
       if size > request.memory_bytes and all(place.offset is not None for place in places.values()):
-        arrays, source = {key: place.map(path) for key, place in places.items()}, Mapped
+        arrays, source = {key: place.map(path) for key, place in places.items()}, partial(Mapped, path, places)
       else:
         if size > request.memory_bytes:
           warnings.warn(

@@ -23,8 +23,13 @@ TRAIN_SHARE = 0.9  # of a document, its beginning
 
 
 class Codec(NamedTuple):
-  """encode: text -> its tokens; a UserError names what has none. decode: tokens -> text; likewise. size: the number of
-  tokens."""
+  """A tokenizer.
+
+  Attributes:
+    encode: text -> its tokens. A UserError names a character that has no token.
+    decode: tokens -> their text. A UserError names a token that has no text.
+    size: the number of different tokens.
+  """
 
   encode: Callable[[str], Int[np.ndarray, "n"]]
   decode: Callable[[Int[np.ndarray, "n"]], str]
@@ -87,7 +92,7 @@ def _pieces(text: str, size: int, path: Path) -> Codec:
 class Windows:
   """A source of `width` tokens in a row, the i-th from token i * stride on."""
 
-  in_memory = True
+  in_memory, draws = True, 0
 
   def __init__(self, tokens: Int[np.ndarray, "n"], width: int, stride: int, vocabulary: int):
     self.tokens, self.width, self.stride, self.vocabulary = tokens, width, stride, vocabulary

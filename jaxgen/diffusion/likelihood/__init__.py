@@ -1,34 +1,34 @@
 """Likelihoods: the exact one by the probability-flow ODE, that of quantised data, and the bound in continuous time.
 
-Numbers without an L stand in `jaxgen.diffusion`. All is in nats per example; bits per dimension, nats / (D ln 2), are
-made where people read them (`jaxgen.evaluation.likelihood`).
+Equations without an L are in `jaxgen.diffusion`. All likelihoods are in nats per example.
+`jaxgen.evaluation.likelihood` converts them to bits per dimension, nats / (D ln 2), for people to read.
 
-**The ODE.** Divided by n_t, any schedule's x_t moves as a variance-preserving one's, and the ODE (17), or (18), has no
-poles at either end of t:
+**The ODE.** Divided by n, x_t of any schedule becomes variance-preserving, and the ODE (17), or (18), has no poles at
+either end of t:
 
     (L1)  z = x_t / n = cos(phi) x_0 + sin(phi) eps,    n = sqrt(alpha^2 + sigma^2),  tan(phi) = sigma / alpha
           dz / dphi = cos(phi) eps - sin(phi) x_0
     (L2)  dz / du = sin(phi) (cos(phi) eps - sin(phi) x_0),    u = log tan(phi / 2) = -asinh(alpha / sigma)
 
-(L1)'s right side is v, (6); with y = z / cos(phi) and r = tan(phi) it is (18). u is log(r / 2) where there is little
-noise, so that equal steps in u resolve fine structure as equal steps in log-SNR do, and ends at u = 0 where alpha = 0:
-rectified flow and zero terminal SNR are integrated up to T itself, where the prior is exact. Along the ODE, which is
-solved from the data to T (Chen et al. 2018, https://arxiv.org/abs/1806.07366, Theorem 1; Song et al. 2021,
-https://arxiv.org/abs/2011.13456, Appendix D.2),
+(L1)'s right side is v, (6); with y = z / cos(phi) and r = tan(phi) it is (18). For little noise u is log(r / 2), so
+that equal steps in u resolve fine structure like equal steps in log-SNR. u is 0 where alpha = 0, so that rectified flow
+and zero terminal SNR are integrated up to T itself, where the prior is exact. Along the ODE, solved from the data to T
+(Chen et al. 2018, https://arxiv.org/abs/1806.07366, Theorem 1; Song et al. 2021, https://arxiv.org/abs/2011.13456,
+Appendix D.2),
 
     (L3)  log p(x_s) = log p(x_T) + D log(n_T / n_s) + int_{u_s}^{u_T} tr(J) du,    J = d(dz / du) / dz
 
-where log p(x_T) is the prior's, N(0, prior_std^2 I), by default. The trace is a sum of vector-Jacobian products, each
-as dear as the network's backward pass, over all basis vectors ("exact") or a few random ones ("hutchinson", Grathwohl
-et al. 2019, https://arxiv.org/abs/1810.01367; unbiased for log p, not for p):
+where p(x_T) is by default the prior N(0, prior_std^2 I). The trace is a sum of vector-Jacobian products, each at the
+cost of the network's backward pass, over all basis vectors ("exact") or a few random ones ("hutchinson", Grathwohl et
+al. 2019, https://arxiv.org/abs/1810.01367; unbiased for log p, not for p):
 
     (L4)  tr(J) = sum_i e_i^T J e_i = E[v^T J v],   E[v v^T] = I
 
-**Where x lies.** The density is that of x_s at s = t_min > 0, and x is put there as it is, neither scaled by alpha_s
-nor noised, as Song et al.'s code does: the density of what the ODE gives when it is stopped at t_min. For Gaussian x_0
-in 6 dimensions, means from -0.9 to 0.9 and standard deviations from 0.005 to 0.7, and a perfect network, the mean of
-log p(x_0) is lower than that of the data's own density by so many nats per dimension, because t_min is not 0, and
-because the prior is not q(x_T):
+**Where the density is taken.** The density is that of x_s at s = t_min > 0, evaluated at the data x, which is neither
+scaled by alpha_s nor noised, as in Song et al.'s code. It is the density of samples of an ODE that stops at t_min. For
+Gaussian x_0 in 6 dimensions, with means from -0.9 to 0.9 and standard deviations from 0.005 to 0.7, and a perfect
+network, the table has the nats per dimension by which the mean of log p(x_0) is lower than under the data's density:
+because t_min is not 0, and because the prior is not q(x_T):
 
                                     t_min     prior
     vp()                          0.07488   0.00002
@@ -43,17 +43,18 @@ because the prior is not q(x_T):
     cosine()                      0.02974   0.00000
     geometric()                   0.06939   0.19912
 
-as `tests/diffusion/test_likelihood.py` measures it. t_min costs only where the data is as fine as its sigma / alpha.
+`tests/diffusion/test_likelihood.py` measures it. t_min costs nats only if the data has structure as fine as sigma /
+alpha at t_min.
 
-**Quantised data.** A density p of real x gives x_0 of `levels` values per dimension the probability of a bin of width w
-per dimension, P(x_0) = int_bin p(x) dx. Uniform noise in the bin bounds it (Theis et al. 2016,
-https://arxiv.org/abs/1511.01844, section 3.1), and K such draws, importance-weighted, do so more closely (Burda et al.
-2016, https://arxiv.org/abs/1509.00519; Hoogeboom et al. 2020, https://arxiv.org/abs/2001.11235); x_k are uniform in it:
+**Quantised data.** Let x_0 have `levels` values per dimension. A density p of real x gives x_0 the probability of its
+bin, of width w in each dimension: P(x_0) = int_bin p(x) dx. Uniform noise in the bin gives a bound (Theis et al. 2016,
+https://arxiv.org/abs/1511.01844, section 3.1), and K importance-weighted draws a tighter one (Burda et al. 2016,
+https://arxiv.org/abs/1509.00519; Hoogeboom et al. 2020, https://arxiv.org/abs/2001.11235). With x_k uniform in the bin,
 
     (L5)  -log P(x_0) <= -E[log p(x_1)] - D log w
     (L6)  -log P(x_0) <= -E[log 1/K sum_{k=1..K} p(x_k)] - D log w,    falling in K, to -log P
 
-Which bins are meant depends on what the model was trained on; see `Bins`.
+The bins depend on the data that the model was trained on; see `Bins`.
 
 **The continuous-time bound** (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, eq. 11 and 17; Song et al. 2021,
 https://arxiv.org/abs/2101.09258), with s = t_min:
@@ -61,7 +62,7 @@ https://arxiv.org/abs/2101.09258), with s = t_min:
     (L7)  -log p(x_0) <= KL(q(x_T | x_0) || p(x_T)) - E[log p(x_0 | x_s)] + int_s^T w E||eps - eps_hat||^2 dt
     (L8)  w = -log_snr' / 2,    w ||eps - eps_hat||^2 dt = cos(phi) ||v - v_hat||^2 du,    v as in (L1)
 
-with what the network says under the hats. The right form has no poles, and t is drawn uniformly in u.
+where hats mark the network's predictions. The form on the right has no poles; t is drawn uniformly in u.
 """
 
 from jaxgen.diffusion.likelihood.bound import continuous_bound

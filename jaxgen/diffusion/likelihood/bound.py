@@ -27,12 +27,12 @@ def continuous_bound(
 
   Args:
     denoise: (x [B, ...], t [B]) -> (x_0, eps); called terms + 1 times.
-    levels: how many values a dimension takes, equidistant in [-1, 1]; None for continuous data.
-    terms: draws of t for each example, each from its own part of the integral.
-    t_min: s; the schedule's unless given.
+    levels: number of values per dimension, equidistant in [-1, 1]; None for continuous data.
+    terms: number of draws of t for each example, each from its own part of the integral.
+    t_min: s; by default the schedule's.
 
   Raises:
-    UserError: terms < 1, t_min is 0, where there is no noise, or not below T.
+    UserError: terms < 1, or t_min is 0, where there is no noise, or is not below T.
   """
   if terms < 1:
     raise UserError(f"the bound's integral takes 1 or more terms, not {terms}: change their number")

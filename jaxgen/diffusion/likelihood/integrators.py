@@ -36,7 +36,7 @@ def heun(steps: int = 96) -> Integrator:
 
 
 def _runge_kutta(nodes: list[float], weights: list[float], steps: int) -> Integrator:
-  """Methods whose every stage starts from the derivative of the one before it, at its own node's distance.
+  """Runge-Kutta methods in which each stage uses only the derivative of the stage before.
 
   The network is compiled once, as the body of a scan over stages inside a scan over steps.
   """
@@ -64,12 +64,14 @@ def _runge_kutta(nodes: list[float], weights: list[float], steps: int) -> Integr
 
 
 def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Integrator:
-  """Dormand and Prince's 5(4) pair by diffrax, each example with steps of its own: 6 network calls a step.
+  """Dormand and Prince's 5(4) pair, by diffrax, with separate steps for each example: 6 network calls a step.
 
-  The network is called with the whole batch, t [B], until the last example is done. One that would take more than
-  max_steps is NaN.
+  The network is called with the whole batch, t [B], until the last example is done. The result of an example that would
+  take more than max_steps is NaN.
 
-  rtol, atol: of the error of a step, of z as a root mean square and of the log-density itself.
+  Args:
+    rtol, atol: relative and absolute tolerance of a step's error, for the root mean square of z and the log-density.
+    max_steps: the largest number of steps of one example.
 
   Raises:
     UserError: a tolerance that is not positive.

@@ -1,4 +1,4 @@
-"""The likelihood by the probability-flow ODE, and that of quantised data."""
+"""The likelihood by the probability-flow ODE, of continuous and of quantised data."""
 
 import functools
 from collections.abc import Callable
@@ -17,8 +17,7 @@ from jaxgen.diffusion.likelihood.traces import Probes, Trace, hutchinson
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
 
-# The bins of quantised data, k = 0 .. levels - 1, by the transform (`jaxgen.data.transforms`) that made what the model
-# was trained on:
+# The bins of quantised data, k = 0 .. levels - 1, by the transform (`jaxgen.data.transforms`) of the training data:
 # "dequantize": from 2 k / levels - 1 to 2 (k + 1) / levels - 1, over which it spreads noise. They fill [-1, 1]. x_0 is
 #   such data, of which the bin alone matters, or data that `scale` made.
 # "scale": of width 2 / (levels - 1) around the values 2 k / (levels - 1) - 1 that it gives; those of (11), but closed
@@ -36,9 +35,12 @@ def encode(
   integrator: Integrator | None = None,
   t_min: float | None = None,
 ) -> Flow:
-  """Solves the ODE (L2) from x at t_min to T: (x_T [B, ...], log|det dx_T / dx| [B], an estimate if the trace is one).
+  """Solves the ODE (L2) from x at t_min to T.
 
-  Args: as of `log_likelihood`.
+  The arguments are those of `log_likelihood`.
+
+  Returns:
+    x_T [B, ...], and log|det dx_T / dx| [B], which is an estimate if the trace is one.
   """
   trace, integrator = trace or hutchinson(), integrator or rk4()
   t_min, T = time_range(schedule, t_min, x.dtype)
@@ -76,19 +78,20 @@ def log_likelihood(
 ) -> Float[Array, " batch"]:
   """log p(x), the density of x_t at t_min, by the probability-flow ODE (L3); nats per example.
 
-  Each example has its own probes, and none depends on those beside it. The arithmetic is in x's dtype.
+  Each example has its own probes and does not depend on the other examples. The arithmetic is in x's dtype.
 
   Args:
-    denoise: (x [B, ...], t [], or [B] with dopri5) -> (x_0, eps), without clipping, which has no density. It is called
-      as often as the integrator says, and differentiated by x in reverse mode as often as there are probes.
+    denoise: (x [B, ...], t [], or [B] with dopri5) -> (x_0, eps). It must not clip: clipped predictions give no
+      density. The integrator sets the number of calls; each is differentiated with respect to x in reverse mode for
+      each probe.
     keys: one per example, for the trace's probes.
-    trace: exact() or hutchinson(probes), the default with one probe.
-    integrator: rk4(steps), the default, heun(steps) or dopri5(rtol, atol).
-    t_min: where x lies; the schedule's unless given.
-    terminal: log-density of x_T, [B, ...] -> [B], where it is known; the default is N(0, prior_std^2 I).
+    trace: exact() or hutchinson(probes); by default hutchinson with one probe.
+    integrator: rk4(steps), heun(steps) or dopri5(rtol, atol); by default rk4.
+    t_min: the time of x; by default the schedule's.
+    terminal: log-density of x_T, [B, ...] -> [B]; by default that of N(0, prior_std^2 I).
 
   Raises:
-    UserError: t_min is 0, where there is no noise, or not below T.
+    UserError: t_min is 0, where there is no noise, or is not below T.
   """
   x_T, log_det = encode(denoise, schedule, x, keys, trace=trace, integrator=integrator, t_min=t_min)
   return (terminal or functools.partial(_prior, schedule))(x_T) + log_det
@@ -105,22 +108,23 @@ def ode_nll(
   samples: int = 1,
   **options: Any,
 ) -> Float[Array, " batch"]:
-  """-log of the probability of quantised data, bounded by dequantization (L5), (L6); nats per example.
+  """Upper bound of -log P(x_0) for quantised data by dequantization, (L5) and (L6); nats per example.
 
-  An estimate of the bound with one set of draws per example; say so in its name, "nll_nats_dequantized_20" of 20.
+  It is an estimate of the bound with one set of draws per example. Its name should say so: "nll_nats_dequantized_20"
+  for 20 draws.
 
-  (L6) needs p itself, and an estimate of log p that is right in the mean gives one of p that is too large. All samples
-  of an example therefore have the same probes: what these get wrong is nearly the same in each p(x_k), and the bound
-  stays. As far as it differs within the bin, the result with samples > 1 and an estimated trace is too low: by 0.1 to
-  0.4 nats for a mixture in 2 dimensions and bins of width 0.5 (by up to 5 if each sample had its own probes). Finer
-  bins and more probes help.
+  (L6) needs p itself, and an unbiased estimate of log p gives an estimate of p that is too large. Therefore all draws
+  of an example have the same probes, whose error is nearly the same in each p(x_k), and the bound is nearly kept. As
+  the error varies within the bin, the result with samples > 1 and an estimated trace is too low: by 0.1 to 0.4 nats for
+  a mixture in 2 dimensions and bins of width 0.5 (by up to 5 if each draw had its own probes). Finer bins and more
+  probes help.
 
   Args:
     x_0: data in [-1, 1].
-    levels: how many values a dimension takes (256 for bytes); None for continuous data, of which this is -log p(x_0),
-      (L3), alone.
-    bins: what the model was trained on, see `Bins`.
-    samples: K of (L6); 1 is (L5). The ODE is solved so many times, one after the other.
+    levels: number of values per dimension (256 for bytes); None for continuous data, for which the result is
+      -log p(x_0), (L3).
+    bins: the bins that the model was trained on, see `Bins`.
+    samples: K of (L6); 1 is (L5). The ODE is solved K times, one after the other.
     **options: trace, integrator, t_min and terminal of `log_likelihood`.
 
   Raises:
@@ -143,7 +147,7 @@ def ode_nll(
 
 
 def bin_of(x_0: Float[Array, "..."], levels: int, bins: Bins) -> tuple[Float[Array, "..."], float]:
-  """(the lower end of the bin that x_0 lies in, every bin's width), see `Bins`.
+  """(the lower end of the bin of x_0, the width of all bins), see `Bins`.
 
   Raises:
     UserError: fewer than two levels.

@@ -1,4 +1,4 @@
-"""Where the ODE (L2) runs: its ends, its variable u, and sums over an example's dimensions."""
+"""The path of the ODE (L2): its ends, its variable u, and sums over an example's dimensions."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def time(schedule: Schedule, u: Array) -> Array:
 
 
 def rows(a: Float[Array, "..."], x: Float[Array, "batch ..."]) -> Float[Array, "..."]:
-  """[] or [B], to broadcast against x."""
+  """Reshapes a, [] or [B], to broadcast against x."""
   return a.reshape(a.shape + (1,) * (x.ndim - 1))
 
 

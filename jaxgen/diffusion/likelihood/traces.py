@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Key
 from jaxgen.core.errors import UserError
 
 Probes = Float[Array, "batch probes ..."]
-Trace = Callable[[Float[Array, "batch ..."], Key[Array, " batch"]], Probes]  # vectors over whose v^T J v (L4) sums
+Trace = Callable[[Float[Array, "batch ..."], Key[Array, " batch"]], Probes]  # (x, keys) -> the vectors v of (L4)
 TraceName = Literal["exact", "hutchinson"]
 
 
 def exact() -> Trace:
-  """All D basis vectors: D backward passes of the network, and memory of D times the batch. For small D."""
+  """All D basis vectors: D backward passes of the network, and the memory of D batches. For small D."""
 
   def probes(x: Float[Array, "batch ..."], keys: Key[Array, " batch"]) -> Probes:
     basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, *x.shape[1:])
@@ -25,9 +25,11 @@ def exact() -> Trace:
 
 
 def hutchinson(probes: int = 1, noise: Literal["rademacher", "gaussian"] = "rademacher") -> Trace:
-  """So many random vectors per example, the same along the whole ODE; unbiased.
+  """Random vectors, the same along the whole ODE; the estimate is unbiased.
 
-  noise: "rademacher", signs, has the least variance, and none where J is diagonal; "gaussian" is N(0, I).
+  Args:
+    probes: number of vectors for each example.
+    noise: "rademacher" draws signs, which have the least variance, 0 for diagonal J; "gaussian" draws from N(0, I).
 
   Raises:
     UserError: probes < 1.

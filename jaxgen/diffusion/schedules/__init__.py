@@ -1,13 +1,13 @@
-"""Noise schedules: alpha(t) and sigma(t), and what follows from them. Equations: `jaxgen.diffusion`, (1) to (5).
+"""Noise schedules: alpha(t) and sigma(t), and functions of them. Equations: `jaxgen.diffusion`, (1) to (5).
 
-A schedule takes numpy arrays as well as JAX's. With numpy it computes in float64: tables of constants are made that way
-when a method is built, before any device is touched. With JAX arrays it answers in their dtype.
+A schedule takes numpy or JAX arrays. With numpy it computes in float64: tables of constants are made that way when a
+method is built, before any device is used. With JAX arrays it computes in their dtype.
 
-Discrete processes (DDPM's, NCSN's) have times 0, 1, .., T and are defined between them too, so that every solver and
-every time grid works with them: DDPM's by a beta that is constant within each step, log alpha piecewise linear, as in
-Lu et al. 2022, https://arxiv.org/abs/2206.00927, Appendix D.4. Continuous ones have t in [0, T].
+Discrete processes (DDPM, NCSN) have times 0, 1, .., T and are also defined between them, so that every solver and time
+grid works with them. Between the steps of DDPM's process log alpha is linear, which means a constant beta within each
+step, as in Lu et al. 2022, https://arxiv.org/abs/2206.00927, Appendix D.4. Continuous processes have t in [0, T].
 
-In all of them t = 0 is clean data, alpha = 1 and sigma = 0, even where sigma jumps there (VE).
+In all processes t = 0 is clean data, alpha = 1 and sigma = 0, even if sigma jumps there (VE).
 """
 
 from jaxgen.diffusion.schedules.base import (

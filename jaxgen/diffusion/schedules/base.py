@@ -1,4 +1,4 @@
-"""What a schedule is, and what holds for all of them."""
+"""The type of a schedule, and functions of any schedule."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ Variance = Literal["posterior", "beta", "learned"]
 
 
 class Point(NamedTuple):
-  """A schedule at time t: alpha, sigma and their derivatives by t. All of one shape, which broadcasts against x."""
+  """A schedule at time t: alpha, sigma and their derivatives with respect to t, all of one shape."""
 
   t: Array
   alpha: Array
@@ -43,22 +43,23 @@ class Point(NamedTuple):
     return 2 * self.sigma * (self.d_sigma - self.drift * self.sigma)
 
   def like(self, x: Array) -> "Point":
-    """Its arrays [B] as [B, 1, .., 1], to broadcast against x [B, ...]; scalars stay."""
+    """The point with arrays [B] reshaped to [B, 1, .., 1], to broadcast against x [B, ...]. Scalars stay scalars."""
     return Point(*(v.reshape(v.shape + (1,) * (x.ndim - 1)) if v.ndim else v for v in self))
 
 
 class Schedule(NamedTuple):
   """x_t = alpha(t) x_0 + sigma(t) eps, (1).
 
-  alpha, sigma: float array of times -> array of the same shape and dtype; alpha(0) = 1 and sigma(0) = 0.
-  time: log-SNR -> t, the inverse of `log_snr`.
-  curve: (a, b) -> the (alpha, sigma) with alpha : sigma = a : b that the schedule passes through, at whatever time. The
-    curve is alpha^2 + sigma^2 = 1 where variance is preserved, alpha + sigma = 1 in rectified flow, alpha = 1 in VE.
-  T: the last time, the noisiest.
-  t_min: the smallest time above 0 at which the network is called by samplers that choose their times freely.
-  steps: T as an int for a process of discrete steps t = 0, 1, .., T, in whose losses t is an integer; None: continuous.
-  prior_std: standard deviation of x_T where sampling starts, N(0, prior_std^2 I).
-  learned: its functions close over parameters that are being traced, so that nothing about it is known beforehand.
+  Attributes:
+    alpha, sigma: float array of times -> array of the same shape and dtype; alpha(0) = 1 and sigma(0) = 0.
+    time: log-SNR -> t, the inverse of `log_snr`.
+    curve: (a, b) -> the schedule's (alpha, sigma) with alpha : sigma = a : b. The curve is alpha^2 + sigma^2 = 1 for
+      variance-preserving schedules, alpha + sigma = 1 for rectified flow, alpha = 1 for VE.
+    T: the last time, with the most noise.
+    t_min: the smallest time above 0 at which samplers call the network, if they choose their times freely.
+    steps: T as an int for a discrete process with t = 0, 1, .., T, whose losses draw integer t; None: continuous.
+    prior_std: standard deviation of the prior N(0, prior_std^2 I), from which x_T is drawn.
+    learned: whether the schedule's functions use traced parameters, so that its values are not known in advance.
   """
 
   alpha: Callable[[Times], Times]
@@ -97,7 +98,7 @@ class Schedule(NamedTuple):
     return not self.learned and float(self.sigma(np.array([t], np.float64))[0]) == 0
 
   def is_noise(self, t: float) -> bool:
-    """Whether x_t has nothing of the data: alpha(t) = 0."""
+    """Whether x_t is pure noise: alpha(t) = 0."""
     return not self.learned and float(self.alpha(np.array([t], np.float64))[0]) == 0
 
 
@@ -111,9 +112,9 @@ class Posterior(NamedTuple):
 
 
 def posterior(schedule: Schedule, t: Times, s: Times) -> Posterior:
-  """Coefficients of (5) for any times t > s of any schedule; Ho et al. 2020, eq. 6 and 7, where s = t - 1.
+  """Coefficients of (5) for any times t > s of any schedule; for s = t - 1, Ho et al. 2020, eq. 6 and 7.
 
-  alpha_t may be 0 (no signal left at t) and sigma_s may be 0 (s is clean data); sigma_t and alpha_s may not.
+  alpha_t may be 0 (no signal at t) and sigma_s may be 0 (clean data at s); sigma_t and alpha_s must not be 0.
   """
   alpha_t, sigma_t, alpha_s, sigma_s = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
   alpha_ts = alpha_t / alpha_s
@@ -144,7 +145,7 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
 
 
 def lookup(table: Float[np.ndarray, " times"]) -> Callable[[Times], Times]:
-  """t -> table[t], t rounded, in the dtype of t where that is a float's."""
+  """t -> table[t] for rounded t, in the dtype of t if that is a float."""
 
   def at(t: Times) -> Times:
     xp = t.__array_namespace__()

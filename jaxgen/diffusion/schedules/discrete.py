@@ -10,8 +10,8 @@ from jaxgen.diffusion.schedules.base import Schedule, Times, circle, softplus
 def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
   """beta_t on a line from `first` to `last`; Ho et al. 2020, section 4.
 
-  The defaults are the paper's for T = 1000. They leave alpha_bar_T = 4e-5; with fewer steps they would leave signal at
-  t = T, where sampling starts from noise: scale both by 1000 / T then.
+  The defaults are the paper's for T = 1000 and give alpha_bar_T = 4e-5. With fewer steps they would leave signal at
+  t = T, where sampling starts from noise: then scale both by 1000 / T.
 
   Raises:
     UserError: steps < 1, or a beta outside (0, 1).
@@ -95,17 +95,17 @@ def from_betas(betas: Float[np.ndarray, " steps"]) -> Schedule:
 
 
 def from_log_alpha(table: Float[np.ndarray, " times"]) -> Schedule:
-  """The discrete variance-preserving process with log alpha_t = table[t], t = 0 .. T, falling from 0.
+  """The discrete variance-preserving process with log alpha_t = table[t], t = 0 .. T, which decreases from 0.
 
   Between two steps log alpha is linear. The last entry may be -inf, alpha_T = 0: alpha itself is linear in that step.
-  Logarithms keep the digits of sigma_t where alpha_t is close to 1.
+  Logarithms keep sigma_t accurate if alpha_t is close to 1.
   """
   T = len(table) - 1
   ends_in_noise = bool(np.isneginf(table[-1]))
   finite = np.append(table[:-1], table[-2] - 1.0) if ends_in_noise else table
 
   def log_alpha(t: Times) -> tuple[Times, Times]:
-    """(log alpha in the ordinary steps, the fraction of the last step that is behind t)."""
+    """(log alpha in the ordinary steps, the fraction of the last step before t)."""
     xp, t = t.__array_namespace__(), 1.0 * t  # of integer times, too
     low = xp.clip(xp.floor(t), 0, T - 1)
     i, w = low.astype(np.int32), t - low
@@ -137,10 +137,10 @@ def from_log_alpha(table: Float[np.ndarray, " times"]) -> Schedule:
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-  """The discrete schedule with its alphas moved on a line so that alpha_T = 0 and alpha_1 stays.
+  """The discrete schedule with a linear map of its alphas, such that alpha_T = 0 and alpha_1 is not changed.
 
-  Lin et al. 2023, https://arxiv.org/abs/2305.08891, Algorithm 1. At T the network has nothing but noise: predictions of
-  eps and of the score say nothing about x_0 there and are refused; x_0, v and EDM's F are well.
+  Lin et al. 2023, https://arxiv.org/abs/2305.08891, Algorithm 1. At T the network's input is pure noise: predictions of
+  eps and of the score do not determine x_0 there and are refused; predictions of x_0, v and EDM's F do.
 
   Raises:
     UserError: the schedule is not a discrete variance-preserving one of two or more steps.

@@ -1,4 +1,4 @@
-"""Processes whose variance explodes, alpha = 1: NCSN's of discrete steps, the VE SDE, and EDM's."""
+"""Variance-exploding processes, alpha = 1: NCSN's discrete one, the VE SDE, and EDM's."""
 
 import numpy as np
 

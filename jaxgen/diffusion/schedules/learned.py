@@ -1,4 +1,4 @@
-"""A schedule that is learned with the network: variational diffusion models."""
+"""The schedule of variational diffusion models, which is learned with the network."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
 """The probability-flow ODE by an adaptive Runge-Kutta method: Song et al. 2021, https://arxiv.org/abs/2011.13456,
-section 4.3 and Appendix D.4, who take Dormand and Prince's with both tolerances at 1e-5."""
+section 4.3 and Appendix D.4, who use Dormand and Prince's method with both tolerances at 1e-5."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,25 +16,26 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def adaptive(schedule: Schedule, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Solver:
-  """Solves (17) with steps that it chooses itself, for each sample alone: none depends on those beside it.
+  """Solves (17) with adaptive steps, separate ones for each sample, so that samples do not depend on each other.
 
-  Of the time grid the ends count: the first time with alpha > 0 and the last with sigma > 0. One first-order step goes
-  from the latter to clean data, and one from alpha = 0 to the former.
+  It uses two times of the grid: the first with alpha > 0 and the last with sigma > 0. First-order steps lead from
+  alpha = 0 to the former and from the latter to clean data.
 
   The ODE is solved over the angle phi = arctan(sigma / alpha) for z = x / sqrt(alpha^2 + sigma^2), where it is
 
     dz / dphi = cos(phi) eps - sin(phi) x_0
 
-  or v of (6): Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D. So tolerances mean the same on every
-  schedule, and alpha' and sigma', which jump in discrete processes, are not needed.
+  which is v of (6): Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, Appendix D. Therefore tolerances mean the
+  same on every schedule, and alpha' and sigma', which jump in discrete processes, are not needed.
 
-  denoise is called with t [N], each sample's own time, as often as the slowest sample needs.
+  denoise is called with t [N], one time for each sample, until the slowest sample is done.
 
-  rtol, atol: of the error of a step of z, relative and absolute.
-  max_steps: of one sample, rejected ones included. A sample that is not done by then is NaN.
+  Args:
+    rtol, atol: relative and absolute tolerance of the error of a step of z.
+    max_steps: the largest number of steps of one sample, including rejected ones. A sample that needs more is NaN.
 
   Raises:
-    UserError: tolerances or max_steps below what is possible.
+    UserError: a tolerance is not positive, or max_steps < 1.
   """
   if min(rtol, atol) <= 0 or max_steps < 1:
     raise UserError(
@@ -89,14 +90,16 @@ def _norm(schedule: Schedule, t: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def one_by_one(f: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Any]:
-  """A function of one sample that is `f`, of the whole batch, where it is mapped over the batch; and f's constants.
+  """Turns a function `f` of the whole batch into one of a single sample, for use under jax.vmap over all N samples.
 
-  f may close over arrays of N conditions, which jax.vmap over batches of one would not match to their samples. What is
-  returned takes (constants, *arguments of one sample), and is of use under jax.vmap over all N alone.
+  f may close over arrays of N conditions, which jax.vmap over batches of one would not match to their samples.
+
+  Returns:
+    A function of (constants, *arguments of one sample), and f's constants.
   """
   import equinox
 
-  # What f closes over, traced parameters too, must enter the solver's loop as an argument.
+  # Arrays that f closes over, including traced parameters, must enter the solver's loop as arguments.
   constants, rest = equinox.partition(equinox.filter_closure_convert(f, *arguments), equinox.is_array)
   shapes = jax.eval_shape(f, *arguments)
 

@@ -10,10 +10,11 @@ from jaxgen.diffusion.schedules import Schedule, Variance, posterior
 def ancestral(schedule: Schedule, variance: Variance = "posterior") -> Solver:
   """Draws x_s from p_theta(x_s | x_t), equation (13) of `jaxgen.diffusion`, for any times t > s of any schedule.
 
-  variance: "posterior", c of (5), is right for data that is one point; "beta", sigma_ts^2 of (4), for data that is
-    N(0, I); Ho et al. 2020, section 3.2. "learned": between the two, by the fraction that denoise gives as its third
-    result; Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 15. A step to clean data (sigma_s = 0)
-    returns the mean in all of them.
+  Args:
+    variance: "posterior" is c of (5), exact if the data is a single point; "beta" is sigma_ts^2 of (4), exact if the
+      data is N(0, I); Ho et al. 2020, section 3.2. "learned" lies between them, by the fraction that is the third
+      result of denoise; Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 15. A step to clean data
+      (sigma_s = 0) always returns the mean.
   """
 
   def step(denoise, carry, x, t, s, keys):

@@ -10,17 +10,18 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def annealed_langevin(schedule: Schedule, corrections: int = 100, step_size: float = 0.2) -> Solver:
-  """At each noise level M steps x <- x + a / 2 score + sqrt(a) z; then the next level, where x starts as it is.
+  """Takes M Langevin steps x <- x + a / 2 score + sqrt(a) z at each noise level, then goes on to the next level.
 
   a = step_size sigma^2, the paper's alpha_i = epsilon sigma_i^2 / sigma_L^2 without its dependence on the data's scale.
-  In other schedules than VE, y = x / alpha is what stays from level to level.
+  Between levels x is not changed; in schedules other than VE, y = x / alpha is not changed.
 
-  A step from t to s is a step down to s and M Langevin steps there. So sampling begins with the level below T, since
-  x_T is drawn from its distribution already, and ends, after the last level's steps, with the predicted x_0: the
-  denoising step of Song and Ermon 2020, https://arxiv.org/abs/2006.09011, Algorithm 1.
+  A step from t to s goes to level s and takes M Langevin steps there. Sampling thus begins with the level below T,
+  because x_T is already a draw from its distribution. It ends with the predicted x_0, the denoising step of Song and
+  Ermon 2020, https://arxiv.org/abs/2006.09011, Algorithm 1.
 
-  corrections: M, the paper's T. Each is a network call.
-  step_size: epsilon / sigma_L^2. The paper's is 2e-5 / 0.01^2 = 0.2; Langevin steps diverge from 4 on.
+  Args:
+    corrections: M, the paper's T. Each Langevin step is a network call.
+    step_size: epsilon / sigma_L^2, in the paper 2e-5 / 0.01^2 = 0.2. Langevin steps diverge from 4 on.
 
   Raises:
     UserError: corrections < 1, or step_size outside (0, 4).

@@ -9,15 +9,15 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import normal
 from jaxgen.diffusion.schedules import Schedule
 
-MOST = 2**0.5 - 1  # of gamma
+MOST = 2**0.5 - 1  # the largest gamma
 
 
 def churning(schedule: Schedule, churn: float, low: float, high: float, noise: float) -> Callable[..., tuple]:
-  """(x at t, t, keys) -> (x at t_hat, t_hat), a little noisier, with which a solver's step then begins.
+  """(x at t, t, keys) -> (x at t_hat, t_hat), with a little more noise, from where a solver's step starts.
 
-  The paper's sigma is r = sigma / alpha here, and its noise is added as (4) says, for any schedule. t_hat is where
-  r_hat = (1 + gamma) r, gamma = min(churn, sqrt(2) - 1), if low <= r <= high; elsewhere it is t. Unlike the paper's it
-  is never above T, since no network has seen such times.
+  The paper's sigma is r = sigma / alpha here, and its noise is added by (4), for any schedule. If low <= r <= high,
+  t_hat is the time with r_hat = (1 + gamma) r, gamma = min(churn, sqrt(2) - 1); otherwise it is t. Unlike in the paper
+  it is never above T, because the network was not trained there.
 
   Raises:
     UserError: churn < 0.

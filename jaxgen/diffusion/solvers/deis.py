@@ -11,15 +11,17 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def deis(schedule: Schedule, order: int = 3, variable: Literal["log_rho", "t"] = "log_rho") -> Solver:
-  """In (18), eps is a polynomial through the last `order` steps; one network call a step. The paper's rho is our r.
+  """Replaces eps in (18) by a polynomial through the last `order` steps; one network call a step.
 
-  Of that order; the first steps are of order 1, 2, .. The paper counts the polynomial's degree, order - 1.
+  The paper's rho is our r. The solver has order `order`; the first steps have order 1, 2, ..
 
-  variable: the polynomial's. "t" is the paper's tAB; "log_rho" does not depend on how a schedule counts its time, and
-    is what diffusers has. In rho itself (the paper's rhoAB) it is `lms`.
+  Args:
+    order: the order. The paper counts the polynomial's degree, order - 1.
+    variable: the polynomial's variable. "t" is the paper's tAB. "log_rho" is the choice of diffusers; it does not
+      depend on the schedule's time variable. With rho itself, the paper's rhoAB, the solver is `lms`.
 
   Raises:
-    UserError: an order other than 1 to 4.
+    UserError: the order is not 1 to 4.
   """
   if order not in (1, 2, 3, 4):
     raise UserError(f"DEIS has order 1 to 4, not {order}: choose one of them")

@@ -8,17 +8,18 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def dpm_solver(schedule: Schedule, order: int = 3, r1: float | None = None, r2: float = 2 / 3) -> Solver:
-  """DPM-Solver-1, -2 or -3: the noise form (19), eps expanded in lambda; of that order, as many network calls a step.
+  """DPM-Solver-1, -2 or -3: the noise form (19) with eps expanded in lambda.
 
-  In each line the terms with eps(x, t) alone are a first-order step, and are written so: alpha x_0 + sigma eps is the
-  paper's alpha / alpha_t x - sigma (e^h - 1) eps, without the difference of large numbers.
+  In each line the terms with eps(x, t) are written as a first-order step: alpha x_0 + sigma eps equals the paper's
+  alpha / alpha_t x - sigma (e^h - 1) eps, without a difference of large numbers.
 
-  order: 1 is DDIM.
-  r1, r2: where between lambda_t and lambda_s the other calls are; r1 is 1/2 unless given, or 1/3 with order 3, which
-    needs r2 = 2/3: with another it is 2.
+  Args:
+    order: the order, and the number of network calls a step; 1 is DDIM.
+    r1, r2: the positions of the other calls between lambda_t (0) and lambda_s (1). By default r1 is 1/2, or 1/3 for
+      order 3. Order 3 needs r2 = 2/3; with another r2 the solver has order 2.
 
   Raises:
-    UserError: another order, or not 0 < r1 <= 1 and, with order 3, r1 < r2 <= 1.
+    UserError: the order is not 1 to 3, or not 0 < r1 <= 1 and, for order 3, r1 < r2 <= 1.
   """
   if order not in (1, 2, 3):
     raise UserError(f"DPM-Solver has order 1, 2 or 3, not {order}: choose one of them")

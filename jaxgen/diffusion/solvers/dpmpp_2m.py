@@ -11,13 +11,13 @@ from jaxgen.diffusion.schedules import Schedule
 
 class Past(NamedTuple):
   x_0: jax.Array  # the last step's prediction of x_0
-  lambda_: jax.Array  # where it was made, log(alpha / sigma); -inf before there was one
+  lambda_: jax.Array  # log(alpha / sigma) of that prediction; -inf if there was none
 
 
 def dpmpp_2m(schedule: Schedule) -> Solver:
-  """Second order, one network call a step: the data prediction is extrapolated from the last two steps.
+  """Second order, one network call a step: x_0 is extrapolated from the predictions of the last two steps.
 
-  The first step, without a past, is of first order.
+  The first step has no past and is of first order.
   """
 
   def step(denoise, carry, x, t, s, keys):

@@ -10,7 +10,8 @@ from jaxgen.diffusion.schedules import Schedule
 def dpmpp_2s(schedule: Schedule, r: float = 0.5) -> Solver:
   """Second order, two network calls a step: the data form (20), with a second prediction of x_0 inside the step.
 
-  r: where between lambda_t and lambda_s that is.
+  Args:
+    r: the position of the second prediction between lambda_t (0) and lambda_s (1).
 
   Raises:
     UserError: not 0 < r <= 1.

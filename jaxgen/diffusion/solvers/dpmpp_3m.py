@@ -11,10 +11,12 @@ from jaxgen.diffusion.schedules import Schedule
 def dpmpp_3m(schedule: Schedule, exact_d2: bool = False) -> Solver:
   """The data form (20), x_0 expanded in lambda with two derivatives from the last three steps; one network call a step.
 
-  **It is of second order, as their code, diffusers and k-diffusion have it**, and so it is by default: D2 is the second
-  divided difference, half the second derivative, and is used as the latter. The first two steps are DPM-Solver++(2M)'s.
+  **By default it has second order, as in the authors' code, diffusers and k-diffusion**: they use D2, the second
+  divided difference, in place of the second derivative, which is twice as large. The first two steps are
+  DPM-Solver++(2M)'s.
 
-  exact_d2: doubles D2, which makes it the second derivative and the solver third order: UniP-3.
+  Args:
+    exact_d2: double D2, which makes it the second derivative. The solver then has third order and is UniP-3.
   """
   twice = 2 if exact_d2 else 1
 

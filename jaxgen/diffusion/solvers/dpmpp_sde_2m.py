@@ -15,7 +15,8 @@ def dpmpp_sde_2m(schedule: Schedule, eta: float = 1.0) -> Solver:
   The first step, without a past, is of first order: SDE-DPM-Solver++ 1, which is `ancestral` with the posterior's
   variance. The form is the "midpoint" one of the diffusers library.
 
-  eta: the noise's strength, as in k-diffusion's `sample_dpmpp_2m_sde`; 0 is the deterministic `dpmpp_2m`.
+  Args:
+    eta: the noise's strength, as in k-diffusion's `sample_dpmpp_2m_sde`; 0 is the deterministic `dpmpp_2m`.
 
   Raises:
     UserError: eta < 0.

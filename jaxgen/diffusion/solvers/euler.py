@@ -10,10 +10,11 @@ def euler(
 ) -> Solver:
   """EDM's churn, then Euler's method on y = x / alpha in r = sigma / alpha, (18): first order, one call a step.
 
-  Its step y_s = y_t + (r_s - r_t) eps is alpha_s (x_0 + r_s eps), by (1): without churn it is DDIM's, and written so
-  that alpha_t may be 0.
+  By (1), its step y_s = y_t + (r_s - r_t) eps is x_s = alpha_s (x_0 + r_s eps), in which alpha_t may be 0. Without
+  churn this is DDIM.
 
-  churn, low, high, noise: as in `heun`.
+  Args:
+    churn, low, high, noise: as in `heun`.
 
   Raises:
     UserError: churn < 0.

@@ -1,4 +1,4 @@
-"""Euler's method with ancestral noise, of the k-diffusion library (https://github.com/crowsonkb/k-diffusion).
+"""Euler's method with ancestral noise, from the k-diffusion library (https://github.com/crowsonkb/k-diffusion).
 
 No paper has it under this name; it is `sample_euler_ancestral` there, and EulerAncestralDiscreteScheduler in diffusers.
 """
@@ -16,8 +16,8 @@ def euler_ancestral(schedule: Schedule, eta: float = 1.0) -> Solver:
 
     r_up = min(r_s, eta r_s sqrt(1 - r_s^2 / r_t^2)),   r_down = sqrt(r_s^2 - r_up^2)
 
-  with r = sigma / alpha for their sigma, for any schedule. r_up / eta is the standard deviation of (5) on y = x /
-  alpha: with eta up to 1, the ancestral sampler, it is DDIM(eta). Only here may eta be larger.
+  with r = sigma / alpha in place of their sigma, for any schedule. r_up / eta is the standard deviation of (5) for y =
+  x / alpha, so that for eta <= 1 this is DDIM(eta), and for eta = 1 the ancestral sampler. Here eta may be above 1.
 
   Raises:
     UserError: eta < 0.

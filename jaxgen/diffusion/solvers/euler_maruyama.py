@@ -8,13 +8,13 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def euler_maruyama(schedule: Schedule) -> Solver:
-  """Euler's step on (16) in t, with noise; its bias is of first order in the steps of t, one network call a step.
+  """Euler-Maruyama steps in t on (16), one network call a step. The bias is of first order in the step size.
 
-  Its last step, to clean data, is the predicted x_0; the paper's code leaves out the noise there.
-  In processes of discrete steps f and g, which jump at each of them, are those of the step above t.
+  The last step, to clean data, gives the predicted x_0; the paper's code leaves out the noise there. In discrete
+  processes f and g jump at each step; their values are those of the step above t.
 
-  It needs small steps, above all where f is large (rectified flow near t = 1): `ancestral` solves the same SDE by (5),
-  and is exact where the prediction does not change over a step.
+  It needs small steps, especially if f is large (rectified flow near t = 1). `ancestral` solves the same SDE by (5),
+  and is exact if the prediction does not change over a step.
   """
 
   def step(denoise, carry, x, t, s, keys):

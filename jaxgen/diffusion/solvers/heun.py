@@ -10,12 +10,14 @@ def heun(
 ) -> Solver:
   """Heun's method on y = x / alpha in r = sigma / alpha, (18): second order, two network calls a step.
 
-  The paper's x and sigma are y and r. Its Euler step to sigma = 0 is the first-order one here, with one call and
-  without churn.
+  The paper's x and sigma are y and r here. The step to sigma = 0 is the paper's Euler step, with one call and without
+  churn.
 
-  churn: S_churn / N, the paper's S_churn divided by the number of steps. Before each step where low <= r <= high
-    (S_tmin and S_tmax), r is raised by gamma = min(churn, sqrt(2) - 1) times itself. 0: none, the Algorithm 1.
-  noise: S_noise, the standard deviation of the noise that raises r.
+  Args:
+    churn: S_churn / N, the paper's S_churn divided by the number of steps. Before each step with low <= r <= high, r is
+      multiplied by 1 + gamma, gamma = min(churn, sqrt(2) - 1). 0 gives Algorithm 1.
+    low, high: S_tmin and S_tmax.
+    noise: S_noise, the standard deviation of the noise that raises r.
 
   Raises:
     UserError: churn < 0.

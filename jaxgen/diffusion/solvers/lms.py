@@ -1,4 +1,4 @@
-"""Linear multistep (Adams-Bashforth with steps of any size), as k-diffusion's `sample_lms`:
+"""Linear multistep (Adams-Bashforth with steps of any size), like k-diffusion's `sample_lms`:
 https://github.com/crowsonkb/k-diffusion; Katherine Crowson, after Karras et al. 2022, https://arxiv.org/abs/2206.00364."""
 
 from jaxgen.core.errors import UserError
@@ -8,12 +8,12 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def lms(schedule: Schedule, order: int = 4) -> Solver:
-  """In (18), eps is the polynomial in r = sigma / alpha through the last `order` steps; one network call a step.
+  """Replaces eps in (18) by a polynomial in r = sigma / alpha through the last `order` steps; one network call a step.
 
-  Of that order; the first steps are of order 1, 2, .. The integrals are exact.
+  The solver has order `order`; the first steps have order 1, 2, .. The integrals are exact.
 
   Raises:
-    UserError: an order other than 1 to 4.
+    UserError: the order is not 1 to 4.
   """
   if order not in (1, 2, 3, 4):
     raise UserError(f"the linear multistep solver has order 1 to 4, not {order}: choose one of them")

@@ -17,19 +17,20 @@ ADAMS = [[1, 0, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0], [5
 
 class Carry(NamedTuple):
   past: tuple[Float[Array, "n ..."], ...]  # the last three eps, the newest first
-  count: Int[Array, ""]  # how many of them there are
+  count: Int[Array, ""]  # the number of past eps
 
 
 def pndm(schedule: Schedule, start: Literal["runge_kutta", "improved_euler"] = "runge_kutta") -> Solver:
-  """The first-order step with an average of the last four eps: Adams-Bashforth's, which holds for steps of one length.
+  """The first-order step with Adams-Bashforth's average of the last four eps, whose weights are for equal steps.
 
-  Of second order, for steps that are equal in t are not so in r = sigma / alpha; of fourth where they are. One network
-  call a step but for the start:
+  It has order four if the steps are equal in r = sigma / alpha, and order two otherwise, as on grids that are uniform
+  in t. After the start a step is one network call.
 
-  start: "runge_kutta" is the paper's: each of the first three steps averages four calls, two of them at (t + s) / 2.
-    With "improved_euler" (PLMS) the first step averages two calls, and the next two use two and three eps.
-    Where r falls by orders of magnitude over such a step the average is far off, and nothing later mends it. The
-    authors' grids start below T; one that starts at T on the cosine schedule has a first-order step before these.
+  Args:
+    start: "runge_kutta" is the paper's: each of the first three steps averages four calls, two of them at (t + s) / 2.
+      "improved_euler" is PLMS: the first step averages two calls, and the next two use two and three eps. If r falls
+      by orders of magnitude over such a step, the average is far off and later steps do not correct it. The authors'
+      grids start below T; on a grid that starts at T of the cosine schedule, a first-order step comes before these.
   """
   average, starting, calls = {"runge_kutta": (_runge_kutta, 3, 4), "improved_euler": (_improved_euler, 1, 2)}[start]
 

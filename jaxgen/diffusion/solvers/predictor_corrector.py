@@ -18,22 +18,23 @@ def predictor_corrector(
   snr: float = 0.16,
   corrections: int = 1,
 ) -> Solver:
-  """A step of the predictor to time s, then M Langevin steps at s, which have q(x_s) as their stationary distribution.
+  """A step of the predictor to time s, then M Langevin steps at s, whose stationary distribution is q(x_s).
 
-  Algorithms 4 and 5: x <- x + epsilon score + sqrt(2 epsilon) z, epsilon = 2 alpha (snr ||z|| / ||score||)^2. alpha is
-  1 in VE and 1 - beta in VP schedules, which is alpha_ts^2 of (4) in both. The paper's code averages the two norms over
-  the batch. A sample here does not depend on those beside it: ||score|| is its own, and ||z|| the average over all
-  batches, sqrt(D). epsilon is kept below sigma_s^2, beyond which Langevin steps soon diverge; with D of 100 or more,
-  for which this is meant, it never comes near.
+  Algorithms 4 and 5: x <- x + epsilon score + sqrt(2 epsilon) z, epsilon = 2 alpha (snr ||z|| / ||score||)^2. The
+  paper's alpha is 1 in VE and 1 - beta in VP schedules; both are alpha_ts^2 of (4). The paper's code averages the two
+  norms over the batch. Here samples do not depend on each other: ||score|| is that of the sample, and ||z|| is replaced
+  by sqrt(D). epsilon is kept below sigma_s^2, above which Langevin steps diverge. For D of 100 or more, the intended
+  use, it stays far below.
 
-  The corrector leaves a bias of its own, of a relative variance of about snr^2, that smaller steps of t do not reduce.
+  The corrector has a bias of its own, a relative variance of about snr^2, which smaller steps of t do not reduce.
 
-  predictor: any solver's constructor, such as `ancestral` or `euler_maruyama`.
-  snr: r, the "signal-to-noise ratio" of a Langevin step. The paper's code has 0.16 for CIFAR-10, 0.075 for 256 x 256.
-  corrections: M.
+  Args:
+    predictor: a solver's constructor, such as `ancestral` or `euler_maruyama`.
+    snr: r, the "signal-to-noise ratio" of a Langevin step. The paper's code has 0.16 for CIFAR-10, 0.075 for 256 x 256.
+    corrections: M.
 
   Raises:
-    UserError: snr or corrections not positive; a predictor that chooses its own steps.
+    UserError: snr or corrections is not positive, or the predictor chooses its own steps.
   """
   if snr <= 0 or corrections < 1:
     raise UserError(

@@ -7,9 +7,9 @@ from jaxgen.diffusion.schedules import Schedule
 def probability_flow(schedule: Schedule) -> Solver:
   """Euler's method in t on (17), x_s = x + (s - t) (alpha' x_0 + sigma' eps): first order, one network call a step.
 
-  The bracket is the velocity. Where alpha and sigma are linear in t (rectified flow, EDM) this is DDIM; on rectified
-  flow it is how flow matching samples: Lipman et al. 2022, https://arxiv.org/abs/2210.02747. On other schedules it has
-  the curve of alpha and sigma to follow, too. The step to clean data, where sigma' may be infinite, is DDIM's.
+  The bracket is the velocity. If alpha and sigma are linear in t (rectified flow, EDM), this is DDIM; on rectified flow
+  it is the sampler of flow matching: Lipman et al. 2022, https://arxiv.org/abs/2210.02747. On other schedules the
+  curvature of alpha and sigma adds to the error. The step to clean data, where sigma' may be infinite, is DDIM's.
   """
 
   def step(denoise, carry, x, t, s, keys):

@@ -8,12 +8,13 @@ from jaxgen.diffusion.schedules import Schedule
 
 
 def reverse_diffusion(schedule: Schedule) -> Solver:
-  """Discretises the reverse SDE (16) as the forward one is, eq. 46: with x_t = x_s + F x_s + G z forwards,
+  """Discretises the reverse SDE (16) like the forward one, eq. 46: if x_t = x_s + F x_s + G z forwards,
 
     x_s = x_t - F x_t + G^2 score + G z.
 
-  Forwards the steps are exact here, (4): F = alpha_ts - 1 and G = sigma_ts, which is the paper's choice for discrete VP
-  and for VE, and goes on where it has none. A last step to clean data is the predicted x_0.
+  Here the forward steps are exact, (4): F = alpha_ts - 1 and G = sigma_ts. That is the paper's choice for discrete VP
+  and for VE; it also works for schedules that the paper does not treat. A last step to clean data gives the predicted
+  x_0.
   """
 
   def step(denoise, carry, x, t, s, keys):

@@ -5,9 +5,9 @@ lambda_t to lambda_s, the data form is
 
     x_s = sigma_s / sigma_t x_t - alpha_s (e^-h - 1) x_0^0 + alpha_s B(h) sum_m a_m D_m / r_m,   R(h) a B(h) = phi(h)
 
-where B(h) > 0 stands for -B(h) of the paper's data form. R is Vandermonde's matrix, so that a_m B(h) / r_m is the
-integral of a Lagrange polynomial, one of `weights`, whatever B is. B matters only where there is one difference: the
-paper puts a_1 = 1/2 there, in UniP-2 and UniC-1.
+where B(h) > 0 stands for -B(h) of the paper's data form. R is Vandermonde's matrix, so that for any B, a_m B(h) / r_m
+is the integral of a Lagrange polynomial, one of `weights`. B matters only if there is a single difference, in UniP-2
+and UniC-1, for which the paper sets a_1 = 1/2.
 """
 
 from typing import Literal, NamedTuple
@@ -23,7 +23,7 @@ from jaxgen.diffusion.schedules import Schedule
 
 class Carry(NamedTuple):
   past: Past  # the predictions of x_0, or of eps, over lambda
-  x: Float[Array, "n ..."]  # where the last step began, corrected; over sigma there, or over alpha
+  x: Float[Array, "n ..."]  # corrected x at the start of the last step, divided by sigma or alpha of that time
 
 
 def unipc(
@@ -33,17 +33,18 @@ def unipc(
   B: Literal["bh1", "bh2"] = "bh2",
   form: Literal["data", "noise"] = "data",
 ) -> Solver:
-  """UniPC-p, of order p + 1, or UniP-p alone, of order p = `order`; one network call a step.
+  """UniPC-p, of order p + 1, or only its predictor UniP-p, of order p = `order`; one network call a step.
 
-  The corrector takes no call of its own: what the network says at x_t, where the predictor has come to, first moves x_t
-  and is then used by the next predictor. Where sampling ends there is no such call, and x is not corrected. The first
-  steps are of order 1, 2, .. The paper advises order 3, or 2 with strong guidance.
+  The corrector needs no network call: the output at the predicted x_t first corrects x_t and is then used by the next
+  predictor. The last x is not corrected, because there is no call at it. The first steps have order 1, 2, .. The paper
+  advises order 3, or 2 with strong guidance.
 
-  B: "bh1" is B(h) = h, "bh2" is 1 - e^-h in the data form and e^h - 1 in the noise form.
-  form: whether x_0, in (20), or eps, in (19), is replaced by a polynomial in lambda.
+  Args:
+    B: "bh1" is B(h) = h; "bh2" is 1 - e^-h in the data form and e^h - 1 in the noise form.
+    form: which function is replaced by a polynomial in lambda: x_0 in (20) or eps in (19).
 
   Raises:
-    UserError: an order other than 1 to 4.
+    UserError: the order is not 1 to 4.
   """
   if order not in (1, 2, 3, 4):
     raise UserError(f"UniPC has order 1 to 4, not {order}: choose one of them")
@@ -52,7 +53,7 @@ def unipc(
   scale, other, sign = (schedule.sigma, schedule.alpha, 1) if data else (schedule.alpha, schedule.sigma, -1)
 
   def advance(x, s, low, high, past):
-    """From lambda = low, with x over its scale, to high = lambda_s; past.outputs[0] is the one at low."""
+    """A step from lambda = low, with x divided by its scale, to high = lambda_s. past.outputs[0] belongs to low."""
     h = high - low
     whole = -sign * jnp.expm1(-sign * h)  # the integral of the exponential alone
     B_h = h if B == "bh1" else whole

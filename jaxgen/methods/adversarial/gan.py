@@ -3,11 +3,11 @@
     (A1)  min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))
 
 Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, eq. 1. For a fixed G with density q the best D is p / (p + q)
-(their Proposition 1), where the discriminator's loss is log 4 - 2 JSD(p || q) nats (Theorem 1): 2 log 2 = 1.386 where
-nothing can be told apart.
+(their Proposition 1). The discriminator's loss is then log 4 - 2 JSD(p || q) nats (Theorem 1), which is 2 log 2 = 1.386
+if p = q.
 
-A discriminator gives one number per example; where a loss has probabilities, D is that number's sigmoid. A loss, a
-penalty, a condition and an augmentation are values, to be chosen apart from each other:
+A discriminator has one output per example. In losses of probabilities, D is the output's sigmoid. The loss, the
+penalty, the condition and the augmentation are chosen separately:
 
     gan(
       MLPGenerator((2,)), MLPDiscriminator(), spec=cloud.spec, latent=2,
@@ -15,7 +15,7 @@ penalty, a condition and an augmentation are values, to be chosen apart from eac
       generator_optimizer=optax.adam(1e-3, b1=0.0), discriminator_optimizer=optax.adam(1e-3, b1=0.0),
     )
 
-Losses are means over examples: in nats where D is a probability, else in the unit that `LOSSES` gives them.
+Losses are means over examples: in nats if D is a probability, otherwise in the unit of the loss in `LOSSES`.
 """
 
 import math
@@ -46,9 +46,10 @@ softplus, relu = jax.nn.softplus, jax.nn.relu
 class Loss(NamedTuple):
   """What each player minimises, per example, as functions of D's outputs.
 
-  discriminator: (output for x, output for G(z)) -> [B].
-  generator: output for G(z) -> [B].
-  boundary: D takes for real what has a larger output; None where the outputs say no such thing.
+  Attributes:
+    discriminator: (output for x, output for G(z)) -> [B].
+    generator: output for G(z) -> [B].
+    boundary: the output above which D takes an example for real; None: the outputs have no such boundary.
   """
 
   discriminator: Callable[[Output, Output], Output]
@@ -93,15 +94,16 @@ def gradient_penalty(weight: float = 10.0) -> Penalty:
     epsilon = jax.vmap(lambda key: jax.random.uniform(key, dtype=x.dtype))(keys)
     epsilon = per_example(epsilon, x)
     squares = _squares(critic, epsilon * x + (1 - epsilon) * generated)
-    some = squares > 0  # the root has no derivative at 0, where units that do not fire leave the critic flat
+    some = squares > 0  # the root has no derivative at 0, where the critic is constant because no unit is active
     return weight * (jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), 0) - 1) ** 2
 
   return penalty
 
 
 def clip_weights(c: float) -> optax.GradientTransformation:
-  """Leaves every parameter in [-c, c] after the update; the last in an `optax.chain`. For the critic of Arjovsky et
-  al. 2017, Algorithm 1, line 7.
+  """Clips every parameter to [-c, c] after the update: the critic of Arjovsky et al. 2017, Algorithm 1, line 7.
+
+  Put it last in an `optax.chain`.
 
   Raises:
     UserError: c is not positive.
@@ -125,19 +127,23 @@ def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
 
 
 def generate(generator: Any, state: State, z: Float[Array, "n latent"], told: PyTree = None) -> Event:
-  """The examples of latents: by averaged parameters, where there are any, and the running statistics of the generator
-  that is trained.
+  """The generated examples of latents, by averaged parameters if there are any, and the current running statistics.
 
-  told: what the generator is told of each, labels [n] for one.
+  Args:
+    generator: the generator.
+    state: the training state.
+    z: the latents.
+    told: the condition of each example, such as labels [n].
   """
   variables = {"params": state.averaged("generator"), **state.buffers["generator"]}
   return generator.apply(variables, z, told).astype(z.dtype)
 
 
 class Game(NamedTuple):
-  """Both networks in training, and what they are given.
+  """Both networks in training, with their arguments.
 
-  generator, discriminator, spec, latent, condition, augment, draw: as in `gan`.
+  Attributes:
+    generator, discriminator, spec, latent, condition, augment, draw: as in `gan`.
   """
 
   generator: Any
@@ -193,53 +199,53 @@ def gan(
   draw: Callable[[Array, tuple[int, ...]], Array] = jax.random.normal,
   condition: Condition = UNCONDITIONAL,
 ) -> Method:
-  """A generator against a discriminator. Batch {feature: [B, *shape], "index": [B]}, and what the condition reads.
+  """A generator against a discriminator. Batch {feature: [B, *shape], "index": [B]}, and the condition's entries.
 
-  A step is k updates of the discriminator, each on its own slice of the batch, and then one of the generator against
-  what they made: Goodfellow et al. 2014, Algorithm 1.
+  A step makes k updates of the discriminator, each on its own slice of the batch, and then one update of the generator
+  against the new discriminator: Goodfellow et al. 2014, Algorithm 1.
 
-  Each player changes its own network's parameters, and in `buffers` its own network's statistics and singular vectors;
-  the other network is used as it would be in its own step, and what that changes is dropped.
+  Each player changes its own network's parameters and, in `buffers`, its own network's statistics and singular vectors.
+  The other network runs in training mode, too, but its changed statistics are dropped.
 
   Args:
     generator: a Flax module, `generator.apply(variables, z, told, index=index, rngs={"dropout": key})` -> examples.
-      told is what the condition reads, None without one. Without index it samples: running statistics, no dropout. Its
-      collections apart from "params" are kept in `buffers["generator"]`, and a network that has any is trained over the
-      whole batch, on all devices as on one, and takes no microbatches.
-    discriminator: likewise, of examples in place of z -> one number per example, [B]. It sees data and generated
+      told is the condition, None without one. Without index the network samples: running statistics, no dropout. Its
+      collections other than "params" are kept in `buffers["generator"]`. A network that has such collections is trained
+      on the global batch, on any number of devices, and allows no microbatches.
+    discriminator: the same, with examples in place of z -> one number per example, [B]. It sees data and generated
       examples as two batches, each with its own batch statistics.
-    spec: the data's.
+    spec: the data's spec.
     latent: the number of values of z.
-    generator_optimizer, discriminator_optimizer: two of them, so two time scales: Heusel et al. 2017,
+    generator_optimizer, discriminator_optimizer: the two optimizers, which allow two time scales: Heusel et al. 2017,
       https://arxiv.org/abs/1706.08500.
+    k: number of updates of the discriminator in a step.
     loss: one of `LOSSES`.
-    slices: into how many the batch is cut for the discriminator, whose updates take the first k, and for the generator,
-      which takes the first; None: k for both, so that the generator makes as many examples as the discriminator sees of
-      the data in one update. Papers often have it make more: see `cut`.
-    penalty: added to the discriminator's loss: `r1(gamma)`, `gradient_penalty(weight)`. Weights are clipped by the
-      optimizer: `clip_weights`.
-    penalty_every: in only every so many steps, and as many times as much: Karras et al. 2020,
-      https://arxiv.org/abs/1912.04958, appendix B, who also change Adam's rate and betas; that is left to you.
-    augment: of all that the discriminator sees, such as `nn.diffaugment.diff_augment(...)`. The i-th example of the
-      data and the i-th generated one are augmented alike, where Zhao et al. draw for each; and a penalty is on the
-      gradient in the augmented example.
+    slices: (numbers of slices of the batch for the discriminator, for the generator). The discriminator's updates use
+      the first k slices, the generator's update the first. None: k for both, so that the generator makes as many
+      examples as the discriminator sees of the data in one update. Papers often have it make more: see `cut`.
+    penalty: a term of the discriminator's loss: `r1(gamma)`, `gradient_penalty(weight)`. To clip weights, use the
+      optimizer `clip_weights`.
+    penalty_every: add the penalty only every so many steps, times that number: Karras et al. 2020,
+      https://arxiv.org/abs/1912.04958, appendix B. They also change Adam's rate and betas, which is not done here.
+    augment: an augmentation of everything that the discriminator sees, such as
+      `nn.adversarial.diffaugment.diff_augment(...)`. Example i of the data and generated example i have the same draws,
+      while Zhao et al. draw for each. A penalty is on the gradient with respect to the augmented example.
     draw: (key, shape) -> z, standard normal by default.
-    condition: what both networks are told, `labels(spec)` for one; generated examples are asked for what the data has.
-      It is never dropped.
+    condition: the condition of both networks, such as `labels(spec)`. Generated examples have the data's conditions. It
+      is never dropped.
 
-  Average the generator alone: `averaged(method, {"generator": decay})`; the average then makes the samples.
+  Average only the generator: `averaged(method, {"generator": decay})`. The average then makes the samples.
 
-  Metrics, with "discriminator/" before them: "loss", its part "penalty", "output_real" and "output_fake", the mean
-  outputs for data and for generated examples, and where the loss has a boundary "accuracy_real" and "accuracy_fake",
-  the shares of both that it tells rightly. With k > 1 they are the last update's.
+  Metrics, with the prefix "discriminator/": "loss" and its part "penalty"; "output_real" and "output_fake", the mean
+  outputs for data and for generated examples; and, if the loss has a boundary, "accuracy_real" and "accuracy_fake", the
+  shares of both that the discriminator classifies correctly. With k > 1 they are those of the last update.
 
-  `sample(state, keys, **asked)` gives [N, *shape], of what is asked for by the condition's names; where nothing is,
-  labels are drawn uniformly.
+  `sample(state, keys, **conditions)` gives [N, *shape]. Without conditions labels are drawn uniformly.
 
   Raises:
-    UserError: k, latent or penalty_every less than 1; fewer slices than k; a batch that does not divide by the slices;
-      examples of another shape; labels that are missing or not asked for; a discriminator that does not give one number
-      per example.
+    UserError: k, latent or penalty_every is less than 1, there are fewer slices than k, the batch does not divide into
+      the slices, examples have another shape, labels are missing or not used, or the discriminator does not give one
+      number per example.
   """
   for name, value in (("k", k), ("latent", latent), ("penalty_every", penalty_every)):
     if value < 1:
@@ -265,8 +271,9 @@ def gan(
 
 
 def cut(k: int, discriminator: int, generator: int) -> tuple[int, tuple[int, int]]:
-  """The smallest batch for k updates of the discriminator with so many examples each and one of the generator with so
-  many, and its `slices` for `gan`. What is left over of the batch is not looked at.
+  """(batch size, `slices` of `gan`) for given numbers of examples in an update of the discriminator and the generator.
+
+  It is the smallest batch for k updates of the discriminator and one of the generator. A rest of the batch is not used.
 
   Raises:
     UserError: neither of the two numbers divides the other.

@@ -48,20 +48,22 @@ def gaussian_diffusion(
   padding, which the spec's mask names: noise, loss, network and samples leave it out.
 
   Args:
-    network: a Flax module, called as `Model` says.
-    spec: of the data; its levels are the bound's.
-    objective: what the network outputs, and its loss.
-    condition: what the network is told of an example; unconditional by default.
-    sampler: how `sample` goes from noise to examples, and what guides it.
-    likelihoods: by the name that `evaluate` gives them, (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it,
-      nats [B]. Such as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or
-      {"nll_nats_dequantized": partial(likelihood.ode_nll, levels=256)}.
+    network: a Flax module, called as in `Model`.
+    schedule: the noise schedule.
+    spec: the data's spec; the bound uses its levels.
+    optimizer: the network's optimizer.
+    objective: the network's output and its loss.
+    condition: what the network is told of an example; by default nothing.
+    sampler: the solver, its grid and the guidance of `sample`.
+    likelihoods: {name: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]} for `evaluate`, such
+      as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or {"nll_nats_dequantized":
+      partial(likelihood.ode_nll, levels=256)}.
 
-  `sample(state, keys, weight=None, **conditions)` gives [N, *shape]. Conditions have the names of a batch's entries and
-  are drawn where the condition says how and none is given. weight [N]: of the sampler's guidance; None: no guidance.
+  `sample(state, keys, weight=None, **conditions)` gives [N, *shape]. Conditions have the names of the batch's entries.
+  If none are given, the condition draws them. weight [N] is the sampler's guidance weight; None: no guidance.
 
   Raises:
-    UserError: choices that do not go together; data of another shape, or without what the network is told.
+    UserError: the choices do not fit each other, or the data has another shape or lacks the condition.
   """
   objective = objective.on(schedule)
   model = Model(network, schedule, objective.prediction, objective.time_input, objective.variance == "learned")
@@ -75,7 +77,7 @@ def gaussian_diffusion(
   def player(loss: Loss, optimizer: optax.GradientTransformation) -> Player:
     return Player(loss, optimizer, mean=objective.times.mean)
 
-  networks = {"network": (network, condition)}  # and what they are told
+  networks = {"network": (network, condition)}  # with their conditions
   players = [("network", player(training_loss(model, objective, condition, spec), optimizer))]
   if guide := sampler.guidance.guide:
     networks[guide.name] = guide.network, guide.condition(condition)

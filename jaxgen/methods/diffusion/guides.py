@@ -1,4 +1,4 @@
-"""What a weight makes of a model's predictions, and the network that is trained for that.
+"""Guidance of a method's samples by a weight, and the second network that some kinds of guidance train.
 
 sampler=Sampler(guidance=classifier_free(interval=(0.3, 2.0)))        one network, whose conditions are dropped
 sampler=Sampler(guidance=autoguidance(UNet(...), optimizer))          a worse network of the same kind
@@ -30,10 +30,11 @@ from jaxgen.methods.diffusion.objective import Examples, Loss, Mask, Model, Obje
 class Guide(NamedTuple):
   """A second network that is trained beside the first.
 
-  name: its entry in `params`.
-  network: a Flax module, called as the first one is.
-  condition: what it is told, given the first network's condition.
-  loss: (the first network's model, objective, condition, spec) -> the loss of its player.
+  Attributes:
+    name: its entry in `params`.
+    network: a Flax module, called like the first one.
+    condition: the first network's condition -> the guide's condition.
+    loss: (the first network's model, objective, condition, spec) -> the loss of its player.
   """
 
   name: str
@@ -44,11 +45,12 @@ class Guide(NamedTuple):
 
 
 class Asked(NamedTuple):
-  """What samples are asked for.
+  """The conditions of samples.
 
-  told: what the network is told, [N, ...].
-  wanted: what `Guidance.condition` reads, [N, ...].
-  mask: which entries are there, None where all are.
+  Attributes:
+    told: the network's condition, [N, ...].
+    wanted: the condition of `Guidance.condition`, [N, ...].
+    mask: True for entries, False for padding; None: there is no padding.
   """
 
   told: Told
@@ -57,12 +59,13 @@ class Asked(NamedTuple):
 
 
 class Guidance(NamedTuple):
-  """How a weight per sample turns predictions into guided ones.
+  """A way to guide predictions, with a weight for each sample.
 
-  denoise: (model, condition, state, what is asked for, weight [N]) -> the guided denoiser.
-  cost: what a guided prediction costs beside the network's call, in words; "" where there is no guidance.
-  condition: what guidance is told that the network is not.
-  guide: the network that is trained for it.
+  Attributes:
+    denoise: (model, condition, state, asked, weight [N]) -> the guided denoiser.
+    cost: condition -> the cost of a guided prediction besides the network's call, in words; "" without guidance.
+    condition: a condition that only guidance uses; None: it uses the network's.
+    guide: a network that is trained for it; None: no network.
   """
 
   denoise: Callable[[Model, Condition, State, Asked, Float[Array, " n"]], Denoise]
@@ -72,12 +75,13 @@ class Guidance(NamedTuple):
 
 
 def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None = None) -> Guidance:
-  """Towards the condition and away from none: for models with dropout of their condition.
+  """Classifier-free guidance, for models with dropout of their condition.
 
-  rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
+  Args:
+    rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
 
   Raises:
-    UserError: rescale outside [0, 1], or an interval that is none. Sampling raises it for a model without dropout.
+    UserError: rescale lies outside [0, 1], or low < high does not hold. Sampling raises it for a model without dropout.
   """
   guidance.check(rescale, interval)
 
@@ -85,7 +89,7 @@ def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None =
     if not condition.dropout:
       raise UserError("this model has nothing to be guided by: train it with dropout of its condition, or a guide")
     params = state.averaged()
-    # The mask goes with the condition, but never goes away.
+    # The mask goes along with the condition, but is never dropped.
     predict = lambda x, t, both: model.predict(params, x, t, *both)
     both, nothing = (asked.told, asked.mask), (condition.nothing, asked.mask)
     return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
@@ -99,12 +103,15 @@ def autoguidance(
   rescale: float = 0.0,
   interval: tuple[float, float] | None = None,
 ) -> Guidance:
-  """Away from a worse network of the same kind, which learns by the same loss; it is "guide" in `params`.
+  """Guidance away from a worse network of the same kind, "guide" in `params`, which learns by the same loss.
 
-  rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
+  Args:
+    network: the worse network.
+    optimizer: its optimizer.
+    rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
 
   Raises:
-    UserError: rescale outside [0, 1], or an interval that is none.
+    UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
   guidance.check(rescale, interval)
 
@@ -114,7 +121,7 @@ def autoguidance(
     return guidance.autoguidance(main, worse, model.schedule, weight, rescale, interval)
 
   def loss(model: Model, objective: Objective, condition: Condition, spec: Spec) -> Loss:
-    # The distribution of t may learn from losses: from the first network's alone.
+    # A distribution of t that learns from losses learns only from the first network's.
     times = objective.times._replace(update=lambda buffers, t, loss: buffers)
     return training_loss(model._replace(network=network), objective._replace(times=times), condition, spec)
 
@@ -123,12 +130,14 @@ def autoguidance(
 
 
 def classifier(network: Any, optimizer: optax.GradientTransformation, condition: Condition) -> Guidance:
-  """Up the gradient of a classifier of x_t, "classifier" in `params`: Dhariwal and Nichol 2021, section 4.
+  """Guidance by the gradient of a classifier of x_t, "classifier" in `params`: Dhariwal and Nichol 2021, section 4.
 
-  It learns by cross-entropy, nats per example, t distributed as for the first network.
+  The classifier learns by cross-entropy, nats per example, with the first network's distribution of t.
 
-  network: (x_t, time, None) -> logits [B, classes].
-  condition: `labels(spec)`. The first network may be told them, too, or nothing.
+  Args:
+    network: (x_t, time, None) -> logits [B, classes].
+    optimizer: the classifier's optimizer.
+    condition: `labels(spec)`. The first network may have the same condition or none.
   """
 
   def log_p(model: Model, params: Params, label: Int[Array, " batch"], x: Examples, t: Array, mask: Mask) -> Array:

@@ -1,4 +1,4 @@
-"""What a diffusion network is and learns: its prediction, its time, the loss. Equations: `jaxgen.diffusion`."""
+"""A diffusion network's prediction, its time input and its loss. Equations: `jaxgen.diffusion`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,20 +21,22 @@ from jaxgen.diffusion.times import TimeInput, Times, c_noise, steps_from_zero, t
 from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
-Mask = Bool[Array, "batch ..."] | None  # which entries of an example are there, of its leading axes
+Mask = Bool[Array, "batch ..."] | None  # over an example's leading axes: True for entries, False for padding
 
 
 class Objective(NamedTuple):
-  """What the network outputs, and the loss of it.
+  """The network's output and its loss.
 
-  prediction: what the network outputs.
-  weighting: of its squared error over t; None leaves the bound, `vlb`, as the only loss.
-  times: the distribution of t; None: uniform.
-  time_input: what the network is told of t; None: t - 1 in discrete processes, 999 t in continuous ones of t in [0, 1],
-    log(sigma / alpha) / 4 in those that go on, as EDM's to 80.
-  variance: of p_theta in the bound; "learned" is interpolated by the second half of the network's channels: (12).
-  vlb: this many times the discrete variational bound, (8), in nats per dimension, estimated by one t per example, is
-    added to the loss. With a weighting it trains the learned variance alone: Nichol and Dhariwal 2021, eq. 16.
+  Attributes:
+    prediction: what the network outputs.
+    weighting: the weighting of its squared error over t; None: the loss is only the bound, `vlb`.
+    times: the distribution of t; None: uniform.
+    time_input: the number that tells the network t; None: t - 1 in discrete processes, 999 t in continuous ones with t
+      in [0, 1], log(sigma / alpha) / 4 if t goes further, as EDM's to 80.
+    variance: the variance of p_theta in the bound; "learned" is interpolated by the second half of the network's
+      channels, (12).
+    vlb: factor of the discrete variational bound (8), in nats per dimension, estimated by one t per example, which is
+      added to the loss. With a weighting it trains only the learned variance: Nichol and Dhariwal 2021, eq. 16.
   """
 
   prediction: Prediction = PREDICTIONS["eps"]
@@ -45,7 +47,7 @@ class Objective(NamedTuple):
   vlb: float = 0.0
 
   def on(self, schedule: Schedule) -> "Objective":
-    """With the schedule's own `times` and `time_input` where none were given."""
+    """The objective with the schedule's default `times` and `time_input` in place of None."""
     continuous = thousandths if schedule.T <= 1 else c_noise
     return self._replace(
       times=self.times or uniform(schedule),
@@ -57,11 +59,12 @@ SIMPLE = Objective()  # Ho et al. 2020, eq. 14
 
 
 class Model(NamedTuple):
-  """A network of x_t, and what its output says of x_0 and eps.
+  """A network of x_t, and the conversion of its output to x_0 and eps.
 
-  network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
-    array like x, or with twice the channels where a variance is learned. `told` is the condition's pytree, or None. It
-    is given `mask=mask` where examples have padding. Without index there is no dropout.
+  Attributes:
+    network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
+      array like x, or with twice the channels if a variance is learned. `told` is the condition's pytree, or None. If
+      examples have padding, it also gets `mask=mask`. Without index there is no dropout.
   """
 
   network: Any
@@ -73,7 +76,7 @@ class Model(NamedTuple):
   def output(
     self, params: Params, x: Examples, t: Float[Array, " batch"], told: Told, mask: Mask = None, **options: Any
   ) -> tuple[Array, ...]:
-    """(the network's output,), and the fraction of a learned variance."""
+    """(the network's output,), followed by the fraction of a learned variance."""
     at = self.schedule.at(t)
     options = options if mask is None else {"mask": mask, **options}
     seen = self.prediction.input(x, at.like(x))
@@ -86,7 +89,7 @@ class Model(NamedTuple):
   def predict(
     self, params: Params, x: Examples, t: Float[Array, "..."], told: Told, mask: Mask = None
   ) -> tuple[Examples, ...]:
-    """(x_0, eps), and the fraction of a learned variance; t [] or [B]. Padding goes in and comes out as 0."""
+    """(x_0, eps), followed by the fraction of a learned variance; t [] or [B]. Padding is 0 in input and output."""
     x, t = masked(x, mask), jnp.broadcast_to(t, x.shape[:1])
     output, *fraction = self.output(params, x, t, told, mask)
     x_0, eps = to_x0_eps(self.prediction, output, x, self.schedule.at(t).like(x))
@@ -103,10 +106,10 @@ Loss = Callable[[Params, State, Batch, Array], tuple[Array, tuple[dict, Any]]]
 def training_loss(model: Model, objective: Objective, condition: Condition, spec: Spec) -> Loss:
   """Ho et al. 2020, Algorithm 1, for any choice of the parts: the loss of a `Player`.
 
-  A mean over each example's entries, without its padding.
+  It is a mean over each example's entries, without its padding.
 
   Raises:
-    UserError: a loss of nothing, or a bound that the schedule or the data does not have.
+    UserError: there is neither a weighting nor `vlb`, or the schedule or the data has no bound.
   """
   prediction, weighting, vlb = objective.prediction, objective.weighting, objective.vlb
   schedule, times = model.schedule, objective.times

@@ -19,11 +19,14 @@ from jaxgen.methods.diffusion.objective import Examples, Model
 
 
 class Sampler(NamedTuple):
-  """How to go from noise to examples.
+  """How samples are drawn from noise.
 
-  solver, grid, steps: which way, at which times, in how many steps.
-  clip: the predicted x_0 is clipped to [-1, 1], where images lie, after guidance.
-  guidance: what samples with a weight are guided by.
+  Attributes:
+    solver: schedule -> the solver.
+    grid: the time grid.
+    steps: number of steps.
+    clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance.
+    guidance: the guidance of samples with a weight.
   """
 
   solver: Callable[[Schedule], Solver] = ddim
@@ -42,7 +45,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   Padding is 0. Without a mask samples have no padding.
 
   Raises:
-    UserError: choices that do not go together; it raises one where samples are not asked for as they have to be.
+    UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions.
   """
   schedule = model.schedule
   solver = sampler.solver(schedule)
@@ -51,7 +54,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   sampling.check_times(schedule, visited)
   check_noise(schedule)
   check_start(schedule, model.prediction, float(visited[0]))
-  # What x is like at the grid's first time, where that is not T: there a process whose noise explodes has less of it.
+  # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there.
   first, last = (float(schedule.sigma(np.array([t]))[0]) for t in (visited[0], schedule.T))
   start_std = schedule.prior_std * (first / last)
 
@@ -75,7 +78,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
 
 
 def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> str:
-  """What a sample costs, in words."""
+  """The cost of a sample, in words."""
   calls = sampling.network_calls(sampler.solver(schedule), sampler.grid(schedule, sampler.steps))
   plain = "as many network calls as its ODE solver needs" if calls is None else f"{calls:,} network calls"
   guided = sampler.guidance.cost(condition)
@@ -83,7 +86,7 @@ def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> str:
 
 
 def check_noise(schedule: Schedule) -> None:
-  """Raises a UserError where x_T is not noise: sampling starts from N(0, prior_std^2 I) there."""
+  """Raises a UserError if x_T is not close to the noise N(0, prior_std^2 I) from which sampling starts."""
   last = np.array([schedule.T])
   signal, noise = float(schedule.alpha(last)[0]), float(schedule.sigma(last)[0])
   if noise == 0 or signal > noise:
@@ -94,7 +97,7 @@ def check_noise(schedule: Schedule) -> None:
 
 
 def check_start(schedule: Schedule, prediction: Prediction, first: float) -> None:
-  """Raises a UserError where sampling starts with alpha = 0 and the network's output does not tell x_0 there."""
+  """Raises a UserError if sampling starts at alpha = 0 and the network's output does not determine x_0 there."""
   if schedule.is_noise(first) and not prediction.at_noise:
     raise UserError(
       "this schedule has no signal at its last time (alpha = 0), where eps and the score do not determine x_0: predict "

@@ -1,11 +1,11 @@
-"""Variational diffusion models: Kingma et al. 2021, https://arxiv.org/abs/2107.00630. The schedule is learned, too.
+"""Variational diffusion models, whose schedule is learned: Kingma et al. 2021, https://arxiv.org/abs/2107.00630.
 
-With gamma = -log-SNR an increasing network on t in [0, 1] and z_t the x_t of `jaxgen.diffusion` (1), the bound on
+Let gamma = -log-SNR be an increasing network on t in [0, 1], and z_t the x_t of `jaxgen.diffusion` (1). The bound on
 -log p(x) that is trained, evaluated and reported is their eq. 11 and 17,
 
     (V1)  KL(q(z_1 | x) || N(0, I)) - E log p(x | z_0) + 1/2 E_t [gamma'(t) ||eps - eps_theta(z_t, gamma_t)||^2]
 
-in nats per example. A pixel's p(x | z_0) is, over its `levels` values, in proportion to N(z_0; alpha_0 x, sigma_0^2):
+in nats per example. A pixel's p(x | z_0), over its `levels` values, is proportional to N(z_0; alpha_0 x, sigma_0^2):
 their eq. 8 and Appendix B.
 """
 

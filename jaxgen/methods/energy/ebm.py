@@ -1,19 +1,19 @@
 """Deep energy-based models by maximum likelihood, with Markov chains of any kernel in place of exact samples.
 
-Of the density p(x) = exp(-U(x)) / Z the gradient of the mean of -log p over data is that of
+For the density p(x) = exp(-U(x)) / Z, the mean of -log p over data has the gradient of
 
     (E1)  mean U(x) - mean U(y),    y drawn from p
 
-and y is where chains are after some steps on the present U, with no gradient through them. Papers differ in where the
-chains begin:
+and chains on the current U, after some steps, give y; no gradient goes through them. Papers differ in where the chains
+start:
 
     replay=None              noise at every step: short runs. Nijkamp et al. 2019, https://arxiv.org/abs/1904.09770
-    replay=Replay(N, 0.0)    where they ended before: persistent. Tieleman 2008
-    replay=Replay(N, 0.05)   one of N places where some ended before, or noise in 5 % of cases: a replay buffer.
+    replay=Replay(N, 0.0)    at their previous ends: persistent chains. Tieleman 2008
+    replay=Replay(N, 0.05)   at one of N previous ends, or at noise in 5 % of cases: a replay buffer.
                              Du and Mordatch 2019, https://arxiv.org/abs/1903.08689, Algorithm 1
 
-Short runs learn a generator, the chain of so many steps from noise, and seldom an energy. Where longer chains go is
-another question, which `jaxgen.evaluation.long_run` answers. The kernels are those of `jaxgen.mcmc`.
+Short runs learn a generator, the chain of this length from noise, but rarely an energy. `jaxgen.evaluation.long_run`
+shows where longer chains go. The kernels are those of `jaxgen.mcmc`.
 """
 
 from collections.abc import Callable
@@ -39,10 +39,11 @@ Start = Callable[[Array, tuple[int, ...]], Array]  # (key, shape) -> where a cha
 
 
 class Replay(NamedTuple):
-  """Places where chains ended, kept in `buffers["chains"]`.
+  """Ends of chains, kept in `buffers["chains"]`.
 
-  size: how many. A step takes as many of them as the batch has examples, at random, or all where they are no more.
-  restart: probability with which a chain begins with noise instead.
+  Attributes:
+    size: their number. A step uses as many as the batch has examples, at random, or all if there are no more.
+    restart: the probability that a chain starts from noise instead.
   """
 
   size: int
@@ -52,9 +53,10 @@ class Replay(NamedTuple):
 class NegativePhase(NamedTuple):
   """A training step's chains.
 
-  first, last: where they begin and where they end, [chains, *shape].
-  accepted: mean probability of acceptance, [chains].
-  buffers: the method's buffers afterwards.
+  Attributes:
+    first, last: their first and last positions, [chains, *shape].
+    accepted: mean probability of acceptance, [chains].
+    buffers: the method's buffers afterwards.
   """
 
   first: Event
@@ -92,29 +94,30 @@ def ebm(
 ) -> Method:
   """An energy-based model trained by (E1). Batch {feature: [B, *shape], "index": [B]}.
 
-  The loss is in nats per example: (E1), a difference of mean energies, and the penalty by `alpha`. It says nothing of
-  progress.
+  The loss is in nats per example: (E1), a difference of mean energies, and the penalty with weight `alpha`. It does not
+  measure progress.
 
   Args:
     network: U, x [B, *shape] -> [B] nats, a Flax module; see `jaxgen.nn.energy.ebm`.
     sampler: energy -> kernel, such as partial(langevin, step=0.1).
-    steps: of the chains at every training step.
-    spec: the data's.
-    replay: places where chains ended, from which they go on; None: they begin with noise. With a replay buffer the loss
-      is no mean over examples.
-    start: the noise that chains begin with, of one chain.
+    steps: number of steps of the chains in a training step.
+    spec: the data's spec.
+    replay: keep ends of chains and continue from them; None: chains start from noise. With a replay buffer the loss is
+      not a mean over examples.
+    start: (key, shape) -> the noise from which a chain starts.
     data_noise: standard deviation of Gaussian noise that is added to the data.
-    alpha: of the penalty alpha (mean U(x)^2 + mean U(y)^2), which keeps energies near 0: Du and Mordatch, Algorithm 1.
-    sampling_steps: of the chains from noise that are the samples, as many as in training by default.
-    denoised: samples end as x - data_noise^2 grad U(x), the mean of the data that noise made x of (Tweedie).
+    alpha: weight of the penalty alpha (mean U(x)^2 + mean U(y)^2), which keeps energies near 0: Du and Mordatch,
+      Algorithm 1.
+    sampling_steps: number of steps of the chains that make samples; by default as many as in training.
+    denoised: samples end with x - data_noise^2 grad U(x), the mean of the clean data given x (Tweedie).
 
-  Metrics: "energy_data" and "energy_samples", means; "energy_difference" of the two, data's minus samples', which goes
-  far from 0 when training diverges; "slope", the mean norm of grad U at the samples; "acceptance"; "movement", the root
-  mean square distance, per value, between where a chain was and where it went.
+  Metrics: "energy_data" and "energy_samples", means; "energy_difference", data's minus samples', which moves far from 0
+  when training diverges; "slope", the mean norm of grad U at the samples; "acceptance"; "movement", the root mean
+  square distance, per value, between a chain's first and last position.
 
   `evaluate` gives "unnormalised_nll_nats", U(x).
 
-  `sample(state, keys)` gives [N, *shape]: where chains of `sampling_steps` from noise end.
+  `sample(state, keys)` gives [N, *shape], the ends of chains of `sampling_steps` from noise.
 
   Raises:
     UserError: fewer steps than one, an empty replay buffer, a probability outside [0, 1], data noise or alpha below 0;
@@ -175,8 +178,8 @@ def short_runs(
 
   Args:
     begin: keys [chains] -> noise.
-    kernel: of the present energy.
-    index: the examples', [B].
+    kernel: the kernel of the current energy.
+    index: the examples' positions in the global batch, [B].
   """
   _, _, start_key, chain_key = jax.random.split(key, 4)
   first = begin(example_keys(start_key, index))
@@ -193,7 +196,7 @@ def replayed(
   index: Array,
   key: Array,
 ) -> NegativePhase:
-  """Chains from the replay buffer, which then holds where they end. Arguments as in `short_runs`."""
+  """Chains from the replay buffer, which then holds their ends. The arguments are those of `short_runs`."""
   choice_key, restart_key, start_key, chain_key = jax.random.split(key, 4)
   kept, some = buffers["chains"], replay.size > len(index)
   number = jnp.arange(min(len(index), replay.size))
@@ -208,7 +211,7 @@ def replayed(
 
 
 def diverged(limit: float) -> Callable[[Metrics], Array]:
-  """For `wrappers.rollback`: the energies of data and of samples are further apart than that (nats), or no numbers."""
+  """For `wrappers.rollback`: whether the energies of data and samples differ by more than `limit` nats, or are NaN."""
   return lambda metrics: ~(jnp.abs(metrics["energy_difference"]) <= limit)
 
 

@@ -52,9 +52,10 @@ Event = Float[Array, "batch *shape"]
 class Negative(NamedTuple):
   """A negative phase.
 
-  draw: (network, params, v [B, D], buffers, key, index [B]) -> (v' [n, D], buffers, metrics).
-  init: (network, params, key) -> buffers; {} where nothing lives across steps.
-  mean: each example has a v' of its own.
+  Attributes:
+    draw: (network, params, v [B, D], buffers, key, index [B]) -> (v' [n, D], buffers, metrics).
+    init: (network, params, key) -> buffers; {} where nothing lives across steps.
+    mean: each example has a v' of its own.
   """
 
   draw: Callable[[RBM, Params, Array, Buffers, Array, Array], tuple[Array, Buffers, Metrics]]
@@ -118,7 +119,8 @@ def tempered(k: int = 1, chains: int = 100, betas: Sequence[float] = tuple(np.li
   The base is what b starts from, the first batch's means, `buffers["base"]`. The metric "swaps" is the probability that
   neighbours exchange.
 
-  betas: inverse temperatures, rising to 1.
+  Args:
+    betas: inverse temperatures, rising to 1.
   """
   check_k(k)
   check_chains(chains)

@@ -1,7 +1,7 @@
-"""Autoregressive models of vectors and images: log p(x) = sum_k log p(x_k | x_<k), whatever network gives the terms.
+"""Autoregressive models of vectors and images: log p(x) = sum_k log p(x_k | x_<k), with any autoregressive network.
 
-A network maps all of x to the parameters of every conditional at once (`jaxgen.nn.autoregressive.made`, `.pixelcnn`,
-`.pixelcnnpp`), and a distribution says what they are parameters of (`jaxgen.probability.distributions`).
+A network maps x to the parameters of all conditionals at once (`jaxgen.nn.autoregressive.made`, `.pixelcnn`,
+`.pixelcnnpp`); they are the parameters of a distribution (`jaxgen.probability.distributions`).
 """
 
 import math
@@ -20,7 +20,7 @@ from jaxgen.probability.distributions import Distribution, check_values, nll_nam
 
 
 class Model(NamedTuple):
-  """A network, the distribution that its outputs are parameters of, and what they are of."""
+  """A network, the distribution whose parameters it gives, and the data's spec."""
 
   network: Any
   distribution: Distribution
@@ -28,7 +28,7 @@ class Model(NamedTuple):
 
   @property
   def draws(self) -> int:
-    """K, of an example."""
+    """K, the number of draws of an example."""
     return self.spec.size // self.distribution.values
 
   @property
@@ -40,7 +40,7 @@ class Model(NamedTuple):
     return getattr(self.network, "classes", None)
 
   def labels(self, batch: Batch) -> dict[str, Array]:
-    """What a network with classes is told of a batch."""
+    """The network's keyword arguments for a batch: its labels, if the network has classes."""
     return {} if self.classes is None else {"label": batch["label"]}
 
 
@@ -61,7 +61,7 @@ def autoregressive(
       dequantized ones otherwise.
     spec: of the data.
 
-  The loss is -log p(x) in nats per example, summed over its values.
+  The loss is -log p(x) in nats per value: `evaluate`'s number, with the dropout of training, over the example's size.
 
   `evaluate` gives -log p(x): "nll_nats" of integers; "nll_nats_dequantized", the bound on it by a density of
   dequantized values; or "nll_nats_density"; with "_given_label" behind it where there are classes. `init` is given the
@@ -88,7 +88,8 @@ def autoregressive(
     options = model.labels(batch) | {"index": batch["index"], "rngs": {"dropout": key}}
     if model.members > 1:
       options["member"] = state.step % model.members
-    return jnp.mean(nats(model, params, batch[spec.feature], **options)) + integers, ({}, state.buffers)
+    each = nats(model, params, batch[spec.feature], **options) + integers
+    return jnp.mean(each) / spec.size, ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
     return {name: nats_of_mixture(model, state.averaged(), batch[spec.feature], **model.labels(batch)) + integers}

@@ -1,15 +1,15 @@
-"""Maximum likelihood of sequences of tokens x_1 .. x_T by any network that says what follows each:
+"""Maximum likelihood of sequences of tokens x_1 .. x_T by any network that predicts the next token:
 
     (L1)  log p(x) = sum_t log p(x_t | x_1 .. x_{t-1}, conditions)
 
 Text, pixels in a row (van den Oord et al. 2016, https://arxiv.org/abs/1601.06759, eq. 1) and waves (van den Oord et al.
-2016, https://arxiv.org/abs/1609.03499, eq. 1) are read as tokens and written from them by a `Code`. A network is
-`nn.transformer.LanguageModel`, `nn.wavenet.WaveNet`, or what is called as they are:
+2016, https://arxiv.org/abs/1609.03499, eq. 1) are converted to tokens and back by a `Code`. A network is
+`nn.sequence.transformer.LanguageModel`, `nn.sequence.wavenet.WaveNet`, or any with the same methods:
 
-    logits = network.apply({"params": params}, tokens [B, T], index=index, **conditions)      # [B, T, V], what follows
+    logits = network.apply({"params": params}, tokens [B, T], index=index, **conditions)      # [B, T, V], of the next
     step, carry = network.stepper(params, tokens [B, T], length, **conditions)                # see `jaxgen.decoding`
 
-The carry has read `tokens`, and serves sequences of at most `length`. Samples are drawn in one scan.
+The carry has read `tokens`, and has room for sequences of at most `length`. Samples are drawn in one scan.
 """
 
 import math
@@ -35,7 +35,12 @@ Tokens = Int[Array, "batch tokens"]
 
 
 class Code(NamedTuple):
-  """encode: a batch -> its tokens [B, T]. decode: tokens [N, T] -> samples [N, ...]."""
+  """How examples become tokens and tokens become samples.
+
+  Attributes:
+    encode: a batch -> its tokens [B, T].
+    decode: tokens [N, T] -> samples [N, ...].
+  """
 
   encode: Callable[[Batch], Array]
   decode: Callable[[Array], Array]

@@ -19,12 +19,14 @@ Logits = Float[Array, "batch classes"]
 class Teacher(NamedTuple):
   """A trained network that a student learns from: Touvron et al. 2021, https://arxiv.org/abs/2012.12877, section 4.
 
-  network: a Flax module, called as the student is, without `index`.
-  frozen: where its variables come from, {"params": .., ..}; see `interop.runs.frozen`.
-  kind: "hard", cross-entropy of the teacher's largest logit; or "soft", tau^2 KL(teacher || student) of the
-    distributions at temperature tau (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
-  weight: share of the loss that is the teacher's; the labels have the rest. The paper's is 1/2 for hard, 0.1 for soft.
-  tau: temperature of "soft".
+  Attributes:
+    network: a Flax module, called as the student is, without `index`.
+    frozen: where its variables come from, {"params": .., ..}; see `interop.runs.frozen`.
+    kind: "hard", cross-entropy of the teacher's largest logit; or "soft", tau^2 KL(teacher || student) of the
+      distributions at temperature tau (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+    weight: share of the loss that is the teacher's; the labels have the rest. The paper's is 1/2 for hard, 0.1 for
+      soft.
+    tau: temperature of "soft".
   """
 
   network: Any

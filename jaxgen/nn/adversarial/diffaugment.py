@@ -3,8 +3,8 @@
     augment = diff_augment(color, translation, cutout)
     x = augment(keys, x)       # keys [B], x [B, H, W, C] in [-1, 1] -> [B, H, W, C]
 
-An augmentation is (key, image [H, W, C]) -> image, differentiable in the image. What is moved or cut out leaves zeros,
-grey, as in the authors' code.
+An augmentation is (key, image [H, W, C]) -> image, differentiable in the image. Pixels that are moved or cut out become
+0, which is grey, as in the authors' code.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def color(key: Key[Array, ""], x: Image) -> Image:
 
 
 def translation(key: Key[Array, ""], x: Image, ratio: float = 1 / 8) -> Image:
-  """Moved in both directions by whole pixels, up to this share of the image."""
+  """Moves the image in both directions by whole pixels, up to this share of its size."""
   most = [int(side * ratio + 0.5) for side in x.shape[:2]]
   padded = jnp.pad(x, [(m, m) for m in most] + [(0, 0)])
   top, left = jax.random.randint(key, (2,), 0, 2 * jnp.asarray(most) + 1)
@@ -35,7 +35,7 @@ def translation(key: Key[Array, ""], x: Image, ratio: float = 1 / 8) -> Image:
 
 
 def cutout(key: Key[Array, ""], x: Image, ratio: float = 1 / 2) -> Image:
-  """Without a square of this share of the image's sides, whose centre is anywhere in the image."""
+  """Cuts out a rectangle with this share of the image's sides, whose centre is anywhere in the image."""
   inside = []
   for side, k in zip(x.shape[:2], jax.random.split(key), strict=True):
     size = int(side * ratio + 0.5)
@@ -47,7 +47,7 @@ def cutout(key: Key[Array, ""], x: Image, ratio: float = 1 / 2) -> Image:
 def diff_augment(
   *augmentations: Augmentation,
 ) -> Callable[[Key[Array, " batch"], Float[Array, "batch *shape"]], Float[Array, "batch *shape"]]:
-  """One augmentation after the other, drawn anew for each image from its own key."""
+  """Applies augmentations one after the other, with draws for each image from its own key."""
 
   def one(key: Key[Array, ""], x: Image) -> Image:
     for k, augmentation in zip(jax.random.split(key, len(augmentations)), augmentations, strict=True):

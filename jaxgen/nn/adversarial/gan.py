@@ -4,9 +4,9 @@
     x = generator.apply(variables, z, label)       # [B, latent], None or [B] -> [B, 64, 64, 3]
     D = discriminator.apply(variables, x, label)   # [B, 64, 64, 3] -> [B]
 
-With `index` [B] they are in training: batch norm takes the batch's statistics, singular vectors advance, and what is
-dropped is drawn. Generators are told a label by one-hot numbers beside z (Mirza and Osindero 2014,
-https://arxiv.org/abs/1411.1784), discriminators by projection.
+`index` [B] switches training on: batch norm uses the batch's statistics, singular vectors advance, and dropout is on.
+Generators receive a label as one-hot numbers beside z (Mirza and Osindero 2014, https://arxiv.org/abs/1411.1784),
+discriminators by projection.
 """
 
 import math
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import BatchNorm, Conv, Dense, Dropout
 from jaxgen.nn.blocks.spectral import SpectralConv, SpectralDense
 from jaxgen.nn.blocks.transposed import ConvTransposed
@@ -42,14 +42,14 @@ def near_one(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
 
 
 def with_label(z: Latent, label: Label, classes: int | None) -> Float[Array, "batch more"]:
-  """z and the label's one-hot numbers."""
+  """z followed by the label's one-hot numbers."""
   return z if classes is None else jnp.concatenate([z, jax.nn.one_hot(label, classes, dtype=z.dtype)], axis=-1)
 
 
 class Projection(nn.Module):
   """y^T V phi for each example: Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637, eq. 3; 0 without classes.
 
-  With `spectral` V is normalised as other kernels are.
+  With `spectral`, V is normalised like other kernels.
   """
 
   classes: int | None
@@ -82,6 +82,7 @@ class MLPGenerator(nn.Module):
 
   @nn.compact
   def __call__(self, z: Latent, label: Label = None, index: Index = None) -> Event:
+    check_sizes("a generator", hidden=self.hidden)
     how = dict(kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype)
     h = with_label(z, label, self.classes)
     for i, width in enumerate(self.hidden):
@@ -93,9 +94,11 @@ class MLPGenerator(nn.Module):
 class MLPDiscriminator(nn.Module):
   """Dense layers -> one number.
 
-  pieces: a unit is the largest of so many, and then has no activation: maxout, as in Goodfellow et al. 2014.
-  dropout: of the inputs, and of each hidden layer.
-  spectral: with spectral normalisation.
+  Attributes:
+    pieces: for more than 1, maxout: a unit is the largest of so many numbers and has no activation, as in Goodfellow et
+      al. 2014.
+    dropout: dropout rates of the inputs and of each hidden layer.
+    spectral: use spectral normalisation.
   """
 
   hidden: Sequence[int] = (128, 128)
@@ -110,6 +113,7 @@ class MLPDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Event, label: Label = None, index: Index = None) -> Output:
+    check_sizes("a discriminator", hidden=self.hidden, pieces=self.pieces)
     train, how = index is not None, dict(dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=self.kernel_init)
 
     def dense(h: Array, width: int, name: str) -> Array:
@@ -127,10 +131,10 @@ class MLPDiscriminator(nn.Module):
 
 
 def halvings(shape: tuple[int, ...], least: int = 4) -> tuple[tuple[int, int], int]:
-  """The smallest map's height and width, and how often an image of this shape is halved to it: no side below `least`.
+  """The smallest map's height and width, and how often an image is halved to get it. No side is below `least`.
 
   Raises:
-    UserError: it does not halve at all.
+    UserError: the image cannot be halved.
   """
   (height, width), times = shape[:2], 0
   while height % 2 == width % 2 == 0 and min(height, width) >= 2 * least:
@@ -151,8 +155,10 @@ class DCGANGenerator(nn.Module):
   Published sizes, for 64x64x3: as here, which is PyTorch's example, 3,576,704 parameters; the authors' width 128,
   kernel 5 and `units`, 18,885,760.
 
-  units: the first batch norm is of each unit of the projection of z, as in the authors' code, not of each channel.
-  least: images begin with no side below this.
+  Attributes:
+    units: the first batch norm is over each unit of the projection of z, as in the authors' code, not over each
+      channel.
+    least: the smallest side of the first map.
   """
 
   shape: tuple[int, int, int]
@@ -188,10 +194,11 @@ class DCGANDiscriminator(nn.Module):
   The number of channels doubles each time. There are no biases. PyTorch's example, and here the default, is width 64
   and kernel 4; the authors' 128 and 5.
 
-  norm: with batch norm.
-  spectral: with spectral normalisation, of a projection's V, too.
-  classes: the label is projected on the last map, summed over its positions.
-  least: no side is halved to less than this.
+  Attributes:
+    norm: use batch norm.
+    spectral: use spectral normalisation, also of the projection's V.
+    classes: number of classes; the label is projected on the last map, summed over its positions.
+    least: the smallest side of the last map.
   """
 
   width: int = 64

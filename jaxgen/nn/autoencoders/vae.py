@@ -1,13 +1,13 @@
 """Networks of variational autoencoders: encoders, x -> mean and log standard deviation of q(z | x), and decoders,
-z -> what a likelihood wants to know of each value.
+z -> the parameters of each value's likelihood.
 
     encoder, decoder = MLPEncoder(20), MLPDecoder((28, 28, 1))
     mean, log_std = encoder.apply({"params": p}, x)      # [B, H, W, C] -> [B, 20], twice
     output = decoder.apply({"params": q}, z)             # [B, 20] -> [B, H, W, outputs * C]
 
-A decoder gives `outputs` numbers for each value, such as a Gaussian's mean and log standard deviation: first the one
-for all channels, then the other. The last `shared` of them are parameters of the network, one for each channel: the
-same everywhere in an image and for all z.
+A decoder gives `outputs` numbers for each value, such as a Gaussian's mean and log standard deviation: first the means
+of all channels, then the log standard deviations. The last `shared` of these numbers do not depend on z or the
+position: they are parameters of the network, one for each channel.
 """
 
 import math
@@ -42,10 +42,10 @@ class Shared(nn.Module):
 
 
 def of_network(outputs: int, shared: int) -> int:
-  """How many of a decoder's outputs for a value depend on z.
+  """The number of a decoder's outputs for a value that depend on z.
 
   Raises:
-    UserError: none.
+    UserError: no output depends on z.
   """
   if not 0 <= shared < outputs:
     raise UserError(
@@ -58,7 +58,7 @@ def of_network(outputs: int, shared: int) -> int:
 class MLPEncoder(nn.Module):
   """Kingma and Welling 2013, https://arxiv.org/abs/1312.6114, Appendix C.2; without hidden layers it is linear.
 
-  It sees intensities, (x + 1) / 2, as the paper's: most pixels of MNIST are then 0, and it learns faster.
+  Its input is the intensity (x + 1) / 2, as in the paper. Most pixels of MNIST are then 0, and it learns faster.
   """
 
   latent: int
@@ -80,8 +80,9 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
   """Kingma and Welling 2013, Appendix C.1 and C.2; without hidden layers it is linear.
 
-  shape: (H, W, C) of an image.
-  outputs, shared: see the module's docstring.
+  Attributes:
+    shape: (H, W, C) of an image.
+    outputs, shared: see the module's docstring.
   """
 
   shape: tuple[int, int, int]
@@ -94,7 +95,7 @@ class MLPDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Latent) -> Float[Array, "batch height width outputs"]:
-    """Raises a UserError for hidden layers of no units, or outputs none of which depends on z."""
+    """Raises a UserError if a hidden layer has no units, or no output depends on z."""
     check_sizes("a decoder", hidden=self.hidden)
     options = dict(kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype)
     height, width, channels = self.shape
@@ -109,7 +110,8 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
   """3x3 convolutions, each level at half the resolution of the one before, and a dense layer.
 
-  channels: of each level. The image's sides divide by 2 ** (number of levels - 1).
+  Attributes:
+    channels: channels of each level. 2 ** (number of levels - 1) must divide the image's sides.
   """
 
   latent: int
@@ -120,7 +122,7 @@ class ConvEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Image) -> tuple[Latent, Latent]:
-    """Raises a UserError for sizes of 0, or where the image's sides do not halve so often."""
+    """Raises a UserError if a size is 0, or the image's sides cannot be halved so often."""
     check_sizes("an encoder", latent=self.latent, levels=len(self.channels), channels=self.channels, hidden=self.hidden)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     smallest(x.shape[1:3], len(self.channels))
@@ -134,7 +136,9 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
   """A dense layer and 3x3 convolutions, each level at twice the resolution of the one before.
 
-  channels: of each level, the smallest image's first. The image's sides divide by 2 ** (number of levels - 1).
+  Attributes:
+    channels: channels of each level, from the smallest map on. 2 ** (number of levels - 1) must divide the image's
+      sides.
   """
 
   shape: tuple[int, int, int]
@@ -147,8 +151,7 @@ class ConvDecoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Latent) -> Float[Array, "batch height width outputs"]:
-    """Raises a UserError for sizes of 0, for outputs none of which depends on z, or where the image's sides do not
-    halve so often."""
+    """Raises a UserError if a size is 0, no output depends on z, or the image's sides cannot be halved so often."""
     check_sizes("a decoder", levels=len(self.channels), channels=self.channels, hidden=self.hidden)
     outputs = of_network(self.outputs, self.shared)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -163,10 +166,10 @@ class ConvDecoder(nn.Module):
 
 
 def smallest(size: tuple[int, ...], levels: int) -> tuple[int, ...]:
-  """Height and width at the last of so many levels.
+  """Height and width at the last level.
 
   Raises:
-    UserError: a side does not halve so often.
+    UserError: a side cannot be halved so often.
   """
   times = 2 ** (levels - 1)
   if any(side % times for side in size):

@@ -1,8 +1,8 @@
 """Encoder and decoder of the VQ-VAE: van den Oord et al. 2017, https://arxiv.org/abs/1711.00937, section 4.1.
 
-Strided convolutions halve the resolution, and residual blocks (ReLU, 3x3, ReLU, 1x1) follow; the decoder goes the other
-way. Where the paper's decoder has transposed 4x4 convolutions, this one repeats each pixel in both directions before a
-3x3 convolution.
+Strided convolutions halve the resolution, and residual blocks (ReLU, 3x3, ReLU, 1x1) follow; the decoder has them in
+reverse order. The paper's decoder has transposed 4x4 convolutions; this one repeats each pixel in both directions and
+applies a 3x3 convolution.
 
 Published size: 256 features, 2 halvings, 2 blocks, for CIFAR-10.
 """
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 class Encoder(nn.Module):
   """x -> a vector of width `dim` at each position of the halved image.
 
-  The image's sides divide by 2 ** halvings.
+  2 ** halvings must divide the image's sides.
   """
 
   dim: int
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: Map) -> Float[Array, "batch h w {self.dim}"]:
-    """Raises a UserError for sizes of 0, or where the image's sides do not halve so often."""
+    """Raises a UserError if a size is 0, or the image's sides cannot be halved so often."""
     check_sizes("an encoder", dim=self.dim, features=self.features)
     check_sizes("an encoder", 0, halvings=self.halvings, blocks=self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -64,9 +64,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Vectors at the positions of the halved image -> what a likelihood wants to know; see `jaxgen.nn.autoencoders.vae`.
+  """Vectors at the positions of the halved image -> parameters of a likelihood; see `jaxgen.nn.autoencoders.vae`.
 
-  channels: of an image.
+  Attributes:
+    channels: the image's channels.
   """
 
   channels: int
@@ -80,7 +81,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: Float[Array, "batch h w dim"]) -> Float[Array, "batch height width outputs"]:
-    """Raises a UserError for sizes of 0, or outputs none of which depends on z."""
+    """Raises a UserError if a size is 0 or no output depends on z."""
     check_sizes("a decoder", channels=self.channels, features=self.features)
     outputs = of_network(self.outputs, self.shared)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)

@@ -1,7 +1,7 @@
-"""Autoregressive networks of vectors: each gives every dimension's parameters from the dimensions before it.
+"""Autoregressive networks of vectors: the parameters of each dimension depend on the dimensions before it.
 
     parameters = network.apply({"params": params}, x)       # x [B, *shape] of D values -> [B, D, outputs]
-    step, carry = network.stepper(params, x)                # for sampling, x [N, *shape] for its shape alone
+    step, carry = network.stepper(params, x)                # for sampling; only the shape of x [N, *shape] is used
     parameters, carry = step(carry, x, k)                   # of the k-th value, [N, outputs]
 
 `step` is called for k = 0, 1, .., D - 1 with x [N, D] filled up to there. FVSBN and NADE are of binary values, -1 and
@@ -29,7 +29,7 @@ Step = Callable[[Carry, Array, Array], tuple[Array, Carry]]
 
 
 def rerun(network: nn.Module, params: Any, x: Float[Array, "n *shape"], **options) -> tuple[Step, Carry]:
-  """The step that evaluates the whole network for every value: right for any network, D times its cost."""
+  """A step that evaluates the whole network for every value. It works for any network, at D times the cost."""
   shape = x.shape
 
   def step(carry: Carry, x: Float[Array, "n *rest"], k: Int[Array, ""]) -> tuple[Array, Carry]:
@@ -74,7 +74,7 @@ class FVSBN(nn.Module):
     return add_bias(matmul(v, jnp.triu(W, 1)), b)[..., None]
 
   def stepper(self, params: Any, x: Float[Array, "n *shape"]) -> tuple[Step, Carry]:
-    """Keeps the sums so far: O(D) a bit in place of O(D^2)."""
+    """A step that keeps the sums so far: O(D) for each bit in place of O(D^2)."""
     W, b = (params[name].astype(self.dtype) for name in ("W", "b"))
 
     def step(s: Array, x: Array, k: Array) -> tuple[Array, Array]:
@@ -99,7 +99,7 @@ def _scan(activation, a, v, W, V, b, scale):
 
 @dataclass(frozen=True)
 class _Forwards:
-  """How outputs move with the arrays."""
+  """The derivative of the outputs with respect to the arrays, as a linear map."""
 
   activation: Callable[[Array], Array]
 
@@ -125,7 +125,7 @@ class _Backwards:
       d, *d_own = pull(d_out)
       return (a, da + d), (dv, dW, *d_own)
 
-    # What the recurrence begins with has no digits less than the recurrence: on a TPU a product of float32 would have.
+    # The recurrence's start must be as accurate as the recurrence: a TPU's float32 product by default is not.
     last = a + jnp.matmul(v, W, precision="highest", preferred_element_type=a.dtype)
     (_, da), (dv, dW, *d_own) = jax.lax.scan(
       body, (last, jnp.zeros_like(last)), (v.T, W, d_outputs, V, b, scale), reverse=True
@@ -154,15 +154,15 @@ def recurrence(
 ) -> Float[Array, "B D P"]:
   """NADE's O(HD): outputs_d = V_d activation(scale_d a_d) + b_d with a_{d+1} = a_d + W_d v_d.
 
-  The gradient runs the recurrence backwards, a_d = a_{d+1} - W_d v_d, as the paper's Algorithm 1 does: nothing of size
-  B D H is kept, and a step's arrays stay in a processor's cache (a third of the time that JAX's own gradient takes).
-  The sums have at least 32 bits.
+  The gradient runs the recurrence backwards, a_d = a_{d+1} - W_d v_d, like the paper's Algorithm 1. It keeps nothing of
+  size B D H, and a step's arrays stay in the processor's cache: it takes a third of the time of JAX's own gradient. The
+  sums are in float32 or wider.
   """
   return _run(activation, wide(a), v, W, V, b, scale).swapaxes(0, 1)
 
 
 def _recurrent_stepper(activation, c, W, V, b, scale, v_of, n) -> tuple[Step, Carry]:
-  """One step of `recurrence` a value: O(H) in place of O(HD)."""
+  """One step of `recurrence` for each value: O(H) in place of O(HD)."""
 
   def step(a: Array, x: Array, k: Array) -> tuple[Array, Array]:
     a = a + _before(v_of(x).astype(a.dtype), k)[:, None] * W[k - 1]
@@ -177,8 +177,9 @@ class NADE(nn.Module):
   Larochelle and Murray 2011, http://proceedings.mlr.press/v15/larochelle11a.html, eq. 8 to 10: with sigmoid units
   h_d = sigma(c + sum_{e < d} W_e v_e), logit p(v_d = 1 | v_<d) = b_d + V_d h_d.
 
-  hidden: H, the paper's is 500.
-  tied: V is W.
+  Attributes:
+    hidden: H; 500 in the paper.
+    tied: V is W.
   """
 
   hidden: int = 500
@@ -215,8 +216,9 @@ class RNADE(nn.Module):
   h_d = max(0, rho_d a_d) with a_d = c + sum_{e < d} W_e x_e, and the parameters of x_d's mixture (logits, means,
   logarithms of standard deviations) are linear in h_d. Give it data of about unit scale.
 
-  outputs: parameters of one value, 3 for each Gaussian of the mixture.
-  hidden: H, the paper's is 50 for tables and 512 for patches of images.
+  Attributes:
+    outputs: number of parameters of one value, 3 for each Gaussian of the mixture.
+    hidden: H; in the paper 50 for tables and 512 for patches of images.
   """
 
   outputs: int
@@ -234,7 +236,7 @@ class RNADE(nn.Module):
     params = {
       "W": self.param("W", normal(D**-0.5), (D, self.hidden), self.param_dtype),
       "V": self.param("V", normal(self.hidden**-0.5), (D, self.outputs, self.hidden), self.param_dtype),
-      # the means of a mixture must not be one: nothing would tell its components apart
+      # The means of a mixture must differ: otherwise its components would stay equal.
       "b": self.param("b", normal(0.5), (D, self.outputs), self.param_dtype),
       "c": self.param("c", normal(0.5), (self.hidden,), self.param_dtype),
       "rho": self.param("rho", nn.initializers.ones, (D,), self.param_dtype),
@@ -251,17 +253,19 @@ class RNADE(nn.Module):
 
 class MADE(nn.Module):
   """Masked autoencoder: Germain et al. 2015, https://arxiv.org/abs/1502.03509. A feed-forward network whose weights are
-  masked so that the outputs of dimension d are functions of those before it in some order.
+  masked so that the outputs of dimension d depend only on the dimensions before it in some order.
 
-  Every unit has a degree, a dimension's being its place in the order, 1 to D. A hidden unit sees units of the layer
-  below whose degrees are at most its own (eq. 12 of the paper), an output sees those of lower degree (eq. 13). So the
-  same weights make as many models as there are choices of degrees: the network is `members` of them.
+  Every unit has a degree. That of a dimension is its place in the order, 1 to D. A hidden unit sees units of the layer
+  below whose degrees are at most its own (eq. 12 of the paper); an output sees units of lower degree (eq. 13). Thus the
+  same weights make a different model for each choice of degrees. The network has `members` such choices.
 
-  outputs: parameters of one value.
-  hidden: widths of the hidden layers.
-  members: number of masks. Hidden degrees are drawn anew for each (connectivity-agnostic training, section 4.2).
-  shuffle: the order is drawn anew for each, too (order-agnostic training, section 4.1); else it is the natural one.
-  seed: of the degrees.
+  Attributes:
+    outputs: number of parameters of one value.
+    hidden: widths of the hidden layers.
+    members: number of masks, each with its own draw of hidden degrees (connectivity-agnostic training, section 4.2).
+    shuffle: also draw an order for each mask (order-agnostic training, section 4.1); otherwise the order is the natural
+      one.
+    seed: seed of the draws.
   """
 
   outputs: int
@@ -273,17 +277,17 @@ class MADE(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   def degrees(self, D: int) -> list[Int[np.ndarray, "members units"]]:
-    """Of the dimensions, 1 to D, then of each hidden layer's units: at least the smallest below, at most D - 1."""
+    """The degrees of the dimensions, 1 to D, and of each hidden layer's units, which are at most D - 1."""
     rng = np.random.default_rng(self.seed)
     natural = np.tile(np.arange(1, D + 1), (self.members, 1))
     layers = [rng.permuted(natural, axis=1) if self.shuffle else natural]
     for width in self.hidden:
       low = layers[-1].min(axis=1, keepdims=True)
-      layers.append(rng.integers(low, max(D, 2), (self.members, width)))  # a single dimension sees nothing: degree 1
+      layers.append(rng.integers(low, max(D, 2), (self.members, width)))  # with D = 1 all degrees are 1
     return layers
 
   def order(self, member: Int[Array, "n"], D: int) -> Int[Array, "n {D}"]:
-    """Which dimension comes first in these members, which second ..."""
+    """The dimensions of these members in their order."""
     return jnp.asarray(np.argsort(self.degrees(D)[0], axis=1))[member]
 
   @nn.compact
@@ -305,7 +309,7 @@ class MADE(nn.Module):
     return add_bias(matmul(h, V * sees), c).reshape(len(h), D, self.outputs)
 
   def _layer(self, name: str, below: int, width: int) -> tuple[Array, Array]:
-    # Half of a layer's weights are masked on average: the variance of what is left is made up for.
+    # On average half of a layer's weights are masked; the others start with a larger variance to make up for it.
     kernel = self.param(f"{name}_kernel", nn.initializers.variance_scaling(2.0, "fan_in", "normal"), (below, width),
                         self.param_dtype)  # fmt: skip
     bias = self.param(f"{name}_bias", nn.initializers.zeros, (width,), self.param_dtype)
@@ -314,9 +318,10 @@ class MADE(nn.Module):
   def stepper(
     self, params: Any, x: Float[Array, "n *shape"], member: Int[Array, "n"] | None = None
   ) -> tuple[Step, Carry]:
-    """Keeps the first hidden layer's sums: O(H) a value with one hidden layer, as NADE's, and O(H^2) with more.
+    """A step that keeps the first hidden layer's sums: O(H) for each value with one hidden layer, like NADE, and O(H^2)
+    with more.
 
-    The k-th value is of dimension order(member)[:, k].
+    The k-th value is that of dimension order(member)[:, k].
     """
     n, D = len(x), x[0].size
     member = jnp.zeros(n, jnp.int32) if member is None else member

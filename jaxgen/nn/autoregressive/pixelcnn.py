@@ -1,9 +1,9 @@
 """PixelCNN and gated PixelCNN: van den Oord et al. 2016, https://arxiv.org/abs/1601.06759 and
 https://arxiv.org/abs/1606.05328.
 
-A pixel's colours are drawn one after the other: red sees the pixels before, green red as well, blue both. Channels of
-every layer are divided among the colours, and those of a colour see only those of the colours before it ("mask A", the
-first layer) and of its own ("mask B").
+A pixel's colours are drawn one after the other: red depends on the pixels before, green also on red, and blue on both.
+The channels of every layer are divided among the colours. A colour's channels see the channels of the colours before it
+("mask A", in the first layer) and also their own ("mask B", in the others).
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ Parameters = Float[Array, "batch height width colors outputs"]
 
 
 def _mask(size: int, own: bool, inputs: int, outputs: int, colors: int) -> Float[np.ndarray, "rows size i o"]:
-  """Of a window of all rows above and its own row: what lies before its centre, and the colours there."""
+  """The mask of a window of rows above and the own row: all positions before the centre, and colours at the centre."""
   mask = np.ones((size // 2 + 1, size, inputs, outputs), np.float32)
   mask[-1, size // 2 + 1 :] = 0
   mask[-1, size // 2] = colors_mask(own, inputs, outputs, colors)
@@ -32,14 +32,15 @@ def _mask(size: int, own: bool, inputs: int, outputs: int, colors: int) -> Float
 class PixelCNN(nn.Module):
   """Masked convolutions; van den Oord et al. 2016a, section 3.3 to 3.5 and Table 1.
 
-  It has a blind spot: what lies above and to the right, more than one column for each row up (beyond what the first
-  window sees), reaches no pixel. `GatedPixelCNN` has none.
+  It has a blind spot: a pixel does not see pixels above and to the right by more than one column for each row (beyond
+  the first window). `GatedPixelCNN` has none.
 
-  outputs: parameters of a colour: 256 logits, or 1 for binary images.
-  features: h; the residual blocks work on 2 h channels. The paper's is 128 for CIFAR-10.
-  layers: residual blocks, 15 for CIFAR-10.
-  head: width of the two layers before the last; 1024 for natural images, 32 for MNIST.
-  first, kernel: sides of the first window and of the blocks'.
+  Attributes:
+    outputs: number of parameters of a colour: 256 logits, or 1 for binary images.
+    features: h; the residual blocks have 2 h channels. In the paper 128 for CIFAR-10.
+    layers: number of residual blocks; in the paper 15 for CIFAR-10.
+    head: width of the two layers before the last; in the paper 1024 for natural images, 32 for MNIST.
+    first, kernel: sides of the first window and of the blocks' windows.
   """
 
   outputs: int
@@ -112,7 +113,7 @@ class _Stack(nn.Module):
     return (self.kernel if layer else self.first) // 2
 
   def of_class(self, layer: int, label: Labels, h: Map) -> Map:
-    """h plus a bias for the class."""
+    """Adds the class's bias to h."""
     if label is None:
       return h
     one_hot = nn.one_hot(label, self.classes, dtype=h.dtype)
@@ -122,7 +123,7 @@ class _Stack(nn.Module):
 class _Vertical(_Stack):
   @nn.compact
   def __call__(self, x: Map, label: Labels, at: At | None) -> list[Map]:
-    """What each layer of the horizontal stack is given: maps of the rows above."""
+    """The maps of the rows above that each layer of the horizontal stack receives."""
     h, maps = x, []
     for i in range(self.layers):
       far, last = self.far(i), 0 if i else -1  # the first window sees the rows above x's; its output is of those
@@ -160,16 +161,17 @@ class _Horizontal(_Stack):
 class GatedPixelCNN(nn.Module):
   """Two stacks without a blind spot, and gates; van den Oord et al. 2016b, section 2 and Figure 2.
 
-  The vertical stack sees all rows above, the horizontal one its own row up to the pixel, and the vertical one's maps.
-  Here a position of the vertical stack never sees its own row of the image: the paper's shift down is in its first
-  window.
+  The vertical stack sees all rows above. The horizontal stack sees its own row up to the pixel, and the vertical
+  stack's maps. Here the first window of the vertical stack includes the paper's shift down, so that a position of that
+  stack never sees its own row of the image.
 
-  outputs: parameters of a colour.
-  features: of each stack.
-  layers: number of gated layers.
-  head: width of the layer before the last.
-  first, kernel: sides of the first window and of the others.
-  classes: number of classes of a class-conditional network: each layer has a bias for each (eq. 4).
+  Attributes:
+    outputs: number of parameters of a colour.
+    features: channels of each stack.
+    layers: number of gated layers.
+    head: width of the layer before the last.
+    first, kernel: sides of the first window and of the others.
+    classes: number of classes of a class-conditional network. Each layer has a bias for each class (eq. 4).
   """
 
   outputs: int
@@ -191,7 +193,7 @@ class GatedPixelCNN(nn.Module):
     """Parameters of all colours of all pixels, in the order in which they are drawn.
 
     Raises:
-      UserError: sizes of 0, a label without `classes`, or the reverse.
+      UserError: a size is 0, or a label is given without `classes`, or the reverse.
     """
     sizes = dict(outputs=self.outputs, features=self.features, layers=self.layers, head=self.head)
     check_sizes("a gated PixelCNN", **sizes, first=self.first, kernel=self.kernel)

@@ -1,10 +1,11 @@
 """PixelCNN++: Salimans et al. 2017, https://arxiv.org/abs/1701.05517, as in the authors' code.
 
-Whole pixels are drawn, and the network sees whole pixels: the colours' dependence is in the distribution's parameters
-(`probability.distributions.logistic_mixture`). Of two streams one sees the rows above, the other also the own row up
-to the pixel. Both go down and up through images of half the side, with short-cuts between layers of the same side.
+Whole pixels are drawn, and the network sees whole pixels: the distribution's parameters describe the dependence between
+colours (`probability.distributions.logistic_mixture`). There are two streams: one sees the rows above, the other also
+the pixel's own row up to the pixel. Both go down to smaller maps, each of half the side, and up again, with short-cuts
+between layers of the same side.
 
-Weights are normalised, and begin with lengths that give every layer unit variance on the first batch.
+Weights are normalised. Their initial lengths give every layer unit variance on the first batch.
 """
 
 from typing import Any
@@ -50,7 +51,7 @@ class _Stream(nn.Module):
   def block(
     self, name: str, seen: tuple, x: Map, beside: Map | None, label: Labels, index: Labels, at: At | None
   ) -> Map:
-    """The gated residual block; `beside` comes in by a short-cut."""
+    """The gated residual block. `beside` enters by a short-cut."""
     h = self.window(f"{name}_conv_1", concat_elu(x), at, seen)
     if beside is not None:
       h = h + self.pointwise(f"{name}_beside", concat_elu(beside), at)
@@ -64,10 +65,15 @@ class _Stream(nn.Module):
     return x + a * nn.sigmoid(b)
 
   def double(self, name: str, x: Map, columns: tuple[int, int], at: At | None) -> Map:
-    """A transposed convolution of stride 2; each position becomes 2x2, `at` being one of the larger map.
+    """A transposed convolution of stride 2: each position becomes 2x2.
 
-    columns: seen of the smaller map. The authors' kernel of 2x3 has three of these four products: a left one of a pair
-    sees its own position, a right one the next as well.
+    Args:
+      name: the layer's name.
+      x: the smaller map.
+      columns: how many columns to the left and to the right of a position are seen in the smaller map. The authors'
+        kernel of 2x3 has three of these four products: the left position of a pair sees its own position in the smaller
+        map, the right one also the next.
+      at: a position in the larger map; None: all.
     """
     mask = np.ones((1, columns[1] + 1, 1, 2, 2, 1), np.float32)
     mask[:, 1:, :, :, 0] = 0
@@ -82,14 +88,14 @@ class _Stream(nn.Module):
 
 
 def _with_ones(x: Map) -> Map:
-  """The image with a channel of ones, which tells it from the zeros around."""
+  """The image with a channel of ones, which distinguishes pixels from the zero padding."""
   return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
 
 
 class _Above(_Stream):
   @nn.compact
   def __call__(self, x: Map, label: Labels, index: Labels, at: At | None) -> list[Map]:
-    """The maps that blocks of the other stream are given, in the order of these blocks."""
+    """The maps that the blocks of the other stream receive, in order."""
     block = lambda name, u, beside: self.block(name, ROWS_ABOVE, u, beside, label, index, where)
     where = at
     u = self.window("in", _with_ones(x), at, ((-2, -1), (-1, 1)), image=True)
@@ -145,12 +151,13 @@ class _Beside(_Stream):
 class PixelCNNpp(nn.Module):
   """The defaults are the paper's for CIFAR-10.
 
-  outputs: parameters of a pixel, 10 for each component of colour images.
-  features: of every layer.
-  blocks: at each stage on the way down; on the way up one more but at the smallest.
-  stages: sizes of images, each half of the one before.
-  dropout: rate, in each block.
-  classes: number of classes of a class-conditional network.
+  Attributes:
+    outputs: number of parameters of a pixel; for colour images 10 for each component of the mixture.
+    features: channels of every layer.
+    blocks: blocks in each stage on the way down; on the way up one more, except in the smallest stage.
+    stages: number of stages, each at half the side of the one before.
+    dropout: rate, in each block.
+    classes: number of classes of a class-conditional network.
   """
 
   outputs: int
@@ -173,7 +180,7 @@ class PixelCNNpp(nn.Module):
     """Parameters of all pixels. Dropout is on where `index` is given; it needs rngs={"dropout": key}.
 
     Raises:
-      UserError: sides that do not divide, sizes of 0, a label without `classes`, or the reverse.
+      UserError: the image's sides do not divide, a size is 0, or a label is given without `classes`, or the reverse.
     """
     check_sizes("PixelCNN++", outputs=self.outputs, features=self.features, blocks=self.blocks, stages=self.stages)
     if (label is None) != (self.classes is None):

@@ -1,4 +1,4 @@
-"""Activations whose gradients keep one array: f'(x), computed in at least float32 and rounded as x is."""
+"""Activations whose gradients keep a single array, f'(x), computed in float32 or wider and rounded to x's dtype."""
 
 import math
 
@@ -13,7 +13,7 @@ from jaxgen.core.arrays import wide
 def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
   """x Phi(x), exactly: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415, eq. 1.
 
-  As JAX derives it, a gradient keeps three arrays as large as x, one for each factor.
+  JAX's own gradient would keep three arrays of x's size, one for each factor.
   """
   return (wide(x) * _cumulative(wide(x))).astype(x.dtype)
 
@@ -46,4 +46,4 @@ def _argument(x):
 
 
 def _cumulative(x):
-  return jax.lax.erfc(-x * math.sqrt(0.5)) / 2  # (1 + erf) / 2 has no digits in the negative tail
+  return jax.lax.erfc(-x * math.sqrt(0.5)) / 2  # (1 + erf) / 2 loses its digits in the negative tail

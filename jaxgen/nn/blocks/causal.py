@@ -1,10 +1,10 @@
-"""Convolutions for autoregressive models of images, evaluated whole, a row at a time or a pixel at a time.
+"""Convolutions for autoregressive models of images, evaluated on a whole map, on a row or on a pixel at a time.
 
-`Window` sees given rows and columns about each position. Called with a whole map it is a convolution. With `at` it is
-given the next row or pixel of its input alone, keeps the rest in the collection "cache", and returns that row or pixel
-of its output; what depends on the layers below is never computed twice. A network of windows and pointwise layers can
-so be written once and sampled at the cost of one evaluation (Ramachandran et al. 2017,
-https://arxiv.org/abs/1704.06001); `stepper` is that sampling's step.
+`Window` sees given rows and columns around each position. Called with a whole map it is a convolution. Called with
+`at`, its input is only the next row or pixel; it keeps the earlier ones in the collection "cache" and returns the
+corresponding row or pixel of its output. Nothing is computed twice. A network of windows and pointwise layers can thus
+be written once and sampled at the cost of one evaluation (Ramachandran et al. 2017, https://arxiv.org/abs/1704.06001);
+`stepper` makes the step for sampling.
 
 Such a network has two methods:
 
@@ -27,7 +27,7 @@ Map = Float[Array, "_ _ _ _"]  # batch, height, width, channels
 
 
 class At(NamedTuple):
-  """A row, or with a column a pixel, of a map of this size."""
+  """A row, or, if it has a column, a pixel, of a map of this size."""
 
   row: Int[Array, ""]
   column: Int[Array, ""] | None
@@ -35,21 +35,22 @@ class At(NamedTuple):
   width: int
 
   def halved(self, times: int = 1) -> "At":
-    """Where it lies in a map of half the size, a quarter, ..."""
+    """The corresponding row or pixel of a map of half the size, a quarter, ..."""
     column = None if self.column is None else self.column >> times
     return At(self.row >> times, column, self.height >> times, self.width >> times)
 
 
 class Window(nn.Module):
-  """y[i, j] = sum over rows r and columns c of x[stride i + r, stride j + c] w[r, c], outside of x being zeros.
+  """y[i, j] = sum over rows r and columns c of x[stride i + r, stride j + c] w[r, c], with zeros outside of x.
 
-  rows, columns: the first and the last that are seen, relative to the position: (-1, 0) and (-1, 1) are the two rows up
-    to the own and three columns. Rows end at 0 or above.
-  mask: [rows, columns, in, out] or what broadcasts to it, of the weights; None has them all.
-  normalized: weight normalisation: a length for each output times a direction. Initialised from a batch, on which each
-    output then has mean 0 and this standard deviation: Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868,
-    section 3.
-  image: x is the whole input with `at` as well, filled up to there, and nothing is kept.
+  Attributes:
+    rows, columns: the first and the last that are seen, relative to the position: rows (-1, 0) are the row above and
+      the position's own, columns (-1, 1) are three. The last row is at most 0.
+    mask: a mask of the weights, which broadcasts to [rows, columns, in, out]; None: all weights are used.
+    normalized: weight normalisation, a length for each output times a direction. It is initialised from a batch, on
+      which each output has mean 0 and this standard deviation: Salimans and Kingma 2016,
+      https://arxiv.org/abs/1602.07868, section 3.
+    image: x is the whole input even with `at`, filled up to there, and nothing is cached.
   """
 
   features: int
@@ -79,7 +80,7 @@ class Window(nn.Module):
       if self.is_initializing():
         y = self._apply(x, kernel, None, at)
         variance = jnp.var(y, axis=(0, 1, 2))
-        scale = self.normalized / jnp.sqrt(jnp.where(variance > 1e-6, variance, 1))  # a constant has no scale to go by
+        scale = self.normalized / jnp.sqrt(jnp.where(variance > 1e-6, variance, 1))  # a constant is not scaled
         scale_init = lambda key, shape, dtype: scale.astype(dtype)
         bias_init = lambda key, shape, dtype: (-scale * jnp.mean(y, axis=(0, 1, 2))).astype(dtype)
       kernel = kernel * self.param("scale", scale_init, (self.features,), self.param_dtype)
@@ -125,9 +126,10 @@ def _start(row: Array, column: Array | int) -> tuple[Array, ...]:
 
 
 def colors_mask(own: bool, inputs: int, outputs: int, colors: int, gates: int = 1) -> Float[np.ndarray, "i o"]:
-  """Which channels of a pixel its own channels see: of the colours before theirs, and of theirs if `own` (mask B).
+  """The mask of a layer within a pixel. A colour's channels see those of the colours before it; if `own` (mask B), also
+  those of the colour itself.
 
-  Channels are divided evenly among the colours, the first colour's first; outputs in each of `gates` parts.
+  Channels are divided evenly among the colours, in order; outputs are so divided in each of `gates` parts.
   """
   i = np.arange(inputs) * colors // inputs
   o = np.arange(outputs) % (outputs // gates) * colors // (outputs // gates)
@@ -135,13 +137,13 @@ def colors_mask(own: bool, inputs: int, outputs: int, colors: int, gates: int = 
 
 
 def whole(network: nn.Module, x: Map, label: Array | None, index: Array | None) -> Float[Array, "batch k outputs"]:
-  """All pixels' parameters at once, in the order of generation: rows, columns, draws."""
+  """The parameters of all pixels at once, in the order of generation: rows, columns, draws."""
   parameters = network.horizontal(x, network.vertical(x, label, index), label, index)
   return parameters.reshape(len(x), -1, parameters.shape[-1])
 
 
 def stepper(network: nn.Module, params: Any, x: Map, draws: int, label: Array | None = None):
-  """(step, carry) for `jaxgen.methods.likelihood.autoregressive`, with `draws` of them for each pixel."""
+  """(step, carry) for `jaxgen.methods.likelihood.autoregressive`, with `draws` steps for each pixel."""
   n, height, width, _ = shape = x.shape
 
   def run(method: str, cache: Any, *inputs: Any, at: At) -> tuple[Any, Any]:

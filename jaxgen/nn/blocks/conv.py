@@ -1,9 +1,9 @@
 """Convolution whose derivatives stay fast inside a compiled loop on a CPU.
 
-Inside a loop or a cond, XLA's CPU backend runs the convolutions that JAX derives for the gradient of a convolution on a
-path 10 to 300 times slower than others. What is compiled for a CPU has both gradients written out as plain convolutions
-of the one form that is fast everywhere: NHWC images, HWIO kernels, stride 1, no dilation. Other platforms get
-`jax.lax.conv_general_dilated` and its transposes. See `nn.blocks.rules`.
+Inside a loop or a cond, XLA's CPU backend runs JAX's gradients of a convolution 10 to 300 times slower than elsewhere.
+Therefore programs for a CPU have both gradients written as plain convolutions of the one form that is always fast: NHWC
+images, HWIO kernels, stride 1, no dilation. Other platforms get `jax.lax.conv_general_dilated` and its transposes. See
+`nn.blocks.rules`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgen.core.arrays import wide
+from jaxgen.nn.blocks.reductions import sum_over_second
 from jaxgen.nn.blocks.rules import Bilinear
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -27,7 +28,7 @@ def _pad(x, pads):
 
 
 def _mirrored(w, pads):
-  """Padding that undoes `pads`, for the kernel upside down."""
+  """The padding of the transposed convolution, with the kernel reversed."""
   return tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(w.shape[:2], pads, strict=True))
 
 
@@ -47,7 +48,7 @@ def _conv_kernels(x, dy, w_shape, pads):
   # dw[i, j, c, o] = sum_{b, p, q} x[b, p + i - top, q + j - left, c] dy[b, p, q, o]: a convolution of x, its channels
   # taken as the batch, with dy as the kernel, over the batch taken as channels.
   if dy.shape[1] * dy.shape[2] > x.shape[1] * x.shape[2]:
-    # XLA would exchange images and kernel, the larger of the two, and reverse one: the slow form again.
+    # XLA would exchange images and kernel if the kernel is larger, and reverse one of them: the slow form again.
     x, pads = _pad(x, ((0, 0), *pads, (0, 0))), ((0, 0), (0, 0))
   return _conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
 
@@ -64,7 +65,7 @@ def _depthwise(x: Float[Array, "B H W C"], w: Float[Array, "h w 1 C"], pads: Pad
 
 
 def _seen(x, w_shape, pads):
-  """What each of the kernel's entries sees of x: for every i and j, x[b, p + i - top, q + j - left, c], wide."""
+  """The part of x that each kernel entry i, j sees, x[b, p + i - top, q + j - left, c], in float32 or wider."""
   x = _pad(wide(x), ((0, 0), *pads, (0, 0)))
   height, width = (n - k + 1 for n, k in zip(x.shape[1:3], w_shape[:2], strict=True))
   return [[x[:, i : i + height, j : j + width] for j in range(w_shape[1])] for i in range(w_shape[0])]
@@ -75,13 +76,11 @@ def _depthwise_images(dy, w, x_shape, pads):
 
 
 def _depthwise_kernels(x, dy, w_shape, pads):
-  # Sums over positions; XLA's CPU backend is fast at several in one reduction, one axis after the other.
   rows = []
   for row in _seen(x, w_shape, pads):
     row = tuple(part * dy for part in row)
     for _ in range(2):
-      zeros = tuple(jnp.zeros((), part.dtype) for part in row)
-      row = lax.reduce(row, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
+      row = sum_over_second(row)
     rows.append(jnp.stack([part.sum(0) for part in row]))
   return jnp.stack(rows)[:, :, None].astype(dy.dtype)
 
@@ -123,9 +122,9 @@ def conv(
 ) -> Float[Array, "B *out O"]:
   """`jax.lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=conv)`.
 
-  Two-dimensional NHWC convolutions without dilation are made fast on a CPU where they have one group or one for each
-  channel (depthwise); others are passed on as they are. A strided one, whose gradient would be of the slow kind,
-  becomes one without strides over blocks of positions.
+  Two-dimensional NHWC convolutions without dilation are fast on a CPU if they have one group or one for each channel
+  (depthwise); others go to JAX's function. A strided convolution has the gradient of one without strides over blocks of
+  positions, because its own would be slow.
   """
   depthwise = feature_group_count > 1 and feature_group_count == lhs.shape[-1] == rhs.shape[-1]
   plain = (
@@ -148,15 +147,17 @@ def conv(
   if strides == (1, 1):
     return Bilinear(own, _DEPTHWISE if depthwise else _CONV, (pads,), depthwise)(lhs, rhs)
   blocks = _strided_depthwise if depthwise else _strided
-  return Bilinear(own, (blocks, None, None), (pads, strides), depthwise)(lhs, rhs)
+  # A CPU is fast at a convolution with strides, and not at its transposes.
+  forward = blocks if depthwise else own
+  return Bilinear(own, (forward, None, None), (pads, strides), depthwise, transposed=blocks)(lhs, rhs)
 
 
 def _unstrided(x, w, pads, strides):
-  """Images and kernels whose convolution without strides or padding is that of x and w with them.
+  """Images and kernels whose convolution without strides or padding equals that of x and w with strides and padding.
 
-  Every block of rows x columns positions becomes one position of as many times the channels. A kernel that does not
-  divide into blocks is continued with zeros: a 3x3 of stride 2 costs 16 products in place of 9; at every position, to
-  keep every second row and column, it would cost 36.
+  Every block of rows x columns positions becomes one position with as many times the channels. A kernel that does not
+  divide into blocks is padded with zeros: a 3x3 kernel with stride 2 costs 16 products in place of 9. Evaluated at
+  every position and subsampled, it would cost 36.
   """
   sizes, blocks = [], []
   for n, k, (low, high), stride in zip(x.shape[1:3], w.shape[:2], pads, strides, strict=True):
@@ -179,10 +180,10 @@ def _doubled(x, w):
 
 
 def _doubled_by_phases(x, w):
-  """The doubled image is never made: an output pixel sees only 2x2 different pixels of x.
+  """Computes `conv_of_doubled` without the doubled image: an output pixel sees only 2x2 different pixels of x.
 
-  Their weights are sums of w's rows and columns that depend on whether the pixel's own row and column are even or odd.
-  That is 4 products in place of 9.
+  Their weights are sums of w's rows and columns; they depend on whether the output pixel's row and column are even or
+  odd. That costs 4 products in place of 9.
   """
   batch, height, width, _ = x.shape
   # of the two pixels above and below an even row's edge the taps are (w0, w1 + w2), of an odd row's (w0 + w1, w2)

@@ -1,4 +1,4 @@
-"""Blocks that the networks share."""
+"""Layers that the networks share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.again import again
 from jaxgen.nn.blocks.conv import NHWC, conv, conv_of_doubled
+from jaxgen.nn.blocks.reductions import sum_over_second
 from jaxgen.nn.blocks.rules import linear
 
 Dtype = Any
 
 
 def groups_for(channels: int, most: int = 32, width: int = 4) -> int:
-  """The largest number of groups, at most `most`, of at least `width` channels each, that divides `channels`."""
+  """The largest number of groups that divides `channels`: at most `most`, with at least `width` channels each."""
   return max(g for g in range(1, max(1, min(most, channels // width)) + 1) if channels % g == 0)
 
 
@@ -35,7 +37,7 @@ def timestep_embedding(t: Float[Array, "batch"], dim: int, period: float = 10_00
 
 
 def _spread(v, x):
-  """v [B, C] along the positions of x [B, *space, C]."""
+  """v [B, C] reshaped to broadcast over the positions of x [B, *space, C]."""
   return jnp.expand_dims(v, range(1, x.ndim - 1))
 
 
@@ -49,9 +51,8 @@ class _PairOfSums:
     return lax.platform_dependent(*pair, cpu=self.at_once, default=self.one_by_one)
 
   def at_once(self, *pair):
-    zero = jnp.zeros((), pair[0].dtype)
     for _ in self.space:
-      pair = lax.reduce(pair, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (1,))
+      pair = sum_over_second(pair)
     return pair
 
   def one_by_one(self, *pair):
@@ -75,8 +76,7 @@ def sums(
 ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
   """Sums of x and of x * y over the positions.
 
-  XLA's CPU backend turns a reduction of one array over many positions into windows and does not vectorise it; a
-  reduction of two arrays at once, one axis after the other, is 3 to 7 times faster.
+  On a CPU both are reduced at once, one axis after the other: see `nn.blocks.reductions`.
   """
   x, y, space = wide(x), wide(y), x.shape[1:-1]
   total, product = linear(_PairOfSums(space), _PairSpread(space), (), (x, x * y))
@@ -92,7 +92,7 @@ def _scaled(residuals, arguments):
 def scale_shift(
   x: Float[Array, "B *space C"], center: Float[Array, "B C"], scale: Float[Array, "B C"], shift: Float[Array, "B C"]
 ) -> Float[Array, "B *space C"]:
-  """(x - center) * scale + shift, each given per example and channel; its gradient takes one pass of two sums."""
+  """(x - center) * scale + shift, with values for each example and channel. The gradient is one pass of two sums."""
   center, scale, shift = (_spread(v, x) for v in (center, scale, shift))
   return ((wide(x) - center) * scale + shift).astype(x.dtype)
 
@@ -101,8 +101,7 @@ def scale_shift(
 def _scale_shift_jvp(primals, tangents):
   x, center, scale, _ = primals
   dx, d_center, d_scale, d_shift = tangents
-  # d_x scale + x d_scale + (d_shift - center d_scale - scale d_center), of which the gradient keeps x and no array of
-  # its size besides.
+  # d_x scale + x d_scale + (d_shift - center d_scale - scale d_center): the gradient keeps no array of x's size but x.
   space, rest = x.shape[1:-1], d_shift - center * d_scale - scale * d_center
   d_scale, rest = linear(_PairSpread(space), _PairOfSums(space), (), (d_scale.astype(rest.dtype), rest))
   (dx,) = linear(_scaled, _scaled, (scale,), (dx,))
@@ -132,7 +131,7 @@ def add_bias(x: Float[Array, "*rest C"], bias: Float[Array, "C"] | None) -> Floa
 def matmul(x: Float[Array, "*rest I"], kernel: Float[Array, "I O"]) -> Float[Array, "*rest O"]:
   """x @ kernel with the leading axes flattened first, so that the kernel's gradient is one product of two matrices.
 
-  Otherwise XLA's CPU backend copies x, transposed, through whatever elementwise work produced it.
+  Otherwise XLA's CPU backend makes a transposed copy of x and repeats the elementwise work that produced it.
   """
   return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -165,10 +164,10 @@ def _max_pool(x, axis, window, stride, low, high):
 def max_pool(
   x: Float[Array, "batch height width C"], window: int, stride: int, pads: tuple[tuple[int, int], tuple[int, int]]
 ) -> Float[Array, "batch h w C"]:
-  """The largest of each window x window positions, one window every `stride`; around the image is -inf.
+  """The maximum over windows of window x window positions, one window every `stride`, with -inf around the image.
 
-  The gradient goes to the first of equal ones, as in PyTorch. By comparisons of whole images: on a CPU the gradient of
-  XLA's windows is 10 times slower.
+  The gradient goes to the first of equal maxima, as in PyTorch. It compares whole images, because on a CPU the gradient
+  of XLA's windows is 10 times slower.
   """
   return _max_pool(_max_pool(x, 2, window, stride, *pads[1]), 1, window, stride, *pads[0])
 
@@ -196,12 +195,13 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-  """2D convolution, NHWC, "SAME" padding as in TensorFlow; 1x1 ones are dense layers, which is what they are.
+  """2D convolution, NHWC, with "SAME" padding as in TensorFlow. 1x1 convolutions are computed as dense layers.
 
-  padding: another, as in `jax.lax.conv_general_dilated`. PyTorch's padding=1 is ((1, 1), (1, 1)), which with stride 2
-    is not "SAME". 1x1 ones have none.
-  groups: the channels are taken in so many groups, and the features; each group of features sees one of channels.
-  double: the image is doubled first, each pixel repeated in both directions. For 3x3 kernels without stride.
+  Attributes:
+    padding: as in `jax.lax.conv_general_dilated`. PyTorch's padding=1 is ((1, 1), (1, 1)), which differs from "SAME"
+      with stride 2. 1x1 convolutions have no padding.
+    groups: number of groups of channels and of features; each group of features sees one group of channels.
+    double: double the image first: repeat each pixel in both directions. For 3x3 kernels without stride.
   """
 
   features: int
@@ -232,9 +232,9 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation (Wu and He 2018) over the positions and channels of each group, statistics at least float32.
+  """Group normalisation (Wu and He 2018) over positions and each group's channels; statistics in float32 or wider.
 
-  `shift` [B, C] is added to every position first. It costs nothing: moments of x + shift follow from those of x.
+  `shift` [B, C] is added to every position first. This is free: moments of x + shift follow from those of x.
   """
 
   groups: int
@@ -252,8 +252,8 @@ class GroupNorm(nn.Module):
     x = x.astype(self.dtype or x.dtype)
     positions = x.size // (x.shape[0] * channels)
     first, second = (s / positions for s in sums(x, x))
-    # The difference of two large numbers is taken within a channel only; between channels, and with the shift, whose
-    # means may be far apart, the moments are combined without one.
+    # Only within a channel is the variance a difference of two large numbers. Channels, and the shift, may have very
+    # different means; their moments are combined without such a difference.
     within = jnp.maximum(second - first**2, 0)
     shift = 0 if shift is None else wide(shift)
     group = lambda v: v.reshape(-1, self.groups, channels // self.groups)
@@ -280,12 +280,11 @@ def layer_norm(
   eps: float = 1e-6,
   dtype: Dtype = None,
 ) -> Float[Array, "*batch features"]:
-  """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in at least float32.
+  """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in float32 or wider.
 
-  Its gradient keeps x, and normalises it again; outside of a loop the compiler may keep what is normalised.
+  The gradient keeps x and normalises it again.
   """
-  normalised = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=(3, 4))
-  return normalised(x, scale, bias, eps, dtype or x.dtype)
+  return again(_layer_norm, static_argnums=(3, 4))(x, scale, bias, eps, dtype or x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -320,10 +319,10 @@ class RMSNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; statistics at least float32.
+  """Batch normalisation: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167. Statistics are float32 or wider.
 
-  Statistics are of the whole batch, on however many devices it lies. Collection "batch_stats" keeps "mean" and "var",
-  the latter with n - 1 in its denominator (Algorithm 2), as moving averages:
+  Statistics are over the global batch, on any number of devices. Collection "batch_stats" keeps moving averages of
+  "mean" and "var", the latter with n - 1 in its denominator (Algorithm 2):
   average <- momentum * average + (1 - momentum) * statistic. PyTorch's momentum is 1 - momentum.
   """
 
@@ -335,7 +334,12 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *space channels"], train: bool) -> Float[Array, "batch *space channels"]:
-    """train: normalise by the batch's statistics and advance the averages; else by the averages."""
+    """Normalises x.
+
+    Args:
+      x: the features.
+      train: normalise by the batch's statistics and advance the averages; otherwise normalise by the averages.
+    """
     channels = x.shape[-1:]
     scale = self.param("scale", self.scale_init, channels, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
@@ -344,8 +348,8 @@ class BatchNorm(nn.Module):
     x = x.astype(self.dtype or x.dtype)
     if train:
       count = x.size // x.shape[-1]
-      # One pass: each example's moments, and then the spread of their means. A difference of moments loses the variance
-      # where the mean is large, so they are moments about a value that is typical, the mean of the first position.
+      # One pass: each example's moments, and then the variance of their means. A difference of moments is inaccurate if
+      # the mean is large, so the moments are taken about a typical value, the mean of the first position.
       typical = jax.lax.stop_gradient(wide(x.reshape(x.shape[0], -1, *channels)[:, 0]).mean(0))
       first, second = (s * (x.shape[0] / count) for s in sums(wide(x) - typical, wide(x) - typical))
       mean = first.mean(0)
@@ -362,7 +366,7 @@ class BatchNorm(nn.Module):
 
 
 def check_rate(name: str, rate: float) -> None:
-  """Raises a UserError for a rate outside [0, 1): of what is left out, the rest is divided by 1 - rate."""
+  """Raises a UserError for a dropout rate outside [0, 1): what is kept is divided by 1 - rate."""
   if not 0 <= rate < 1:
     raise UserError(f"{name} is a rate in [0, 1), and this is {rate:g}: change it")
 
@@ -370,10 +374,11 @@ def check_rate(name: str, rate: float) -> None:
 class Dropout(nn.Module):
   """Dropout whose mask is a function of each example's position in the global batch.
 
-  The mask of example b is drawn from `fold_in(rng "dropout", index[b])`: microbatches and meshes drop the same units.
+  The mask of example b is drawn from `fold_in(rng "dropout", index[b])`, so that microbatches and meshes drop the same
+  units.
 
   Raises:
-    UserError: a rate outside [0, 1).
+    UserError: the rate lies outside [0, 1).
   """
 
   rate: float
@@ -384,7 +389,7 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *rest"], index: Int[Array, "batch"] | None) -> Float[Array, "batch *rest"]:
-    """Without `index` nothing is dropped: sampling and evaluation."""
+    """Drops units of x. Without `index`, in sampling and evaluation, it returns x."""
     if index is None or self.rate == 0:
       return x
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)

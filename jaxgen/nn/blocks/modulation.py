@@ -57,9 +57,11 @@ class Embedding(nn.Module):
 
 
 class Readout(nn.Module):
-  """The last layer: modulated tokens, dense, and patches put together to a picture; it starts at zero.
+  """The last layer: modulation, a dense layer, and the assembly of patches to a picture. Its output starts at zero.
 
-  patch: side of a patch; channels: of the picture.
+  Attributes:
+    patch: side of a patch.
+    channels: channels of the picture.
   """
 
   patch: int
@@ -71,7 +73,11 @@ class Readout(nn.Module):
   def __call__(
     self, x: Tokens, told: Vector, grid: tuple[int, int]
   ) -> Float[Array, "batch height width {self.channels}"]:
-    """grid: rows and columns of patches."""
+    """The picture.
+
+    Args:
+      grid: rows and columns of patches.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     shift, scale = Modulation(2, name="modulation", **dtypes)(told)
     dense = Dense(self.patch**2 * self.channels, kernel_init=nn.initializers.zeros, name="dense", **dtypes)

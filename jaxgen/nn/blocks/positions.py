@@ -1,11 +1,11 @@
-"""Where a token stands: added to it, turned into it, or as a bias between it and the others.
+"""Positions of tokens: as vectors that are added, as rotations, or as biases of attention.
 
-    Sinusoidal, Learned   modules, (x [B, T, F], positions [#B, T], length) -> x plus a vector for each position, which
-                          are all below `length`
-    rotary                (x [B, T, H, d], positions [#B, T]) -> queries or keys, turned
+    Sinusoidal, Learned   modules, (x [B, T, F], positions [#B, T], length) -> x plus a vector for each position; all
+                          positions are below `length`
+    rotary                (x [B, T, H, d], positions [#B, T]) -> rotated queries or keys
     Relative              a module, (queries [#B, T], keys [K]) -> bias of the attention's logits [#B, H, T, K]
 
-Positions count from 0, and are 1 x T where they are the same in every example.
+Positions count from 0. They are 1 x T if they are the same in every example.
 """
 
 from typing import Any
@@ -28,8 +28,8 @@ def sinusoids(
 ) -> Float[Array, "*shape {features}"]:
   """Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
 
-  Features 2 i and 2 i + 1 are sin and cos of position / 10000^(2 i / features). interleaved: False has all sines before
-  all cosines instead, as in Marian.
+  Features 2 i and 2 i + 1 are sin and cos of position / 10000^(2 i / features). If not `interleaved`, all sines come
+  before all cosines, as in Marian.
   """
   j = np.arange(features)
   angle = positions[..., None].astype(dtype) / jnp.asarray(10_000.0 ** (2 * (j // 2) / features), dtype)
@@ -71,9 +71,11 @@ class Sinusoidal(nn.Module):
 
 
 class Learned(nn.Module):
-  """x + a learned vector for each position, of which there are `length`.
+  """x + a learned vector for each position.
 
-  offset: rows before the table's first position that nothing reads; BART has 2.
+  Attributes:
+    length: number of positions.
+    offset: number of unused rows at the start of the table; 2 in BART.
   """
 
   length: int
@@ -83,7 +85,7 @@ class Learned(nn.Module):
 
   @nn.compact
   def __call__(self, x: Tokens, positions: Positions, length: int) -> Tokens:
-    """Raises a UserError where there are more tokens than positions."""
+    """Raises a UserError if there are more tokens than positions."""
     if length > self.length:
       raise UserError(f"a sequence of {length} tokens, and the network has {self.length} positions: cut it shorter")
     table = self.param("table", self.table_init, (self.offset + self.length, x.shape[-1]), self.param_dtype)
@@ -97,12 +99,14 @@ def rotary(
   period: float = 10_000.0,
   interleaved: bool = True,
 ) -> Float[Array, "batch tokens heads d"]:
-  """Queries or keys whose pairs of features are turned by position times period^(-2 i / d), i the pair.
+  """Rotates pair i of the features of queries or keys by the angle position * period^(-2 i / d).
 
-  Their products then depend on the difference of positions alone. Su et al. 2021, https://arxiv.org/abs/2104.09864,
+  Their products then depend only on the difference of positions. Su et al. 2021, https://arxiv.org/abs/2104.09864,
   section 3.2.2.
 
-  interleaved: pair i is features 2 i and 2 i + 1, as in the paper; False: i and i + d / 2, as in GPT-NeoX and LLaMA.
+  Args:
+    interleaved: pair i is features 2 i and 2 i + 1, as in the paper; otherwise features i and i + d / 2, as in GPT-NeoX
+      and LLaMA.
   """
   d, dtype = x.shape[-1], wide_dtype(x.dtype)
   if d % 2:
@@ -119,12 +123,12 @@ def rotary(
 def relative_bucket(
   distance: Int[Array, "*shape"], *, buckets: int = 32, most: int = 128, bidirectional: bool = True
 ) -> Int[Array, "*shape"]:
-  """The bucket, 0 .. buckets - 1, of a distance: key's position minus query's.
+  """The bucket, 0 .. buckets - 1, of a distance, the key's position minus the query's.
 
-  Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.1, as in their code: a half of the buckets for keys
-  behind the query where attention is bidirectional (else those keys share bucket 0 with the query's own position); in
-  each direction a half of the buckets for one distance each, the rest on a logarithmic scale up to `most`, the last
-  for everything beyond.
+  Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 2.1, as in their code. If attention is bidirectional,
+  half of the buckets are for keys after the query; otherwise such keys share bucket 0 with the query's own position. In
+  each direction, half of the buckets are for single distances; the others are on a logarithmic scale up to `most`, and
+  the last is for all larger distances.
   """
   first = jnp.zeros_like(distance)
   if bidirectional:
@@ -133,7 +137,7 @@ def relative_bucket(
   else:
     distance = jnp.maximum(-distance, 0)
   single = buckets // 2
-  # The first distance of each further bucket; where that is a whole number, rounding must not move it.
+  # The first distance of each further bucket. Rounding must not change it if it is an integer.
   edges = single * (most / single) ** (np.arange(1, buckets - single) / (buckets - single))
   edges = np.concatenate([np.arange(1, single + 1), np.ceil(edges - 1e-4)]).astype(np.int32)
   return first + jnp.sum(distance[..., None] >= edges, axis=-1)

@@ -1,9 +1,9 @@
-"""Linear and bilinear operations whose derivatives are written by hand, at the depth of a primitive.
+"""Linear and bilinear operations with hand-written derivatives, as primitives.
 
-What JAX derives is right everywhere and slow in places: inside a loop or a cond, XLA's CPU backend runs the
-convolutions that JAX derives for the gradient of a convolution on a path 10 to 300 times slower than others. A
-`custom_vjp` would know no forward mode. These primitives know all that JAX's own do: jvp, linearize, transposition and
-vmap in any order and to any depth. Each is lowered for the platform that it is compiled for, whichever traces it.
+JAX's derivatives are correct but sometimes slow: inside a loop or a cond, XLA's CPU backend runs JAX's gradients of a
+convolution 10 to 300 times slower than elsewhere. A `custom_vjp` has no forward mode. These primitives support
+everything that JAX's own support: jvp, linearize, transposition and vmap in any order and to any depth. Each is lowered
+for the platform that it is compiled for, on whatever platform it is traced.
 """
 
 import math
@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 
 def _primitive(name: str, run: Callable, abstract: Callable, several: bool) -> Primitive:
-  """A primitive that is computed by `run`, of the operands and parameters, and whose results are as `abstract` says."""
+  """A primitive: `run` computes it from operands and parameters, and `abstract` gives its results' types."""
   primitive = Primitive(name)
   primitive.multiple_results = several
   bind = lambda *operands, **parameters: primitive.bind(*operands, **parameters)
@@ -41,7 +41,7 @@ def _primitive(name: str, run: Callable, abstract: Callable, several: bool) -> P
 
 
 def _alike(arrays: Sequence[Array]) -> list[Array]:
-  """Within `jax.shard_map`: all vary over the mesh's axes over which one of them does."""
+  """Within `jax.shard_map`: makes all arrays vary over every mesh axis over which one of them varies."""
   axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
   every = frozenset().union(*axes)
   vary = lambda x, missing: lax.pcast(x, tuple(missing), to="varying") if missing else x
@@ -49,7 +49,7 @@ def _alike(arrays: Sequence[Array]) -> list[Array]:
 
 
 def _result(shape: Shape, dtype: Any, operand: ShapedArray) -> ShapedArray:
-  """It varies over the mesh's axes over which the operands do."""
+  """The abstract result, which varies over the mesh axes over which the operand varies."""
   sharding = operand.sharding.update(spec=PartitionSpec(*(None,) * len(shape)))
   return operand.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
@@ -61,26 +61,29 @@ def _result(shape: Shape, dtype: Any, operand: ShapedArray) -> ShapedArray:
 class Bilinear:
   """y = f(x, w), linear in images x and in kernels w.
 
-  plain: f in terms that JAX differentiates, as all platforms but those below have it and its transposes.
-  cpu: what a CPU has in their place: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)).
-    None as one of the last two is the transpose of the first.
-  options: what f is told besides, hashable.
-  channelwise: y's channel is x's, each computed from its own; not sums over x's channels.
+  Attributes:
+    plain: f in operations that JAX differentiates. All platforms but CPUs use it and its transposes.
+    cpu: functions for CPUs: (f(x, w, *options), dx(dy, w, x_shape, *options), dw(x, dy, w_shape, *options)). None in
+      place of one of the last two stands for the transpose of the first, or of `transposed`.
+    options: hashable further arguments of f.
+    channelwise: each channel of y depends on the same channel of x, and not on all channels.
+    transposed: f in other operations, whose transposes a CPU uses in place of those of the first function in `cpu`.
   """
 
   plain: Callable[..., Array]
   cpu: tuple[Callable[..., Array], Callable[..., Array] | None, Callable[..., Array] | None]
   options: tuple = ()
   channelwise: bool = False
+  transposed: Callable[..., Array] | None = None
 
   def __call__(self, x: Float[Array, "B H W I"], w: Float[Array, "h w C O"]) -> Float[Array, "B P Q O"]:
     x, w = _alike((x, w))
     return _bilinear.bind(x, w, rule=self, result="y", x_shape=x.shape, w_shape=w.shape, batches=0)
 
 
-# <dy, f(x, w)> is linear in each of the three. An operation takes two of them, in this order, and gives the third.
+# <dy, f(x, w)> is linear in dy, x and w. An operation takes two of them, in this order, and gives the third.
 _OPERANDS = {"y": ("x", "w"), "x": ("y", "w"), "w": ("x", "y")}
-# Two of the three have an axis in common: the batch, the channels of x, the channels of y.
+# Each two of them have an axis in common: the batch, the channels of x or the channels of y.
 _AXES = {("x", "y"): (-4, -4), ("x", "w"): (-1, -2), ("y", "w"): (-1, -1)}
 _AXES |= {pair[::-1]: axes[::-1] for pair, axes in _AXES.items()}
 
@@ -97,7 +100,7 @@ def _bilinear_abstract(a, b, *, rule, result, x_shape, w_shape, batches):
 
 
 def _transposed(f: Callable, result: str, a: Array, b: Array, x_shape: Shape, w_shape: Shape) -> Array:
-  """What f's transpose for x or w makes of (dy, w) or (x, dy)."""
+  """f's transpose with respect to x or w, applied to (dy, w) or (x, dy)."""
   struct = lambda shape: _result(shape, a.dtype, jax.typeof(a))
   if result == "x":
     return jax.linear_transpose(lambda x: f(x, b), struct(x_shape))(a)[0]
@@ -120,6 +123,8 @@ def _bilinear_cpu(a, b, *, rule, result, x_shape, w_shape, batches):
   if own is not None:
     f = lambda a, b: own(a, b, shape, *rule.options)
   elif result != "y":
+    whole = rule.transposed or forward
+    f = lambda x, w: whole(x, w, *rule.options)
     f = partial(_transposed, f, result, x_shape=x_shape, w_shape=w_shape)
   for _ in range(batches):
     f = jax.vmap(f)
@@ -141,7 +146,7 @@ ad.defbilinear(_bilinear, partial(_bilinear_transpose, 0), partial(_bilinear_tra
 
 
 def _bilinear_batch(operands, dims, *, rule, result, x_shape, w_shape, batches):
-  """One operand is batched: its batch joins the axis that it has in common with the result. Else a batch of both."""
+  """If one operand is batched, its batch joins the axis that it shares with the result; otherwise both are batched."""
   parameters = dict(rule=rule, result=result)
   position = 0 if dims[1] is None else 1 if dims[0] is None else None
   if position is not None:
@@ -177,9 +182,9 @@ Map = Callable[[tuple, tuple], tuple]
 
 
 def linear(f: Map, transpose: Map, residuals: Sequence[Array], arguments: Sequence[Array]) -> list[Array]:
-  """f(residuals, arguments), linear in the arguments, whose transpose is transpose(residuals, cotangents).
+  """f(residuals, arguments), which is linear in the arguments, with transpose(residuals, cotangents) as its transpose.
 
-  Both are of tuples of arrays, and hashable. JAX must know f's and the transpose's derivatives by the residuals.
+  Both functions take tuples of arrays and are hashable. JAX must be able to differentiate both by the residuals.
   """
   operands = _alike([*residuals, *arguments])
   return _linear.bind(*operands, f=f, transpose=transpose, residuals=len(residuals))
@@ -225,7 +230,7 @@ def _linear_transpose(cotangents, *operands, f, transpose, residuals):
 
 @dataclass(frozen=True)
 class _Mapped:
-  """f over a leading axis of the arguments, and of those residuals that have one."""
+  """f mapped over a leading axis of the arguments, and of those residuals that have one."""
 
   f: Map
   axes: tuple[int | None, ...]
@@ -249,7 +254,7 @@ batching.primitive_batchers[_linear] = _linear_batch
 
 
 def definition(equation: JaxprEqn) -> tuple[int, Jaxpr] | None:
-  """How often an equation of these primitives evaluates which program, as it is defined; None of other equations.
+  """(count, program) of an equation with one of these primitives: it evaluates the program that often. None for others.
 
   A transpose of a bilinear operation has as many multiplications as the operation.
   """

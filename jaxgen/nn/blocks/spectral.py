@@ -1,12 +1,12 @@
 """Spectral normalisation: layers whose kernels are divided by their largest singular value.
 
-Miyato et al. 2018, https://arxiv.org/abs/1802.05957, Algorithm 1, for W [outputs, inputs], of a convolution's kernel
-reshaped so:
+Miyato et al. 2018, https://arxiv.org/abs/1802.05957, Algorithm 1, for W [outputs, inputs], to which a convolution's
+kernel is reshaped:
 
     v <- W^T u / ||W^T u||,  u <- W v / ||W v||,  sigma = u^T W v
 
-The gradient goes through W in sigma and not through u and v. Collection "spectral" keeps "u"; one iteration per call
-in training advances it, and no other call does.
+The gradient goes through W in sigma but not through u and v. Collection "spectral" keeps "u". Each call in training
+makes one iteration; other calls make none.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def _unit(x: Array) -> Array:
 
 
 def normalised(module: nn.Module, kernel: Float[Array, "*inputs outputs"], train: bool) -> Array:
-  """kernel / sigma, with u among the variables of the module that calls it."""
+  """kernel / sigma. u is a variable of the calling module."""
   W = kernel.reshape(-1, kernel.shape[-1]).T
   draw = lambda: _unit(jax.random.normal(module.make_rng("params"), W.shape[:1], W.dtype))
   kept = module.variable("spectral", "u", draw)

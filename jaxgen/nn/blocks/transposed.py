@@ -23,9 +23,9 @@ def _plain(x, w):
 
 
 def _by_phases(x, w):
-  """A convolution without strides or dilation that computes all four pixels that stand for one of x.
+  """Computes the four output pixels of each pixel of x by one convolution without strides or dilation.
 
-  Each is computed from at most ceil(k / 2) of x's pixels in either direction.
+  Each depends on at most ceil(k / 2) pixels of x in either direction.
   """
   (batch, height, width, inputs), size, features = x.shape, w.shape[0], w.shape[3]
   r = (size - 1) // 2

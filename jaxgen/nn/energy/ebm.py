@@ -1,7 +1,7 @@
-"""Energies: networks that give one number of nats per example, of which exp(-U(x)) is an unnormalised density.
+"""Energies U: networks with one output per example, in nats. exp(-U(x)) is an unnormalised density.
 
-Activations are smooth, so that the gradients in x which chains follow are continuous. There are no batch statistics: an
-example's energy is a function of that example alone.
+Activations are smooth, so that the gradients with respect to x, which chains follow, are continuous. There are no batch
+statistics: an example's energy depends on that example only.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense, average
 
 Activation = Callable[[Array], Array]
@@ -26,14 +26,15 @@ def quadratic(x: Float[Array, "batch *shape"], reference: float | None) -> Float
 
 
 class EnergyMLP(nn.Module):
-  """An energy of vectors, or of images taken as vectors: hidden layers, then one number.
+  """An energy of vectors, or of images flattened to vectors: hidden layers and one output.
 
-  widths: of the hidden layers.
-  reference: standard deviation of a Gaussian that the density is relative to: |x|^2 / (2 reference^2) is added, so that
-    exp(-U) is integrable wherever the network goes; None for none.
+  Attributes:
+    widths: widths of the hidden layers.
+    reference: standard deviation of a Gaussian; |x|^2 / (2 reference^2) is added to the energy, so that exp(-U) is
+      integrable for any network. None: nothing is added.
 
   Raises:
-    UserError: a reference that is not larger than 0.
+    UserError: the reference is not larger than 0.
   """
 
   widths: Sequence[int] = (128, 128)
@@ -48,6 +49,7 @@ class EnergyMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch"]:
+    check_sizes("an energy", widths=self.widths)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = x.reshape(len(x), -1)
     for width in self.widths:
@@ -56,14 +58,15 @@ class EnergyMLP(nn.Module):
 
 
 class EnergyConvNet(nn.Module):
-  """An energy of images: convolutions, then one number.
+  """An energy of images: convolutions and one output.
 
-  layers: (features, kernel, stride) of each convolution, "SAME" padding.
-  pooled: the last layer's features are averaged over positions before they make a number; else all of them do.
-  reference: as in `EnergyMLP`.
+  Attributes:
+    layers: (features, kernel, stride) of each convolution, with "SAME" padding.
+    pooled: average the last layer's features over positions before the output layer; otherwise flatten them.
+    reference: as in `EnergyMLP`.
 
   Raises:
-    UserError: a reference that is not larger than 0.
+    UserError: the reference is not larger than 0.
   """
 
   layers: Sequence[Layer] = ((32, 3, 1), (64, 4, 2), (128, 4, 2))
@@ -82,6 +85,7 @@ class EnergyConvNet(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = x
     for features, kernel, stride in self.layers:
+      check_sizes("an energy", features=features, kernel=kernel, stride=stride)
       conv = Conv(features, kernel, stride, kernel_init=nn.initializers.he_normal(), **dtypes)
       h = self.activation(conv(h))
     h = average(h) if self.pooled else h.reshape(len(h), -1)
@@ -89,7 +93,7 @@ class EnergyConvNet(nn.Module):
 
 
 def leaky_relu(x: Array) -> Array:
-  """With slope 0.2 below 0, for energies as their papers have them."""
+  """Leaky ReLU with slope 0.2 below 0, as in the papers on energies."""
   return jax.nn.leaky_relu(x, 0.2)
 
 

@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machines: D visible and H binary hidden units, with connections between the two kinds alone.
+"""Restricted Boltzmann machines: D visible and H binary hidden units, with connections only between the two kinds.
 
 With h in {0, 1}^H the energies, in nats, are
 
@@ -7,23 +7,23 @@ With h in {0, 1}^H the energies, in nats, are
 
 and p(v, h) = exp(-E) / Z. (R1) is Smolensky 1986 and Hinton 2002, Training products of experts by minimizing
 contrastive divergence. (R2) is Hinton 2010, A practical guide to training restricted Boltzmann machines, section 13.2,
-centred: there v / sigma meets W, which is the same with another c, but hidden units then saturate where b is many
-sigma. sigma is fixed or learned, by z = log sigma^2 as in Cho, Ilin and Raiko 2011, Improved learning of
+but with u in place of v / sigma. That is the same model with another c; with v / sigma hidden units saturate if b is
+many sigma. sigma is fixed, or learned by z = log sigma^2 as in Cho, Ilin and Raiko 2011, Improved learning of
 Gaussian-Bernoulli restricted Boltzmann machines. With u = v and sigma = 1 in (R1), both have
 
     (R3)  p(h_j = 1 | v) = sigmoid(c + u W)_j
-    (R4)  p(v_i | h) is of the location m_i = (b + sigma W h)_i: a logit in (R1), the mean of a Gaussian in (R2)
-    (R5)  F(v) = -log sum_h exp(-E(v, h)) = -b v - sum_j softplus(c + u W)_j    with (R2)'s squares for -b v
+    (R4)  p(v_i | h) has the location m_i = (b + sigma W h)_i: a logit in (R1), the mean of a Gaussian in (R2)
+    (R5)  F(v) = -log sum_h exp(-E(v, h)) = -b v - sum_j softplus(c + u W)_j    in (R2) with sum_i u_i^2 / 2 for -b v
     (R6)  -log int exp(-E(v, h)) dv = -c h - sum_i A(m_i)    with A(m) = softplus(m), or in (R2)
           ((m - b) / sigma)^2 / 2 + log(2 pi sigma^2) / 2
 
-The path between a model whose visible units are independent, of biases a, and the whole is of such machines, too:
+The path from a model with independent visible units, of biases a, to the machine consists of machines, too:
 
     (R7)  E_beta: W beta, c beta, a + beta (b - a)
 
-Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks, eq. 15, have it with a as the base
-rates of the data. Every function below takes the inverse temperature `beta`, a number or one for each row, and `base`,
-which is a, b itself by default.
+In Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks, eq. 15, a are the base rates of
+the data. Every function below takes the inverse temperature `beta`, one number or one for each row, and `base`, which
+is a and by default b.
 
     network = RBM(784, 500)
     F = network.apply({"params": p}, v, method="free_energy")       # [B, 784] in {0, 1} -> [B] nats
@@ -46,21 +46,22 @@ Energies = Float[Array, "*batch"]
 Base = Float[Array, " D"] | None
 Beta = float | Float[Array, "..."]
 Side = Literal["visible", "hidden"]
-MOST = 25  # units of the side over whose states `log_partition` sums: 2^25 of them take minutes
+MOST = 25  # the largest number of units over whose states `log_partition` sums: 2^25 states take minutes
 
 
 class Units(NamedTuple):
-  """A kind of visible units, of biases b, with the location m given h and the standard deviation sigma.
+  """A kind of visible units, with biases b, location m given h, and standard deviation sigma.
 
-  levels: of the values that they take, None where they are real numbers.
-  standard: (v, b, sigma) -> u.
-  energy: (v, b, sigma) -> each unit's energy where W = 0.
-  log_partition: (m, b, sigma) -> A(m) of (R6).
-  mean: m -> the mean of v.
-  draw: (key, m, sigma) -> v.
-  bias: mean of the data -> the b of which it is the mean where W = 0.
-  sigma: where it is not learned.
-  learned: z = log sigma^2 is a parameter for each unit.
+  Attributes:
+    levels: number of values that a unit takes; None: real numbers.
+    standard: (v, b, sigma) -> u.
+    energy: (v, b, sigma) -> each unit's energy for W = 0.
+    log_partition: (m, b, sigma) -> A(m) of (R6).
+    mean: m -> the mean of v.
+    draw: (key, m, sigma) -> v.
+    bias: mean of the data -> the b that gives this mean for W = 0.
+    sigma: the standard deviation, if it is not learned.
+    learned: z = log sigma^2 is a parameter for each unit.
   """
 
   levels: int | None
@@ -79,7 +80,7 @@ def _bernoulli(key: Array, m: Array, sigma: Array | float = 1.0) -> Array:
 
 
 def bernoulli() -> Units:
-  """0 or 1. Means are held between 0.01 and 0.99 for biases: some pixels are the same in all examples."""
+  """Units with values 0 or 1. For biases, means are clipped to 0.01 .. 0.99: some pixels are equal in all examples."""
 
   def bias(mean: Array) -> Array:
     p = jnp.clip(mean, 0.01, 0.99)
@@ -97,7 +98,10 @@ def bernoulli() -> Units:
 
 
 def gaussian(sigma: float | None = 1.0) -> Units:
-  """Real numbers of standard deviation sigma given h: fixed, for data scaled to it, or None: learned for each unit.
+  """Units with real values, with standard deviation sigma given h.
+
+  Args:
+    sigma: the standard deviation, for data that is scaled to it; None: it is learned for each unit.
 
   Raises:
     UserError: sigma <= 0.
@@ -119,11 +123,12 @@ def gaussian(sigma: float | None = 1.0) -> Units:
 
 
 class RBM(nn.Module):
-  """(R1), or with `gaussian` units (R2). Parameters: W [D, H], b [D], c [H], and z [D] where the variance is learned.
+  """(R1), or with `gaussian` units (R2). Parameters: W [D, H], b [D], c [H], and z [D] if the variance is learned.
 
   W starts from a Gaussian of standard deviation 0.01, as in Hinton's guide, section 8; b, c and z start at 0.
 
-  visible, hidden: D and H.
+  Attributes:
+    visible, hidden: D and H.
   """
 
   visible: int
@@ -190,8 +195,11 @@ class RBM(nn.Module):
     return jax.vmap(self.units.draw, (0, None, None))(keys, m, self.sigma)
 
   def reconstruct(self, v: Visible) -> Visible:
-    """The mean of v given the mean of h given v; again and again it is the mean-field recursion of Welling and Hinton
-    2002, A new learning algorithm for mean field Boltzmann machines, for (R1)."""
+    """The mean of v given the mean of h given v.
+
+    For (R1), its repetition is the mean-field recursion of Welling and Hinton 2002, A new learning algorithm for mean
+    field Boltzmann machines.
+    """
     return self.units.mean(self.location(jax.nn.sigmoid(self.hidden_logits(v))))
 
   def _bias(self, beta: Array | float, base: Base) -> Array:
@@ -203,10 +211,10 @@ def _column(beta: Beta) -> Array | float:
 
 
 def summed_side(network: RBM, side: Side | None = None) -> Side:
-  """The units over whose states `log_partition` sums: those of the smaller side where none is asked for.
+  """The side over whose states `log_partition` sums: `side`, or the one with fewer units.
 
   Raises:
-    UserError: that side has more than 25 units, or its units are real numbers.
+    UserError: this side has more than 25 units, or its units have real values.
   """
   sizes = {"visible": network.visible, "hidden": network.hidden}
   if network.units.levels is None:
@@ -222,11 +230,11 @@ def summed_side(network: RBM, side: Side | None = None) -> Side:
 
 
 def log_partition(network: RBM, params: Any, side: Side | None = None, chunk: int = 4096) -> Float[Array, ""]:
-  """log Z in nats, exactly: the sum over all states of the visible or of the hidden units, the other ones summed out.
+  """log Z in nats, exactly, by a sum over all states of one side's units; the other side is summed in closed form.
 
   Args:
-    side: as in `summed_side`, which raises its errors.
-    chunk: states in memory at once, rounded up to a power of 2.
+    side: as in `summed_side`, whose errors it raises.
+    chunk: number of states in memory at once, rounded up to a power of 2.
   """
   side = summed_side(network, side)
   n, method = {

@@ -1,4 +1,4 @@
-"""Scores of energies: a network that gives one number per example made into one that gives vectors."""
+"""The score of an energy network, as a network itself."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 class Score(nn.Module):
   """-grad E(x) of an energy network, x [B, ...] -> [B, ...]: the score of exp(-E).
 
-  What else the network takes (noise levels, labels) is handed on, so that an energy may stand wherever a score network
-  does: in `methods.energy.score_matching`, and with the prediction "score" in `methods.diffusion.gaussian`.
+  Further arguments (noise levels, labels) go to the energy network, so that it can be used like any score network: in
+  `methods.energy.score_matching`, and with the prediction "score" in `methods.diffusion.gaussian`.
 
-  energy: x, ... -> [B], each a function of its own example.
+  Attributes:
+    energy: x, ... -> [B], each a function of its own example.
   """
 
   energy: Any

@@ -1,9 +1,9 @@
-"""Bijections: maps that are undone exactly and whose Jacobian's determinant is known; flows are made of them.
+"""Bijections: invertible maps with a known Jacobian determinant, of which flows are made.
 
-A bijection is a Flax module that keeps the shape of what it maps,
+A bijection is a Flax module whose output has its input's shape,
 
     y, log_det = bijection(x)                  log_det [B] = log |det dy/dx|
-    x, log_det = bijection(y, inverse=True)    log_det [B] = log |det dx/dy|, minus the other
+    x, log_det = bijection(y, inverse=True)    log_det [B] = log |det dx/dy|, the negative of the other
 
 With `train=True` batch statistics are those of the batch, and the running ones move. Bijections compose: `Chain`
 applies several in turn, `Repeat` several of a kind, and `Flattened`, `Squeezed` and `Split` apply one within another
@@ -32,7 +32,7 @@ LogDet = Float[Array, " batch"]
 
 
 def _each(log_det: Array, x: Array) -> LogDet:
-  """A log-determinant that is the same for every example."""
+  """Repeats a log-determinant that is the same for every example of x."""
   return jnp.broadcast_to(log_det, len(x)).astype(x.dtype)
 
 
@@ -41,7 +41,7 @@ def _positions(x: Array) -> int:
 
 
 def affine(x: Event, log_scale: Event | None, shift: Event, inverse: bool = False) -> tuple[Event, LogDet]:
-  """x exp(log_scale) + shift, entry by entry; without log_scale x + shift. `inverse` undoes it."""
+  """x exp(log_scale) + shift, elementwise; x + shift if log_scale is None. With `inverse` its inverse."""
   if log_scale is None:
     return (x - shift if inverse else x + shift), jnp.zeros(len(x), x.dtype)
   y = (x - shift) * jnp.exp(-log_scale) if inverse else x * jnp.exp(log_scale) + shift
@@ -53,7 +53,7 @@ def affine(x: Event, log_scale: Event | None, shift: Event, inverse: bool = Fals
 
 
 class Chain(nn.Module):
-  """The bijections in turn, the first one first."""
+  """Applies bijections in order."""
 
   bijections: Sequence[Any]
 
@@ -67,7 +67,7 @@ class Chain(nn.Module):
 
 
 class Repeat(nn.Module):
-  """`times` bijections of one kind in turn, each with parameters of its own, stacked along the first axis.
+  """Applies `times` bijections of one kind in turn. Each has its own parameters, stacked along the first axis.
 
   It is one `lax.scan`, so that a deep flow compiles as fast as a shallow one.
   """
@@ -100,13 +100,14 @@ _IN_ROWS, _DIAGONAL_FIRST = np.arange(4), np.array([0, 3, 1, 2])
 
 
 def squeeze(x: Image, diagonal: bool = False) -> Float[Array, "batch h w c"]:
-  """[B, H, W, C] -> [B, H / 2, W / 2, 4 C]: each 2x2 square of pixels becomes one.
+  """[B, H, W, C] -> [B, H / 2, W / 2, 4 C]: each 2x2 square of pixels becomes one pixel.
 
-  The four values of a channel stay together, row by row. With `diagonal` the channels of a pixel stay together and the
-  pixels of the main diagonal come first: the first half of the new channels is then one colour of a checkerboard.
+  The four values of a channel are neighbours, row by row. With `diagonal` the channels of a pixel are neighbours and
+  the pixels of the main diagonal come first, so that the first half of the new channels is one colour of a
+  checkerboard.
 
   Raises:
-    UserError: an odd side.
+    UserError: a side is odd.
   """
   b, h, w, c = x.shape
   if h % 2 or w % 2:
@@ -142,10 +143,10 @@ class Squeezed(nn.Module):
 
 
 class Split(nn.Module):
-  """A bijection of the first half of the channels; the second half b goes to its place in the latent as it is.
+  """A bijection of the first half of the channels. The second half b becomes a part of the latent.
 
-  With a prior, b goes there as (b - mean) / std, where (log std, mean) = prior(first half, channels of b, train): a
-  standard normal latent then says that b is normal given the first half.
+  With a prior, the latent has (b - mean) / std in place of b, where (log std, mean) = prior(first half, channels of b,
+  train). A standard normal latent then means that b is normal given the first half.
   """
 
   bijection: Any
@@ -166,12 +167,13 @@ class Split(nn.Module):
 
 
 class Coupling(nn.Module):
-  """Changes one half of the last axis by what a network makes of the other half a: b exp(log_scale) + shift.
+  """Changes one half b of the last axis by a network of the other half a: b exp(log_scale) + shift.
 
   (log_scale, shift) = conditioner(a, entries of b, train), each of b's shape; log_scale is None for additive coupling.
   Dinh et al. 2014, https://arxiv.org/abs/1410.8516, section 3.2; 2016, https://arxiv.org/abs/1605.08803, eq. 4, 5.
 
-  swap: the first half is changed, by the second one.
+  Attributes:
+    swap: b is the first half and a the second; otherwise a is the first.
   """
 
   conditioner: Any
@@ -191,17 +193,18 @@ class Coupling(nn.Module):
 
 
 def checkerboard(height: int, width: int, odd: bool) -> Int[np.ndarray, "height width 1"]:
-  """1 where row + column is even (odd: where it is odd), else 0."""
+  """1 where row + column is even and 0 elsewhere; with `odd` the reverse."""
   return ((np.add.outer(np.arange(height), np.arange(width)) + 1 + odd) % 2)[..., None]
 
 
 class CheckerboardCoupling(nn.Module):
-  """Affine coupling of images, where the pixels of one colour of a checkerboard change those of the other.
+  """Affine coupling of images: the pixels of one colour of a checkerboard change those of the other.
 
-  Dinh et al. 2016, eq. 9, with b = mask: y = b x + (1 - b) (x exp(s(b x)) + t(b x)). The network sees the mask, too, as
-  one more channel: (s, t) = conditioner([b x, b], channels of x, train).
+  Dinh et al. 2016, eq. 9, with the mask b: y = b x + (1 - b) (x exp(s(b x)) + t(b x)). The network also sees the mask
+  as a further channel: (s, t) = conditioner([b x, b], channels of x, train).
 
-  odd: the pixels whose row + column is odd stay; otherwise the others.
+  Attributes:
+    odd: pixels with odd row + column are not changed; otherwise those with even row + column.
   """
 
   conditioner: Any
@@ -232,7 +235,7 @@ class Rescale(nn.Module):
 
 
 class Scaling(nn.Module):
-  """exp(s) x, a learned s for every entry of an example, 0 at first: Dinh et al. 2014, section 3.3."""
+  """exp(s) x with a learned s for every entry of an example, initially 0: Dinh et al. 2014, section 3.3."""
 
   param_dtype: Dtype = jnp.float32
 
@@ -244,7 +247,7 @@ class Scaling(nn.Module):
 
 
 class Permutation(nn.Module):
-  """Entry i of the last axis becomes entry order(D)[i] of x's D: `evens_first`, `backwards`, or another."""
+  """Permutes the last axis, of size D: entry i of y is entry order(D)[i] of x. An `order` is `evens_first`."""
 
   order: Callable[[int], np.ndarray]
 
@@ -269,7 +272,7 @@ def _rotation(key: Array, size: int, dtype: Dtype) -> Float[Array, "{size} {size
 
 
 def _rows_times(x: Array, w: Array) -> Array:
-  """x W of every position's channels x, a row. At full precision: an inverse has none to lose."""
+  """x W for the row x of every position's channels, at full precision, which an exact inverse needs."""
   return jnp.matmul(x.reshape(-1, x.shape[-1]), w.astype(x.dtype), precision="highest").reshape(x.shape)
 
 
@@ -322,10 +325,10 @@ def _moments(x: Array) -> tuple[Float[Array, " channels"], Float[Array, " channe
 
 
 class ActNorm(nn.Module):
-  """s x + b by channel, s > 0, which start such that the first batch comes out with mean 0 and variance 1.
+  """s x + b with s > 0 and b for each channel. They start such that the first batch gets mean 0 and variance 1.
 
-  Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039, section 3.1. log s is what is learned. Where a channel
-  has no spread, such as that of a dead ReLU, s starts at 1.
+  Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039, section 3.1. The parameter is log s. For a constant
+  channel, such as that of a dead ReLU, s starts at 1.
   """
 
   param_dtype: Dtype = jnp.float32
@@ -346,9 +349,9 @@ class ActNorm(nn.Module):
 class BatchNorm(nn.Module):
   """(x - mean) / sqrt(var + eps) by channel, with its log-determinant: Dinh et al. 2016, section 3.7.
 
-  In training mean and var are the batch's, and the examples' maps depend on one another; log_det is that of one example
-  with the statistics held. Collection "batch_stats" keeps moving averages of them, average <- momentum * average +
-  (1 - momentum) * statistic, for everything else, which is then a bijection of each example by itself.
+  In training, mean and var are those of the batch, so that examples depend on each other; log_det is that of one
+  example with fixed statistics. Collection "batch_stats" keeps moving averages, average <- momentum * average + (1 -
+  momentum) * statistic, which are used outside of training. There the map is a bijection of each example.
   """
 
   momentum: float = 0.9
@@ -374,9 +377,9 @@ class BatchNorm(nn.Module):
 
 
 class Logit(nn.Module):
-  """logit((1 + (1 - 2 alpha) x) / 2), from [-1, 1] into the real line: Dinh et al. 2016, section 4.1, as in their code.
+  """logit((1 + (1 - 2 alpha) x) / 2), from [-1, 1] to the real line: Dinh et al. 2016, section 4.1, as in their code.
 
-  Without it a model spends density outside [-1, 1]; alpha keeps the ends finite.
+  Without it a model has density outside of [-1, 1]. alpha keeps the values at -1 and 1 finite.
   """
 
   alpha: float = 0.05

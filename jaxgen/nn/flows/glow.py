@@ -30,7 +30,7 @@ Out = Float[Array, "batch height width out"]
 
 
 class ZeroConv(nn.Module):
-  """(3x3 convolution + bias) exp(3 s), all zero at the start; s by channel lets the output grow soon."""
+  """(3x3 convolution + bias) exp(3 s), all zero at the start. s, one for each channel, speeds up its growth."""
 
   features: int
   dtype: Dtype = jnp.float32
@@ -45,7 +45,7 @@ class ZeroConv(nn.Module):
 
 
 def edged(x: Image) -> Float[Array, "batch h w c"]:
-  """x with a frame of zeros, and a channel more that is 1 on it: a 3x3 convolution then knows where the edge is."""
+  """x with a frame of zeros, and a further channel that is 1 on the frame, so that a 3x3 convolution sees the edge."""
   frame = [(0, 0), (1, 1), (1, 1)]
   edge = jnp.pad(jnp.zeros((*x.shape[:3], 1), x.dtype), [*frame, (0, 0)], constant_values=1)
   return jnp.concatenate([jnp.pad(x, [*frame, (0, 0)]), edge], axis=-1)
@@ -54,7 +54,7 @@ def edged(x: Image) -> Float[Array, "batch h w c"]:
 class Network(nn.Module):
   """The network of a coupling layer: 3x3, 1x1 and 3x3 convolutions, actnorm and ReLU between them.
 
-  The scale is sigmoid(. + 2), as in their code. additive: no scale.
+  The scale is sigmoid(. + 2), as in their code; if `additive`, there is no scale.
   """
 
   width: int
@@ -77,7 +77,7 @@ class Network(nn.Module):
 
 
 class Prior(nn.Module):
-  """log std and mean of what leaves at a split, given what stays."""
+  """log std and mean of the half that leaves at a split, given the half that stays."""
 
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -97,17 +97,18 @@ def glow(
   dtype: Dtype = jnp.float32,
   param_dtype: Dtype = jnp.float32,
 ) -> Chain:
-  """The flow of images in [-1, 1], of which it makes [-1/2, 1/2] first.
+  """The flow of images in [-1, 1], which are first scaled to [-1/2, 1/2].
 
-  levels: each squeezes; half of the values leave after all but the last, where the prior is normal, with a mean and a
-    scale by channel: one actnorm more.
-  steps: of flow at each level.
-  width: of the coupling layers' networks.
-  lu: the 1x1 convolutions are kept decomposed, else as they are.
-  additive: coupling, else affine.
+  Args:
+    levels: number of levels. Each squeezes the image; after all but the last, half of the values leave. The last level
+      ends with a further actnorm, which gives the prior a mean and scale for each channel.
+    steps: number of flow steps at each level.
+    width: width of the coupling layers' networks.
+    lu: parametrise the 1x1 convolutions by their LU decomposition.
+    additive: additive coupling; otherwise affine.
 
   Raises:
-    UserError: sizes of 0.
+    UserError: a size is 0.
   """
   check_sizes("Glow", levels=levels, steps=steps, width=width)
   dtypes = dict(dtype=dtype, param_dtype=param_dtype)

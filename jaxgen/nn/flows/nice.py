@@ -19,12 +19,12 @@ Dtype = Any
 
 
 def uniform(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
-  """In [-0.01, 0.01], their code's."""
+  """Uniform in [-0.01, 0.01], as in the authors' code."""
   return jax.random.uniform(key, shape, dtype, -0.01, 0.01)
 
 
 class Shift(nn.Module):
-  """What additive coupling adds: a perceptron with ReLU, linear at its end."""
+  """The shift of additive coupling: a perceptron with ReLU and a linear output layer."""
 
   widths: Sequence[int]
   kernel_init: Callable[..., Array] = uniform
@@ -49,12 +49,14 @@ def nice(
   dtype: Dtype = jnp.float32,
   param_dtype: Dtype = jnp.float32,
 ) -> Flattened:
-  """The flow of images in [-1, 1]; their pixels are brought to [0, 1], and the even ones are the first half.
+  """The flow of images in [-1, 1]. They are scaled to [0, 1], and the pixels with even numbers are the first half.
 
-  widths: of each coupling layer's hidden layers. The coupling layers change the second half and the first in turn.
+  Args:
+    widths: widths of the hidden layers of each coupling layer.
+    couplings: number of coupling layers. They change the second half and the first in turn.
 
   Raises:
-    UserError: sizes of 0.
+    UserError: a size is 0.
   """
   check_sizes("NICE", couplings=couplings, widths=widths)
   shift = lambda: Shift(widths, kernel_init, dtype, param_dtype)

@@ -25,7 +25,8 @@ Out = Float[Array, "batch height width out"]
 class WeightNormConv(nn.Module):
   """Convolution with weight normalisation, w = g v / ||v|| by output: Salimans and Kingma 2016, arXiv:1602.07868.
 
-  g: its start; None where what follows is normalised and it would say nothing.
+  Attributes:
+    g: the initial g; None: there is no g, because normalisation follows and would cancel it.
   """
 
   features: int
@@ -48,7 +49,7 @@ class WeightNormConv(nn.Module):
     return add_bias(conv(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")), b)
 
 
-# Their code draws v in [-s, s] with s = sqrt(2 / inputs) and starts g at the norm that such a v has on average.
+# The authors' code draws v in [-s, s] with s = sqrt(2 / inputs), and g starts at the average norm of such a v.
 _G_3X3, _G_1X1 = (2 * 9 / 12) ** 0.5, (2 / 12) ** 0.5
 
 
@@ -70,11 +71,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-  """s and t of affine coupling, s = scale tanh(.), by a residual network whose every block reaches the output.
+  """s and t of affine coupling, with s = scale tanh(.), by a residual network that adds up its blocks' outputs.
 
-  Their Appendix and code: it sees batch-normalised h and -h, so that ReLU loses nothing at the start.
+  As in the authors' Appendix and code, its input is batch-normalised h and -h, so that the first ReLU loses nothing.
 
-  features: width. blocks: residual blocks. scale: of s at the start.
+  Attributes:
+    features: width of the network.
+    blocks: number of residual blocks.
+    scale: the initial scale of s.
   """
 
   features: int
@@ -109,19 +113,20 @@ def realnvp(
   dtype: Dtype = jnp.float32,
   param_dtype: Dtype = jnp.float32,
 ) -> Chain:
-  """The flow of images in [-1, 1]: logits, then the scales of their section 3.6.
+  """The flow of images in [-1, 1]: logits, then the scales of the paper's section 3.6.
 
-  At each there are three coupling layers with checkerboard masks and three with channel masks after squeezing, and half
-  of the values leave, one colour of a checkerboard; at the last there are four with checkerboard masks. Every coupling
-  layer is followed by batch normalisation, section 3.7.
+  Each scale but the last has three coupling layers with checkerboard masks, squeezes, and has three with channel masks;
+  then half of the values leave, one colour of a checkerboard. The last scale has four coupling layers with checkerboard
+  masks. Batch normalisation follows every coupling layer, section 3.7.
 
-  scales: the image is halved at all but the last.
-  features: width of the residual networks, twice as much at every halving.
-  blocks: residual blocks in each.
-  alpha: of `Logit`.
+  Args:
+    scales: number of scales; the image is halved after all but the last.
+    features: width of the residual networks, doubled at every halving.
+    blocks: number of residual blocks in each network.
+    alpha: alpha of `Logit`.
 
   Raises:
-    UserError: sizes of 0; `blocks` may be 0.
+    UserError: a size is 0; `blocks` may be 0.
   """
   check_sizes("RealNVP", scales=scales, features=features)
   check_sizes("RealNVP", 0, blocks=blocks)
@@ -146,7 +151,7 @@ def realnvp(
 
 
 class ScaleShift(nn.Module):
-  """s = scale tanh(.) and t of affine coupling of vectors, by a perceptron."""
+  """s and t of affine coupling of vectors, with s = scale tanh(.), by a perceptron."""
 
   widths: Sequence[int]
   param_dtype: Dtype = jnp.float32
@@ -165,10 +170,14 @@ class ScaleShift(nn.Module):
 def realnvp_vectors(couplings: int, widths: Sequence[int], *, param_dtype: Dtype = jnp.float32) -> Chain:
   """The flow of vectors [B, D]: affine coupling layers that change the halves in turn, each after actnorm.
 
-  widths: of each layer's perceptron, which is smooth, and so is the density.
+  The perceptrons are smooth, and therefore the density is.
+
+  Args:
+    couplings: number of coupling layers.
+    widths: widths of the hidden layers of each coupling layer.
 
   Raises:
-    UserError: sizes of 0.
+    UserError: a size is 0.
   """
   check_sizes("RealNVP", couplings=couplings, widths=widths)
   return Chain(

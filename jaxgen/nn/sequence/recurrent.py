@@ -2,10 +2,11 @@
 
 Elman 1990, https://doi.org/10.1207/s15516709cog1402_1; Hochreiter and Schmidhuber 1997,
 https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers et al. 2000,
-https://doi.org/10.1162/089976600300015015; Cho et al. 2014, https://arxiv.org/abs/1406.1078. Gates, their order, and
-both biases are those of torch.nn's RNN, LSTM and GRU: weights go over as they are (`jaxgen.interop.recurrent`).
+https://doi.org/10.1162/089976600300015015; Cho et al. 2014, https://arxiv.org/abs/1406.1078. The gates, their order,
+and both biases are those of torch.nn's RNN, LSTM and GRU, so that weights can be exchanged
+(`jaxgen.interop.recurrent`).
 
-A state is a tuple of arrays: (h,) of an RNN and a GRU, (h, c) of an LSTM.
+A state is a tuple of arrays: (h,) for an RNN and a GRU, (h, c) for an LSTM.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Dropout, add_bias, matmul
 
 Dtype = Any
@@ -51,9 +52,12 @@ def gru(x: Gates, h: Gates, state: State) -> State:
 
 
 class Kind(NamedTuple):
-  """gates: number of blocks in each projection. states: number of arrays of the state.
+  """A kind of recurrent cell.
 
-  update: (projection of the input, projection of h, state) -> the next state.
+  Attributes:
+    gates: number of blocks in each projection.
+    states: number of arrays in the state.
+    update: (projection of the input, projection of h, state) -> the next state.
   """
 
   gates: int
@@ -73,12 +77,20 @@ class Weights(NamedTuple):
 
 
 class Cell(nn.Module):
-  """A recurrent cell: one step of it, or one scan over a sequence. Weights start uniform in +-1 / sqrt(features)."""
+  """A recurrent cell: one step of it, or one scan over a sequence. Weights start uniform in +-1 / sqrt(features).
+
+  Raises:
+    UserError: no features.
+  """
 
   features: int
   kind: CellName = "lstm"
   dtype: Dtype = None
   param_dtype: Dtype = jnp.float32
+
+  def __post_init__(self):
+    check_sizes("a recurrent cell", features=self.features)
+    super().__post_init__()
 
   @nn.compact
   def weights(self, inputs: int) -> Weights:
@@ -89,7 +101,7 @@ class Cell(nn.Module):
 
   @nn.nowrap
   def zeros(self, batch: int, dtype: Dtype = None) -> State:
-    """The state that a sequence starts from where none is given."""
+    """The default state at the start of a sequence."""
     return (jnp.zeros((batch, self.features), self.dtype or dtype or self.param_dtype),) * CELLS[self.kind].states
 
   def __call__(self, x: Float[Array, "batch inputs"], state: State) -> State:
@@ -105,13 +117,15 @@ class Cell(nn.Module):
     state: State,
     reverse: bool = False,
   ) -> tuple[Float[Array, "batch time {self.features}"], State]:
-    """(h at every time, the last state). The state does not move where a time is not valid, and h is 0 there.
+    """(h at every time, the last state). At times that are not valid the state does not change, and h is 0.
 
-    reverse: from the last time to the first. As the state stands still on padding, that is from the last valid time.
+    Args:
+      reverse: run from the last time to the first; as padding does not change the state, that is from the last valid
+        time.
     """
     x, *rest = nn.dtypes.promote_dtype(x, *state, *self.weights(x.shape[-1]), dtype=self.dtype)
     state, w = tuple(rest[: len(state)]), Weights(*rest[len(state) :])
-    # What does not depend on the state is one large product, before the scan.
+    # The part that does not depend on the state is one large product before the scan.
     projected = add_bias(matmul(x, w.input), w.input_bias)
 
     def step(state: State, at: tuple[Array, Array]):
@@ -126,7 +140,7 @@ class Cell(nn.Module):
 
 
 def check_lengths(lengths: Int[Array, "batch"] | None, time: int) -> None:
-  """Raises a UserError where lengths of sequences, if they are known by now, are not 0 .. time."""
+  """Raises a UserError if lengths of sequences are outside 0 .. time. Traced lengths are not checked."""
   if lengths is None or isinstance(lengths, jax.core.Tracer) or not lengths.size:
     return
   least, most = np.asarray(lengths).min(), np.asarray(lengths).max()
@@ -135,11 +149,12 @@ def check_lengths(lengths: Int[Array, "batch"] | None, time: int) -> None:
 
 
 class Recurrent(nn.Module):
-  """Layers of recurrent cells, each direction of each layer one scan.
+  """Layers of recurrent cells. Each direction of each layer is one scan.
 
-  features: width of the state, in each direction.
-  bidirectional: each layer sees the one below of both directions, forward first, side by side.
-  dropout: rate, between layers.
+  Attributes:
+    features: width of the state, in each direction.
+    bidirectional: each layer has two directions. Its output is theirs side by side, forward first.
+    dropout: dropout rate between layers.
   """
 
   features: int
@@ -162,13 +177,16 @@ class Recurrent(nn.Module):
 
     Args:
       lengths: valid times of each example, all by default. Behind them the output is 0.
-      initial: zeros by default. Each is [B, layers * directions, features]: layers from below, forward before backward.
+      initial: the first state, by default zeros. Each array is [B, layers * directions, features], from the lowest
+        layer on, forward before backward.
       index: positions in the global batch; with it there is dropout, from rngs={"dropout": key}.
 
     Raises:
       UserError: a length below 0 or beyond the times there are. In a compiled program it is as the nearest of these.
+        No layers.
     """
     batch, time, _ = x.shape
+    check_sizes("a recurrent network", layers=self.layers)
     check_lengths(lengths, time)
     valid = jnp.full((batch,), time) if lengths is None else lengths
     valid = jnp.arange(time) < valid[:, None]

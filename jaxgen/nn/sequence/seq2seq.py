@@ -1,7 +1,7 @@
 """Sequence to sequence by recurrent networks with attention.
 
-An encoder reads the source in both directions; a decoder writes the target token by token and looks at every step at
-the source where it likes to. Two decoders:
+An encoder reads the source in both directions. A decoder writes the target token by token, and attends to the source at
+every step. Two decoders:
 
     Additive         Bahdanau et al. 2014, https://arxiv.org/abs/1409.0473, section 3.1 and Appendix A
     Multiplicative   Luong et al. 2015, https://arxiv.org/abs/1508.04025, sections 3.1 and 3.3
@@ -10,10 +10,10 @@ the source where it likes to. Two decoders:
     logits = network.apply({"params": params}, source, target, mask)
     step, carry = network.stepper(params, source, mask, length)    # for `jaxgen.decoding`
 
-Cells are `nn.recurrent`'s, in both directions and in layers; the papers' RNNsearch is `Seq2Seq(30_000, 30_000, 1_000,
-620, "gru")`, whose gated unit resets before the product with h and not after it.
+Cells are `nn.sequence.recurrent`'s, in both directions and in layers; the papers' RNNsearch is `Seq2Seq(30_000, 30_000,
+1_000, 620, "gru")`, whose gated unit resets before the product with h and not after it.
 
-Tokens are integers [B, T]; a mask [B, S] is True where a token of the source is one, and padding comes last.
+Tokens are integers [B, T]. A mask [B, S] is True for tokens of the source and False for padding, which comes last.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,21 +33,21 @@ from jaxgen.nn.sequence.transformer import Embedding, Options
 Dtype = Any
 Index = Int[Array, "batch"] | None
 Mask = Bool[Array, "batch source"] | None
-Carry = tuple[tuple[State, ...], Array]  # states of the cells by layer, and what the last step gave the output layer
+Carry = tuple[tuple[State, ...], Array]  # states of the cells by layer, and the output layer's input of the last step
 Step = tuple[Carry, tuple[Float[Array, "batch features"], Float[Array, "batch source"]]]
 
 
 def look(
   scores: Float[Array, "batch source"], memory: Float[Array, "batch source m"], mask: Bool[Array, "batch source"]
 ) -> tuple[Float[Array, "batch m"], Float[Array, "batch source"]]:
-  """(c, alpha): the memory's mean by the weights softmax(scores), which are 0 where there is padding."""
+  """(c, alpha): the memory's mean with weights alpha = softmax(scores), and alpha, which is 0 for padding."""
   scores = wide(scores)
   weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min)).astype(memory.dtype)
   return jnp.einsum("bs,bsm->bm", weights, memory), weights
 
 
 def advance(cells: Sequence[Cell], x: Float[Array, "batch inputs"], states: tuple[State, ...]) -> tuple[State, ...]:
-  """One step of cells on top of each other."""
+  """One step of stacked cells."""
   new = []
   for cell, state in zip(cells, states, strict=True):
     new.append(cell(x, state))
@@ -56,7 +56,7 @@ def advance(cells: Sequence[Cell], x: Float[Array, "batch inputs"], states: tupl
 
 
 class Additive(nn.Module):
-  """Looks, then steps: alpha = softmax(v^T tanh(W s + U h_j)) with the state s before the step."""
+  """Attends, then steps: alpha = softmax(v^T tanh(W s + U h_j)) with the state s before the step."""
 
   features: int
   kind: CellName
@@ -89,9 +89,9 @@ class Additive(nn.Module):
 
 
 class Multiplicative(nn.Module):
-  """Steps, then looks: alpha = softmax(h^T W h_j) with the new state h, eq. 8's "general".
+  """Steps, then attends: alpha = softmax(h^T W h_j) with the new state h, eq. 8's "general".
 
-  What it has seen goes into the next step as well (section 3.3, input feeding).
+  Its output, which includes the context, is also an input of the next step (section 3.3, input feeding).
   """
 
   features: int
@@ -122,12 +122,13 @@ class Multiplicative(nn.Module):
 class Seq2Seq(nn.Module):
   """An encoder in both directions, and a decoder that attends to it.
 
-  sources, vocabulary: number of tokens of the source and of the target.
-  features: width of the decoder's state, and of the encoder's in each direction.
-  embedding: width of the embeddings.
-  layers: cells on top of each other, in both.
-  decoder: `Additive` or `Multiplicative`.
-  dropout: rate, on the embeddings, between the encoder's layers, and before the output layer.
+  Attributes:
+    sources, vocabulary: number of tokens of the source and of the target.
+    features: width of the decoder's state, and of the encoder's in each direction.
+    embedding: width of the embeddings.
+    layers: number of stacked cells, in both.
+    decoder: `Additive` or `Multiplicative`.
+    dropout: rate, on the embeddings, between the encoder's layers, and before the output layer.
   """
 
   sources: int
@@ -155,16 +156,20 @@ class Seq2Seq(nn.Module):
   def __call__(
     self, source: Int[Array, "batch source"], target: Int[Array, "batch tokens"], mask: Mask = None, index: Index = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each target token, given those before it. target: begins with a token that starts.
+    """Logits of the token after each target token, given the tokens before.
 
-    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    Args:
+      source: the source's tokens.
+      target: the target's tokens; the first is the one that starts every sequence.
+      mask: which of the source's tokens are seen.
+      index: the examples' positions in the global batch. With them dropout is on and needs rngs={"dropout": key}.
     """
     return self.attend(source, target, mask, index)[0]
 
   def attend(
     self, source: Int[Array, "batch source"], target: Int[Array, "batch tokens"], mask: Mask = None, index: Index = None
   ) -> tuple[Float[Array, "batch tokens {self.vocabulary}"], Float[Array, "batch tokens source"]]:
-    """(logits, where the decoder looked: weights over the source at each step)."""
+    """(logits, attention weights over the source at each step)."""
     carry, *seen = self.start(source, mask, index)
     y = self.drop(self.embed(target), index)
     step = lambda step, carry, y: step(carry, y, *seen)
@@ -194,7 +199,7 @@ class Seq2Seq(nn.Module):
 
   @nn.nowrap
   def stepper(self, params: Any, source: Int[Array, "batch source"], mask: Mask, length: int):
-    """(step, carry) of `jaxgen.decoding`; the state takes the same room however long a sequence gets."""
+    """(step, carry) for `jaxgen.decoding`. The state's size does not depend on the sequence's length."""
     carry, *seen = self.apply({"params": params}, source, mask, method="start")
     read = partial(self.apply, {"params": params}, method="read")
     return lambda carry, tokens: read(carry, tokens, *seen), carry

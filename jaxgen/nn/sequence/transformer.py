@@ -1,14 +1,14 @@
 """Transformers over tokens: encoder, decoder, and both.
 
-Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, and what was made of it: BERT's
-encoder, the encoder-decoders BART and Marian, and a decoder alone, a language model. Blocks are `nn.attention.Block`,
-in one scan.
+Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, and its descendants: BERT's encoder,
+the encoder-decoders BART and Marian, and decoder-only language models. Blocks are `nn.blocks.attention.Block`, in one
+scan.
 
     network = EncoderDecoder(37_000, SIZES["Transformer base"])
     logits = network.apply({"params": params}, source, target, mask)
     step, carry = network.stepper(params, source, mask, length)    # for `jaxgen.decoding`
 
-Tokens are integers [B, T]; a mask [B, S] is True where a token is one, not padding.
+Tokens are integers [B, T]. A mask [B, S] is True for tokens and False for padding.
 """
 
 import math
@@ -35,23 +35,24 @@ Features = Float[Array, "batch tokens features"]
 
 
 class Options(NamedTuple):
-  """What a Transformer is made of.
+  """The sizes and choices of a Transformer.
 
-  features: width of the model.
-  heads: number of attention's heads, each of width features / heads.
-  hidden: width of the MLPs' hidden layer.
-  depth: number of blocks; of an encoder-decoder's, those of each side (see `EncoderDecoder`).
-  norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
-  dropout: rate, on the embeddings and on each branch's output (section 5.4).
-  attention_dropout, hidden_dropout: rates on the attention's weights and on the MLPs' hidden layer.
-  scaled: whether embeddings are multiplied by sqrt(features) (section 3.4).
-  embedding_norm: whether embeddings are normalised, positions included.
-  absolute: (name) -> a module that adds positions; None adds none. See `nn.positions`.
-  rotate: (queries or keys, positions) -> the same turned, `rotary` for one; None turns none.
-  relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, `Relative` for one.
-  remat: keep only each block's input for the backward pass, and compute the rest again.
-  unroll: how many blocks a turn of the loop computes: see `Blocks`.
-  embedding_init, kernel_init: of the tables of embeddings, and of dense layers.
+  Attributes:
+    features: width of the model.
+    heads: number of attention's heads, each of width features / heads.
+    hidden: width of the MLPs' hidden layer.
+    depth: number of blocks; in an encoder-decoder, of the encoder and of the decoder (see `EncoderDecoder`).
+    norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
+    dropout: dropout rate of the embeddings and of each branch's output (section 5.4).
+    attention_dropout, hidden_dropout: dropout rates of the attention weights and of the MLPs' hidden layer.
+    scaled: whether embeddings are multiplied by sqrt(features) (section 3.4).
+    embedding_norm: whether embeddings are normalised, after positions are added.
+    absolute: (name) -> a module that adds positions; None: none are added. See `nn.blocks.positions`.
+    rotate: (queries or keys, positions) -> the rotated ones, such as `rotary`; None: no rotation.
+    relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, such as `Relative`.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
+    unroll: number of blocks in one turn of the loop over blocks, see `Blocks`.
+    embedding_init, kernel_init: initialisers of the embedding tables and of dense layers.
   """
 
   features: int = 512
@@ -108,9 +109,10 @@ SIZES = {
 def gpt(
   features: int, heads: int, depth: int, context: int, dropout: float = 0.0, dtype: Dtype = jnp.float32
 ) -> Options:
-  """GPT-2's: Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3.
+  """The options of GPT-2: Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3.
 
-  context: most tokens that it reads.
+  Args:
+    context: the largest number of tokens.
   """
   return Options(
     features,
@@ -132,7 +134,7 @@ def gpt(
 
 
 class Embedding(nn.Module):
-  """A vector for each token; and, the other way round, logits of tokens (Press and Wolf 2016,
+  """A vector for each token; and, with the same table, logits of tokens (Press and Wolf 2016,
   https://arxiv.org/abs/1608.05859)."""
 
   vocabulary: int
@@ -144,7 +146,7 @@ class Embedding(nn.Module):
     self.tables = spread.copies(self.table)  # it is used twice: see there
 
   def __call__(self, tokens: Ids) -> Features:
-    """Raises a UserError where a token is out of range. In a compiled program the vector is NaN there."""
+    """Raises a UserError if a token is out of range. In a compiled program its vector is NaN."""
     if not isinstance(tokens, jax.core.Tracer) and tokens.size > 0:
       least, most = np.asarray(tokens).min(), np.asarray(tokens).max()
       if least < 0 or most >= self.vocabulary:
@@ -152,7 +154,7 @@ class Embedding(nn.Module):
           f"tokens from {least} to {most}, and the network's are 0 to {self.vocabulary - 1}: "
           "change its vocabulary or the data"
         )
-    # Negative ones count from the end otherwise.
+    # Otherwise negative tokens would count from the end.
     tokens = jnp.where(tokens < 0, self.vocabulary, tokens)
     take = partial(jnp.take, axis=0, mode="fill", fill_value=jnp.nan)
     x = self._by_part(take, tokens).astype(self.options.dtype)
@@ -162,7 +164,7 @@ class Embedding(nn.Module):
     return self._by_part(lambda table, x: x @ table.T.astype(x.dtype), x)
 
   def _by_part(self, f: Callable[[Array, Array], Array], x: Array) -> Array:
-    """f(table, x), each part of the batch with the copy of the table beside it."""
+    """f(table, x), where each part of the batch uses the copy of the table on its own devices."""
     ways = len(self.tables)
     if ways == 1 or len(x) % ways:
       return spread.over_batch(f(self.table, x))
@@ -171,7 +173,7 @@ class Embedding(nn.Module):
 
 
 class Stack(nn.Module):
-  """Blocks over embedded tokens: an encoder's; where `causal`, a decoder's."""
+  """The blocks of an encoder or, if `causal`, of a decoder, over embedded tokens."""
 
   options: Options
   causal: bool = False
@@ -187,9 +189,16 @@ class Stack(nn.Module):
     context_mask: Mask = None,
     length: int | None = None,
   ) -> Features:
-    """mask: tokens that are seen. context, context_mask: what the decoder attends to, and where.
+    """The last block's features of every token.
 
-    length: x are the next few tokens of sequences of at most so many; those before are in the collection "cache".
+    Args:
+      x: embedded tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      mask: the tokens that are seen; None: all.
+      context: what a decoder attends to after itself.
+      context_mask: the parts of the context that are seen; None: all.
+      length: x holds the next tokens of sequences of at most this length; the earlier tokens are in the collection
+        "cache". None: x holds whole sequences.
     """
     o = self.options
     if o.norm not in ("pre", "post"):
@@ -228,7 +237,8 @@ class Stack(nn.Module):
 class Encoder(nn.Module):
   """BERT's encoder: Devlin et al. 2018, section 3.
 
-  types: kinds of segments, each with a vector of its own; 0 for none.
+  Attributes:
+    types: number of segment types, each with its own vector; 0: none.
   """
 
   vocabulary: int
@@ -239,9 +249,10 @@ class Encoder(nn.Module):
   def __call__(
     self, tokens: Ids, mask: Bool[Array, "batch tokens"] | None = None, types: Ids | None = None, index: Index = None
   ) -> tuple[Features, Float[Array, "batch features"]]:
-    """(features of every token, of the whole: the first token's through a dense layer and tanh).
+    """(features of every token, features of the whole: a dense layer and tanh of the first token's).
 
-    types: each token's segment, 0 by default.
+    Args:
+      types: each token's segment; by default 0.
     """
     o = self.options
     x = Embedding(self.vocabulary, o, name="embedding")(tokens)
@@ -257,10 +268,11 @@ class EncoderDecoder(nn.Module):
 
   The output layer shares its weights with the embeddings (section 3.4).
 
-  vocabulary: number of tokens, in source and target.
-  sources: number of the source's, where it has tokens of its own.
-  output_bias: a bias on the logits, as Marian and BART have.
-  decoder_depth: number of the decoder's blocks, where the encoder has another.
+  Attributes:
+    vocabulary: number of tokens, in source and target.
+    sources: number of the source's tokens, if it has its own; None: it shares the target's.
+    output_bias: a bias on the logits, as in Marian and BART.
+    decoder_depth: number of the decoder's blocks; None: as many as the encoder's.
   """
 
   vocabulary: int
@@ -279,15 +291,19 @@ class EncoderDecoder(nn.Module):
 
   @property
   def depths(self) -> tuple[int, int]:
-    """Blocks of the encoder and of the decoder."""
+    """Numbers of blocks of the encoder and of the decoder."""
     return self.options.depth, self.options.depth if self.decoder_depth is None else self.decoder_depth
 
   def __call__(
     self, source: Int[Array, "batch source"], target: Ids, mask: Mask = None, index: Index = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each target token. target: begins with a token that starts sequences.
+    """Logits of the token after each target token.
 
-    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    Args:
+      source: the source's tokens.
+      target: the target's tokens; the first is the one that starts every sequence.
+      mask: which of the source's tokens are seen.
+      index: the examples' positions in the global batch. With them dropout is on and needs rngs={"dropout": key}.
     """
     return self.decode(target, self.encode(source, mask, index), mask, index)
 
@@ -304,7 +320,15 @@ class EncoderDecoder(nn.Module):
     index: Index = None,
     length: int | None = None,
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """memory: the encoded source. length: see `Stack`."""
+    """Logits of the token after each target token, given the encoded source.
+
+    Args:
+      target: the target's tokens.
+      memory: the encoded source.
+      mask: which of the source's tokens are seen.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      length: see `Stack`.
+    """
     x = self.decoder(self.embedding(target), index, context=memory, context_mask=mask, length=length)
     logits = self.embedding.logits(x)
     return logits + self.bias.astype(logits.dtype) if self.output_bias else logits
@@ -326,7 +350,7 @@ class EncoderDecoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-  """A decoder alone: the next token from those before it."""
+  """A decoder without an encoder, which predicts the next token from those before it."""
 
   vocabulary: int
   options: Options = SIZES["Transformer base"]
@@ -338,7 +362,13 @@ class LanguageModel(nn.Module):
   def __call__(
     self, tokens: Ids, index: Index = None, length: int | None = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each token. length: see `Stack`."""
+    """Logits of the token after each token.
+
+    Args:
+      tokens: the tokens.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      length: see `Stack`.
+    """
     return self.embedding.logits(self.decoder(self.embedding(tokens), index, length=length))
 
   @nn.nowrap

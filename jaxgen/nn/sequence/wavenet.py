@@ -1,20 +1,20 @@
-"""WaveNet: van den Oord et al. 2016, https://arxiv.org/abs/1609.03499. Convolutions that see the past alone.
+"""WaveNet: van den Oord et al. 2016, https://arxiv.org/abs/1609.03499. Convolutions that see only the past.
 
     network = WaveNet(256, dilations=stacks(3, 10), conditions=(("speaker", 6),))
     logits = network.apply({"params": params}, tokens, speaker=speaker)       # of what follows each token
     step, carry = network.stepper(params, prompt, length, speaker=speaker)    # for `jaxgen.decoding`
 
-Tokens are integers [B, T], mu-law's for one. A layer of dilation d is
+Tokens are integers [B, T], such as mu-law's. A layer of dilation d is
 
     (W1)  z = tanh(W_f * x + V_f h) . sigmoid(W_g * x + V_g h)
 
 their eq. 2 and section 2.5, with `*` a convolution of x_t, x_(t - d), x_(t - 2 d), ... and h the conditions, one-hot.
 Dense layers of z are added to x, and to the skip connections' sum, from which two layers make the logits (Figure 4).
-Before the first token is nothing, zeros. All layers are one scan.
+Before the first token there are zeros. All layers are one scan.
 
-To say a further token, a layer needs its own input at t and at k - 1 earlier times. So the carry keeps each layer's
-last (k - 1) d inputs in a ring, and a token costs one pass over the layers, however long the sequence (Le Paine et al.
-2016, https://arxiv.org/abs/1611.09482).
+For a further token, a layer needs its own input at t and at k - 1 earlier times. Therefore the carry keeps each layer's
+last (k - 1) d inputs in a ring, and a token costs one pass over the layers, whatever the sequence's length (Le Paine et
+al. 2016, https://arxiv.org/abs/1611.09482).
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Dense
 
 Dtype = Any
@@ -40,7 +40,12 @@ def stacks(count: int, layers: int) -> tuple[int, ...]:
 
 
 def earlier(x: Features, steps: int | Int[Array, ""], most: int) -> Features:
-  """x_(t - steps), zeros before the first. most: at least `steps`, which the compiler need not know."""
+  """x_(t - steps), with zeros before the first.
+
+  Args:
+    steps: by how much x is shifted; it may be traced.
+    most: an upper limit of `steps`, known when the program is compiled.
+  """
   padded = jnp.pad(x, ((0, 0), (most, 0), (0, 0)))
   return jax.lax.dynamic_slice_in_dim(padded, most - steps, x.shape[1], axis=1)
 
@@ -48,7 +53,8 @@ def earlier(x: Features, steps: int | Int[Array, ""], most: int) -> Features:
 class Layer(nn.Module):
   """(W1), with its residual and skip connections.
 
-  most: the largest dilation of the network's layers.
+  Attributes:
+    most: the largest dilation of the network's layers.
   """
 
   kernel: int
@@ -66,9 +72,16 @@ class Layer(nn.Module):
     shift: Float[Array, "batch 1 gates"],
     past: Float[Array, "batch tokens past"] | None,
   ) -> tuple[tuple[Features, Float[Array, "batch tokens skip"]], Features]:
-    """carry: x and the sum of the skip connections; also returns the layer's input, x.
+    """One layer of the stack, for a scan over layers.
 
-    shift: V_f h and V_g h. past: x_(t - (k - 1) d), ..., x_(t - d) side by side where x does not hold them.
+    Args:
+      carry: x and the sum of the skip connections.
+      dilation: d.
+      shift: V_f h and V_g h, side by side.
+      past: x_(t - (k - 1) d), ..., x_(t - d), side by side, when x does not hold them; None: x is a whole sequence.
+
+    Returns:
+      The next carry, and the layer's input x.
     """
     x, total = carry
     options = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -86,11 +99,12 @@ class Layer(nn.Module):
 class WaveNet(nn.Module):
   """The network.
 
-  vocabulary: number of tokens.
-  dilations: of the layers, from the first.
-  kernel: k, the taps of a convolution.
-  features, hidden, skip: channels of x, of z, and of the skip connections.
-  conditions: (name, number of classes) of each label that the network is told.
+  Attributes:
+    vocabulary: number of tokens.
+    dilations: the layers' dilations, from the first layer on.
+    kernel: k, the number of taps of a convolution.
+    features, hidden, skip: channels of x, of z, and of the skip connections.
+    conditions: (name, number of classes) of each label that the network is told.
   """
 
   vocabulary: int = 256
@@ -105,11 +119,14 @@ class WaveNet(nn.Module):
 
   @property
   def receptive_field(self) -> int:
-    """How many tokens, the last one included, a prediction depends on: 1 + the sum of (k - 1) d over convolutions,
-    of which the one before the layers has d = 1."""
+    """The number of tokens that a prediction depends on, including the last: 1 + the sum of (k - 1) d over all
+    convolutions. The one before the layers has d = 1."""
     return 1 + (self.kernel - 1) * (1 + sum(self.dilations))
 
   def setup(self):
+    check_sizes("WaveNet", 2, kernel=self.kernel)
+    check_sizes("WaveNet", layers=len(self.dilations), dilations=self.dilations, features=self.features)
+    check_sizes("WaveNet", hidden=self.hidden, skip=self.skip)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     self.first = Dense(self.features, **dtypes)
     axes = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=len(self.dilations))
@@ -126,7 +143,12 @@ class WaveNet(nn.Module):
     index: Int[Array, "batch"] | None = None,
     **conditions: Int[Array, "batch"],
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of what follows each token. conditions: a label of each example by name.
+    """Logits of the token after each token.
+
+    Args:
+      tokens: the tokens.
+      index: not used; nothing is dropped.
+      **conditions: labels of the examples by name.
 
     Raises:
       UserError: a token or a label is out of range (in a compiled program its logits are NaN), or a label is missing.
@@ -159,7 +181,16 @@ class WaveNet(nn.Module):
     shifts: Float[Array, "layers batch 1 gates"],
     past: Float[Array, "layers batch tokens past"] | None = None,
   ) -> tuple[Float[Array, "batch tokens {self.vocabulary}"], Float[Array, "layers batch tokens features"]]:
-    """(logits, the layers' inputs). x: one-hot tokens, k - 1 of them before the first whose logits are given."""
+    """Runs all layers.
+
+    Args:
+      x: one-hot tokens. The first k - 1 of them have no logits: they are the past of the others.
+      shifts: see `shifts`.
+      past: earlier inputs of the layers; None: x is a whole sequence.
+
+    Returns:
+      The logits, and the layers' inputs.
+    """
     count = x.shape[1] - self.kernel + 1
     x = self.first(jnp.concatenate([x[:, j : j + count] for j in range(self.kernel)], axis=-1))
     carry = x, jnp.zeros((*x.shape[:2], self.skip), x.dtype)
@@ -170,10 +201,11 @@ class WaveNet(nn.Module):
 
   @nn.nowrap
   def stepper(self, params: Any, prompt: Int[Array, "batch tokens"], length: int, **conditions: Int[Array, "batch"]):
-    """(step, carry) of `jaxgen.decoding`, after the prompt. All examples are at the same place in their sequences.
+    """(step, carry) for `jaxgen.decoding`, after the prompt. All examples are at the same position in their sequences.
 
-    The carry: "position" [B], how many tokens have been read; "tokens" [B, k - 1, V], the last ones, one-hot; "rings"
-    [B, slots, features], where layer l has (k - 1) d_l slots and keeps its input at t in slot t mod (k - 1) d_l.
+    The carry has "position" [B], the number of tokens read; "tokens" [B, k - 1, V], the last of them, one-hot; and
+    "rings" [B, slots, features], in which layer l has (k - 1) d_l slots and keeps its input at t in slot
+    t mod (k - 1) d_l.
     """
     call = partial(self.apply, {"params": params})
     batch, read = prompt.shape

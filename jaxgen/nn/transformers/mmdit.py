@@ -54,8 +54,9 @@ SIZES = {
 class JointAttention(nn.Module):
   """Attention of two rows of tokens to one another as one row.
 
-  qk_norm: queries and keys of each head are normalised by `RMSNorm`.
-  last: the text's output is not wanted.
+  Attributes:
+    qk_norm: queries and keys of each head are normalised by `RMSNorm`.
+    last: the text's output is not wanted.
   """
 
   heads: int
@@ -90,8 +91,9 @@ class JointAttention(nn.Module):
 class JointBlock(nn.Module):
   """Attention of both rows, then an MLP on each.
 
-  dual: the picture also attends to itself alone, after that.
-  last: of the text nothing but its keys and values is wanted, and its row comes out as it went in.
+  Attributes:
+    dual: the picture also attends to itself alone, after that.
+    last: of the text nothing but its keys and values is wanted, and its row comes out as it went in.
   """
 
   heads: int
@@ -133,14 +135,15 @@ class JointBlock(nn.Module):
 class MMDiT(nn.Module):
   """The network of x_t, a time and a text.
 
-  patch: side of a patch, in latents.
-  width, depth, heads: of the blocks.
-  most: rows, and columns, of the largest grid of patches; a picture takes the middle of it.
-  base: positions of that grid are so far apart that from one side to the other there are `base`.
-  out_channels: of the output.
-  qk_norm: queries and keys are normalised.
-  dual: so many of the first blocks have attention of the picture alone, too.
-  remat, unroll: as in `Blocks`.
+  Attributes:
+    patch: side of a patch, in latents.
+    width, depth, heads: of the blocks.
+    most: rows, and columns, of the largest grid of patches; a picture takes the middle of it.
+    base: positions of that grid are so far apart that from one side to the other there are `base`.
+    out_channels: of the output.
+    qk_norm: queries and keys are normalised.
+    dual: so many of the first blocks have attention of the picture alone, too.
+    remat, unroll: as in `Blocks`.
   """
 
   width: int
@@ -167,7 +170,8 @@ class MMDiT(nn.Module):
   ) -> Float[Array, "batch height width {self.out_channels}"]:
     """The network's output at x [B, H, W, C] and times t [B], 0 .. 1000, in x's dtype; it has no dropout.
 
-    told: "text", the tokens' features [B, T, c], and "pooled", those of the text as a whole [B, p].
+    Args:
+      told: "text", the tokens' features [B, T, c], and "pooled", those of the text as a whole [B, p].
 
     Raises:
       UserError: it is told something else; patches that do not divide the picture, or more of them than `most` in a row
@@ -196,7 +200,7 @@ class MMDiT(nn.Module):
       rows = blocks(self.dual, "first", dual=True)(rows, told=vector)
     if self.depth - 1 > self.dual:
       rows = blocks(self.depth - 1 - self.dual, "body")(rows, told=vector)
-    last = nn.remat(JointBlock, prevent_cse=False) if self.remat else JointBlock
+    last = nn.remat(JointBlock) if self.remat else JointBlock
     h, _ = last(self.heads, 4 * self.width, self.qk_norm, last=True, name="last", **dtypes)(rows, told=vector)
     return Readout(self.patch, self.out_channels, name="readout", **dtypes)(h, vector, grid).astype(x.dtype)
 

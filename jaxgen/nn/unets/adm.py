@@ -1,9 +1,9 @@
 """The U-Net of improved DDPM, which became ADM.
 
 Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672; Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233,
-section 3; both as in the authors' code. It is Ho et al.'s (`nn.unets.unet`) with other choices: time scales and shifts
-the second norm of a block, attention has several heads and stands at several resolutions, one more block per level, and
-in ADM residual blocks halve and double the image.
+section 3; both as in the authors' code. It differs from Ho et al.'s (`nn.unets.unet`): the time embedding scales and
+shifts after the second norm of a block, attention has several heads at several resolutions, levels have one more block,
+and in ADM residual blocks halve and double the image.
 
 Published sizes, all with learned variances:
 
@@ -23,14 +23,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
-from jaxgen.nn.unets.unet import Attention, ResidualBlock, check, u_shape
+from jaxgen.nn.unets.unet import Attention, ResidualBlock, check, check_widths, u_shape
 from jaxgen.nn.vision.convnet import halve
 
 Dtype = Any
 
 
 def initializer(scale: float = 1.0):
-  """That of the original's PyTorch: uniform, of variance 1 / (3 fan-in)."""
+  """PyTorch's default, as in the authors' code: uniform, with variance 1 / (3 fan-in)."""
   return nn.initializers.variance_scaling(scale / 3, "fan_in", "uniform")
 
 
@@ -40,7 +40,7 @@ def doubled(x: Float[Array, "batch height width channels"]) -> Float[Array, "bat
 
 
 def embedding_of(t: Float[Array, "batch"], dim: int) -> Float[Array, "batch {dim}"]:
-  """Cosines before sines, and frequencies 10,000^(-i / half), i < half: the lowest is not quite 1 / 10,000."""
+  """Cosines before sines, with frequencies 10,000^(-i / half), i < half, so that the lowest is above 1 / 10,000."""
   half = dim // 2
   return jnp.roll(timestep_embedding(t, dim, 10_000.0 ** (1 - 1 / half)), half, axis=-1)
 
@@ -48,11 +48,12 @@ def embedding_of(t: Float[Array, "batch"], dim: int) -> Float[Array, "batch {dim
 class ADM(nn.Module):
   """Improved DDPM's and ADM's U-Net.
 
-  channels, multipliers, blocks, dropout, classes, dtype, param_dtype: as in `UNet`.
-  attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention.
-  out_channels: twice the image's where the variances are learned; its first half is then the mean's prediction.
-  heads: of the attention; or as many as have `head_channels` each.
-  residual_sample: residual blocks halve and double the image, in place of convolutions.
+  Attributes:
+    channels, multipliers, blocks, dropout, classes, dtype, param_dtype: as in `UNet`.
+    attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention.
+    out_channels: channels of the output; twice the image's for learned variances, whose first half predicts the mean.
+    heads: number of attention's heads. If `head_channels` is given, the heads have that width instead.
+    residual_sample: residual blocks halve and double the image, in place of convolutions.
   """
 
   channels: int = 128
@@ -76,7 +77,7 @@ class ADM(nn.Module):
     label: Int[Array, "batch"] | None = None,
     index: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch height width {self.out_channels}"]:
-    """The network's output at x [B, H, W, C] and times t [B] (0 .. 1000, whatever the number of steps), in x's dtype.
+    """The network's output at x [B, H, W, C] and times t [B] (0 .. 1000 for any number of steps), in x's dtype.
 
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
@@ -86,6 +87,7 @@ class ADM(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     common = dict(eps=1e-5, kernel_init=initializer, **dtypes)

@@ -1,8 +1,8 @@
 """The network of noise-conditional score networks: a RefineNet with dilated convolutions.
 
 Song and Ermon 2019, https://arxiv.org/abs/1907.05600, Appendix A, as in the authors' code: four groups of residual
-blocks, of which only the second halves the image and the last two dilate their convolutions instead; a cascade of four
-refinement blocks; and everywhere normalisation whose gains and biases belong to the noise level.
+blocks, of which the second halves the image and the last two dilate their convolutions instead; a cascade of four
+refinement blocks; and everywhere normalisation with separate gains and biases for each noise level.
 
 Published size: `RefineNet()`, CIFAR-10, 30,117,635 parameters.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Conv, scale_shift, sums
 from jaxgen.nn.unets.adm import initializer
 from jaxgen.nn.unets.unet import Map
@@ -54,7 +54,7 @@ class ConditionalInstanceNorm(nn.Module):
 
 
 def mean_5x5(x: Map) -> Map:
-  """Each pixel's 5x5 surroundings averaged, zeros outside."""
+  """The mean over 5x5 pixels around each pixel, with zeros outside of the image."""
   for axis in (1, 2):
     padded = jnp.pad(x, [(2, 2) if a == axis else (0, 0) for a in range(4)])
     size = x.shape[axis]
@@ -63,7 +63,7 @@ def mean_5x5(x: Map) -> Map:
 
 
 def bilinear(x: Map, height: int, width: int) -> Float[Array, "batch {height} {width} channels"]:
-  """Bilinear interpolation, corners onto corners."""
+  """Bilinear interpolation that maps corner pixels to corner pixels."""
   for axis, size in ((1, height), (2, width)):
     at = np.linspace(0, x.shape[axis] - 1, size)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(x.shape[axis])))
@@ -72,7 +72,7 @@ def bilinear(x: Map, height: int, width: int) -> Float[Array, "batch {height} {w
 
 
 def dilate(convolve, x: Map, d: int) -> Float[Array, "batch height width features"]:
-  """A 3x3 "SAME" convolution with dilation d: an ordinary one of the d x d images of every d-th row and column."""
+  """A 3x3 "SAME" convolution with dilation d, computed as a plain one on d x d images of every d-th row and column."""
   batch, height, width, channels = x.shape
   rows, columns = -(-height // d), -(-width // d)
   x = jnp.pad(x, ((0, 0), (0, rows * d - height), (0, columns * d - width), (0, 0)))
@@ -83,13 +83,14 @@ def dilate(convolve, x: Map, d: int) -> Float[Array, "batch height width feature
 
 
 class RefineNet(nn.Module):
-  """The score of x at noise level t, up to the factor that the method gives it.
+  """The score of x at noise level t, up to a factor from the method.
 
-  channels: width at full resolution; twice that at half.
-  levels: number of noise levels.
-  out_channels: of the output.
-  dtype: of the computation; normalisation statistics are at least float32.
-  param_dtype: of the parameters.
+  Attributes:
+    channels: width at full resolution; at half resolution twice as much.
+    levels: number of noise levels.
+    out_channels: channels of the output.
+    dtype: dtype of the computation; normalisation statistics are float32 or wider.
+    param_dtype: dtype of the parameters.
   """
 
   channels: int = 128
@@ -111,8 +112,9 @@ class RefineNet(nn.Module):
     It has no dropout: `index` changes nothing.
 
     Raises:
-      UserError: an odd H or W; a label.
+      UserError: H or W is odd, or a label is given.
     """
+    check_sizes("a RefineNet", channels=self.channels, levels=self.levels)
     if x.shape[1] % 2 or x.shape[2] % 2:
       raise UserError(f"a RefineNet takes images with even sides, not {x.shape[1:3]}: crop them")
     if label is not None:
@@ -129,7 +131,7 @@ class RefineNet(nn.Module):
       return layer(x) if dilation == 1 else dilate(layer, x, dilation)
 
     def residual(x: Array, width: int, name: str, first: bool = False, dilation: int = 1) -> Array:
-      """norm, ELU, conv; norm, ELU, conv; + input. The first of a group changes the width, and halves or dilates."""
+      """norm, ELU, conv; norm, ELU, conv; + input. A group's first block changes the width, and halves or dilates."""
       layer = partial(conv, dilation=dilation)
       shrink = halve if first and dilation == 1 else lambda x: x
       h = layer(nn.elu(norm(x, f"{name}_norm_1")), x.shape[-1] if first else width, f"{name}_conv_1")

@@ -1,10 +1,10 @@
 """DDPM++ and NCSN++, the U-Nets of the score SDE, EDM and rectified flow.
 
 Song et al. 2021, https://arxiv.org/abs/2011.13456, Appendix H, and Karras et al. 2022, https://arxiv.org/abs/2206.00364,
-Appendix F.5, both as in the authors' code. Against Ho et al.'s (`nn.unets.unet`): residual blocks halve and double the
-image, sums of two branches are divided by sqrt(2), on the way up attention comes once a level, and there are more
-blocks. NCSN++ also smooths by a small filter when it halves or doubles, and adds the halved input image at every level
-on the way down.
+Appendix F.5, both as in the authors' code. They differ from Ho et al.'s (`nn.unets.unet`): residual blocks halve and
+double the image, sums of two branches are divided by sqrt(2), attention is used once a level on the way up, and there
+are more blocks. NCSN++ also smooths by a small filter when it halves or doubles, and adds the halved input image at
+every level on the way down.
 
 Published sizes, without EDM's conditioning on augmentation (9 x 128 and 9 x 256 more):
 
@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.adm import doubled
-from jaxgen.nn.unets.unet import Attention, Map, ResidualBlock, check, initializer, u_shape
+from jaxgen.nn.unets.unet import Attention, Map, ResidualBlock, check, check_widths, initializer, u_shape
 from jaxgen.nn.vision.convnet import halve
 
 Dtype = Any
@@ -70,7 +70,7 @@ def fir_double(x: Map) -> Float[Array, "batch 2*height 2*width channels"]:
 
 
 def fir_smooth(x: Map) -> Float[Array, "batch height+1 width+1 channels"]:
-  """x between its pixels and just outside: y[i] = (x[i - 2] + 3 x[i - 1] + 3 x[i] + x[i + 1]) / 8, zero outside."""
+  """x at half-pixel positions, H + 1 and W + 1 of them: y[i] = (x[i - 2] + 3 x[i - 1] + 3 x[i] + x[i + 1]) / 8."""
   for axis in (1, 2):
     padded = jnp.pad(x, [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)])
     a, b, c, d = (jax.lax.slice_in_dim(padded, i, i + x.shape[axis] + 1, axis=axis) for i in range(4))
@@ -81,13 +81,15 @@ def fir_smooth(x: Map) -> Float[Array, "batch height+1 width+1 channels"]:
 class SongUNet(nn.Module):
   """DDPM++, or with `ncsnpp` and `fourier` NCSN++.
 
-  channels, multipliers, blocks, dropout, out_channels, remat, dtype, param_dtype: as in `UNet`.
-  attention: resolutions (heights of the feature map, in pixels) with attention: after each block on the way down, after
-    the last one on the way up.
-  classes: number of classes of a class-conditional network, as EDM has it: a label outside 0 .. classes - 1 is none.
-  ncsnpp: smooth when halving and doubling, and add the halved image at every level on the way down.
-  fourier: the embedding of t is of random frequencies, normal with this standard deviation, kept among the parameters
-    as "frequencies" and not trained. None: Ho et al.'s embedding.
+  Attributes:
+    channels, multipliers, blocks, dropout, out_channels, remat, dtype, param_dtype: as in `UNet`.
+    attention: resolutions (heights of the feature map, in pixels) with attention: after each block on the way down,
+      after the last one on the way up.
+    classes: number of classes of a class-conditional network, as in EDM: a label outside 0 .. classes - 1 means no
+      label.
+    ncsnpp: smooth when halving and doubling, and add the halved image at every level on the way down.
+    fourier: embed t by random frequencies, normal with this standard deviation. They are the parameters "frequencies"
+      and are not trained. None: Ho et al.'s embedding.
   """
 
   channels: int = 128
@@ -113,8 +115,9 @@ class SongUNet(nn.Module):
   ) -> Float[Array, "batch height width {self.out_channels}"]:
     """The network's output at x [B, H, W, C] and t [B], in x's dtype.
 
-    t is what the paper embeds: 999 times its time in the score SDE's DDPM++, log sigma in its NCSN++, c_noise in EDM.
-    Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    t is the number that the paper embeds: 999 times the time in the score SDE's DDPM++, log sigma in its NCSN++,
+    c_noise in EDM. Dropout is on where `index`, the examples' positions in the global batch, is given; it needs
+    rngs={"dropout": key}.
 
     Raises:
       UserError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention at a
@@ -122,6 +125,7 @@ class SongUNet(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     dense = partial(Dense, kernel_init=initializer(), **dtypes)
     common = dict(gain=ROOT_HALF, **dtypes)
@@ -168,5 +172,5 @@ class SongUNet(nn.Module):
 
 
 def attention_initializer(scale: float = 0.1):
-  """Queries, keys and values start smaller than Ho et al.'s."""
+  """The initialiser of queries, keys and values, which start smaller than in Ho et al.'s network."""
   return initializer(scale)

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift, timestep_embedding
 
@@ -29,15 +29,17 @@ def initializer(scale: float = 1.0):
 
 
 class ResidualBlock(nn.Module):
-  """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input (through a dense layer where the width changes).
+  """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input (through a dense layer if the width changes).
 
-  What follows the dtypes are choices of later networks:
+  The attributes after the dtypes are choices of later networks.
 
-  scale_shift: time scales and shifts what the second norm gives, (1 + scale) h + shift, instead of being added before.
-  resample: doubles or halves the image before the first conv, and the input too.
-  project: an input that is resampled goes through the dense layer even if its width stays.
-  gain: of the sum of both branches.
-  kernel_init: scale -> initialiser; the last conv's has scale 1e-10, almost zero.
+  Attributes:
+    scale_shift: the time embedding scales and shifts the second norm's output, (1 + scale) h + shift, instead of being
+      added before the norm.
+    resample: doubles or halves the image before the first conv, and the input too.
+    project: a resampled input goes through the dense layer even if the width does not change.
+    gain: factor of the sum of both branches.
+    kernel_init: scale -> initialiser; the last conv has scale 1e-10, almost zero.
   """
 
   features: int
@@ -56,7 +58,7 @@ class ResidualBlock(nn.Module):
   def __call__(
     self, x: Map, embedding: Float[Array, "batch e"] | None = None, index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch h w {self.features}"]:
-    """embedding: of the time; None in networks that are told none."""
+    """Without a time's embedding in networks that are told none."""
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
     init = self.kernel_init
@@ -84,8 +86,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
   """Self-attention over all positions of a feature map, with a residual connection.
 
-  gain: of the sum of both branches.
-  kernel_init: scale -> initialiser; the last layer's has scale 1e-10, almost zero.
+  Attributes:
+    gain: factor of the sum of both branches.
+    kernel_init: scale -> initialiser; the last layer has scale 1e-10, almost zero.
   """
 
   groups: int | None  # None: as many as fit
@@ -119,12 +122,17 @@ def u_shape(
   attention: Sequence[int] = (),
   attention_up: Literal["every", "last"] = "every",
 ) -> Float[Array, "batch height width features"]:
-  """Down through the levels, a middle, and up again, where every block is also given what was left on the way down.
+  """A U-Net's levels down, its middle, and its levels up, where each block also gets a map from the way down.
 
-  residual(h, level, name), attend(h, name) and sample(h, level, way), with way "down" or "up", make the layers.
-  blocks: per level on the way down, one more on the way up.
-  attention: heights of the feature maps that are attended to after a block; on the way up after "every" block of a
-    level, or its "last".
+  Args:
+    h: the features at full resolution.
+    levels: the number of resolutions.
+    blocks: blocks per level on the way down; there is one more on the way up.
+    residual: (h, level, name) -> the output of a residual block.
+    attend: (h, name) -> the output of attention.
+    sample: (h, level, way) -> the map at the next resolution, with way "down" or "up".
+    attention: heights of the feature maps that are attended to after a block.
+    attention_up: whether attention follows "every" block of a level on the way up, or the "last" alone.
   """
   skips = [h]
 
@@ -154,12 +162,13 @@ def u_shape(
 
 
 def check(x: Array, levels: int, label: Array | None, classes: int | None, attention: Sequence[int] = ()):
-  """Whether a U-Net can take this image and label.
+  """Checks that a U-Net can take this image and label.
 
   Raises:
     UserError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention
       at a height that no feature map has.
   """
+  check_sizes("a U-Net", levels=levels)
   factor = 2 ** (levels - 1)
   if x.shape[1] % factor or x.shape[2] % factor:
     raise UserError(
@@ -180,21 +189,27 @@ def check(x: Array, levels: int, label: Array | None, classes: int | None, atten
     )
 
 
+def check_widths(channels: int, multipliers: Sequence[int], blocks: int) -> None:
+  """Raises a UserError where a U-Net has no channels or blocks somewhere."""
+  check_sizes("a U-Net", channels=channels, multipliers=multipliers, blocks=blocks)
+
+
 class UNet(nn.Module):
   """DDPM's U-Net.
 
-  channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
-  multipliers: one entry per level.
-  blocks: residual blocks per level on the way down, one more on the way up.
-  attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention; one
-    more is always in the middle, between two residual blocks.
-  dropout: rate, inside each residual block.
-  classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
-  out_channels: of the output.
-  heads: of the attention.
-  remat: keep only each residual block's input for the backward pass, and compute the rest again.
-  dtype: of the computation; normalisation statistics and softmax are at least float32.
-  param_dtype: of the parameters.
+  Attributes:
+    channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
+    multipliers: one entry per level.
+    blocks: residual blocks per level on the way down, one more on the way up.
+    attention: resolutions (heights of the feature map, in pixels) with attention after each residual block. There is
+      always attention in the middle, between two residual blocks.
+    dropout: dropout rate inside each residual block.
+    classes: number of classes of a class-conditional network; a label's embedding is added to the time's.
+    out_channels: channels of the output.
+    heads: number of attention's heads.
+    remat: keep only each residual block's input for the backward pass, and compute the rest again.
+    dtype: dtype of the computation; normalisation statistics and softmax are float32 or wider.
+    param_dtype: dtype of the parameters.
   """
 
   channels: int = 128
@@ -227,6 +242,7 @@ class UNet(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)

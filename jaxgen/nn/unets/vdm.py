@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.unet import Attention, Map, check, u_shape
 
@@ -28,7 +29,7 @@ def initializer(scale: float = 1.0):
 
 
 class Block(nn.Module):
-  """norm, SiLU, conv, + condition; norm, SiLU, dropout, conv; + input (through a dense layer where widths differ)."""
+  """norm, SiLU, conv, + condition; norm, SiLU, dropout, conv; + input (through a dense layer if widths differ)."""
 
   features: int
   dropout: float
@@ -52,15 +53,17 @@ class Block(nn.Module):
 
 
 class ScoreNetwork(nn.Module):
-  """eps from z_t and gamma_t: a U-Net that never leaves the full resolution, with attention in its middle only.
+  """eps from z_t and gamma_t: a U-Net at full resolution throughout, with attention only in the middle.
 
-  gamma_min, gamma_max: gamma's ends at initialisation; the network sees (gamma - gamma_min) / (gamma_max - gamma_min).
-  channels: width.
-  depth: residual blocks on the way down, one more on the way up.
-  dropout: rate, inside each residual block.
-  fourier: the network also sees sin(2^n pi z) and cos(2^n pi z) for these n. 7 and 8 are the paper's for 256 values in
-    [-1, 1]: the last turns once from one value to the next. For 17 values that is n = 4.
-  classes: number of classes of a class-conditional network.
+  Attributes:
+    gamma_min, gamma_max: gamma's ends at initialisation; the network sees (gamma - gamma_min) / (gamma_max -
+      gamma_min).
+    channels: width.
+    depth: number of residual blocks on the way down; one more on the way up.
+    dropout: dropout rate inside each residual block.
+    fourier: the network also sees sin(2^n pi z) and cos(2^n pi z) for these n. The paper has 7 and 8 for 256 values in
+      [-1, 1]: for n = 8 the distance of two values is one period. For 17 values that is n = 4.
+    classes: number of classes of a class-conditional network.
   """
 
   gamma_min: float
@@ -86,9 +89,10 @@ class ScoreNetwork(nn.Module):
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
     Raises:
-      UserError: a label without `classes`, or the reverse.
+      UserError: a label is given without `classes`, or the reverse.
     """
     check(z, 1, label, self.classes)
+    check_sizes("the score network", channels=self.channels, depth=self.depth)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     t = (gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)
     condition = timestep_embedding(1000 * t, self.channels)
@@ -114,9 +118,9 @@ class ScoreNetwork(nn.Module):
 
 
 class LinearGamma(nn.Module):
-  """gamma(t) = b + |w| t, starting as the line from gamma_min to gamma_max; the CIFAR-10 model's.
+  """gamma(t) = b + |w| t, initially the line from gamma_min to gamma_max, as in the CIFAR-10 model.
 
-  Only its ends matter to the bound in continuous time (the paper's section 5.1), so this learns gamma's ends.
+  The bound in continuous time depends only on gamma's ends (the paper's section 5.1), which are learned.
   """
 
   gamma_min: float
@@ -133,9 +137,9 @@ class LinearGamma(nn.Module):
 class MonotoneGamma(nn.Module):
   """gamma(t) = l_1(t) + l_3(phi(l_2(2 t - 1))) / hidden, with phi(x) = 2 sigmoid(x) - 1; Appendix H.
 
-  l_1, l_2 and l_3 are linear maps of widths 1, `hidden` and 1 whose weights count by their absolute values, so gamma
-  increases. It starts close to the line from gamma_min to gamma_max. (The paper's gamma is also rescaled so that its
-  ends are two parameters of their own; as in the authors' code, this is not.)
+  l_1, l_2 and l_3 are linear maps of widths 1, `hidden` and 1. Their weights enter by absolute values, so that gamma
+  increases. It starts close to the line from gamma_min to gamma_max. (The paper also rescales gamma so that its ends
+  are two separate parameters; the authors' code, and this, do not.)
   """
 
   gamma_min: float

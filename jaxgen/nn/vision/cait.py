@@ -53,7 +53,7 @@ class TalkingHeads(nn.Module):
 
 
 class TalkingHeadsAttention(nn.Module):
-  """`nn.attention.Attention` with heads that talk; Shazeer et al., section 4."""
+  """`nn.blocks.attention.Attention` with talking heads; Shazeer et al., section 4."""
 
   heads: int
   qkv_bias: bool = True
@@ -76,7 +76,7 @@ class TalkingHeadsAttention(nn.Module):
 
 
 class ClassAttentionBlock(nn.Module):
-  """Only the class token moves: it attends to itself and to the patches; section 3, eqs. 5 to 9."""
+  """A block that changes only the class token, which attends to itself and to the patches; section 3, eq. 5 to 9."""
 
   heads: int
   hidden: int
@@ -100,16 +100,17 @@ class ClassAttentionBlock(nn.Module):
 
 
 class CaiT(nn.Module):
-  """CaiT for classification. The head sees the class token, which meets the patches in the last blocks only.
+  """CaiT for classification. The head sees the class token, which enters only in the last blocks.
 
-  patch: side of a patch, in pixels.
-  width: number of features of a token.
-  depth: number of blocks in which patches attend to patches.
-  class_depth: number of blocks in which the class token attends to them.
-  layer_scale: LayerScale's gains at first.
-  dropout: rate, on each branch's output and on the MLPs' hidden layers, in the blocks of patches.
-  attention_dropout: rate, on attention's weights there.
-  drop_path: stochastic depth's rate there, the same in all blocks (section 5.1).
+  Attributes:
+    patch: side of a patch, in pixels.
+    width: number of features of a token.
+    depth: number of blocks in which patches attend to patches.
+    class_depth: number of blocks in which the class token attends to them.
+    layer_scale: initial gain of LayerScale.
+    dropout: dropout rate of each branch's output and of the MLPs' hidden layers, in the blocks of patches.
+    attention_dropout: dropout rate of attention weights, in the blocks of patches.
+    drop_path: stochastic depth's rate, the same in all blocks of patches (section 5.1).
   """
 
   patch: int

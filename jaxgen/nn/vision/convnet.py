@@ -13,10 +13,11 @@ from jaxgen.nn.blocks.layers import Conv, Dropout
 class ConvNet(nn.Module):
   """3x3 convolutions with ReLU, each followed by 2x2 averaging, then one hidden layer. No batch statistics.
 
-  classes: number of classes.
-  channels: width of each convolution.
-  hidden: width of the hidden layer, whose activations are what the method `features` returns.
-  dropout: rate, on the hidden layer's input and output.
+  Attributes:
+    classes: number of classes.
+    channels: width of each convolution.
+    hidden: width of the hidden layer, whose activations `features` returns.
+    dropout: dropout rate of the hidden layer's input and output.
   """
 
   classes: int
@@ -37,7 +38,7 @@ class ConvNet(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"], index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch {self.classes}"]:
-    """Logits of images x [B, H, W, C]. Dropout is on where `index`, the positions in the global batch, is given."""
+    """Logits of images x [B, H, W, C]. Dropout is on if `index`, the positions in the global batch, is given."""
     return self.out(self.drop[1](self.features(x, index), index))
 
   def features(
@@ -56,7 +57,7 @@ class ConvNet(nn.Module):
 
 
 def halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:
-  """Averages 2x2 pixels; an odd last row or column is dropped. By reshaping: windowed sums are slow on a CPU."""
+  """Averages 2x2 pixels; an odd last row or column is dropped. It reshapes, since windowed sums are slow on a CPU."""
   batch, height, width, channels = x.shape
   x = x[:, : height // 2 * 2, : width // 2 * 2]
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))

@@ -34,11 +34,12 @@ SIZES = {
 class DenseNet(nn.Module):
   """Dense blocks, with a transition between two that halves the channels and the picture's sides.
 
-  depths: number of layers of each block.
-  growth: k, the channels that each layer adds.
-  stem: channels before the first block; the paper's is 2 k.
-  dropout: rate, on each layer's output; the paper's is 0.2 on data without augmentation.
-  small: for small pictures, as the paper's for CIFAR: a 3x3 convolution, without stride and pooling, as the stem.
+  Attributes:
+    depths: number of layers of each block.
+    growth: k, the channels that each layer adds.
+    stem: channels before the first block; 2 k in the paper.
+    dropout: dropout rate of each layer's output; 0.2 in the paper, on data without augmentation.
+    small: for small pictures, the paper's stem for CIFAR: a 3x3 convolution without stride and pooling.
   """
 
   depths: Sequence[int]
@@ -54,7 +55,7 @@ class DenseNet(nn.Module):
     self.head = Dense(self.classes, dtype=self.dtype, param_dtype=self.param_dtype)
 
   def __call__(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.classes}"]:
-    """Logits. In training, with `index`, by the batch's statistics, collection "batch_stats"; rng "dropout"."""
+    """Logits. With `index`, in training: the batch's statistics, new "batch_stats", and rng "dropout" for dropout."""
     return self.head(self.features(x, index))
 
   @nn.compact

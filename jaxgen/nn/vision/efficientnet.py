@@ -27,7 +27,12 @@ Pictures = Float[Array, "batch height width channels"]
 
 
 class Stage(NamedTuple):
-  """A row of Table 1. expand: the blocks' inner width over that of their input. stride: of the first block."""
+  """A row of Table 1.
+
+  Attributes:
+    expand: a block's inner width divided by its input's width.
+    stride: the stride of the first block.
+  """
 
   expand: int
   kernel: int
@@ -65,10 +70,7 @@ def rounded(channels: float) -> int:
 
 
 def fan_out(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
-  """Normal of variance 2 / (the kernel's positions x the outputs that an input reaches), as in the authors' code.
-
-  A depthwise kernel is [h, w, 1, C] and reaches one output.
-  """
+  """Normal with variance 2 / fan-out, as in the authors' code. A depthwise kernel [h, w, 1, C] has fan-out h w."""
   reached = shape[0] * shape[1] * (1 if shape[2] == 1 else shape[3])
   return math.sqrt(2 / reached) * jax.random.normal(key, shape, dtype)
 
@@ -111,15 +113,17 @@ class Block(nn.Module):
 class EfficientNet(nn.Module):
   """A stem, stages of blocks, a 1x1 convolution, the mean over positions and a dense layer.
 
-  width, depth: factors of every stage's channels and number of blocks.
-  stages, stem, out: B0's, before these factors; `out` is the width of the last convolution.
-  dropout: rate, before the dense layer.
-  drop_path: stochastic depth's rate; that of block i of n is drop_path * i / n.
-  padding: "same", as published, TensorFlow's, which with stride 2 puts more on the right and below; "symmetric", that
-    of torchvision and of timm's networks whose name does not begin with "tf_".
-  eps, momentum: of batch normalisation, as published. The ports with symmetric padding have eps 1e-5 (torchvision's
-    from B5 on 1e-3) and momentum 0.9.
-  small: for small pictures, a stem without stride.
+  Attributes:
+    width, depth: factors of every stage's channels and number of blocks.
+    stages: the stages before these factors are applied.
+    stem, out: widths of the first and of the last convolution before these factors are applied.
+    dropout: dropout rate before the dense layer.
+    drop_path: stochastic depth's rate; block i of n has the rate drop_path * i / n.
+    padding: "same" is TensorFlow's padding, as published, which with stride 2 adds more on the right and below.
+      "symmetric" is that of torchvision and of timm's networks whose name does not begin with "tf_".
+    eps, momentum: of batch normalisation, as published. The ports with symmetric padding have eps 1e-5 (torchvision's
+      from B5 on 1e-3) and momentum 0.9.
+    small: for small pictures, use a stem without stride.
   """
 
   width: float = 1.0
@@ -142,11 +146,11 @@ class EfficientNet(nn.Module):
     self.drop = Dropout(self.dropout)
 
   def blocks(self) -> list[tuple[int, int, Stage]]:
-    """(number of its stage, number within that, the stage) of every block."""
+    """(number of the stage, number of the block within it, the stage) for every block."""
     return [(s, i, stage) for s, stage in enumerate(self.stages) for i in range(math.ceil(self.depth * stage.blocks))]
 
   def __call__(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.classes}"]:
-    """Logits. In training, with `index`, by the batch's statistics, collection "batch_stats"; rng "dropout"."""
+    """Logits. With `index`, in training: the batch's statistics, new "batch_stats", and rng "dropout" for dropout."""
     return self.head(self.drop(self.features(x, index), index))
 
   @nn.compact

@@ -1,8 +1,9 @@
 """GoogLeNet, the first Inception network.
 
 Szegedy et al. 2014, https://arxiv.org/abs/1409.4842: Table 1, Figures 2 b and 3, and section 5 for the auxiliary heads.
-What the paper leaves open, response normalisation's constants and how windows meet the pictures' ends, is as in the
-Caffe model zoo's bvlc_googlenet; initialisation is He et al.'s, 2015, https://arxiv.org/abs/1502.01852.
+The paper does not give response normalisation's constants and the padding of windows at the pictures' ends; they are
+those of the Caffe model zoo's bvlc_googlenet. Initialisation is that of He et al. 2015,
+https://arxiv.org/abs/1502.01852.
 
     GoogLeNet()                                         6,998,552 parameters with 1000 classes, without auxiliary heads,
                                                         and 13,378,280 with them on pictures of 224 x 224
@@ -36,7 +37,7 @@ INCEPTIONS = {
   "5a": (256, 160, 320, 32, 128, 128),
   "5b": (384, 192, 384, 48, 128, 128),
 }
-AUXILIARY = ("4a", "4d")  # what the auxiliary heads see
+AUXILIARY = ("4a", "4d")  # the modules whose outputs the auxiliary heads see
 he = nn.initializers.he_normal()
 
 
@@ -51,15 +52,17 @@ def response_norm(x: Pictures) -> Pictures:
 
 
 def reduce(x: Pictures, window: int = 3) -> Float[Array, "batch h w channels"]:
-  """Max pooling of stride 2; a last window that sticks out is taken, too."""
+  """Max pooling of stride 2, including a last window that extends beyond the picture."""
   pads = tuple((0, (window - n) % 2) for n in x.shape[1:3])
   return max_pool(x, window, 2, pads)
 
 
 def windows(n: int, adaptive: bool) -> np.ndarray:
-  """[out, n], rows of means: over 5 positions every 3, 14 -> 4 in the paper; over all where n is less than 5.
+  """A matrix [out, n] of mean pooling: over 5 positions every 3, 14 -> 4 in the paper; for n < 5 over all positions.
 
-  adaptive: PyTorch's windows, always 4, which are of 4 positions where n is 14.
+  Args:
+    n: number of positions.
+    adaptive: use PyTorch's adaptive windows, always 4; for n = 14 each has 4 positions.
   """
   if adaptive:
     ends = [(i * n // 4, -(-(i + 1) * n // 4)) for i in range(4)]
@@ -71,13 +74,14 @@ def windows(n: int, adaptive: bool) -> np.ndarray:
 class GoogLeNet(nn.Module):
   """Nine inception modules.
 
-  width: factor of every width of Table 1 and of the heads.
-  auxiliary: whether there are the two auxiliary heads, which are used in training alone.
-  dropout, auxiliary_dropout: rates, before the last dense layer of the head and of an auxiliary head.
-  batch_norm: torchvision's form, of which there are published weights: batch normalisation (eps 1e-3) in place of
-    biases and of response normalisation, 3x3 kernels where the paper has 5x5, a last pooling of 2x2 windows, and
-    other windows in the auxiliary heads.
-  small: for small pictures, a 3x3 convolution without stride first, and neither of the stem's poolings.
+  Attributes:
+    width: factor of every width of Table 1 and of the heads.
+    auxiliary: whether there are the two auxiliary heads, which are used only in training.
+    dropout, auxiliary_dropout: dropout rates before the last dense layer of the head and of an auxiliary head.
+    batch_norm: torchvision's variant, for which there are published weights: batch normalisation (eps 1e-3) in place of
+      biases and of response normalisation, 3x3 kernels in place of 5x5, a last pooling of 2x2 windows, and other
+      windows in the auxiliary heads.
+    small: for small pictures, use a first 3x3 convolution without stride, and no pooling in the stem.
   """
 
   classes: int = 1000
@@ -146,7 +150,7 @@ class GoogLeNet(nn.Module):
     (first,), (second, third) = self.widths(64), self.widths(64, 192)
     h = normed(pooled(conv(x, first, *((3, "stem_1") if self.small else (7, "stem_1", 2)))))
     h = pooled(normed(conv(conv(h, second, 1, "stem_2_reduce"), third, 3, "stem_2")))
-    # It is halved twice more, by windows of 3 or, the second time in torchvision's form, of 2.
+    # The map is halved twice more, by windows of 3, or of 2 the second time in torchvision's variant.
     if min(h.shape[1:3]) < (2 if self.batch_norm else 4):
       raise UserError(
         f"pictures of {x.shape[1]} x {x.shape[2]} are too small for GoogLeNet: resize them, or set small=True"

@@ -1,9 +1,9 @@
 """Residual networks: v1, v1.5 and v2, of 18 to 152 layers.
 
 v1: He et al. 2015, https://arxiv.org/abs/1512.03385, section 3 and Table 1.
-v1.5, what is called ResNet-50 today: in bottlenecks that halve the picture it is the 3x3 convolution that strides, not
-the first 1x1 one (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1). v2 strides there, too.
-v2: normalisation and ReLU come before each convolution, and nothing is on the way of the identity: He et al. 2016,
+v1.5, today's ResNet-50: in bottlenecks that halve the picture the 3x3 convolution has the stride, not the first 1x1 one
+(Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1). v2 has it there, too.
+v2: normalisation and ReLU come before each convolution, and the identity path has no operation: He et al. 2016,
 https://arxiv.org/abs/1603.05027, Figure 4 e.
 
     ResNet(**SIZES[50])                             25,557,032 parameters with 1000 classes: v1.5
@@ -41,9 +41,10 @@ he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Block(nn.Module):
-  """x + F(x), with F two 3x3 convolutions, or 1x1, 3x3 and 1x1 ones; where shapes differ x goes through a 1x1 one.
+  """x + F(x), with F of two 3x3 convolutions, or 1x1, 3x3 and 1x1. If shapes differ, a 1x1 convolution is applied to x.
 
-  features: width of the 3x3 convolutions; a bottleneck's output is 4 times as wide.
+  Attributes:
+    features: width of the 3x3 convolutions; a bottleneck's output is 4 times as wide.
   """
 
   features: int
@@ -94,18 +95,19 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """Stages of residual blocks, each but the first starting with stride 2 and twice as wide as the one before.
+  """Stages of residual blocks. Each stage but the first halves the picture and doubles the width.
 
-  depths: number of blocks of each stage.
-  width: features of the stem and of the first stage's 3x3 convolutions.
-  bottleneck: blocks of three convolutions.
-  preactivation: v2. As in timm, the stem's pooling comes before the first normalisation.
-  stride_first: v1, see above; matters to bottlenecks alone.
-  small: for small pictures, a 3x3 convolution as the stem, without stride and pooling: v1's section 4.2. (The networks
-    there are of stages of width 16, 32 and 64; their shortcuts have no parameters, and here they have.)
-  drop_path: stochastic depth's rate at the last block; it grows in equal steps from 0 at the first.
-  zero_gain: the last normalisation of each branch starts at 0, so that blocks start as the identity: Goyal et al. 2017,
-    section 5.1. For v1 and v1.5.
+  Attributes:
+    depths: number of blocks of each stage.
+    width: features of the stem and of the first stage's 3x3 convolutions.
+    bottleneck: blocks of three convolutions.
+    preactivation: v2. As in timm, the stem's pooling comes before the first normalisation.
+    stride_first: v1, see above; it changes only bottlenecks.
+    small: for small pictures, use v1's stem of section 4.2, a 3x3 convolution without stride and pooling. (The paper's
+      networks there have widths 16, 32 and 64, and short-cuts without parameters; here short-cuts have parameters.)
+    drop_path: stochastic depth's rate at the last block; it grows in equal steps from 0 at the first.
+    zero_gain: the last normalisation of each branch starts at 0, so that blocks start as the identity: Goyal et al.
+      2017, section 5.1. For v1 and v1.5.
   """
 
   depths: Sequence[int]
@@ -121,12 +123,12 @@ class ResNet(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   def setup(self):
-    # Its deviation is Goyal et al.'s.
+    # Its standard deviation is that of Goyal et al.
     init = nn.initializers.normal(0.01)
     self.head = Dense(self.classes, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype)
 
   def __call__(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.classes}"]:
-    """Logits. In training, with `index`, by the batch's statistics, collection "batch_stats"; rng "dropout"."""
+    """Logits. With `index`, in training: the batch's statistics, new "batch_stats", and rng "dropout" for dropout."""
     return self.head(self.features(x, index))
 
   @nn.compact

@@ -1,4 +1,4 @@
-"""Swin Transformer: attention within windows, which are shifted from block to block, over maps that halve.
+"""Swin Transformer: attention within windows, which are shifted in every second block; each stage halves the map.
 
 Liu et al. 2021, https://arxiv.org/abs/2103.14030, section 3 and Table 7.
 
@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width, separately
 from jaxgen.nn.blocks.layers import Dense, LayerNorm
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, uniform
@@ -37,7 +37,7 @@ SIZES = {
 
 
 def windows_of(x: Map, window: Pair) -> Float[Array, "windows tokens channels"]:
-  """Windows, row by row, and the tokens within each, row by row."""
+  """Cuts a map into windows, in row-major order; so are the tokens of each window."""
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // window[0], window[0], width // window[1], window[1], channels)
   return x.swapaxes(2, 3).reshape(-1, window[0] * window[1], channels)
@@ -50,14 +50,14 @@ def from_windows(x: Float[Array, "windows tokens channels"], window: Pair, heigh
 
 
 def relative_positions(window: Pair) -> Int[np.ndarray, "tokens tokens"]:
-  """Of query i and key j, the row of the table of biases: (dy + h - 1) (2 w - 1) + dx + w - 1 with d = i - j."""
+  """The row of the table of biases for query i and key j: (dy + h - 1) (2 w - 1) + dx + w - 1 with (dy, dx) = i - j."""
   y, x = (axis.ravel() for axis in np.indices(window))
   difference = lambda axis, side: axis[:, None] - axis[None, :] + side - 1
   return difference(y, window[0]) * (2 * window[1] - 1) + difference(x, window[1])
 
 
 def shifted_mask(height: int, width: int, window: Pair, shift: Pair) -> Bool[np.ndarray, "windows tokens tokens"]:
-  """Which keys a query may see once the map is rolled by -shift: those that were its neighbours before; Figure 4."""
+  """The keys that a query sees after the map is rolled by -shift: those that were its neighbours before; Figure 4."""
   region = np.zeros((height, width), int)
   for axis in (0, 1):
     wrapped = np.arange((height, width)[axis]) >= (height, width)[axis] - shift[axis]
@@ -70,10 +70,11 @@ def shifted_mask(height: int, width: int, window: Pair, shift: Pair) -> Bool[np.
 class WindowAttention(nn.Module):
   """Attention within windows, with a bias for each head and relative position: section 3.2, eq. 4.
 
-  heads, qkv_bias: as of `nn.attention.Attention`.
-  grid: rows and columns of the map whose tokens come in.
-  window: rows and columns of a window. A map that it does not divide is padded with zeros, below and on the right.
-  shift: by how much the windows are shifted, down and to the right.
+  Attributes:
+    heads, qkv_bias: as in `nn.blocks.attention.Attention`.
+    grid: rows and columns of the map of tokens.
+    window: rows and columns of a window. If it does not divide the map, zeros are added below and on the right.
+    shift: the windows' shift down and to the right.
   """
 
   heads: int
@@ -114,7 +115,7 @@ class WindowAttention(nn.Module):
 
 
 class TwoBlocks(nn.Module):
-  """A block and one whose windows are shifted by half a window: Figure 3(b), eq. 3. drop_path: rates of the two."""
+  """A block and a block with windows shifted by half a window: Figure 3(b), eq. 3. drop_path has the rates of both."""
 
   block: Any
   grid: Pair
@@ -151,12 +152,13 @@ class PatchMerging(nn.Module):
 class Swin(nn.Module):
   """Swin Transformer for classification; the head sees the mean over all tokens.
 
-  patch: side of a patch, in pixels.
-  width: features of a token in the first stage; they double from stage to stage, as the map halves.
-  depths: number of blocks of each stage, even: the second of two has shifted windows.
-  heads: number of attention's heads in each stage.
-  window: side of a window; where the map is smaller, the window is as the map and is not shifted.
-  drop_path: stochastic depth's rate at the last block.
+  Attributes:
+    patch: side of a patch, in pixels.
+    width: features of a token in the first stage; each further stage doubles them and halves the map.
+    depths: number of blocks of each stage, even, because every second block has shifted windows.
+    heads: number of attention's heads in each stage.
+    window: side of a window. If the map is smaller, the window is the map and is not shifted.
+    drop_path: stochastic depth's rate at the last block.
   """
 
   patch: int
@@ -180,8 +182,9 @@ class Swin(nn.Module):
     """The mean over the last stage's tokens, normalised.
 
     Raises:
-      UserError: odd depths, or not as many stages as heads.
+      UserError: odd depths, sizes of 0, or not as many stages as heads.
     """
+    check_sizes("Swin", stages=len(self.depths), depths=self.depths, window=self.window)
     if any(depth % 2 for depth in self.depths):
       raise UserError(f"Swin's depths {tuple(self.depths)} must be even: every second block has shifted windows")
     if len(self.depths) != len(self.heads):

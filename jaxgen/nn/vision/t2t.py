@@ -48,7 +48,7 @@ SIZES = {
 
 
 def soft_split(x: Pictures, split: Split) -> Float[Array, "batch rows columns features"]:
-  """Patches that overlap, each as one vector: channel by channel, and within a channel row by row; eq. 3."""
+  """Overlapping patches, each flattened to a vector: channel by channel, each channel row by row; eq. 3."""
   side, stride, padding = split
   rows, columns = ((size + 2 * padding - side) // stride + 1 for size in x.shape[1:3])
   if rows < 1 or columns < 1:
@@ -70,10 +70,11 @@ def sinusoids(count: int, width: int) -> Float[np.ndarray, "{count} {width}"]:
 
 
 class TokenTransformer(nn.Module):
-  """Attention with one head of another width than its input's, and an MLP; the values take the input's place on the
-  residual path.
+  """Attention with one head, whose width differs from the input's, and an MLP. The residual path has the values in
+  place of the input.
 
-  width: of tokens that come out.
+  Attributes:
+    width: features of an output token.
   """
 
   width: int
@@ -95,8 +96,8 @@ class TokenTransformer(nn.Module):
 class TokenPerformer(nn.Module):
   """`TokenTransformer` with attention that is linear in the number of tokens: Choromanski et al. 2020, eq. 5.
 
-  exp(q k) is the mean of phi(q) phi(k) with phi(x) = exp(w x - |x|^2 / 2) over random directions w, which are drawn
-  once and not trained. Dropout of 0.1 in training, as in the authors' code.
+  exp(q k) is the mean of phi(q) phi(k), phi(x) = exp(w x - |x|^2 / 2), over random directions w. These are drawn once
+  and not trained. Training uses dropout with rate 0.1, as in the authors' code.
   """
 
   width: int
@@ -125,15 +126,17 @@ class TokenPerformer(nn.Module):
 class T2TViT(nn.Module):
   """T2T-ViT for classification; the head sees the class token.
 
-  width: number of features of a token of the backbone.
-  hidden: width of its MLPs' hidden layers.
-  token: what stands between the soft splits.
-  token_width: features of a token there.
-  splits: side, stride and padding of each soft split.
-  scale: of attention's logits in the backbone; default 1 / sqrt(width / heads).
-  dropout: rate in the backbone, after the positions, on each branch's output and on the MLPs' hidden layers.
-  attention_dropout: rate, on attention's weights there.
-  drop_path: stochastic depth's rate at the last block.
+  Attributes:
+    width: number of features of a token of the backbone.
+    hidden: width of its MLPs' hidden layers.
+    token: the layer between the soft splits.
+    token_width: features of a token between the soft splits.
+    splits: side, stride and padding of each soft split.
+    scale: the factor of attention's logits in the backbone; by default 1 / sqrt(width / heads).
+    dropout: dropout rate in the backbone: after positions are added, of each branch's output and of the MLPs' hidden
+      layers.
+    attention_dropout: dropout rate of attention weights in the backbone.
+    drop_path: stochastic depth's rate at the last block.
   """
 
   width: int

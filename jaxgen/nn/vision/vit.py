@@ -26,7 +26,7 @@ Pictures = Float[Array, "batch height width channels"]
 
 # timm's and the authors' "trunc_normal_(std=0.02)" cuts at -2 and 2, a hundred standard deviations away.
 normal = nn.initializers.normal(0.02)
-# PyTorch's own initialisation of a convolution, which DeiT and its successors leave as it is.
+# PyTorch's default initialisation of a convolution, which DeiT and its successors use.
 uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # "Size/patch". Parameters are for 224 x 224 pictures, 1000 classes and a class token.
@@ -43,7 +43,7 @@ SIZES = {
   "L/14": dict(patch=14, width=1024, depth=24, heads=16),  # 304,203,752
   "H/14": dict(patch=14, width=1280, depth=32, heads=16),  # 632,045,800
 }
-# DeiT with its distillation token; without, it is a ViT that is initialised otherwise.
+# DeiT with its distillation token. Without the token it is a ViT with another initialisation.
 _DEIT = dict(distilled=True, patch_init=uniform, kernel_init=normal, head_init=normal)
 DEIT = {
   "Ti": SIZES["Ti/16"] | _DEIT,  # 5,910,800
@@ -57,8 +57,8 @@ def resize_positions(
 ) -> Float[Array, "new_tokens features"]:
   """A table of positions for another resolution: section 3.2 of ViT; interpolation as in timm.
 
-  Bicubic (Keys' kernel with a = -1/2), and with a wider kernel where the new grid is coarser. The first rows, of class
-  and distillation tokens, stay as they are.
+  It is bicubic (Keys' kernel with a = -1/2), with a wider kernel if the new grid is coarser. The first rows, of class
+  and distillation tokens, do not change.
 
   Args:
     old, new: rows and columns of patches.
@@ -73,10 +73,10 @@ def resize_positions(
 
 
 class PatchEmbedding(nn.Module):
-  """A linear map of each patch x patch square of pixels; it is a convolution with that stride, and its kernel's shape.
+  """A linear map of each patch x patch square of pixels: a convolution with this stride and kernel size.
 
   Raises:
-    UserError: pictures whose sides the patch does not divide.
+    UserError: the patch does not divide the picture's sides.
   """
 
   features: int
@@ -106,14 +106,14 @@ def positions(
   """The module's table "positions".
 
   Raises:
-    UserError: the table that is there is of another number of tokens.
+    UserError: the existing table has another number of tokens.
   """
   if module.has_variable("params", "positions"):
     table = module.get_variable("params", "positions")
     if table.shape[0] != count:
       raise UserError(
         f"the network has {table.shape[0]} positions and these pictures need {count}: "
-        "give pictures of the size it was made for, or resize its table with nn.vit.resize_positions"
+        "give pictures of the size it was made for, or resize its table with jaxgen.nn.vision.vit.resize_positions"
       )
   return module.param("positions", init, (count, features), dtype)
 
@@ -121,16 +121,17 @@ def positions(
 class ViT(nn.Module):
   """Vision Transformer; with `distilled`, DeiT.
 
-  patch: side of a patch, in pixels.
-  width: number of features of a token.
-  heads: number of attention's heads.
-  hidden: width of the MLPs' hidden layers; default 4 x width.
-  pool: what the head sees: the class token, or the mean over all tokens (there is no class token then).
-  distilled: a second token, and a head of its own on it, that learn from a teacher.
-  dropout: rate, after the positions are added, on each branch's output and on the MLPs' hidden layers.
-  attention_dropout: rate, on attention's weights.
-  drop_path: stochastic depth's rate at the last block.
-  head_init: initialiser of heads and of class and distillation tokens. ViT's is zero.
+  Attributes:
+    patch: side of a patch, in pixels.
+    width: number of features of a token.
+    heads: number of attention's heads.
+    hidden: width of the MLPs' hidden layers; by default 4 x width.
+    pool: the head's input: the class token, or the mean over all tokens, in which case there is no class token.
+    distilled: add a second token with its own head, which learn from a teacher.
+    dropout: dropout rate after positions are added, of each branch's output and of the MLPs' hidden layers.
+    attention_dropout: dropout rate of attention weights.
+    drop_path: stochastic depth's rate at the last block.
+    head_init: initialiser of heads and of class and distillation tokens; zero for ViT.
   """
 
   patch: int
@@ -161,7 +162,7 @@ class ViT(nn.Module):
 
   @nn.compact
   def tokens(self, x: Pictures, index: Index = None) -> Tokens:
-    """[B, T, D], normalised; the class token first, then the distillation token, then the patches, row by row."""
+    """Normalised tokens [B, T, D]: the class token, the distillation token, then the patches in row-major order."""
     if self.distilled and self.pool == "mean":
       raise UserError("a distilled network has two tokens to read out: pool must be 'class'")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -194,7 +195,7 @@ class ViT(nn.Module):
     return tokens[:, 0] if self.pool == "class" else tokens.mean(1)
 
   def features(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.width}"]:
-    """What the head sees; in a distilled network, the mean of what the two heads see."""
+    """The head's input; in a distilled network, the mean of both heads' inputs."""
     return self._read(self.tokens(x, index))
 
   def __call__(self, x: Pictures, index: Index = None):

@@ -1,6 +1,10 @@
 """The source `npz:FILE`: arrays by split, mapped where they are large, never unpickled."""
 
+import ctypes
+import mmap
+import os
 import pathlib
+import pickle
 import re
 import sys
 
@@ -10,7 +14,7 @@ import pytest
 
 from jaxgen.core.errors import UserError
 from jaxgen.data import images, sources
-from jaxgen.data.pipeline import Stream
+from jaxgen.data.pipeline import Stream, elements
 
 X = {"x": jax.ShapeDtypeStruct((3,), np.float32)}
 
@@ -79,6 +83,61 @@ def test_a_mapped_file_is_read_where_it_is_asked_for(tmp_path):
   source = sources.open_source(data.name, "train", data.features, memory_bytes=2**20)
   assert source.gather(np.arange(100))["image"].shape == (100, 64, 64, 1)
   assert resident() - before < 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel which pages are there")
+def test_a_process_reads_the_pages_of_its_own_rows(tmp_path):
+  """Of 64 MiB that are not in the page cache, process 1 of 2 reads 2 batches of 8 rows of 16 KiB: those pages alone."""
+  path = tmp_path / "a.npz"
+  np.savez(path, train_image=np.random.default_rng(0).integers(0, 256, (2**12, 128, 128, 1), np.uint8))
+  with open(path, "rb+") as file:
+    os.fsync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+  source = sources.open_source(f"npz:{path}", "train", images("", (128, 128, 1)).features, memory_bytes=2**20)
+  array = source.mapped["image"]
+  pages = lambda: _resident(array._mmap)
+  before = pages()
+  if before.mean() > 0.5:
+    pytest.skip("the file's system keeps all of it in memory")
+  stream = Stream(source, 3, 16, 1, 2)
+  for k in range(2):
+    positions = np.arange(16 * k + 8, 16 * k + 16)
+    rows = elements(len(source), 3, positions)
+    np.testing.assert_array_equal(stream.piece(k)["image"], array[rows])
+  read = pages() & ~before
+  start = array.offset % mmap.ALLOCATIONGRANULARITY
+  own = np.zeros(len(read), bool)
+  for row in elements(len(source), 3, np.r_[8:16, 24:32]):
+    first = start + row * 2**14
+    own[first // mmap.PAGESIZE : -(-(first + 2**14) // mmap.PAGESIZE)] = True
+  assert read.any()
+  assert not (read & ~own).any()
+
+
+def _resident(mapping):
+  """Which pages of a mapping the kernel has in memory: mincore(2)."""
+  flags = (ctypes.c_ubyte * -(-len(mapping) // mmap.PAGESIZE))()
+  address = np.frombuffer(mapping, np.uint8).ctypes.data
+  libc = ctypes.CDLL(None, use_errno=True)
+  assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapping)), flags) == 0
+  return np.frombuffer(flags, np.uint8) & 1 > 0
+
+
+def test_sent_to_another_process_it_is_mapped_there(tmp_path):
+  """Not copied: what is sent is a path and places."""
+  features = images("", (64, 64, 1), classes=3).features
+  label = np.arange(100) % 3
+  np.savez(
+    tmp_path / "a.npz", train_image=np.arange(100 * 4096).reshape(100, 64, 64, 1).astype(np.uint8), train_label=label
+  )
+  source = sources.open_source(f"npz:{tmp_path / 'a.npz'}", "train", features, memory_bytes=100)
+  sent = pickle.dumps(source)
+  assert len(sent) < 2_000
+  again = pickle.loads(sent)
+  assert isinstance(again.mapped["image"], np.memmap)
+  indices = np.array([5, 6, 7, 99])
+  for name, array in source.gather(indices).items():
+    np.testing.assert_array_equal(again.gather(indices)[name], array, strict=True)
 
 
 def test_a_large_file_of_objects_is_not_unpickled(tmp_path):
