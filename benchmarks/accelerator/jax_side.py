@@ -35,7 +35,9 @@ def gpu_facts() -> dict:
 def peak_bytes() -> int | None:
   import jax
 
-  return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+  from jaxgen.throughput.chips import peak_memory
+
+  return peak_memory(jax.devices()[:1])
 
 
 def ddpm(job: dict, dtype, **options):

@@ -3,7 +3,8 @@
 Paper: Radford et al. 2019, Language models are unsupervised multitask learners (GPT-2),
 https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf, section 2.3 and
 Table 2; the training settings are those of nanoGPT, https://github.com/karpathy/nanoGPT, whose README gives the
-losses of OpenAI's weights on OpenWebText.
+losses of OpenAI's weights on OpenWebText. A batch has 512 sequences, as in the GPT-2 paper, and not nanoGPT's 480 (12 x
+5 x 8), so that it divides over a power of two of devices.
 
     jaxgen inspect gpt2 --size xl --target tpu:v5e:16x16 --fsdp 256
     jaxgen train gpt2 --corpus FILE

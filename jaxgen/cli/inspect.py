@@ -51,4 +51,4 @@ def inspect(subject: str, words: list[str]) -> None:
   run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], devices=planned.devices)
   experiment = run.experiment
   found = plan.cost(run.program, planned, experiment.batch_size)
-  plan.show(plan.table(run.program, planned, found, experiment.steps, experiment.batch_size))
+  inspection.print_rows(plan.table(run.program, planned, found, experiment.steps, experiment.batch_size))

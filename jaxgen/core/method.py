@@ -114,6 +114,7 @@ class Method(NamedTuple):
     mean: every player's loss is a mean over examples (see `Player`).
     frozen: networks whose values are read when a run's state is made.
     facts: facts for the report by name, such as the cost of a sample.
+    network_calls: number of network calls of a sample; None: it has no network calls, or their number is not fixed.
     check: (batch of arrays on the host) -> None; raises a UserError if the method cannot model its values. The training
       loop calls it with a run's first batch.
   """
@@ -126,6 +127,7 @@ class Method(NamedTuple):
   frozen: Mapping[str, Frozen] = MappingProxyType({})
   facts: Mapping[str, str] = MappingProxyType({})
   check: Callable[[Batch], None] = lambda batch: None
+  network_calls: int | None = None
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:

@@ -1,6 +1,7 @@
 """What a config or a run is made of, and what a training step costs, before anything is allocated or compiled."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.extend import core
@@ -99,6 +100,11 @@ def show(run: Run, restored: bool, compiled: bool) -> None:
   ]
   if restored:
     rows += [("step", str(run.step)), ("SHA-256 of the state", state_hash(run.state))]
+  print_rows(rows)
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+  """Prints rows of (name, value) as a table."""
   width = max(len(name) for name, _ in rows)
   for name, value in rows:
     print(f"{name:<{width}}  {value}")

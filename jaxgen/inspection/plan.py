@@ -175,10 +175,3 @@ def uncut(program: Program, most: int = 3) -> list[str]:
   few.sort(key=lambda one: -one[0])
   more = [f"and {len(few) - most} more"] if len(few) > most else []
   return [f"{path} {list(x.shape)} in {parts(x)} of {ways}" for _, path, x in few[:most]] + more
-
-
-def show(rows: Sequence[Row]) -> None:
-  """Prints the rows."""
-  width = max(len(name) for name, _ in rows)
-  for name, value in rows:
-    print(f"{name:<{width}}  {value}")

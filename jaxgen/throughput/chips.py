@@ -125,9 +125,12 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+BUSY = 1.5  # load average per core above which the machine has much other work
+
+
 def is_busy(load: float) -> bool:
-  """Whether a load average is that of a machine with much other work than ours."""
-  return load > 1.5 * cores()
+  """Whether a load average means that the machine has much other work."""
+  return load > BUSY * cores()
 
 
 def forget_host_peak() -> None:

@@ -34,6 +34,7 @@ def begin(subject: str, config: Config, arguments: Mapping[str, Any], turns: int
     "platform": jax.devices()[0].platform,
     "cores": chips.cores(),
     "load": os.getloadavg()[0],
+    "busy_load": chips.BUSY * chips.cores(),  # other work spoils times above this load
     "data_sheet": sheet._asdict() if sheet else None,
     "versions": versions(),
     **where(),

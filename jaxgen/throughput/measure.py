@@ -1,4 +1,4 @@
-"""One program measured: compiled anew, warmed up, timed in turns.
+"""Measures one program: compiles it anew, warms it up, and times it in turns.
 
     row = Measure(config, seed).row(case, turns=5)
 
@@ -7,11 +7,11 @@ A row is what the JSON file has of a case:
     seconds                  median of the turns, of one update or of one batch of samples
     turns, spread            all of them; (third quartile - first) / median
     examples_per_second      batch / seconds; per_second in the data's unit, per_device a device's part
-    network_calls            of one sample, where the method says it; seconds_per_call = seconds / network_calls
+    network_calls            of one sample, if the method gives the number; seconds_per_call = seconds / network_calls
     flops                    of one update or batch over all devices, as `inspection.flops` counts them
     peak_flops               what a product of matrices reaches on as many devices, in this dtype, measured in this run
-    mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number. What is
-                             computed again for the gradient counts: with `remat` it is not only the model's FLOPs
+    mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number. With
+                             `remat` the count includes the recomputation, and is more than the model's FLOPs
     fsdp                     devices that share a copy of the state
     trace_seconds, compile_seconds      from Python to XLA's language, and XLA's compiler; no cache of programs is used
     peers, against_best_peer competitors' seconds, of an update or a network call, and how many times as fast we are;
@@ -26,8 +26,8 @@ import contextlib
 import gc
 import math
 import os
-import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +38,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import root
-from jaxgen.core.method import Method
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.units import unit
 from jaxgen.engine.config import Config
@@ -135,12 +134,12 @@ class Measure:
     first = clock(1)
     once = clock(1)
     count = max(1, min(ready.most, math.ceil(TURN / max(once, 1e-6))))
-    calls = network_calls(experiment.method) if case.what == "sample" else None
+    calls = experiment.method.network_calls if case.what == "sample" else None
     asked = peers.job(experiment, case, min(count, UPDATES), calls) if self.peers else None
     with contextlib.ExitStack() as stack:
       others = None
       if isinstance(asked, dict):
-        others = peers.Peers(self.peers, asked, peers.interpreter(self.python))
+        others = peers.Peers(self.peers, asked, self.python or sys.executable)
         stack.callback(others.close)
       if count > 1:
         clock(count)
@@ -308,14 +307,6 @@ def is_out_of_memory(error: BaseException) -> bool:
   """Whether an error is that of memory which a device, or the host, does not have."""
   text = str(error)
   return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
-
-
-def network_calls(method: Method) -> int | None:
-  """How often one sample calls the network, as the method says it in words; None where it does not, or cannot."""
-  for text in method.facts.values():
-    if found := re.search(r"^([\d,]+) network calls?\b", text):
-      return int(found[1].replace(",", ""))
-  return None
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import json
 import pathlib
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -156,7 +155,3 @@ def against(ours: Sequence[float], results: Mapping[str, Mapping[str, Any]]) -> 
   """How many times as fast we are as the best of them: the median over turns of theirs / ours; None without any."""
   theirs = [found["turns"] for found in results.values() if len(found["turns"]) == len(ours)]
   return statistics.median(min(t) / x for x, *t in zip(ours, *theirs, strict=True)) if theirs else None
-
-
-def interpreter(python: str | None) -> str:
-  return python or sys.executable

@@ -244,7 +244,7 @@ def test_a_competitor_has_the_networks_shape_and_takes_turns(config, tmp_path):
   digits = load_config("ddpm_digits")
   experiment = digits.build(channels=8, sampling_steps=4)
   case = plan(digits, {"channels": 8}, Asked(("sample",), (4,), devices=(1,)), 8)[-1]
-  job = peers.job(experiment, case, 1, measure.network_calls(experiment.method))
+  job = peers.job(experiment, case, 1, experiment.method.network_calls)
   assert (job["channels"], job["multipliers"], job["image"], job["sampling_steps"]) == (8, [1, 1], [8, 8, 1], 4)
   tiny_job = peers.job(load_config(config).build(), case, 1, 3)
   assert tiny_job == "diffusers has no counterpart of Net here: only jaxgen.nn.UNet has one"

@@ -104,5 +104,6 @@ def gaussian_diffusion(
     denoise = model.denoise(state.averaged(), condition.of(batch))
     return {name: nll(denoise, schedule, batch[spec.feature], keys) for name, nll in likelihoods.items()}
 
-  facts = {"A sample": cost(sampler, schedule, condition)}
-  return compose(init, players, evaluate=evaluate, sample=sample, facts=facts)
+  words, calls = cost(sampler, schedule, condition)
+  method = compose(init, players, evaluate=evaluate, sample=sample, facts={"A sample": words})
+  return method._replace(network_calls=calls)

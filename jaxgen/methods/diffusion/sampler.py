@@ -77,12 +77,12 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   return sample
 
 
-def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> str:
-  """The cost of a sample, in words."""
+def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> tuple[str, int | None]:
+  """The cost of a sample: in words, and its number of network calls (None: the solver chooses)."""
   calls = sampling.network_calls(sampler.solver(schedule), sampler.grid(schedule, sampler.steps))
   plain = "as many network calls as its ODE solver needs" if calls is None else f"{calls:,} network calls"
   guided = sampler.guidance.cost(condition)
-  return f"{plain}, guided {guided}" if guided else plain
+  return f"{plain}, guided {guided}" if guided else plain, calls
 
 
 def check_noise(schedule: Schedule) -> None:
