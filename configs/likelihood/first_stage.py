@@ -13,7 +13,6 @@ Expect: no number; not run to the end here
 Cost: a few minutes on 2 CPU cores; not measured
 """
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 from jaxgen import Experiment, data, optimizers
@@ -28,7 +27,11 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """latent: channels of a latent."""
+  """A kind of first stage.
+
+  Attributes:
+    latent: channels of a latent.
+  """
 
   network: type
   latent: int
@@ -63,17 +66,15 @@ def experiment(
   """
   digits, p = data.digits(), PRESETS[preset]
   network = p.network(p.latent, 1, channels, (1, 2), blocks=1, groups=4)
-  adam = partial(optimizers.adam, learning_rate, steps, warmup=50, b1=0.5, b2=0.9)
-  # The autoencoder's clip and epsilon are of a loss that is a sum over pixels, as the paper's; ours is their mean.
-  pixels = digits.spec.size
+  rate = lambda: optimizers.adam(learning_rate, steps, warmup=50, clip=1.0, b1=0.5, b2=0.9)
   features, patches = ConvNet(10, channels=(32, 64), dropout=0.1), PatchDiscriminator(channels, 1)
   method = autoencoder(
     network,
     p.bottleneck,
     spec=digits.spec,
-    optimizer=adam(clip=100.0 / pixels, eps=1e-8 / pixels),
+    optimizer=rate(),
     perceptual=Perceptual(features, runs.frozen(perceptual), perceptual_weight) if perceptual else None,
-    adversary=Adversary(patches, adam(clip=100.0), start, adversarial_weight) if adversarial_weight else None,
+    adversary=Adversary(patches, rate(), start, adversarial_weight) if adversarial_weight else None,
   )
   return Experiment(
     method=averaged(method, {"network": ema}),

@@ -49,7 +49,7 @@ def trained():
     NETWORK,
     BOTTLENECK,
     spec=DIGITS.spec,
-    optimizer=optax.adam(3e-3, eps=1e-8 / 64),
+    optimizer=optax.adam(optax.linear_schedule(6e-3, 0, 150)),
     perceptual=FEATURES,
     adversary=adversary,
   )
