@@ -4,11 +4,12 @@
 
 The state is random arrays as parameters with Adam's moments have them, cut over all devices as `--fsdp` cuts them; the
 folder is on the disk of --folder. Of each process: seconds until `save` returns and until everything is on the disk,
-seconds of `restore`, and by how much its resident memory grew meanwhile at most (Linux). A restore makes a state, whose
-bytes are part of what it grows by.
+seconds of `restore`, what that read from files, and by how much its resident memory grew meanwhile at most (Linux). A
+restore makes a state, whose bytes are part of what it grows by.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
@@ -20,6 +21,12 @@ import time
 
 DEVICES = 2  # of each process
 SHAPE = (1024, 8192)  # 32 MiB in float32
+
+
+def read() -> float:
+  """MiB that this process has read from files, kept in memory by the system or not."""
+  lines = pathlib.Path("/proc/self/io").read_text().splitlines()
+  return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("rchar:"))
 
 
 def work(gigabytes: float, folder: str, port: int, processes: int, process: int) -> None:
@@ -36,6 +43,7 @@ def work(gigabytes: float, folder: str, port: int, processes: int, process: int)
 
   def resident() -> int:
     """The process's memory now, from which its peak begins anew."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and is not used again unseen
     forget_host_peak()
     return host_peak()
 
@@ -64,11 +72,12 @@ def work(gigabytes: float, folder: str, port: int, processes: int, process: int)
   }
   del state
   checkpoints = Checkpoints(folder)
-  before, start = resident(), time.perf_counter()
+  before, there, start = resident(), read(), time.perf_counter()
   checkpoints.restore(like, 1)
   numbers |= {
     "restore_seconds": round(time.perf_counter() - start, 2),
     "restore_grows_mib": round((host_peak() - before) / 2**20),
+    "restore_reads_mib": round(read() - there),
   }
   print(json.dumps(numbers), flush=True)
 

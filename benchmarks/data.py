@@ -13,6 +13,8 @@ little: what a core reads in a second is one over them. Medians count.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -52,10 +54,9 @@ def of_jaxgen(folder, workers, name):
 
   data = images(f"folder:{folder}", (SIZE, SIZE, 3), classes=1, view=RandomResizedCrop())
   stream = pipeline.Stream(data.training(), 0, BATCH, workers=workers if name == "jaxgen" else 0)
-  step = 0
-  while True:
-    yield stream.piece(step) if name.endswith("one thread") else stream.take(step, 1)
-    step += 1
+  with contextlib.closing(stream):
+    for step in itertools.count():
+      yield stream.piece(step) if name.endswith("one thread") else stream.take(step, 1)
 
 
 def of_torchvision(folder, workers, name):
@@ -110,6 +111,7 @@ def serve(name, folder, workers):
     for _ in range(int(line)):
       next(batches)
     print(time.perf_counter() - began, flush=True)
+  batches.close()
 
 
 class Loader:
@@ -154,6 +156,11 @@ class Loader:
     return total / TICKS
 
   def close(self):
+    if self.process.poll() is None:  # loaders leave shared memory behind where they are killed
+      os.killpg(self.process.pid, signal.SIGCONT)
+      self.process.stdin.close()
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        self.process.wait(60)
     if self.process.poll() is None:
       os.killpg(self.process.pid, signal.SIGKILL)
     self.process.wait()

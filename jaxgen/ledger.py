@@ -161,7 +161,7 @@ def read(path: pathlib.Path) -> list[Line]:
     UserError: the file is missing or damaged.
   """
   try:
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    lines = [json.loads(line) for line in files.place(path).read_text().splitlines() if line.strip()]
     last = {(x["config"], json.dumps(x["arguments"]), x["paper"], x["metric"]): x for x in lines}
   except FileNotFoundError:
     raise UserError(f"there is no ledger {path}: `jaxgen reproduce CONFIG` begins one") from None

@@ -25,6 +25,9 @@ class Case(NamedTuple):
       them.
     falls: the end of the name of a metric that falls when it learns; None where none does.
     pmap: whether the test of pmap runs it; a few methods stand for all.
+    unit: (a number's name in `evaluate`, or its value if it is known at a run's first state; the number of values,
+      tokens, codes or labels of an example that each loss is a mean over). Losses times these sum to about that number.
+      None: the losses are of energies, whose level is free.
   """
 
   build: Callable[[Any], Method]
@@ -33,3 +36,4 @@ class Case(NamedTuple):
   conditions: Callable[[int], dict[str, np.ndarray]] = lambda n: {}
   falls: str | None = "loss"
   pmap: bool = False
+  unit: tuple[str | float, dict[str, int]] | None = None

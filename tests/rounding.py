@@ -8,6 +8,7 @@ vectors' width and its exponential are of that size and no larger.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
 def tolerance(dtype, terms: int = 1, scale=1.0):
@@ -47,3 +48,15 @@ def conditioning(function, *arguments, draws: int = 3, by: float = 1e-8):
     moved = function(*off(arguments, by, seed))
     scales = jax.tree.map(lambda s, m, r: max(s, np.abs(m - r).max() / by), scales, moved, results)
   return scales
+
+
+def needs(dtype) -> None:
+  """Skips the test where XLA cannot convert to this dtype and back: on a processor without instructions for float16 it
+  calls functions of a library that jaxlib has not."""
+  try:
+    jax.block_until_ready(jax.jit(lambda x: x.astype(dtype).astype(jnp.float32) + 1)(jnp.ones(3)))
+    jax.block_until_ready(jax.jit(lambda x: 2 * x.astype(dtype))(jnp.ones(3)))
+  except jax.errors.JaxRuntimeError as error:
+    if "Failed to materialize symbols" not in str(error):
+      raise
+    pytest.skip(f"XLA compiles no {jnp.dtype(dtype)} for this processor: jaxlib lacks the functions that convert it")

@@ -172,6 +172,8 @@ def test_bad_flags_and_configs(trained, tmp_path):
   result = command("train", config, "--leraning-rate", "1", code=2)
   assert "--learning-rate" in result.stderr + result.stdout
   assert "perhaps you meant 'train'" in error_of("trian", code=2)
+  for name in ("", ".", "../x", "a/../..", "/x"):
+    assert f"--name {name!r} is no folder within" in error_of("train", config, "--name", name)
   assert "CONFIG comes before the flags" in error_of("train", "--steps", "3", str(config))
   assert "perhaps you meant 'ddpm_digits'" in error_of("train", "configs/ddpm_digit.py")
   # Weights are written by one process, so flags of several would mean nothing.

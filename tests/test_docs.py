@@ -37,7 +37,7 @@ def test_files_that_a_page_names_exist(page):
 
 
 # What commands write and read, and the reader's own files.
-OUTPUTS = {"run.json", "speed.json", "config.py", "ledger.md", "samples.png", "squares.png"}
+OUTPUTS = {"run.json", "speed.json", "config.py", "ledger.md", "samples.png", "squares.png", "commit_success.txt"}
 OUTPUTS |= {"tiny_shakespeare.txt", "data/tiny_shakespeare.txt"}
 OUTPUTS |= set(re.findall(r"[Ss]ave (?:it|this) as\s+`([\w/.]+)`", "\n".join(PAGES.values())))
 
@@ -52,7 +52,7 @@ def test_configs_that_a_page_names_exist(page):
   data_sets = "digits|mnist|cifar10|imagenet|rings|celeba|multi30k|shakespeare"
   text = PAGES[page]
   given = re.findall(r"(?<!from )jaxgen (?:train|reproduce|import \S+) ([a-z]\S*?)(?=[\s`]|$)", text)
-  given += re.findall(r"jaxgen (?:inspect|sample|evaluate|report|export) (?:runs/)?([a-z]\w*)", text)
+  given += re.findall(r"jaxgen (?:inspect|sample|evaluate|report|export) (?:runs/)?([a-z]\w*)(?!\w*:)", text)
   given += re.findall(rf"`([a-z]\w*_(?:{data_sets}))\b", text)
   given += re.findall(rf"^\| ([a-z]\w*_(?:{data_sets}))\b", text, re.MULTILINE)
   for name in given:

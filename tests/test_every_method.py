@@ -129,6 +129,23 @@ def test_evaluation_is_per_example(name, x64):
     np.testing.assert_allclose(np.asarray(value)[order], shuffled[number], rtol=0, atol=1e-8 * scale, err_msg=number)
 
 
+def test_the_loss_is_a_mean_over_what_is_predicted(name, x64):
+  """At a run's first state losses times their counts are the number of `evaluate`, up to what noise and dropout make:
+  nearer to it, as a factor, than a sum in place of a mean would be."""
+  if CASES[name].unit is None:
+    pytest.skip("its losses are of energies, whose level is free")
+  (number, counts), compiled = CASES[name].unit, program(name, 1)
+  raw, state = pipeline.batch_at(CASES[name].data.source("train"), 0, 0, BATCH), initial(name, 1)
+  expected = number
+  if isinstance(number, str):
+    expected = float(compiled.evaluate(state, raw, jax.random.key(1))[number].mean())
+  _, metrics = compiled.dispatch(state, compiled.put_many({k: x[None] for k, x in raw.items()}), 1)
+  assert set(counts) == {k for k in metrics if k.endswith("loss")}
+  found = sum(count * float(metrics[k][0]) for k, count in counts.items())
+  factor = max(min(counts.values()) ** 0.5, 2)
+  assert 1 / factor < found / expected < factor, f"{found:g}, not about {expected:g}"
+
+
 def test_samples_are_their_own_and_the_same_on_any_mesh(name, x64):
   one, many = program(name, 1), program(name, 8)
   if one.method.sample is None:

@@ -8,6 +8,7 @@ import tiny
 
 from jaxgen import cli, ledger
 from jaxgen.core.errors import UserError
+from jaxgen.engine import rehearsal
 from jaxgen.engine.catalogue import configs_in
 from jaxgen.engine.config import load_config
 from jaxgen.engine.hashing import state_hash
@@ -34,7 +35,11 @@ def folder(tmp_path_factory):
   """Lines of a tiny config, two seeds."""
   folder = tmp_path_factory.mktemp("ledger")
   config = load_config(tiny.write(folder, source=SOURCE))
-  lines = ledger.reproduce(config, {"learning_rate": 2e-3}, seeds=2, runs=folder / "runs", progress=Progress(True))
+  rehearse, rehearsed = rehearsal._rehearse, []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rehearsal, "_rehearse", lambda run: [rehearsed.append(run.seed), rehearse(run)][1])
+    lines = ledger.reproduce(config, {"learning_rate": 2e-3}, seeds=2, runs=folder / "runs", progress=Progress(True))
+  assert rehearsed == [0, 1]  # each run once
   ledger.append(folder / "ledger.jsonl", lines)
   return folder
 

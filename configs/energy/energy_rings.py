@@ -49,7 +49,7 @@ class Preset(NamedTuple):
   Attributes:
     module: whose `energies` the network's are.
     warmup: updates over which the learning rate rises.
-    clip: the gradient's largest norm.
+    clip: the largest norm of the gradient of a loss per point.
   """
 
   module: ModuleType
@@ -109,22 +109,27 @@ def experiment(
   cloud = data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
   spec, edge = cloud.spec, float(np.abs(modes(points)).max()) + 4 * std
   network = EnergyMLP((width, width, width))
-  adam = partial(optimizers.adam, warmup=preset.warmup, clip=preset.clip)
+  adam = partial(optimizers.adam, warmup=preset.warmup)
   chains = Chains(100, partial(mala, step=std**2), 20)
 
   def realnvp(couplings: int) -> Noise:
     return of_method(flow(realnvp_vectors(couplings, (64, 64)), spec=spec, optimizer=optax.identity()), spec)
 
-  flow_adam = adam(flow_rate, steps)
+  # Clips are of losses per point. A loss by likelihood or of a score is per value, two of which are a point.
+  per_point, per_value = dict(clip=preset.clip), dict(clip=preset.clip / 2, eps=1e-8 / 2)
   by_contrast = partial(nce.nce, network, nu=nu, chains=chains)
   by_score = partial(score_matching.score_matching, network, energy=True, chains=chains)
   methods = {
     "nce": by_contrast,
-    "nce_flow": partial(by_contrast, realnvp(4), noise_optimizer=flow_adam),
+    "nce_flow": partial(by_contrast, realnvp(4), noise_optimizer=adam(flow_rate, steps, **per_value)),
     "ranking": partial(by_contrast, contrast=nce.ranking),
     "conditional": partial(nce.conditional_nce, network, (std, 1.0), nu=nu, chains=chains),
     "flow_contrastive": partial(
-      nce.flow_contrastive, network, realnvp(8), flow_optimizer=flow_adam, energy_steps=energy_steps
+      nce.flow_contrastive,
+      network,
+      realnvp(8),
+      flow_optimizer=adam(flow_rate, steps, **per_point),
+      energy_steps=energy_steps,
     ),
     "implicit": partial(by_score, score_matching.implicit()),
     "sliced": partial(by_score, score_matching.sliced(projections)),
@@ -132,7 +137,8 @@ def experiment(
   }
   updates = energy_steps * steps if method == "flow_contrastive" else steps
   averages = ("network", "noise") if method == "flow_contrastive" else ("network",)
-  learned = methods[method](spec=spec, optimizer=adam(learning_rate, updates))
+  unit = per_value if preset.module is score_matching else per_point
+  learned = methods[method](spec=spec, optimizer=adam(learning_rate, updates, **unit))
   U = preset.module.energies(network)
   return Experiment(
     method=averaged(learned, dict.fromkeys(averages, preset.ema if ema is None else ema)),

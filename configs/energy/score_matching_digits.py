@@ -40,12 +40,15 @@ def experiment(
     step_size: of Langevin dynamics, in units of sigma squared.
   """
   digits = data.digits()
+  # The clip and Adam's epsilon are those of the squared error's sum, and the loss is its mean over pixels.
+  pixels = digits.spec.size
+  optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=100.0 / pixels, eps=1e-8 / pixels)
   method = score_matching(
     EnergyMLP((width, width), reference=1.0),
     denoising(sigma),
     energy=True,
     spec=digits.spec,
-    optimizer=optimizers.adam(learning_rate, steps, warmup=100, clip=100.0),
+    optimizer=optimizer,
     chains=Chains(1, partial(langevin, step=step_size * sigma**2), langevin_steps),
   )
   return Experiment(

@@ -57,14 +57,16 @@ def experiment(
   encoder = ConvEncoder(latent, channels, hidden)
   decoder = ConvDecoder(digits.spec.shape, channels[::-1], hidden, outputs=value.parameters)
   encode, decode = to_latent(encoder), to_image(decoder, value)
-  rate = optimizers.schedule(learning_rate, steps)
+  # The clip and Adam's epsilon are those of a loss in nats per image, and the loss is in nats per value.
+  values, rate = digits.spec.size, optimizers.schedule(learning_rate, steps)
+  adamw = optax.adamw(rate, eps=1e-8 / values, weight_decay=weight_decay)
   method = vae(
     encoder,
     decoder,
     value,
     spec=digits.spec,
     latent=latent,
-    optimizer=optax.chain(optax.clip_by_global_norm(50.0), optax.adamw(rate, weight_decay=weight_decay)),
+    optimizer=optax.chain(optax.clip_by_global_norm(50.0 / values), adamw),
     k=k,
     importance_weighted=importance_weighted,
     beta=beta,

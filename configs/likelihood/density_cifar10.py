@@ -47,16 +47,23 @@ class Preset(NamedTuple):
   bits_per_dim: float
 
 
+EPS = 1e-8 / (32 * 32 * 3)  # Adam's of a loss in nats per image, and the loss is in nats per value
+
+
 def falling(rate: float, steps: int) -> optax.GradientTransformation:
   """As in the authors' code of PixelCNN++."""
-  return optimizers.adam(optax.exponential_decay(rate, 1, 0.999995), b1=0.95, b2=0.9995)
+  return optimizers.adam(optax.exponential_decay(rate, 1, 0.999995), b1=0.95, b2=0.9995, eps=EPS)
+
+
+def cosine(rate: float, steps: int) -> optax.GradientTransformation:
+  return optimizers.adam(rate, steps, eps=EPS)
 
 
 LOGISTICS = logistic_mixture(10, 256, 3)
 PRESETS = {
   "gated_pixelcnn": Preset(
     lambda width, classes: GatedPixelCNN(256, width, layers=20, head=1024, classes=classes),
-    384, categorical(256), optimizers.adam, 200_000, 128, 3e-4, "van den Oord et al. 2016 (Gated PixelCNN)", 3.03,
+    384, categorical(256), cosine, 200_000, 128, 3e-4, "van den Oord et al. 2016 (Gated PixelCNN)", 3.03,
   ),
   "pixelcnnpp": Preset(
     lambda width, classes: PixelCNNpp(LOGISTICS.parameters, width, blocks=5, stages=3, dropout=0.5, classes=classes),

@@ -61,7 +61,7 @@ PRESETS = {
   "fvsbn": Preset(lambda width: FVSBN(), None, bernoulli(), BITS, 1_000, 1e-2),
   "nade": Preset(lambda width: NADE(width), 100, bernoulli(), BITS, 1_000, 5e-3),
   "made": Preset(lambda width: MADE(1, (width,), 8, shuffle=True), 500, bernoulli(), BITS, 2_000, 3e-3),
-  "rnade": Preset(lambda width: RNADE(GAUSSIANS.parameters, width), 100, GAUSSIANS, SPREAD, 2_000, 1e-3, 64.0),
+  "rnade": Preset(lambda width: RNADE(GAUSSIANS.parameters, width), 100, GAUSSIANS, SPREAD, 2_000, 1e-3, 1.0),
   "pixelcnn": Preset(
     lambda width: PixelCNN(17, width, 4, head=2 * width, first=5), 16, categorical(17), DIGITS, 1_500, 3e-3
   ),
@@ -110,8 +110,7 @@ def experiment(
   steps = preset.steps if steps is None else steps
   rate = preset.learning_rate if learning_rate is None else learning_rate
   spec = preset.data.spec
-  # Adam's epsilon and the clip were chosen for a loss in nats per value, and the loss is in nats per example.
-  optimizer = optimizers.adam(rate, steps, clip=preset.clip, eps=1e-8 * spec.size)
+  optimizer = optimizers.adam(rate, steps, clip=preset.clip)
   network = preset.network(preset.width if width is None else width)
   method = autoregressive(network, preset.distribution, spec=spec, optimizer=optimizer)
   return Experiment(

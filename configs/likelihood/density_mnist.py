@@ -108,8 +108,7 @@ def experiment(
   steps = preset.steps if steps is None else steps
   rate = preset.learning_rate if learning_rate is None else learning_rate
   mnist = data.binarized_mnist(tfds_dir)
-  # Adam's epsilon was chosen for a loss in nats per value, and the loss is in nats per example.
-  optimizer = optimizers.adam(rate, steps, eps=1e-8 * mnist.spec.size)
+  optimizer = optimizers.adam(rate, steps)
   method = autoregressive(preset.network(width), bernoulli(), spec=mnist.spec, optimizer=optimizer)
   note = "" if steps >= preset.steps else f"{steps:,} steps are too few"
   published = Published(preset.paper, preset.table, "test_nll_nats_2_levels", preset.nats, note)

@@ -44,15 +44,17 @@ def gains(params):
 
 
 def regularised_adam(rate: float, batch_size: int) -> optax.GradientTransformation:
-  """RealNVP's code: 5e-5 of the squares, and gradients of norm 100, of a loss in nats per example."""
-  return optax.chain(optax.add_decayed_weights(2 * 5e-5, mask=gains), optimizers.adam(rate, clip=100.0))
+  """RealNVP's code: 5e-5 of the squares, and gradients of norm 100, of a loss in nats per image; this one's is per
+  value."""
+  decay = optax.add_decayed_weights(2 * 5e-5 / VALUES, mask=gains)
+  return optax.chain(decay, optimizers.adam(rate, clip=100.0 / VALUES, eps=1e-8 / VALUES))
 
 
 def adamax(rate: float, batch_size: int) -> optax.GradientTransformation:
-  """Glow's code, whose epsilon is of gradients per value."""
+  """Glow's code, whose loss is per value, too."""
   epoch = TRAIN // batch_size + 1
   warming_up = optax.linear_schedule(0.0, rate, 10 * epoch)
-  return optax.adamax(warming_up, b2=1 - 1 / epoch, eps=1e-8 * VALUES)
+  return optax.adamax(warming_up, b2=1 - 1 / epoch)
 
 
 class Preset(NamedTuple):

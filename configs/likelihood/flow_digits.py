@@ -85,9 +85,7 @@ def experiment(
   rate = preset.learning_rate if learning_rate is None else learning_rate
   bijection = preset.bijection(preset.width if width is None else width)
   digits = data.digits(transforms=(dequantize(17),))
-  # The clip and Adam's epsilon were chosen for a loss in nats per value, and the loss is in nats per example.
-  values = digits.spec.size
-  optimizer = optimizers.adam(rate, steps, warmup=100, clip=1.0 * values, eps=1e-8 * values)
+  optimizer = optimizers.adam(rate, steps, warmup=100, clip=1.0)
   method = flow(
     bijection, spec=digits.spec, optimizer=optimizer, base=BASES[base or preset.base], temperature=temperature
   )

@@ -57,12 +57,12 @@ def experiment(
   mnist = data.mnist(tfds_dir, transforms=(dequantize(),), classes=False, train="train[:50000]")
   bijection = nice(widths)
   # Their code divides the rate by 1.0005 at every step. What their Adam, its first version, calls beta_2 = 0.01 is
-  # 1 - beta_2 today.
+  # 1 - beta_2 today. Its epsilon, 1e-4, is of a loss in nats per image, and the loss is in nats per value.
   rate = optax.exponential_decay(learning_rate, 1, 1 / 1.0005, end_value=least_rate)
   method = flow(
     bijection,
     spec=mnist.spec,
-    optimizer=optimizers.adam(rate, b2=0.99, eps=1e-4),
+    optimizer=optimizers.adam(rate, b2=0.99, eps=1e-4 / mnist.spec.size),
     base=BASES[base],
     temperature=temperature,
   )

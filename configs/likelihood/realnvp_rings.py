@@ -44,8 +44,7 @@ def experiment(
   """
   cloud = data.points(points, std)
   bijection = realnvp_vectors(couplings, (width, width))
-  # The clip was chosen for a loss in nats per value, and the loss is in nats per example, of two values.
-  optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=2.0, eps=2e-8)
+  optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=1.0)
   method = flow(bijection, spec=cloud.spec, optimizer=optimizer, temperature=temperature)
   edge = float(np.abs(modes(points)).max()) + 4 * std
   return Experiment(

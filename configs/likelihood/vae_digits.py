@@ -54,7 +54,8 @@ def experiment(
     bernoulli(),
     spec=digits.spec,
     latent=latent,
-    optimizer=optimizers.adam(learning_rate, steps),
+    # Adam's epsilon is that of a loss in nats per image, and the loss is in nats per value.
+    optimizer=optimizers.adam(learning_rate, steps, eps=1e-8 / digits.spec.size),
     k=k,
     importance_weighted=importance_weighted,
     beta=beta,

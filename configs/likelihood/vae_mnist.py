@@ -104,7 +104,8 @@ def experiment(
     bernoulli(),
     spec=mnist.spec,
     latent=preset.latent,
-    optimizer=optimizers.adam(learning_rate, steps),
+    # Adam's epsilon is that of a loss in nats per image, as the papers', and the loss is in nats per value.
+    optimizer=optimizers.adam(learning_rate, steps, eps=1e-8 / mnist.spec.size),
     k=preset.k,
     importance_weighted=preset.importance_weighted,
     beta=beta,

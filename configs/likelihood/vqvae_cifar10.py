@@ -67,8 +67,9 @@ def experiment(
     value,
     spec=cifar10.spec,
     codes=codes,
-    optimizer=optimizers.adam(learning_rate),
-    prior_optimizer=optimizers.adam(learning_rate, clip=1.0),
+    # The clip and the epsilons are of losses in nats per image, and the losses are in nats per value and per code.
+    optimizer=optimizers.adam(learning_rate, eps=1e-8 / cifar10.spec.size),
+    prior_optimizer=optimizers.adam(learning_rate, clip=1.0 / 64, eps=1e-8 / 64),
     commitment=commitment,
     decay=decay,
     restart=restart,

@@ -56,7 +56,13 @@ def experiment(
   encoder = Encoder(dim, features, halvings=1, blocks=1)
   decoder = Decoder(1, features, halvings=1, blocks=1, outputs=value.parameters)
   rate = optimizers.schedule(learning_rate, steps)
-  adamw = optax.chain(optax.clip_by_global_norm(50.0), optax.adamw(rate, weight_decay=weight_decay))
+
+  def adamw(numbers: int) -> optax.GradientTransformation:
+    """With the clip and the epsilon of a loss in nats per image, of so many values or codes; the loss is in nats per
+    value or code."""
+    adam = optax.adamw(rate, eps=1e-8 / numbers, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(50.0 / numbers), adam)
+
   method = vqvae(
     encoder,
     decoder,
@@ -64,8 +70,8 @@ def experiment(
     value,
     spec=digits.spec,
     codes=codes,
-    optimizer=adamw,
-    prior_optimizer=adamw,
+    optimizer=adamw(digits.spec.size),
+    prior_optimizer=adamw(16),
     commitment=commitment,
     decay=decay,
     restart=restart,

@@ -42,7 +42,7 @@ OPTIONS = {
 
 def benchmark(subject: str, given_words: list[str]) -> None:
   is_run = Folder(subject).exists()
-  if not is_run and pathlib.Path(subject).is_dir():
+  if not is_run and (files.is_remote(subject) or pathlib.Path(subject).is_dir()):
     Folder(subject).info()  # says why it is not a run
   run = load(subject) if is_run else None
   config = run.config if is_run else load_config(subject)

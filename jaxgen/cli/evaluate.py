@@ -26,7 +26,7 @@ def evaluate(subject: str, words: list[str]) -> None:
   if not run.experiment.evaluators:
     raise UserError(f"config {run.config.name} has no evaluators")
   if options["out"]:
-    check_out(options["out"])
+    check_out(files.place(options["out"]))
   if jax.process_index() == 0 and (note := note_on_test_data(run)):
     print(note)
   numbers = run.evaluate()

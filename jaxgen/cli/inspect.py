@@ -9,6 +9,7 @@ import jax
 
 from jaxgen import inspection
 from jaxgen.cli.options import CHECKPOINT, cluster_options, join, load_run, option, parse
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
@@ -29,7 +30,7 @@ def inspect(subject: str, words: list[str]) -> None:
     run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
     inspection.show(run, is_run, options["compile"])
     return
-  if pathlib.Path(subject).is_dir():
+  if files.is_remote(subject) or pathlib.Path(subject).is_dir():
     Folder(subject).info()  # says why it is not a run
     raise UserError(f"--target plans a config, and {subject} is a run: give its config")
   config = load_config(subject)

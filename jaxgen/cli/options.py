@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data import ahead
 from jaxgen.engine.arguments import as_flag
+from jaxgen.engine.folder import Folder
 
 Options = dict[str, tuple[Any, Any]]  # by name: (type, default); see `option`
 
@@ -116,8 +118,31 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   return load(subject, **how, **changed), given
 
 
-def check_out(path: pathlib.Path, flag: str = "--out") -> None:
-  """Raises a UserError where a file cannot be written; asked before the work of hours that it is for."""
+def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:
+  """The folder of a run of that name, or of the other one where none is given.
+
+  Raises:
+    UserError: the name leads out of the folder of runs.
+  """
+  name = otherwise if name is None else name
+  path = pathlib.PurePath(name)
+  if not path.parts or ".." in path.parts or path.is_absolute():
+    raise UserError(f"--name {name!r} is no folder within {runs}: choose another --name, or say where with --runs")
+  return Folder(runs / str(path))
+
+
+def check_out(path: files.Place, flag: str = "--out") -> None:
+  """Raises a UserError where a file cannot be written; asked before the work of hours that it is for.
+
+  On an object store only trying tells.
+  """
+  if isinstance(path, files.Remote):
+    try:
+      files.write(probe := path.with_name(f".{path.name}.probe"), b"")
+      probe.unlink()
+    except OSError as error:
+      raise UserError(f"{path} cannot be written ({error.strerror}): say where with {flag}") from error
+    return
   if not path.parent.is_dir():
     raise UserError(f"{flag} {path}: there is no folder {path.parent}")
   if path.is_dir():

@@ -57,7 +57,7 @@ def sample(subject: str, words: list[str]) -> None:
   for name in ("chunk", "batch"):
     if options[name] is not None and options[name] < 1:
       raise UserError(f"--{name} {options[name]}: it takes 1 or more")
-  out = options["out"]
+  out = options["out"] and files.place(options["out"])
   is_folder = out is not None and (out.is_dir() or not out.suffix)
   if not is_folder and (options["chunk"] or options["format"] != "npz"):
     flag = f"--chunk {options['chunk']}" if options["chunk"] else f"--format {options['format']}"
@@ -81,7 +81,7 @@ def sample(subject: str, words: list[str]) -> None:
     print(path)
 
 
-def to_folder(run, out: pathlib.Path, options, progress) -> list[pathlib.Path]:
+def to_folder(run, out: files.Place, options, progress) -> list[files.Place]:
   """Draws samples, or those that are missing, into a folder."""
   wanted = {name: options[name] for name in ("seed", "first", "chunk", "batch")}
   done = shards.draw(run, out, options["n"], kind=options["format"], progress=progress, **wanted)
@@ -90,7 +90,7 @@ def to_folder(run, out: pathlib.Path, options, progress) -> list[pathlib.Path]:
   return [out]
 
 
-def to_file(run, out: pathlib.Path | None, options, progress) -> list[pathlib.Path]:
+def to_file(run, out: files.Place | None, options, progress) -> list[files.Place]:
   """Draws samples and writes them all together."""
   n, seed, first, given = options["n"], options["seed"], options["first"], out is not None
   chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"

@@ -4,10 +4,9 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import RUNS, cluster_options, join, option, parse, print_numbers, workers_option
+from jaxgen.cli.options import RUNS, cluster_options, folder_of, join, option, parse, print_numbers, workers_option
 from jaxgen.engine import loop
 from jaxgen.engine.config import load_config
-from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 from jaxgen.show import report
 
@@ -29,7 +28,7 @@ def train(subject: str, words: list[str]) -> None:
     config,
   )
   join(options)
-  folder = Folder(options["runs"] / (options["name"] or config.name))
+  folder = folder_of(options["runs"], options["name"], config.name)
   run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"], workers=options["workers"])
   if jax.process_index() == 0:
     print_data(run)

@@ -2,9 +2,8 @@
 
 import pathlib
 
-from jaxgen.cli.options import CHECKPOINT, RUNS, load_run, option, parse
+from jaxgen.cli.options import CHECKPOINT, RUNS, folder_of, load_run, option, parse
 from jaxgen.engine.config import load_config
-from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 from jaxgen.interop import runs
 
@@ -24,7 +23,7 @@ def import_weights(file: str, subject: str, words: list[str]) -> None:
     config.doc,
     config,
   )
-  folder = Folder(options["runs"] / (options["name"] or config.name))
+  folder = folder_of(options["runs"], options["name"], config.name)
   run = Run(folder, config, changed, options["seed"])
   count = runs.import_weights(run, pathlib.Path(file), options["layout"], options["fresh"])
   print(f"{folder.path}  step 0, {count:,} values read")

@@ -3,7 +3,8 @@
 import errno
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -57,6 +58,13 @@ def in_words(error: BaseException) -> str | None:
       f"{f' ({text.splitlines()[0]})' if text else ''}: unset it, or install jax for that device"
     )
   return None
+
+
+def check_decays(decays: Iterable[Any]) -> None:
+  """Raises a UserError where the decay of an average, if it is a number, is none with which the average moves."""
+  for d in decays:
+    if not callable(d) and not 0 <= d < 1:
+      raise UserError(f"the decay of an average lies in [0, 1), and this is {d:g}: change it, or leave it out by None")
 
 
 def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:

@@ -1,28 +1,73 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, in folders of a file system and on object stores."""
 
 import contextlib
 import os
 import pathlib
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from jaxgen.core.remote import ADDRESS, Remote
 
-def write(path: str | os.PathLike, contents: bytes | str) -> None:
+Place = pathlib.Path | Remote
+PathLike = str | os.PathLike | Remote
+
+
+def place(path: PathLike) -> Place:
+  """Where a file or folder is: in a file system, or on an object store, gs://bucket/... or s3://bucket/...
+
+  Raises:
+    UserError: as `Remote`.
+  """
+  return path if isinstance(path, Remote) else Remote(str(path)) if ADDRESS.match(str(path)) else pathlib.Path(path)
+
+
+def is_remote(path: PathLike) -> bool:
+  """Whether a path is on an object store."""
+  return isinstance(place(path), Remote)
+
+
+def write(path: PathLike, contents: bytes | str) -> None:
   """Replaces a file's contents; whatever happens, the file has the old or the new ones. Makes its folder if needed."""
+  contents, path = contents.encode() if isinstance(contents, str) else contents, place(path)
+  if isinstance(path, Remote):
+    path.put(contents)
+    return
   with written(path) as file:
-    file.write(contents.encode() if isinstance(contents, str) else contents)
+    file.write(contents)
+
+
+def create(path: PathLike, contents: str) -> bool:
+  """Writes a file that is not there yet, and returns whether it was not: of several who do it at once one alone has."""
+  path = place(path)
+  try:
+    if isinstance(path, Remote):
+      path.put(contents.encode(), new=True)
+    else:
+      with open(path, "x") as file:
+        file.write(contents)
+  except FileExistsError:
+    return False
+  return True
 
 
 @contextlib.contextmanager
-def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def written(path: PathLike) -> Iterator[BinaryIO]:
   """A file that replaces `path` when the block ends, and is removed if the block raises.
 
   Until then it has a random name beside `path`, and no existing file or link of that name is followed. Its contents are
   on the disk before it is renamed, so that a power cut leaves no empty file.
   """
-  path = pathlib.Path(path)
+  path = place(path)
+  if isinstance(path, Remote):
+    with tempfile.NamedTemporaryFile() as file:
+      yield file
+      file.flush()
+      path.upload(file.name)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(_temporary_name())
   file = open(temporary, "xb")  # noqa: SIM115 - closed before it is renamed
@@ -41,19 +86,23 @@ def _temporary_name() -> str:
   return f".{secrets.token_hex(8)}.part"  # not longer than names may be, however long the file's own is
 
 
-def remove_half_written(folder: pathlib.Path) -> None:
+def remove_half_written(folder: Place) -> None:
   """Removes what `written` left in a folder when its process was killed. No other process may be writing there."""
   for path in folder.glob(".*.part"):
     if re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name):
       path.unlink()
 
 
-def append(path: str | os.PathLike, text: str) -> None:
+def append(path: PathLike, text: str) -> None:
   """Adds lines to a file in one piece, so that lines of several processes do not mix. Makes its folder if needed.
 
   If the file's last line was cut short, it is ended first, so that only that line is lost.
+  On an object store, where nothing can be added to a file, it is written anew: one process alone may do so at a time.
   """
-  path = pathlib.Path(path)
+  path = place(path)
+  if isinstance(path, Remote):
+    path.put((path.read_bytes() if path.is_file() else b"") + text.encode())
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "a+b", buffering=0) as file:
     if file.seek(0, os.SEEK_END):
@@ -63,6 +112,23 @@ def append(path: str | os.PathLike, text: str) -> None:
     while rest:  # a disk that is nearly full takes a part, and then raises
       rest = rest[file.write(rest) :]
     os.fsync(file.fileno())
+
+
+def sizes(folder: Place) -> dict[str, int]:
+  """The files in a folder and in those within it: {path from there: bytes}."""
+  if isinstance(folder, Remote):
+    return folder.sizes()
+  found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+  return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+
+
+def remove_folder(folder: Place) -> None:
+  """Removes a folder with all that is in it, as far as it can be removed."""
+  if isinstance(folder, Remote):
+    with contextlib.suppress(OSError):
+      folder.rmtree()
+  else:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -64,9 +64,9 @@ class Player(NamedTuple):
   Attributes:
     loss: (params of this network, state, batch, key) -> (scalar, (metrics, buffers)). It is differentiated with respect
       to its first argument only, so it may read any other network in `state.params`. A loss that changes no buffers
-      returns `state.buffers`. Its unit is nats per example unless the method says otherwise: diffusion and VDM take a
-      mean over entries, sequences nats per token, and score matching has no nats. Coupled weight decay, gradient
-      clipping and Adam's eps depend on the loss's scale.
+      returns `state.buffers`. It is a mean over examples and over what it predicts of each: nats or squared error per
+      value, token, code or score; per example where that is one label, one decision or one energy. Coupled weight
+      decay, gradient clipping and Adam's eps are in this unit.
     optimizer: from optax, with clipping, schedules and weight decay. It counts every update.
     mean: the loss is a mean over the batch's examples, each with its own noise. A loss that is not (batch statistics,
       contrast within the batch, chains) allows neither microbatches nor pmap.

@@ -1,6 +1,7 @@
 """Wrappers around a method: averages of its parameters, going back after divergence, a first stage around it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxgen.core.arrays import wide
+from jaxgen.core.errors import check_decays
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
 
@@ -26,11 +28,12 @@ def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Meth
     decays: d for all trained networks, or a dict: "network" is the average for evaluation and sampling, and
       "network/label" is a further one (`State.averaged("network/label")`). None: the method without averages.
 
-  Its `init` raises:
-    ValueError: an average is of a network that the method does not have.
+  Raises:
+    UserError: a decay that is a number outside [0, 1). `init` raises ValueError: the method has no such network.
   """
   if decays is None:
     return method
+  check_decays(decays.values() if isinstance(decays, Mapping) else [decays])
 
   def init(key: Array, batch: Batch) -> State:
     state = method.init(key, batch)
@@ -94,11 +97,8 @@ def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -
   if every < 1:
     raise ValueError(f"snapshots are taken every 1 or more steps, not {every}")
 
-  def keep(state: State) -> dict[str, Any]:
-    return {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
-
-  def either(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+  keep = lambda state: {"params": state.params, "opt": state.opt, "ema": state.ema, "buffers": state.buffers}
+  either = lambda condition, yes, no: jax.tree.map(partial(jnp.where, condition), yes, no)
 
   def init(key: Array, batch: Batch) -> State:
     state = method.init(key, batch)

@@ -2,6 +2,7 @@
 
 from jaxgen.data.dataset import Dataset, binarized, images
 from jaxgen.data.known import binarized_mnist, cifar10, deit_augment, digits, imagenet, mnist, points, reversed_strings
+from jaxgen.data.own import own
 from jaxgen.data.sources.views import CenterCrop, RandomResizedCrop
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
   "imagenet",
   "images",
   "mnist",
+  "own",
   "points",
   "reversed_strings",
 ]

@@ -123,6 +123,38 @@ def edm(sigma_data: float = 0.5) -> Prediction:
   )
 
 
+def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Prediction:
+  """A consistency function f = c_skip y + c_out F(c_in y), y = x / alpha: the start of the ODE's path through x.
+
+  Song et al. 2023, https://arxiv.org/abs/2303.01469, Appendix C, with r = sigma / alpha: c_skip = sigma_data^2 /
+  ((r - sigma_min)^2 + sigma_data^2), c_out = sigma_data (r - sigma_min) / sqrt(r^2 + sigma_data^2). f(x, r = sigma_min)
+  is y itself, whatever F is. x_0 is f, and eps = (x - alpha f) / sigma.
+
+  Args:
+    sigma_data: the data's standard deviation.
+    sigma_min: r where paths start.
+
+  Raises:
+    UserError: one of them is not positive.
+  """
+  for name, value in (("sigma_data", sigma_data), ("sigma_min", sigma_min)):
+    if value <= 0:
+      raise UserError(f"{name} is a standard deviation, not {value:g}: give a positive number")
+  ratio = lambda at: at.sigma / at.alpha
+  c_skip = lambda at: sigma_data**2 / ((ratio(at) - sigma_min) ** 2 + sigma_data**2)
+  c_out = lambda at: sigma_data * (ratio(at) - sigma_min) / jnp.sqrt(ratio(at) ** 2 + sigma_data**2)
+  f = lambda out, x, at: c_skip(at) * x / at.alpha + c_out(at) * out
+  return Prediction(
+    target=lambda x_0, eps, at: (x_0 - c_skip(at) * (x_0 + ratio(at) * eps)) / c_out(at),
+    x_0=f,
+    eps=lambda out, x, at: (x - at.alpha * f(out, x, at)) / at.sigma,
+    x_0_scale=c_out,
+    eps_scale=lambda at: c_out(at) / ratio(at),
+    input=lambda x, at: x / at.alpha / jnp.sqrt(ratio(at) ** 2 + sigma_data**2),
+    at_noise=False,
+  )
+
+
 PREDICTIONS = {"eps": eps, "x_0": x_0, "v": v, "score": score, "velocity": velocity, "F": edm()}
 
 

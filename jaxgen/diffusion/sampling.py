@@ -67,8 +67,8 @@ def sample(
       `multistep.Past`, or the `Carry` of the solver's module. A single step is then enough. None: `solver.init(x)`.
 
   Raises:
-    UserError: a multistep solver is given fewer steps than its order, times do not decrease within [0, T], or x has
-      half precision.
+    UserError: a multistep solver is given fewer steps than its order, or another's carry; times do not decrease within
+      [0, T]; or x has half precision.
   """
   if jnp.finfo(x.dtype).bits < 32:
     raise UserError(f"samples are drawn in float32 or float64, not in {x.dtype}: cast x, and within denoise")
@@ -84,7 +84,13 @@ def sample(
 
   if first:
     x, _ = simple(denoise, (), x, times[0], times[1], step_keys(0))
-  state = x, solver.init(x) if carry is None else carry
+  nothing = solver.init(x)
+  if carry is not None and jax.tree.structure(carry) != jax.tree.structure(nothing):
+    raise UserError(
+      f"this solver carries a {type(nothing).__name__}, and was given a {type(carry).__name__}: give what its own "
+      "`step` returns"
+    )
+  state = x, nothing if carry is None else carry
 
   def step(state, now):
     x, carry = state

@@ -10,18 +10,16 @@ checkpoint before if the hash is not the one that was saved.
 """
 
 import concurrent.futures
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError, is_disk_full
 from jaxgen.engine.cluster import agreed
 from jaxgen.engine.digests import Digests, digests
@@ -36,9 +34,7 @@ from jaxgen.engine.hashing import (
   to_data,
   write_manifest,
 )
-from jaxgen.engine.orbax import TEMPORARY, orbax_parts
-
-DELETING = ".deleting"  # appended before a folder is deleted, so that half of a checkpoint never bears a step's name
+from jaxgen.engine.orbax import async_writer, delete, is_leftover, is_whole, orbax_parts, set_aside
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +83,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    folder: str | os.PathLike,
+    folder: files.PathLike,
     *,
     keep: int = 2,
     best: tuple[str, Literal["min", "max"]] | None = None,
@@ -95,23 +91,24 @@ class Checkpoints:
   ):
     if keep < 1:
       raise ValueError(f"keep must be at least 1, not {keep}")
-    self.folder = Path(folder).absolute()
+    self.folder = files.place(folder).absolute()
     self._keep, self._best, self._meta = keep, best, dict(meta or {})
     self._good: set[int] = set()  # steps that this object has saved or verified
     self._damaged: set[int] = set()
     self._saving: int | None = None  # the step that is being written in the background
     self._writer = None  # Orbax's AsyncCheckpointer, from the first save on
+    self._hashing = None  # the future of its digests
     self._hasher = concurrent.futures.ThreadPoolExecutor(1, "jaxgen-hash")
 
-  def _path(self, step: int) -> Path:
+  def _path(self, step: int) -> files.Place:
     return self.folder / f"{step:08d}"
 
   def steps(self) -> list[int]:
     """Steps of the checkpoints in the folder, ascending, damaged ones included."""
     if not self.folder.is_dir():
       return []
-    names = (path.name for path in self.folder.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    named = (path for path in self.folder.iterdir() if path.name.isascii() and path.name.isdigit())
+    return sorted(int(path.name) for path in named if is_whole(path))
 
   def manifest(self, step: int) -> dict[str, Any]:
     """A checkpoint's manifest: step, sha256 (`state_hash`), metrics, meta, leaves ({name: `Leaf`}).
@@ -147,31 +144,27 @@ class Checkpoints:
     # state is donated to.
     is_first, hashed = jax.process_index() == 0, Digests(data)
     described = {name: (str(x.dtype), tuple(x.shape)) for name, x in named.items()}
-    local = self._hasher.submit(hashed.local)
-    if not is_first:
-      local.add_done_callback(lambda done: hashed.whole(done.result(), reader=0))
+    local = self._hashing = self._hasher.submit(hashed.local if is_first else hashed.send)
 
-    def describe(folder: Path) -> None:  # in process 0
+    def describe(folder: files.Place) -> None:  # in process 0
       found = hashed.whole(local.result(), reader=0)
       leaves = {name: Leaf(*described[name], found[name]) for name in found}
       write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 
-    ocp, Handler, Save, _ = orbax_parts()
+    _, _, Save, _ = orbax_parts()
     self._saving = step
     with self._errors():
       if self._writer is None:
-        # Directories are made before save returns, so that a folder that cannot be written is an error there and then.
-        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-        self._writer = ocp.AsyncCheckpointer(Handler(), async_options=options)
+        self._writer = async_writer(self.folder)
         if is_first:
           self.folder.mkdir(parents=True, exist_ok=True)
           self._remove_leftovers()
       if is_first and step in self._damaged:
         self._delete(step)
-      if is_first and self._path(step).is_file():  # somebody's, which is no checkpoint
-        self._path(step).rename(self._path(step).with_suffix(".aside"))
+      if is_first:
+        set_aside(self._path(step))
       self._writer.handler.describe = describe
-      self._writer.save(self._path(step), args=Save(_nested(data)))
+      self._writer.save(str(self._path(step)), args=Save(_nested(data)))
 
   def rate(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
     """Adds an evaluation's numbers to the saved checkpoint of its step; `best` is chosen by them.
@@ -198,6 +191,8 @@ class Checkpoints:
     if self._saving is None:
       return
     with self._errors():
+      if jax.process_index() != 0:  # process 0 has heard of an error, and would not let the writer finish
+        self._hashing.result()
       self._writer.wait_until_finished()
     self._good.add(self._saving)
     self._damaged.discard(self._saving)
@@ -231,13 +226,12 @@ class Checkpoints:
   def _remove_leftovers(self) -> None:
     with suppress(OSError):
       for path in self.folder.iterdir():
-        if TEMPORARY in path.name or path.name.endswith(DELETING):
-          shutil.rmtree(path, ignore_errors=True)
+        if is_leftover(path):
+          files.remove_folder(path)
 
   def _delete(self, step: int) -> None:
-    path = self._path(step)
     with suppress(OSError):
-      shutil.rmtree(path.rename(path.with_name(path.name + DELETING)))
+      delete(self._path(step))
 
   def _delete_old(self, newest: int) -> None:
     steps = self.steps()
@@ -317,8 +311,8 @@ class Checkpoints:
     path, problem, manifest, data, names = self._path(step), None, None, None, named_leaves(like)
     try:
       manifest = read_manifest(path, step)
-      files = files_of(path)
-      changed = [name for name, there in manifest["files"].items() if files.get(name) != there]
+      found = files_of(path)
+      changed = [name for name, there in manifest["files"].items() if found.get(name) != there]
       problem = f"{changed[0]} is missing or not what was written" if changed else None
     except (ValueError, OSError) as e:
       problem = str(e)
@@ -341,7 +335,8 @@ class Checkpoints:
     }
     try:
       # Not the checkpointer's restore: it ends with a barrier that a process with an error never reaches.
-      restored = Handler().restore(epath.Path(path), args=Restore(_nested(stored), _nested(restore_args)))
+      largest = max((x.size * x.dtype.itemsize for x in stored.values()), default=0)
+      restored = Handler(largest).restore(epath.Path(str(path)), args=Restore(_nested(stored), _nested(restore_args)))
       data = named_leaves(restored)
     except Exception as e:  # whatever a damaged file makes TensorStore, Orbax or the json module raise
       problem = f"it cannot be read: {type(e).__name__}"

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import pathlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine import peers
 
@@ -185,7 +185,7 @@ def errors_of_all(error: Exception | None) -> list[str]:
   return [f"process {number} has met an error ({text})" for number, text in sorted(found) if number != own]
 
 
-def check_shared(folder: pathlib.Path) -> None:
+def check_shared(folder: files.Place) -> None:
   """Checks that every process sees what process 0 writes into a folder, which checkpoints of several need.
 
   Raises:
@@ -197,14 +197,14 @@ def check_shared(folder: pathlib.Path) -> None:
 
   def write() -> str:
     name = f".shared-{secrets.token_hex(8)}"
-    (folder / name).touch()
+    files.write(folder / name, b"")
     return name
 
   sign = folder / by_main(write)
   until = time.monotonic() + SEEN
   while not (is_seen := sign.exists()) and time.monotonic() < until:
     with contextlib.suppress(OSError):
-      os.listdir(folder)  # makes NFS look again
+      list(folder.iterdir())  # makes NFS look again
     time.sleep(0.1)
   blind = np.flatnonzero(~multihost_utils.process_allgather(np.bool_(is_seen)).ravel())
   if jax.process_index() == 0:

@@ -14,6 +14,7 @@ file:
 """
 
 import ast
+import atexit
 import dataclasses
 import difflib
 import enum
@@ -21,6 +22,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import from_json, is_dtype, to_json
 from jaxgen.engine.catalogue import Found, find_config, is_names, names_in
@@ -188,7 +191,7 @@ def load_config(name: str | pathlib.Path) -> Config:
   return _load(found, Imports(found.path.parent))
 
 
-def load_kept(folder: pathlib.Path, name: str) -> Config:
+def load_kept(folder: files.Place, name: str) -> Config:
   """Loads the config that a run's folder keeps, under the name that it had when the run began.
 
   Raises:
@@ -196,7 +199,20 @@ def load_kept(folder: pathlib.Path, name: str) -> Config:
   """
   if not (folder / KEPT).is_file():
     raise UserError(f"{folder} is not a whole run: it has no {KEPT}: put back a copy")
+  folder = _here(folder)
   return _load(Found(name, folder / KEPT), Imports(folder / KEPT_IMPORTS))
+
+
+def _here(folder: files.Place) -> pathlib.Path:
+  """The folder, or where it is on an object store a copy of what it keeps of a config, until this process ends."""
+  if isinstance(folder, pathlib.Path):
+    return folder
+  copy = tempfile.mkdtemp(prefix="jaxgen-config-")
+  atexit.register(files.remove_folder, pathlib.Path(copy))
+  imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS))
+  for path in [KEPT, *imported]:
+    files.write(f"{copy}/{path}", (folder / path).read_bytes())
+  return pathlib.Path(copy)
 
 
 def _load(found: Found, imports: Imports) -> Config:

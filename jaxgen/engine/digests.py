@@ -20,9 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgen.core.errors import UserError
+
 BLOCK = 2**20  # bytes
 WAYS = (64, 32, 16, 8, 4, 2, 1)
 PATIENCE = 3600  # seconds that processes wait for each other's digests
+GOOD, BAD = b"+", b"-"  # before a message between processes: digests follow, or why there are none
 Box = tuple[tuple[int, int], ...]  # (first element, last element + 1) for each dimension
 
 _turn = itertools.count()  # numbers the states that are hashed: all processes hash the same in the same order
@@ -119,8 +122,8 @@ def _bytes(x: np.ndarray) -> np.ndarray:
 class Digests:
   """The digests of some arrays.
 
-  All processes construct it, in their main threads. After that the arrays may be donated, and `local` and `whole` may
-  run in any thread. It keeps views of arrays on the host and copies of arrays on a device.
+  All processes construct it, in their main threads. After that the arrays may be donated, and `local`, `send` and
+  `whole` may run in any thread. It keeps views of arrays on the host and copies of arrays on a device.
   """
 
   def __init__(self, arrays: Mapping[str, Any], version: int = 2):
@@ -172,22 +175,42 @@ class Digests:
     self._mine = []
     return found
 
+  def send(self, reader: int = 0) -> None:
+    """Hands the digests of this process's blocks to the reader, which calls `whole`; or says that there are none.
+
+    Raises:
+      what `local` raises, once the reader can hear of it: it would wait for an hour.
+    """
+    try:
+      message = GOOD + self.local()
+    except Exception as error:
+      self._say(BAD + (str(error).strip() or type(error).__name__).encode())
+      raise
+    if jax.process_index() != reader:
+      self._say(message)
+
+  def _say(self, message: bytes) -> None:
+    _client().key_value_set_bytes(f"jaxgen/digests/{self._turn}/{jax.process_index()}", message)
+
   def whole(self, local: bytes, reader: int | None = None) -> dict[str, str]:
-    """SHA-256 of every array by name. Waits for all processes. If `reader` is given, the other processes get {}."""
+    """SHA-256 of every array by name. Waits for all processes, which come here, or to `send` if `reader` is given.
+
+    Raises:
+      UserError: another process could not hash its blocks.
+    """
     parts = {jax.process_index(): local}
     if jax.process_count() > 1:
-      from jax._src import distributed
-
-      client, key = distributed.global_state.client, f"jaxgen/digests/{self._turn}"
-      if jax.process_index() != reader:
-        client.key_value_set_bytes(f"{key}/{jax.process_index()}", local)
-      if reader not in (None, jax.process_index()):
-        return {}
+      if reader is None:
+        self._say(GOOD + local)
       wanted = {0 if owner is None else owner for owners in self._owners.values() for owner in owners}
       for p in sorted(wanted - parts.keys()):
-        parts[p] = client.blocking_key_value_get_bytes(f"{key}/{p}", PATIENCE * 1000)
+        key = f"jaxgen/digests/{self._turn}/{p}"
+        message = _client().blocking_key_value_get_bytes(key, PATIENCE * 1000)
+        if not message.startswith(GOOD):
+          raise UserError(f"process {p} could not hash its part of the state: {message[1:].decode(errors='replace')}")
+        parts[p] = message[1:]
         if reader is not None:
-          client.key_value_delete(f"{key}/{p}")  # the service would keep each save's until the job ends
+          _client().key_value_delete(key)  # the service would keep each save's until the job ends
     at, found = dict.fromkeys(parts, 0), {}
     for name, owners in self._owners.items():
       digests = []
@@ -202,6 +225,13 @@ def digests(arrays: Mapping[str, Any], version: int = 2) -> dict[str, str]:
   """SHA-256 of every array by name. If arrays are spread over several processes, all of them call it."""
   found = Digests(arrays, version)
   return found.whole(found.local())
+
+
+def _client() -> Any:
+  """jax's client of its coordination service."""
+  from jax._src import distributed
+
+  return distributed.global_state.client
 
 
 def _together(part: np.ndarray) -> np.ndarray:

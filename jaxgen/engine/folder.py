@@ -1,33 +1,32 @@
 """A run's folder."""
 
-import errno
-import fcntl
 import json
 import math
-import os
-import pathlib
-import re
-from collections.abc import Mapping
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.engine.claims import claim
+
+TOGETHER = 10.0  # seconds of lines that are added to metrics.jsonl at once on an object store
 
 
 class Folder:
-  """A run's folder: its files and its lock.
+  """A run's folder, in a file system or on an object store: its files and its lock.
 
   Raises:
-    UserError: the path is an address on an object store, gs://... or s3://...
+    UserError: as `files.place`.
   """
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    if re.match(r"[a-z0-9]+:/", str(path)):
-      raise UserError(f"{path} is on an object store, where runs cannot be written: give a folder of a file system")
-    self._lock = None
+  def __init__(self, path: files.PathLike):
+    self.path = files.place(path)
+    self._claim = None
+    self._lines: list[str] = []  # of metrics.jsonl, not written yet
+    self._written = time.monotonic()
 
-  def __truediv__(self, name: str) -> pathlib.Path:
+  def __truediv__(self, name: str) -> files.Place:
     return self.path / name
 
   def exists(self) -> bool:
@@ -54,33 +53,37 @@ class Folder:
     return info
 
   def write_info(self, info: Mapping[str, Any]) -> None:
+    self._check()
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
-  def lock(self) -> str | None:
-    """Locks the folder for this process until it ends, and makes it if needed.
-
-    Returns None, or a warning if the file system has no locks, so that other processes could write there.
+  def lock(self, say: Callable[[str], Any] = lambda text: None) -> None:
+    """Locks the folder for this process until it ends, and makes it if needed. `say` is told when this takes long.
 
     Raises:
       UserError: another process has the lock, or the folder cannot be made.
     """
     try:
-      self._lock, note = locked(self.path, "choose another --name")
+      self._claim = claim(self.path, "choose another --name", say)
     except OSError as error:
       reason = (error.strerror or str(error)).lower()
       raise UserError(f"no run can be written to {self.path} ({reason}): choose another --runs or --name") from error
-    return note
 
   def unlock(self) -> None:
-    if self._lock is not None:
-      release(self._lock)
-      self._lock = None
+    if self._claim is not None:
+      self._claim.release()
+      self._claim = None
+
+  def _check(self) -> None:
+    """Raises `claims.Lost` where another process has claimed the folder meanwhile."""
+    if self._claim is not None:
+      self._claim.check()
 
   def metrics(self) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without damaged lines and lines that a kill cut short."""
     return [line for line in map(_line, self._metrics()) if line is not None]
 
   def _metrics(self) -> list[bytes]:
+    self.flush()
     try:
       return (self / "metrics.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
@@ -102,44 +105,22 @@ class Folder:
     return damaged
 
   def append_metrics(self, line: Mapping[str, Any]) -> None:
-    with open(self / "metrics.jsonl", "a") as file:
-      file.write(_json_line(line))
+    """Adds a line; on an object store some together, and at the latest when `flush` is called."""
+    self._check()
+    if not files.is_remote(self.path):
+      with open(self / "metrics.jsonl", "a") as file:
+        file.write(_json_line(line))
+      return
+    self._lines.append(_json_line(line))
+    if line["kind"] != "train" or time.monotonic() - self._written > TOGETHER:
+      self.flush()
 
-
-def locked(folder: pathlib.Path, way_out: str) -> tuple[TextIO, str | None]:
-  """Locks a folder for this process until it ends or calls `release`, and makes the folder if needed.
-
-  Returns the lock file `lock` in the folder, which says who has the lock; and None, or a warning if the folder's file
-  system has no locks, so that other processes could write there.
-
-  Raises:
-    UserError: another process has the lock. The message ends with `way_out`.
-    OSError: the folder cannot be made or written.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  file = open(folder / "lock", "a+")  # noqa: SIM115 - held by the caller
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    if error.errno not in (errno.EAGAIN, errno.EACCES):
-      return (
-        file,
-        f"{folder}: this file system has no locks ({error.strerror}), so see that one process alone writes it",
-      )
-    file.seek(0)
-    owner = file.read().strip() or "another process"
-    file.close()
-    raise UserError(f"{folder} is being written by {owner}: wait for it, or {way_out}") from None
-  file.truncate(0)
-  file.write(f"process {os.getpid()} on {os.uname().nodename}")
-  file.flush()
-  return file, None
-
-
-def release(file: TextIO) -> None:
-  """Unlocks a folder. Its lock file stays, empty."""
-  file.truncate(0)
-  file.close()
+  def flush(self) -> None:
+    """Writes the lines that are not written yet, which a checkpoint of their step must not precede."""
+    if self._lines:
+      self._check()
+      files.append(self / "metrics.jsonl", "".join(self._lines))
+      self._lines, self._written = [], time.monotonic()
 
 
 def _line(text: bytes) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ class RunCheckpoints(Checkpoints):
 
   def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
     super().__init__(folder / "checkpoints", **options)
-    self._frozen, self._apart = frozen, folder / "frozen"
+    self._run, self._frozen, self._apart = folder, frozen, folder / "frozen"
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
     """Saves a new run's frozen networks and returns their entry in run.json; {} if there are none."""
@@ -74,6 +74,7 @@ class RunCheckpoints(Checkpoints):
     return min(self._best_step(self.steps()), default=None) if self._best else None
 
   def save(self, step: int, state: State, *rest: Any) -> None:
+    self._run.flush()
     super().save(step, self._without(state), *rest)
 
   def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:

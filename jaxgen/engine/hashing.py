@@ -8,7 +8,6 @@ PRNG keys are hashed as their key data (uint32).
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -83,18 +82,17 @@ def state_hash(state: PyTree) -> str:
   return combine(leaf_hashes(state))
 
 
-def files_of(folder: Path) -> dict[str, list]:
+def files_of(folder: files.Place) -> dict[str, list]:
   """Size of every file, and SHA-256 of the small ones: {path: [bytes, sha256 or None]}.
 
   The files are checked before Orbax reads them: Orbax reports a file that is missing, cut short or changed from threads
   that nobody waits for. The large files hold arrays, which have hashes of their own.
   """
   found = {}
-  for path in sorted(folder.rglob("*")):
-    if path.is_file() and path.name not in UNCHECKED:
-      size = path.stat().st_size
-      digest = hashlib.sha256(path.read_bytes()).hexdigest() if size <= SMALL else None
-      found[path.relative_to(folder).as_posix()] = [size, digest]
+  for name, size in sorted(files.sizes(folder).items()):
+    if name.rpartition("/")[2] not in UNCHECKED:
+      digest = hashlib.sha256((folder / name).read_bytes()).hexdigest() if size <= SMALL else None
+      found[name] = [size, digest]
   return found
 
 
@@ -102,12 +100,12 @@ def _canonical(content: Mapping[str, Any]) -> str:
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(folder: Path, leaves: Mapping[str, Leaf], **content: Any) -> None:
+def write_manifest(folder: files.Place, leaves: Mapping[str, Leaf], **content: Any) -> None:
   content |= {"format": FORMAT, "sha256": combine(leaves), "leaves": leaves, "files": files_of(folder)}
   _write(folder, content)
 
 
-def add_to_manifest(folder: Path, step: int, **content: Any) -> None:
+def add_to_manifest(folder: files.Place, step: int, **content: Any) -> None:
   """Changes entries of a checkpoint's manifest.
 
   Raises:
@@ -116,12 +114,12 @@ def add_to_manifest(folder: Path, step: int, **content: Any) -> None:
   _write(folder, {**read_manifest(folder, step), **content})
 
 
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
+def _write(folder: files.Place, content: Mapping[str, Any]) -> None:
   content = json.loads(json.dumps(content))  # tuples become lists here, as they will when the file is read
   files.write(folder / MANIFEST, json.dumps({**content, "manifest_sha256": _canonical(content)}, indent=1))
 
 
-def read_manifest(folder: Path, step: int) -> dict[str, Any]:
+def read_manifest(folder: files.Place, step: int) -> dict[str, Any]:
   """The manifest of a checkpoint.
 
   Raises:

@@ -34,6 +34,7 @@ import numpy as np
 from jaxgen.core.errors import Stopped, UserError, in_words
 from jaxgen.data import pipeline
 from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.claims import Lost
 from jaxgen.engine.cluster import agreed, by_main, check_shared, errors_of_all
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.program import NOT_MADE
@@ -105,10 +106,8 @@ def train(
     if not _is_trained(run):
       rehearse(run)
     progress = progress or Progress()
-    note = by_main(run.folder.lock)
+    by_main(lambda: run.folder.lock(progress.say))
     check_shared(run.folder.path)
-    if note is not None:
-      progress.say(note)
     try:
       return _Training(run, progress, signals, report).to_the_end(other_data)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -228,7 +227,7 @@ class _Training:
         self.save(self.step)
         self.checkpoints.wait()
       return stopped
-    except (Diverged, Stopped):
+    except (Diverged, Lost, Stopped):
       raise
     except Exception:
       self.save_after_error()
@@ -313,7 +312,7 @@ class _Training:
       if skipped.max() >= self.run.experiment.max_skipped:
         since = start + 1 + skipped.argmax() - (skipped.max() - 1)
         raise Diverged(
-          f"stopped at step {start + count}: the loss or a gradient has not been finite since step {since} "
+          f"stopped at step {start + count}: loss, gradient or update has not been finite since step {since} "
           f"({skipped.max()} updates skipped); the last good checkpoint in {self.run.folder.path} is kept; "
           "a lower learning rate or gradient clipping usually helps"
         )

@@ -231,7 +231,8 @@ def keep_config(folder: Folder, config: Config) -> None:
   """
   if (folder / KEPT).is_file() and _changed(folder, config):
     number = len(list((folder / "earlier").glob("*")))
-    for path in [folder / KEPT, *(folder / KEPT_IMPORTS).rglob("*.py")]:
-      files.write(folder / "earlier" / str(number) / path.relative_to(folder.path), path.read_text())
+    imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS) if name.endswith(".py"))
+    for name in [KEPT, *imported]:
+      files.write(folder / f"earlier/{number}/{name}", (folder / name).read_text())
   for name, text in config.files().items():
     files.write(folder / name, text)

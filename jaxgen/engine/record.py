@@ -12,7 +12,7 @@ from jaxgen.engine.run import Run
 
 
 class Log:
-  """Numbers by step, in metrics.jsonl and in tensorboard/."""
+  """Numbers by step, in metrics.jsonl and, in a folder of a file system, in tensorboard/."""
 
   def __init__(self, folder: Folder, step: int):
     """Opens the log.
@@ -22,7 +22,8 @@ class Log:
       step: the step that training goes on from; TensorBoard's later events are discarded.
     """
     self._folder, self._events = folder, None
-    if jax.process_index() == 0:
+    self._is_main = jax.process_index() == 0
+    if self._is_main and not files.is_remote(folder.path):
       from tensorboardX import SummaryWriter  # takes a second
 
       purge = step + 1 if step else None
@@ -36,14 +37,17 @@ class Log:
       kind: "train" or "evaluate".
       numbers: the numbers by name.
     """
-    if self._events is None:
+    if not self._is_main:
       return
     self._folder.append_metrics({"step": step, "kind": kind, **numbers})
+    if self._events is None:
+      return
     for name, value in numbers.items():
       self._events.add_scalar(f"{kind}/{name}", value, step)
     self._events.flush()
 
   def close(self) -> None:
+    self._folder.flush()
     if self._events is not None:
       self._events.close()
 

@@ -33,11 +33,17 @@ NEEDS_VALUES = (
 def rehearse(run: Run) -> list[str] | None:
   """Tries a run's samples, their rendering, its evaluators, `best` and its figures.
 
-  Returns the names of its evaluators' numbers; None if they are not known yet.
+  Returns the names of its evaluators' numbers; None if they are not known yet. A run is tried once.
 
   Raises:
     UserError: one of them cannot work. Other errors get a note that says what was tried.
   """
+  if run.rehearsed is None:
+    run.rehearsed = (_rehearse(run),)
+  return run.rehearsed[0]
+
+
+def _rehearse(run: Run) -> list[str] | None:
   e = run.experiment
   if e.method.sample is not None and e.samples:
     try:

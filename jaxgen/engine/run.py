@@ -1,13 +1,13 @@
 """A run: an experiment, its folder, and its state at some step."""
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
@@ -68,6 +68,7 @@ class Run:
     self.workers = workers
     self._program = None
     self._state = None
+    self.rehearsed: tuple[list[str] | None] | None = None  # what `rehearsal.rehearse` has found
 
   @property
   def name(self) -> str:
@@ -93,7 +94,9 @@ class Run:
           updates=e.updates_per_dispatch,
           microbatches=e.microbatches,
         )
-      except TRACING as error:
+      except (UserError, *TRACING) as error:
+        if isinstance(error, UserError) and not self._small():
+          raise
         raise self.refusal(error) from error
       if any(x.size == 0 for x in jax.tree.leaves(self._program.abstract.params)):
         self._program = None
@@ -103,12 +106,17 @@ class Run:
   def refusal(self, error: Exception) -> UserError:
     """A UserError for an error that occurred while the program was traced with the config's arguments."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    sizes = lambda value: [x for x in (value if isinstance(value, (tuple, list)) else [value]) if type(x) is int]
-    small = [name for name, value in self.arguments.items() if min(sizes(value), default=1) < 1]
-    if small:
+    if small := self._small():
       given = ", ".join(f"{name}={self.arguments[name]!r}" for name in small)
       text = f"{given} makes no program, for sizes are 1 or more ({text})"
     return UserError(f"config {self.config.name}: {text}")
+
+  def _small(self) -> list[str]:
+    """Arguments that were given as sizes of 0 or less, or may be taken for some."""
+    defaults = self.config.defaults()
+    sizes = lambda value: [x for x in (value if isinstance(value, (tuple, list)) else [value]) if type(x) is int]
+    given = {name: value for name, value in self.arguments.items() if value != defaults.get(name)}
+    return [name for name, value in given.items() if min(sizes(value), default=1) < 1]
 
   @property
   def state(self):
@@ -248,7 +256,7 @@ class Run:
 
 
 def load(
-  folder: str | os.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
+  folder: files.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
 ) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 

@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -28,9 +27,9 @@ import numpy as np
 
 from jaxgen.core import files, pictures
 from jaxgen.core.errors import UserError
+from jaxgen.engine.claims import claim
 from jaxgen.engine.cluster import by_main
 from jaxgen.engine.drawing import cut, stream
-from jaxgen.engine.folder import locked, release
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run
 
@@ -54,7 +53,7 @@ class Drawn(NamedTuple):
 
 def draw(
   run: Run,
-  folder: pathlib.Path,
+  folder: files.Place,
   n: int,
   *,
   seed: int = 0,
@@ -143,7 +142,7 @@ def _like(run: Run) -> tuple[tuple[int, ...], np.dtype]:
   return tuple(like.shape[1:]), np.dtype(like.dtype)
 
 
-def _check_same(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+def _check_same(folder: files.Place, about: Mapping[str, Any]) -> None:
   """Raises a UserError that names the difference unless the folder's samples are the same; `n` may be larger."""
   try:
     there = json.loads((folder / ABOUT).read_text())
@@ -164,16 +163,16 @@ def _check_same(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
+def _locked(folder: files.Place) -> Iterator[None]:
   """Locks a folder for this process, and makes it if needed."""
   try:
-    file, _ = locked(folder, "choose another folder")
+    held = claim(folder, "choose another folder")
   except OSError as error:
     raise UserError(f"{folder} cannot be written: {error.strerror}") from error
   try:
     yield
   finally:
-    release(file)
+    held.release()
 
 
 def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
@@ -190,7 +189,7 @@ def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
 class _Writer:
   """Writes chunks into a folder, and knows which are complete there."""
 
-  def __init__(self, folder: pathlib.Path, kind: Kind):
+  def __init__(self, folder: files.Place, kind: Kind):
     self.folder, self.kind = folder, kind
     self.complete: dict[Chunk, str] = {}  # the SHA-256 of their files
 
@@ -207,12 +206,12 @@ class _Writer:
 
   def _lines(self) -> Iterator[Any]:
     """The lines of the index, without a last line that a kill cut short."""
-    with contextlib.suppress(FileNotFoundError), open(self.folder / INDEX) as file:
-      for text in file:
+    with contextlib.suppress(FileNotFoundError):
+      for text in (self.folder / INDEX).read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
           yield json.loads(text)
 
-  def _paths(self, chunk: Chunk) -> list[pathlib.Path]:
+  def _paths(self, chunk: Chunk) -> list[files.Place]:
     if self.kind == "npz":
       return [self.folder / f"samples_{chunk.first:08d}.npz"]
     return [self.folder / f"{i:08d}.png" for i in range(chunk.first, chunk.first + chunk.count)]

@@ -8,6 +8,7 @@ one. This file gathers what the page says; `templates/report.html.j2` and `repor
 """
 
 import base64
+import io
 import pathlib
 import re
 import shlex
@@ -51,7 +52,7 @@ class Grid(NamedTuple):
   files: list[Shown]
 
 
-def write(run: AnyRun) -> pathlib.Path:
+def write(run: AnyRun) -> files.Place:
   """Writes RUN/report.html and returns its path.
 
   Raises:
@@ -107,7 +108,7 @@ def _linked(text: str) -> markupsafe.Markup:
   return markupsafe.Markup(re.sub(r"https?://[^\s,)]+[^\s,).;:]", link, str(markupsafe.escape(text))))
 
 
-def shown(path: pathlib.Path, title: str) -> Shown:
+def shown(path: files.Place, title: str) -> Shown:
   """A file whose suffix is one of KINDS, as the page has it."""
   return _shown(KINDS[path.suffix], path.read_bytes(), title)
 
@@ -161,9 +162,9 @@ def _numbers(rows: Rows) -> dict[str, Any] | None:
   return {"step": last["step"], "rows": lines, "has_errors": any(map(is_error, last))}
 
 
-def _grids(run: AnyRun) -> list[tuple[int, list[pathlib.Path]]]:
+def _grids(run: AnyRun) -> list[tuple[int, list[files.Place]]]:
   """The files that show samples, by step."""
-  found: dict[int, list[pathlib.Path]] = {}
+  found: dict[int, list[files.Place]] = {}
   for path in sorted((run.folder / "samples").glob("step_*.*")):
     match = re.fullmatch(r"step_(\d+)", path.stem)
     if match and path.suffix in KINDS:
@@ -180,7 +181,8 @@ def _figures(run: AnyRun) -> list[Shown]:
 def _final_samples(run: AnyRun) -> np.ndarray | None:
   """samples/final.npz, if it holds pictures like the data's: [N, H, W, C]."""
   try:
-    with np.load(run.folder / "samples" / "final.npz", allow_pickle=False) as arrays:
+    contents = (run.folder / "samples" / "final.npz").read_bytes()
+    with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
       samples = arrays["samples"]
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
     return None  # no samples yet, or a file that a crash cut short

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounding import needs
 
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Player, compose, network_sizes, split_batch
@@ -231,7 +232,7 @@ def test_updates_that_are_not_finite_are_skipped_though_the_gradient_is():
 
 
 def test_what_a_step_leaves_behind_is_finite_though_its_update_is():
-  """Running statistics that overflow while the loss is fine, and float16 parameters whose sum with the update does."""
+  """Running statistics that overflow while the loss is fine."""
   statistics = lambda scale: (
     lambda params, state, batch, key: (
       jnp.mean(params * batch["x"]),
@@ -249,6 +250,11 @@ def test_what_a_step_leaves_behind_is_finite_though_its_update_is():
   init = lambda key, batch: ({"w": jnp.zeros(())}, {"variance": jnp.float32(np.inf)})
   method = compose(init, [("w", Player(statistics(1.0), optax.sgd(1.0)))], evaluate=no_evaluation)
   assert int(method.step(method.init(jax.random.key(0), batch), batch)[0].skipped) == 0
+
+
+def test_parameters_in_half_precision_that_overflow_by_a_finite_update_are_kept():
+  needs(jnp.float16)
+  batch = batch_of([1.0])
   half = lambda key, batch: ({"w": jnp.float16(-60_000)}, {})
   loss = lambda params, state, batch, key: (jnp.sum(params.astype(jnp.float32) * batch["x"]), ({}, state.buffers))
   method = compose(half, [("w", Player(loss, optax.sgd(50_000.0)))], evaluate=no_evaluation)

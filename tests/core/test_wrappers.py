@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.errors import UserError
 from jaxgen.core.method import Frozen, Player, compose
 from jaxgen.core.wrappers import averaged, first_stage, power, rollback, warmed_up
 
@@ -42,6 +43,9 @@ def test_averages_are_the_recursion_once_a_step_of_as_many_as_are_asked_for():
   assert set(run(averaged(descent(), 0.5), 1).ema) == {"w"}  # what is trained
   with pytest.raises(ValueError, match="no network 'v'"):
     run(averaged(descent(), {"v": 0.5}), 0)
+  for decay in (1.0, 1.5, -0.1, float("nan")):
+    with pytest.raises(UserError, match=rf"lies in \[0, 1\), and this is {decay:g}"):
+      averaged(descent(), {"w": 0.5, "w/other": decay})
   assert averaged(descent(), None).init(jax.random.key(0), batch_of([1.0])).ema == {}
 
 

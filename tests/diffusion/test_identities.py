@@ -228,6 +228,8 @@ def test_a_known_past_is_gone_on_from(make, x64):
   np.testing.assert_allclose(halves, whole, rtol=1e-12)
   fresh = jax.jit(lambda x: sample(solver._replace(order=1), denoise, times[4:], begin(x)[0], KEYS))(x)
   assert np.abs(fresh - whole).max() > 1e-6  # without its past it is another
+  with pytest.raises(UserError, match=f"carries a {type(solver.init(x)).__name__}, and was given a dict"):
+    sample(solver, denoise, times[4:], x, KEYS, {})
 
 
 # --- Calls ----------------------------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
 """A run's folder that is damaged, or lies where it cannot be written or locked."""
 
-import errno
-import fcntl
 import json
-import pathlib
+import secrets
 
 import pytest
 
@@ -60,21 +58,17 @@ def test_where_no_run_can_be_written(tmp_path):
       Folder(path).lock()
 
 
-def test_a_file_system_without_locks_is_not_another_process(tmp_path, monkeypatch):
-  def refuse(number):
-    def flock(*args):
-      raise OSError(number, "No locks available")
-
-    return flock
-
-  monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
-  assert "this file system has no locks (No locks available)" in Folder(tmp_path).lock()
-  monkeypatch.setattr(fcntl, "flock", refuse(errno.EWOULDBLOCK))
-  with pytest.raises(UserError, match="is being written by another process"):
-    Folder(tmp_path).lock()
-
-
-@pytest.mark.parametrize("path", ["gs://bucket/runs/x", "s3://bucket/x", pathlib.Path("gs://bucket") / "x"])
-def test_addresses_on_object_stores_are_refused_and_not_made_folders_here(path):
-  with pytest.raises(UserError, match="on an object store, where runs cannot be written: give a folder"):
-    Folder(path)
+def test_lines_of_metrics_on_an_object_store_are_written_together_and_before_they_are_read():
+  folder = Folder(f"memory://{secrets.token_hex(4)}/run")
+  file = folder / "metrics.jsonl"
+  for step in (5, 10):
+    folder.append_metrics({"step": step, "kind": "train", "x": 0.5})
+  assert not file.exists()
+  folder.append_metrics({"step": 10, "kind": "evaluate", "x": 0.5})  # it says that something is done
+  assert len(file.read_text().splitlines()) == 3
+  folder.append_metrics({"step": 15, "kind": "train", "x": 0.5})
+  assert [line["step"] for line in folder.metrics()] == [5, 10, 10, 15]
+  assert folder.keep_metrics_until(5) == 0
+  folder.append_metrics({"step": 10, "kind": "train", "x": 0.5})
+  folder.flush()
+  assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [5, 10]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgen.nn import SongUNet, UNet
+from jaxgen.nn.blocks.attention import Block, Blocks
 
 
 def square(network, x, t, params):
@@ -36,3 +37,15 @@ def test_a_unet_that_computes_its_blocks_again_is_the_same(kind, x64):
   assert less < kept / 2
   np.testing.assert_allclose(value, other_value, rtol=1e-12)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), gradient, other_gradient)
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_the_compiler_is_told_to_compute_again_outside_of_loops_alone(looped):
+  """Where it sees both computations side by side it would undo it; in a loop it cannot, and being told costs."""
+  block = partial(Block, 2, 16)
+  network = Blocks(block, 2) if looped else block()
+  x = jnp.ones((2, 5, 8))
+  params = jax.eval_shape(network.init, jax.random.key(0), x)
+  gradient = jax.grad(lambda params, x: (network.apply(params, x) ** 2).sum())
+  barriers = jax.jit(gradient).lower(params, x).as_text().count("optimization_barrier")
+  assert barriers == (0 if looped else 3)  # of two norms and one attention

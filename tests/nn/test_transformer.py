@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from packed import FIXTURES, expected_of, load
-from rounding import assert_close, conditioning, tolerance
+from rounding import assert_close, conditioning, needs, tolerance
 
 from jaxgen.core.errors import UserError
 from jaxgen.interop import encoder as encoder_layout
@@ -367,23 +367,9 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
   assert jax.eval_shape(network.apply, shapes, ids, ids).dtype == jnp.bfloat16
 
 
-def compiles(dtype) -> bool:
-  """Whether XLA can convert to this dtype and back here: on a processor without instructions for float16 it calls
-  functions of a library that jaxlib has not."""
-  try:
-    jax.block_until_ready(jax.jit(lambda x: x.astype(dtype).astype(jnp.float32) + 1)(jnp.ones(3)))
-    jax.block_until_ready(jax.jit(lambda x: 2 * x.astype(dtype))(jnp.ones(3)))
-  except jax.errors.JaxRuntimeError as error:
-    if "Failed to materialize symbols" not in str(error):
-      raise
-    return False
-  return True
-
-
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_attention_in_half_precision(dtype):
-  if not compiles(dtype):
-    pytest.skip(f"XLA compiles no {jnp.dtype(dtype)} for this processor: jaxlib lacks the functions that convert it")
+  needs(dtype)
   keys = jax.random.split(jax.random.key(0), 4)
   q, k, v = (jax.random.normal(key, (2, 3, 2, 4)).astype(dtype) for key in keys[:3])
   options = dict(mask=jnp.array([[True, True, False], [True] * 3])[:, None, None], causal=True)

@@ -3,6 +3,7 @@
   digits                        scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; needs no network
   npz:FILE                      arrays <split>_image and <split>_label of a NumPy file; image and label alone are train
   folder:DIR                    image files DIR/<split>/<class>/*.png (jpg, webp, ...), labels by sorted folder name
+  tar:DIR                       shards of webdataset, DIR/<split>*.tar; an image and a .cls with its label
   text:chars:FILE               windows of a text, in characters; text:SIZE:FILE in tokens
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
   speech:FILE                   spoken digits
@@ -44,6 +45,7 @@ from jaxgen.data.sources.pairs import open_pairs
 from jaxgen.data.sources.points import modes, open_points
 from jaxgen.data.sources.reversed import open_reversed
 from jaxgen.data.sources.speech import open_speech
+from jaxgen.data.sources.tar import open_tar
 from jaxgen.data.sources.text import open_text
 from jaxgen.data.sources.tfds import open_tfds
 
@@ -59,6 +61,7 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
   "reversed": ("reversed:LETTERS", open_reversed),
+  "tar": ("tar:DIR", open_tar),
   "tfds": ("tfds:NAME", open_tfds),
 }
 

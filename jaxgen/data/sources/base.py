@@ -1,6 +1,7 @@
 """What every source has, and the two that most sources are: arrays in memory, and a function that reads examples."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -130,6 +131,20 @@ class Decoded:
     rows = indices.tolist()
     examples = self.read(rows) if self.view is None else self.look(self.view, rows, uniform)
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+class Texts:
+  """Many texts in little memory, which are soon sent to another process: one text, and where each begins."""
+
+  def __init__(self, texts: Iterable[str]):
+    encoded = [os.fsencode(text) for text in texts]
+    self._text, self._ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)])
+
+  def __len__(self) -> int:
+    return len(self._ends) - 1
+
+  def __getitem__(self, index: int) -> str:
+    return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
 
 def check_example(name: str, example: Example, features: Features) -> None:

@@ -1,6 +1,5 @@
 """The data sets `folder:DIR`: image files, {"image": uint8 [H, W, C], "label": int32 []}."""
 
-import os
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -8,15 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request
+from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts
 from jaxgen.data.sources.images import SUFFIXES, decode
 
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})
 LITTER = frozenset({"__MACOSX", "@eaDir", "__pycache__"})  # made by programs, beside all that begins with a dot
 
 
+def has_splits(root: Path) -> bool:
+  """Whether a folder has one for each split, and not images or classes of one alone."""
+  return any(path.is_dir() and path.name.lower() in SPLITS for path in root.iterdir())
+
+
 def open_folder(request: Request) -> Decoded:
-  """Image files below DIR/<split>. With "label" in the features its sub-folders are classes, numbered in the order of
-  the sorted names of the classes of all splits, so that a class that one split lacks shifts no label.
+  """Image files below DIR/<split>; for training below DIR itself where no folder in it is called as a split.
+
+  With "label" in the features its sub-folders are classes, numbered in the order of the sorted names of the classes of
+  all splits, so that a class that one split lacks shifts no label.
 
   Left out are hidden folders and files (`.ipynb_checkpoints`, `._photo.jpg`), files of other suffixes, and within a
   class links to folders, which Python does not follow.
@@ -24,9 +31,11 @@ def open_folder(request: Request) -> Decoded:
   root = Path(request.rest).expanduser()
   if not root.is_dir():
     raise UserError(f"there is no folder {root.absolute()}, which the data set {request.name} names")
-  folder = root / request.split
-  if not folder.is_dir():
-    there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not _hidden(p, root))) or "none"
+  folder, is_flat = root / request.split, request.split == "train" and not has_splits(root)
+  if is_flat:
+    folder = root
+  elif not folder.is_dir():
+    there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not hidden_part(p, root))) or "none"
     raise UserError(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
   unknown = set(request.features) - {"image", "label"}
   if unknown:
@@ -35,10 +44,10 @@ def open_folder(request: Request) -> Decoded:
   left_out: dict[str, list[str]] = defaultdict(list)  # reason -> names
   with_labels = "label" in request.features
   if with_labels:
-    classes = sorted({p.name for p in root.glob("*/*") if p.is_dir() and not _hidden(p, root)})
+    classes = sorted({p.name for p in root.glob("*" if is_flat else "*/*") if p.is_dir() and not hidden_part(p, root)})
     groups = [(folder / name, label) for label, name in enumerate(classes) if (folder / name).is_dir()]
     for path in sorted(folder.iterdir()):
-      if _hidden(path, folder):
+      if hidden_part(path, folder):
         left_out["hidden"].append(path.name)
       elif not path.is_dir():
         left_out["in no class's folder"].append(path.name)
@@ -47,7 +56,7 @@ def open_folder(request: Request) -> Decoded:
   files, labels = [], []
   for group, label in groups:
     for path in sorted(group.rglob("*")):
-      if hidden := _hidden(path, group):
+      if hidden := hidden_part(path, group):
         left_out["hidden"].append(str(hidden.relative_to(folder)))
       elif path.is_symlink() and (path.is_dir() or not path.exists()):
         left_out["a link to a folder" if path.is_dir() else "a link to nothing"].append(str(path.relative_to(folder)))
@@ -62,11 +71,11 @@ def open_folder(request: Request) -> Decoded:
     raise UserError(f"there are no image files (png, jpg, webp, ...) in {inside}")
   numbers = {"label": np.array(labels, np.int32)} if with_labels else {}
   about = About(tuple(classes), tuple(f"{_listed(names)} ({reason})" for reason, names in left_out.items()))
-  look = partial(_read, Paths(files), numbers.get("label"), request.features["image"].shape)
+  look = partial(_read, Texts(map(str, files)), numbers.get("label"), request.features["image"].shape)
   return Decoded(len(files), partial(look, request.fit), numbers, about, look)
 
 
-def _hidden(path: Path, root: Path) -> Path | None:
+def hidden_part(path: Path, root: Path) -> Path | None:
   """The first of the folders below `root` on the way to `path`, or `path` itself, that is hidden."""
   parts = path.relative_to(root).parts
   for i, part in enumerate(parts):
@@ -81,23 +90,8 @@ def _listed(names: list[str], most: int = 5) -> str:
   return ", ".join(names[:most]) + more
 
 
-class Paths:
-  """Many paths in little memory, which are soon sent to another process: one text, and where each begins."""
-
-  def __init__(self, paths: list[Path]):
-    encoded = [os.fsencode(path) for path in paths]
-    self._text = b"".join(encoded)
-    self._ends = np.cumsum([0, *map(len, encoded)])
-
-  def __len__(self) -> int:
-    return len(self._ends) - 1
-
-  def __getitem__(self, index: int) -> str:
-    return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
-
-
 def _read(
-  files: Paths,
+  files: Texts,
   labels: np.ndarray | None,
   shape: tuple[int, ...],
   fit: Fit,

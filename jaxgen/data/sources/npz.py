@@ -48,7 +48,7 @@ class Place(NamedTuple):
     return array
 
 
-def _place(archive: zipfile.ZipFile, name: str) -> Place:
+def place_of(archive: zipfile.ZipFile, name: str) -> Place:
   """Reads an array's header. Formats: PKWARE's APPNOTE 4.3.7, the local file header, and NEP 1, the .npy header."""
   member = archive.getinfo(name)
   with archive.open(member) as file:
@@ -136,7 +136,7 @@ def open_npz(request: Request) -> Source:
           f"{path} has {lacks} {split!r}: expected arrays named {expected}{alone}, "
           f"found {', '.join(file.files) or 'none'}: write the file with the expected names"
         )
-      places = {key: _place(file.zip, f"{full}.npy") for key, full in names.items()}
+      places = {key: place_of(file.zip, f"{full}.npy") for key, full in names.items()}
       size = sum(place.nbytes for place in places.values())
       if size > request.memory_bytes and all(place.offset is not None for place in places.values()):
         arrays, source = {key: place.map(path) for key, place in places.items()}, partial(Mapped, path, places)

@@ -12,21 +12,28 @@ from jaxgen.data.sources.images import decode
 from jaxgen.data.sources.views import View
 
 
-def open_tfds(request: Request) -> Decoded:
-  """A prepared data set, read from its folder alone: neither TensorFlow nor the data set's own code is needed."""
+def builder_of(request: Request):
+  """What tensorflow-datasets knows of a data set that it has prepared, from its folder alone."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
-  name, features = request.name, request.features
   folder = Path(request.data_dir or tfds.core.constants.DATA_DIR).expanduser()
   try:
-    builder = read_only_builder.builder_from_files(request.rest, data_dir=folder)
+    return read_only_builder.builder_from_files(request.rest, data_dir=folder)
   except (tfds.core.DatasetNotFoundError, ValueError) as error:
     here = sorted(p.name for p in folder.iterdir() if any(p.rglob("dataset_info.json"))) if folder.is_dir() else []
     raise UserError(
-      f"{name} is not prepared in {folder} (found there: {', '.join(here) or 'nothing'}): "
+      f"{request.name} is not prepared in {folder} (found there: {', '.join(here) or 'nothing'}): "
       f"jaxgen prepare {request.rest} --data-dir {folder}"
     ) from error
+
+
+def open_tfds(request: Request) -> Decoded:
+  """A prepared data set, read from its folder alone: neither TensorFlow nor the data set's own code is needed."""
+  import tensorflow_datasets as tfds
+
+  name, features = request.name, request.features
+  builder = builder_of(request)
   missing = [key for key in features if key not in builder.info.features]
   if missing:
     raise UserError(f"{name} has no {missing[0]!r}, only {', '.join(builder.info.features)}")
@@ -39,6 +46,7 @@ def open_tfds(request: Request) -> Decoded:
   try:
     data = builder.as_data_source(request.split, decoders=encoded or None)
   except NotImplementedError as error:
+    folder = request.data_dir or tfds.core.constants.DATA_DIR
     raise UserError(
       f"{name} in {folder} is not in ArrayRecord format, the one that is read without TensorFlow: remove "
       f"{builder.data_dir} and run jaxgen prepare {request.rest} --data-dir {folder}"

@@ -22,7 +22,8 @@ the energy's and its minimum is any E that differs from -log p of the data by a 
 (N5): Gao et al. 2020, https://arxiv.org/abs/1912.00589, section 3.3. The best E makes of it log 4 - 2 JSD(data, flow),
 so that the flow is fitted in that divergence while it becomes a better noise.
 
-All losses are in nats per example, (N2) summed over the example's nu draws.
+Losses are in nats per example, each of which is one decision, (N2) summed over its nu draws. A noise that is trained by
+maximum likelihood has nats per value.
 """
 
 import math
@@ -126,7 +127,7 @@ def nce(
     return total, (metrics, state.buffers)
 
   def likelihood(params: Params, state: State, batch: Batch, key: Array):
-    return -jnp.mean(noise.log_density(params, batch[spec.feature])), ({}, state.buffers)
+    return -jnp.mean(noise.log_density(params, batch[spec.feature])) / spec.size, ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, PerExample]:
     U, name, integers = _unnormalised(energy, spec, state, batch)

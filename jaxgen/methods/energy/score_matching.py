@@ -18,8 +18,8 @@ blurred by N(0, sigma^2 I), whose score it finds. Times 2 sigma^2 / D it is the 
 that noise: with many noise levels, which are told to the network, it is NCSN (configs/diffusion/ncsn.py), and
 `jaxgen.nn.energy.score.Score` makes of an energy E(x, level) a network for that.
 
-Losses are sums over an example's entries and means over examples. They are no nats: their unit is one over the square
-of the data's.
+Each is a sum over an example's D entries, which `evaluate` gives, and a loss is its mean over D: a squared error per
+entry of a score. These are no nats: their unit is one over the square of the data's.
 """
 
 from collections.abc import Callable
@@ -151,7 +151,7 @@ def score_matching(
       gradient alone: `langevin` and `underdamped`. Of blurred data the last step is x + sigma^2 s(x), the mean of the
       data given x.
 
-  `evaluate` gives "score_matching", the objective, and of an energy "unnormalised_nll_nats", E(x).
+  `evaluate` gives "score_matching", the objective summed over entries, and of an energy "unnormalised_nll_nats", E(x).
 
   Raises:
     UserError: chains that weigh or reject without an energy; a network whose output is neither of the two.
@@ -184,7 +184,7 @@ def score_matching(
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
     each = objective.loss(score_of(params), batch[spec.feature], example_keys(key, batch["index"]))
-    return jnp.mean(each), ({}, state.buffers)
+    return jnp.mean(each) / spec.size, ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, PerExample]:
     x = batch[spec.feature]

@@ -61,7 +61,7 @@ def autoregressive(
       dequantized ones otherwise.
     spec: of the data.
 
-  The loss is -log p(x) in nats per example, summed over its values.
+  The loss is -log p(x) in nats per value: `evaluate`'s number, with the dropout of training, over the example's size.
 
   `evaluate` gives -log p(x): "nll_nats" of integers; "nll_nats_dequantized", the bound on it by a density of
   dequantized values; or "nll_nats_density"; with "_given_label" behind it where there are classes. `init` is given the
@@ -88,7 +88,8 @@ def autoregressive(
     options = model.labels(batch) | {"index": batch["index"], "rngs": {"dropout": key}}
     if model.members > 1:
       options["member"] = state.step % model.members
-    return jnp.mean(nats(model, params, batch[spec.feature], **options)) + integers, ({}, state.buffers)
+    each = nats(model, params, batch[spec.feature], **options) + integers
+    return jnp.mean(each) / spec.size, ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
     return {name: nats_of_mixture(model, state.averaged(), batch[spec.feature], **model.labels(batch)) + integers}

@@ -43,7 +43,7 @@ def flow(
     temperature: latents are drawn and multiplied by it. Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039,
       section 6, where 0.7 looks best.
 
-  The loss is (F1), plus D log(levels / 2) where there are levels, in nats per example, summed over its D entries.
+  The loss is (F1), plus D log(levels / 2) where there are levels, over D: in nats per value, of which there are D.
 
   `init` uses the values of the batch that it is given: data-dependent initialisation.
 
@@ -69,7 +69,7 @@ def flow(
   def loss(params: Params, state: State, batch: Batch, key: Array):
     both, x = {"params": params, **state.buffers}, batch[spec.feature]
     (z, log_det), buffers = bijection.apply(both, x, train=True, mutable=list(state.buffers))
-    return jnp.mean(integers - _log_density(base, z, log_det)), ({}, dict(buffers))
+    return jnp.mean(integers - _log_density(base, z, log_det)) / spec.size, ({}, dict(buffers))
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     x = batch[spec.feature]

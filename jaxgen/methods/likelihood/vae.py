@@ -129,7 +129,7 @@ def log_weights(
 def elbo_loss(
   model: Model, params: Params, x: Image, keys: Key[Array, " batch"], k: int, beta: float, free_bits: float
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Minus (A1), the KL times beta; a dimension whose mean KL is below free_bits counts as that."""
+  """Minus (A1), nats per example, the KL times beta; a dimension whose mean KL is below free_bits counts as that."""
   mu, log_sigma = model.encode(params, x)
   eps = normal(keys, (k, model.latent), mu.dtype)
   nats = -jnp.mean(reconstruction(model, params, x, mu, log_sigma, eps)[0])
@@ -141,7 +141,7 @@ def elbo_loss(
 def importance_loss(
   model: Model, params: Params, x: Image, keys: Key[Array, " batch"], k: int
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Minus (A2)."""
+  """Minus (A2), nats per example."""
   mu, log_sigma = model.encode(params, x)
   log_w = log_weights(model, params, x, mu, log_sigma, normal(keys, (k, model.latent), mu.dtype))
   bound = jax.nn.logsumexp(log_w, axis=1) - math.log(k)
@@ -206,7 +206,8 @@ def vae(
     chunk: how many of them are computed at once; another number draws other ones.
     drawn: samples are drawn from p(x | z); else they are its means, as papers often show.
 
-  The loss is in nats per example, summed over its values.
+  The loss is minus the bound over the number of an image's values, in nats per value. The metrics "reconstruction_nats"
+  and "kl_nats", or "elbo_nats", are in nats per example.
 
   `evaluate` gives "nll_nats_elbo", minus (A1), and "nll_nats_importance_N", minus (A2) with k = N, Burda et al.'s test
   likelihood, both from the same N samples and without beta and free bits; both are upper bounds on -log p(x) in
@@ -243,7 +244,7 @@ def vae(
       value, metrics = importance_loss(model, params, x, keys, k)
     else:
       value, metrics = elbo_loss(model, params, x, keys, k, beta, free_bits)
-    return value, (metrics, state.buffers)
+    return value / spec.size, (metrics, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     keys = example_keys(key, batch["index"])

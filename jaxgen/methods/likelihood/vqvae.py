@@ -175,9 +175,9 @@ def vqvae(
     decay: gamma.
     restart: share of the mean use below which a code starts anew.
 
-  The losses are in nats per example, summed over its values ("network") or its codes ("prior"); the commitment is
-  summed over positions as well. "perplexity" is that of the batch's codes. The codebook is in the run's `buffers`, so
-  there are no microbatches.
+  The losses are in nats per value of an image ("network", (Q2) over their number) and per code ("prior"). The metric
+  "reconstruction_nats" is in nats per example, and "distance" an example's ||z_e - e||^2, a sum over its positions.
+  "perplexity" is that of the batch's codes. The codebook is in the run's `buffers`, so there are no microbatches.
 
   `evaluate` gives "nll_nats_elbo" (with a Gaussian likelihood, as in `vae`). `sample(state, keys)` gives [N, H, W, C]:
   codes of the prior, then x.
@@ -216,12 +216,12 @@ def vqvae(
       "perplexity": perplexity(k, codes),
       "restarted": restarted.astype(x.dtype),
     }
-    return reconstruction + commitment * distance, (metrics, buffers)
+    return (reconstruction + commitment * distance) / spec.size, (metrics, buffers)
 
   def prior_loss(params: Params, state: State, batch: Batch, key: Array):
     k, _ = quantized(state.buffers, model.encode(state.params["network"], batch[spec.feature]))
     nats = prior_nats(model, params, k, index=batch["index"], rngs={"dropout": key})
-    return jnp.mean(nats), ({}, state.buffers)
+    return jnp.mean(nats) / k[0].size, ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     params, x = state.averaged(), batch[spec.feature]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import BatchNorm, Conv, Dense, Dropout
 from jaxgen.nn.blocks.spectral import SpectralConv, SpectralDense
 from jaxgen.nn.blocks.transposed import ConvTransposed
@@ -82,6 +82,7 @@ class MLPGenerator(nn.Module):
 
   @nn.compact
   def __call__(self, z: Latent, label: Label = None, index: Index = None) -> Event:
+    check_sizes("a generator", hidden=self.hidden)
     how = dict(kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype)
     h = with_label(z, label, self.classes)
     for i, width in enumerate(self.hidden):
@@ -112,6 +113,7 @@ class MLPDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, x: Event, label: Label = None, index: Index = None) -> Output:
+    check_sizes("a discriminator", hidden=self.hidden, pieces=self.pieces)
     train, how = index is not None, dict(dtype=self.dtype, param_dtype=self.param_dtype, kernel_init=self.kernel_init)
 
     def dense(h: Array, width: int, name: str) -> Array:

@@ -12,9 +12,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgen.core.arrays import wide_dtype
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.activations import gelu
+from jaxgen.nn.blocks.again import again, in_a_loop
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, RMSNorm, check_rate
 
 Dtype = Any
@@ -36,8 +37,8 @@ def attend(
 ) -> Float[Array, "batch queries heads d"]:
   """softmax(scale q k^T + bias) v: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1.
 
-  Logits and softmax are in float32 or wider. Within the loop of `Blocks`, the gradient keeps queries, keys and values
-  and recomputes the attention weights, which are a Transformer's largest arrays; elsewhere the compiler may keep them.
+  Logits and softmax are in float32 or wider. The gradient keeps queries, keys and values and recomputes the attention
+  weights, which are a Transformer's largest arrays.
 
   It uses `jax.nn.dot_product_attention` as XLA compiles it: cuDNN's kernel has no forward-mode derivative and can be
   traced only on a GPU.
@@ -47,7 +48,7 @@ def attend(
     causal: query i sees only the keys up to i.
     scale: the factor of the logits; by default 1 / sqrt(d).
   """
-  return jax.checkpoint(partial(_attend, causal=causal, scale=scale), prevent_cse=False)(q, k, v, mask, bias)
+  return again(partial(_attend, causal=causal, scale=scale))(q, k, v, mask, bias)
 
 
 def _attend(q, k, v, mask, bias, *, causal, scale):
@@ -364,7 +365,11 @@ class Blocks(nn.Module):
       x: tokens, or a pytree of several rows of tokens.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       **attention: further arguments of a block.
+
+    Raises:
+      UserError: there is no block.
     """
+    check_sizes("a row of blocks", depth=self.depth)
     rates = self.drop_path if isinstance(self.drop_path, tuple) else np.linspace(0, self.drop_path, self.depth)
     check_rate("drop_path", float(np.max(rates, initial=0.0)))
     rates = jnp.asarray(rates, jnp.float32) if np.any(rates) else None
@@ -378,7 +383,8 @@ class Blocks(nn.Module):
       (x, kept), (rate, layer) = carry, inputs
       kept = dict(kept)
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
-      y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **attention, **seen)
+      with in_a_loop():
+        y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **attention, **seen)
       return (jax.tree.map(over_batch, y), kept), None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply

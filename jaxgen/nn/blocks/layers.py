@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
+from jaxgen.nn.blocks.again import again
 from jaxgen.nn.blocks.conv import NHWC, conv, conv_of_doubled
 from jaxgen.nn.blocks.reductions import sum_over_second
 from jaxgen.nn.blocks.rules import linear
@@ -281,10 +282,9 @@ def layer_norm(
 ) -> Float[Array, "*batch features"]:
   """Layer normalisation over the last axis: Ba et al. 2016, https://arxiv.org/abs/1607.06450; in float32 or wider.
 
-  The gradient keeps x and normalises it again; outside of a loop the compiler may keep the normalised array.
+  The gradient keeps x and normalises it again.
   """
-  normalised = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=(3, 4))
-  return normalised(x, scale, bias, eps, dtype or x.dtype)
+  return again(_layer_norm, static_argnums=(3, 4))(x, scale, bias, eps, dtype or x.dtype)
 
 
 class LayerNorm(nn.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense, average
 
 Activation = Callable[[Array], Array]
@@ -49,6 +49,7 @@ class EnergyMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch"]:
+    check_sizes("an energy", widths=self.widths)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = x.reshape(len(x), -1)
     for width in self.widths:
@@ -84,6 +85,7 @@ class EnergyConvNet(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = x
     for features, kernel, stride in self.layers:
+      check_sizes("an energy", features=features, kernel=kernel, stride=stride)
       conv = Conv(features, kernel, stride, kernel_init=nn.initializers.he_normal(), **dtypes)
       h = self.activation(conv(h))
     h = average(h) if self.pooled else h.reshape(len(h), -1)

@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Dropout, add_bias, matmul
 
 Dtype = Any
@@ -77,12 +77,20 @@ class Weights(NamedTuple):
 
 
 class Cell(nn.Module):
-  """A recurrent cell: one step of it, or one scan over a sequence. Weights start uniform in +-1 / sqrt(features)."""
+  """A recurrent cell: one step of it, or one scan over a sequence. Weights start uniform in +-1 / sqrt(features).
+
+  Raises:
+    UserError: no features.
+  """
 
   features: int
   kind: CellName = "lstm"
   dtype: Dtype = None
   param_dtype: Dtype = jnp.float32
+
+  def __post_init__(self):
+    check_sizes("a recurrent cell", features=self.features)
+    super().__post_init__()
 
   @nn.compact
   def weights(self, inputs: int) -> Weights:
@@ -175,8 +183,10 @@ class Recurrent(nn.Module):
 
     Raises:
       UserError: a length below 0 or beyond the times there are. In a compiled program it is as the nearest of these.
+        No layers.
     """
     batch, time, _ = x.shape
+    check_sizes("a recurrent network", layers=self.layers)
     check_lengths(lengths, time)
     valid = jnp.full((batch,), time) if lengths is None else lengths
     valid = jnp.arange(time) < valid[:, None]

@@ -27,7 +27,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Dense
 
 Dtype = Any
@@ -124,6 +124,9 @@ class WaveNet(nn.Module):
     return 1 + (self.kernel - 1) * (1 + sum(self.dilations))
 
   def setup(self):
+    check_sizes("WaveNet", 2, kernel=self.kernel)
+    check_sizes("WaveNet", layers=len(self.dilations), dilations=self.dilations, features=self.features)
+    check_sizes("WaveNet", hidden=self.hidden, skip=self.skip)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     self.first = Dense(self.features, **dtypes)
     axes = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=len(self.dilations))

@@ -200,7 +200,7 @@ class MMDiT(nn.Module):
       rows = blocks(self.dual, "first", dual=True)(rows, told=vector)
     if self.depth - 1 > self.dual:
       rows = blocks(self.depth - 1 - self.dual, "body")(rows, told=vector)
-    last = nn.remat(JointBlock, prevent_cse=False) if self.remat else JointBlock
+    last = nn.remat(JointBlock) if self.remat else JointBlock
     h, _ = last(self.heads, 4 * self.width, self.qk_norm, last=True, name="last", **dtypes)(rows, told=vector)
     return Readout(self.patch, self.out_channels, name="readout", **dtypes)(h, vector, grid).astype(x.dtype)
 

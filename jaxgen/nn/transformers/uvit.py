@@ -7,7 +7,6 @@ what those of the first half made, the last block what the first one made.
     UViT(**SIZES["H/2"], classes=1001)                  ImageNet 256, latents 32 x 32 x 4         500,832,164
 """
 
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.spread import over_batch
+from jaxgen.nn.blocks.again import in_a_loop
 from jaxgen.nn.blocks.attention import Block, Tokens
 from jaxgen.nn.blocks.layers import Conv, Dense, LayerNorm
 from jaxgen.nn.blocks.modulation import as_dense, normal, put_together
@@ -112,12 +112,18 @@ class UViT(nn.Module):
     h = jnp.concatenate([*(token[:, None] for token in first), h.reshape(len(x), -1, self.width)], axis=1)
     h = h + positions(self, h.shape[1], self.width, self.param_dtype).astype(h.dtype)
 
-    block = nn.remat(SkipBlock, prevent_cse=False) if self.remat else SkipBlock
-    block = partial(block, self.heads, 4 * self.width, self.eps, **dtypes)
+    def block(name: str, looped: bool = True) -> nn.Module:
+      kind = nn.remat(SkipBlock, prevent_cse=not looped) if self.remat else SkipBlock
+      return kind(self.heads, 4 * self.width, self.eps, name=name, **dtypes)
+
+    def turn(block: nn.Module, h: Array, skip: Array | None) -> tuple[Array, Array]:
+      with in_a_loop():
+        return block(h, skip)
+
     half = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth // 2)
-    h, skips = nn.scan(lambda block, h, _: block(h), **half)(block(name="down"), h, None)
-    h, _ = block(name="middle")(h)
-    h, _ = nn.scan(lambda block, h, skip: block(h, skip), **half)(block(name="up"), h, skips[::-1])
+    h, skips = nn.scan(turn, **half)(block("down"), h, None)
+    h, _ = block("middle", looped=False)(h)
+    h, _ = nn.scan(turn, **half)(block("up"), h, skips[::-1])
 
     h = LayerNorm(self.eps, name="norm", **dtypes)(h)[:, len(first) :]
     h = Dense(self.patch**2 * self.out_channels, kernel_init=normal, name="out", **dtypes)(h)

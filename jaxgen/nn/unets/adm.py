@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
-from jaxgen.nn.unets.unet import Attention, ResidualBlock, check, u_shape
+from jaxgen.nn.unets.unet import Attention, ResidualBlock, check, check_widths, u_shape
 from jaxgen.nn.vision.convnet import halve
 
 Dtype = Any
@@ -87,6 +87,7 @@ class ADM(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     common = dict(eps=1e-5, kernel_init=initializer, **dtypes)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.layers import Conv, scale_shift, sums
 from jaxgen.nn.unets.adm import initializer
 from jaxgen.nn.unets.unet import Map
@@ -114,6 +114,7 @@ class RefineNet(nn.Module):
     Raises:
       UserError: H or W is odd, or a label is given.
     """
+    check_sizes("a RefineNet", channels=self.channels, levels=self.levels)
     if x.shape[1] % 2 or x.shape[2] % 2:
       raise UserError(f"a RefineNet takes images with even sides, not {x.shape[1:3]}: crop them")
     if label is not None:

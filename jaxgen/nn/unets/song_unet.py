@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.adm import doubled
-from jaxgen.nn.unets.unet import Attention, Map, ResidualBlock, check, initializer, u_shape
+from jaxgen.nn.unets.unet import Attention, Map, ResidualBlock, check, check_widths, initializer, u_shape
 from jaxgen.nn.vision.convnet import halve
 
 Dtype = Any
@@ -125,6 +125,7 @@ class SongUNet(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     dense = partial(Dense, kernel_init=initializer(), **dtypes)
     common = dict(gain=ROOT_HALF, **dtypes)

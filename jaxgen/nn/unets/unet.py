@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift, timestep_embedding
 
@@ -56,8 +56,15 @@ class ResidualBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Map, embedding: Float[Array, "batch e"], index: Int[Array, "batch"] | None
+    self, x: Map, embedding: Float[Array, "batch e"] | None = None, index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch h w {self.features}"]:
+    """The block's output.
+
+    Args:
+      x: the features.
+      embedding: the time's embedding; None for networks without a time.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
     init = self.kernel_init
@@ -66,7 +73,10 @@ class ResidualBlock(nn.Module):
     if self.resample is not None:
       h, x, project = self.resample(h), self.resample(x), project or self.project
     h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h)
-    time = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)(nn.silu(embedding))
+    time = None
+    if embedding is not None:
+      dense = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)
+      time = dense(nn.silu(embedding))
     if self.scale_shift:
       scale, shift = jnp.split(wide(time), 2, axis=-1)
       h = scale_shift(norm("norm_2", h)(h), jnp.zeros_like(scale), 1 + scale, shift)
@@ -164,6 +174,7 @@ def check(x: Array, levels: int, label: Array | None, classes: int | None, atten
     UserError: the image's sides do not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention
       at a height that no feature map has.
   """
+  check_sizes("a U-Net", levels=levels)
   factor = 2 ** (levels - 1)
   if x.shape[1] % factor or x.shape[2] % factor:
     raise UserError(
@@ -182,6 +193,11 @@ def check(x: Array, levels: int, label: Array | None, classes: int | None, atten
       f"attention stands at feature maps of height {', '.join(map(str, missing))}, and this network's are of height "
       f"{', '.join(map(str, heights))}: set attention to some of these"
     )
+
+
+def check_widths(channels: int, multipliers: Sequence[int], blocks: int) -> None:
+  """Raises a UserError where a U-Net has no channels or blocks somewhere."""
+  check_sizes("a U-Net", channels=channels, multipliers=multipliers, blocks=blocks)
 
 
 class UNet(nn.Module):
@@ -232,6 +248,7 @@ class UNet(nn.Module):
     """
     levels = len(self.multipliers)
     check(x, levels, label, self.classes, self.attention)
+    check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     groups = groups_for(self.channels)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)

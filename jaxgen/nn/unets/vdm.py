@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.unet import Attention, Map, check, u_shape
 
@@ -91,6 +92,7 @@ class ScoreNetwork(nn.Module):
       UserError: a label is given without `classes`, or the reverse.
     """
     check(z, 1, label, self.classes)
+    check_sizes("the score network", channels=self.channels, depth=self.depth)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     t = (gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)
     condition = timestep_embedding(1000 * t, self.channels)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width, separately
 from jaxgen.nn.blocks.layers import Dense, LayerNorm
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, uniform
@@ -182,8 +182,9 @@ class Swin(nn.Module):
     """The mean over the last stage's tokens, normalised.
 
     Raises:
-      UserError: odd depths, or not as many stages as heads.
+      UserError: odd depths, sizes of 0, or not as many stages as heads.
     """
+    check_sizes("Swin", stages=len(self.depths), depths=self.depths, window=self.window)
     if any(depth % 2 for depth in self.depths):
       raise UserError(f"Swin's depths {tuple(self.depths)} must be even: every second block has shifted windows")
     if len(self.depths) != len(self.heads):

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from cases import BATCH, Case
@@ -10,11 +11,13 @@ from flax import linen as nn
 
 from jaxgen import data, diffusion, optimizers
 from jaxgen.core.condition import labels
+from jaxgen.core.method import Frozen
 from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
+from jaxgen.methods.diffusion.consistency import TARGET, Teacher, consistency_model, improved
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.guides import autoguidance, classifier
 from jaxgen.methods.diffusion.objective import Objective
@@ -137,11 +140,32 @@ def small_vdm(dtype):
   return averaged(method, 0.9)
 
 
+def distilled_consistency(dtype):
+  network = Perceptron(dtype)
+  values = lambda: network.init(jax.random.key(7), jnp.zeros((1, *SPEC.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+  teacher = Teacher(network, Frozen("a test", values), predictions.edm(0.75))
+  method = consistency_model(
+    Perceptron(dtype),
+    diffusion.edm(),
+    SPEC,
+    optax.adam(2e-3),
+    improved(20, 4, 16),
+    sigma_data=0.75,
+    teacher=teacher,
+    condition=labels(SPEC),
+  )
+  return averaged(method, {"network": 0.9, TARGET: 0.5})
+
+
+# A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
-  "ddpm": Case(unet_ddpm, DIGITS, pmap=True),
-  "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, DIGITS),
-  "EDM with a guide": Case(edm_with_a_guide, DIGITS),
-  "rectified flow with a classifier": Case(flow_with_a_classifier, DIGITS),
-  "improved DDPM, importance-sampled": Case(improved_ddpm, DIGITS),
-  "VDM": Case(small_vdm, DIGITS),
+  "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
+  "ddpm, class-conditional, v, variational bound": Case(conditional_ddpm, DIGITS, unit=("nll_nats", {"loss": 64})),
+  "EDM with a guide": Case(edm_with_a_guide, DIGITS, unit=(2.0, {"network/loss": 1, "guide/loss": 1})),
+  "rectified flow with a classifier": Case(
+    flow_with_a_classifier, DIGITS, unit=(1.6 + 2.3, {"network/loss": 1, "classifier/loss": 1})
+  ),
+  "improved DDPM, importance-sampled": Case(improved_ddpm, DIGITS, unit=("nll_nats", {"loss": 64})),
+  "consistency, distilled": Case(distilled_consistency, DIGITS, falls=None),
+  "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

@@ -108,7 +108,7 @@ CASES = {
   "multi-grid": Case(small_multigrid, DIGITS, whole="buffers", falls=None),
   "NCE": Case(small_nce, DEQUANTIZED, falls="network/loss"),
   "flow-contrastive": Case(small_flow_contrastive, DEQUANTIZED, falls=None),
-  "score matching, sliced": Case(small_score_matching, DEQUANTIZED),
+  "score matching, sliced": Case(small_score_matching, DEQUANTIZED, unit=("score_matching", {"loss": 64})),
   # The difference of two free energies says nothing of progress.
   "RBM, CD-2": Case(partial(small_rbm, negative=cd(2)), BITS, falls="reconstruction"),
   "RBM, persistent": Case(partial(small_rbm, negative=persistent(2, 16)), BITS, falls="reconstruction"),

@@ -87,7 +87,7 @@ def small_realnvp(dtype):
   """
   coupling = CheckerboardCoupling(ResNet(4, 1, 0.5, dtype, dtype))
   bijection = Chain((Logit(), coupling, BatchNorm(param_dtype=dtype)))
-  return flow(bijection, spec=DEQUANTIZED.spec, optimizer=optax.sgd(0.1 / 64, 0.9))
+  return flow(bijection, spec=DEQUANTIZED.spec, optimizer=optax.sgd(0.1, 0.9))
 
 
 def small_glow(dtype):
@@ -114,14 +114,16 @@ small_pixelcnnpp = partial(
 )
 
 CASES = {
-  "VAE, discretized logistic": Case(small_vae, DIGITS),
-  "IWAE, Bernoulli": Case(small_iwae, BITS),
-  "VQ-VAE": Case(small_vqvae, DIGITS, whole="buffers"),
-  "NICE": Case(small_nice, DEQUANTIZED),
-  "RealNVP": Case(small_realnvp, DEQUANTIZED, whole="buffers"),
-  "Glow": Case(small_glow, DEQUANTIZED),
-  "NADE": Case(small_nade, BITS),
-  "MADE, 3 masks": Case(small_made, BITS, pmap=True),
-  "gated PixelCNN": Case(small_gated_pixelcnn, DIGITS, conditions=some_labels),
-  "PixelCNN++": Case(small_pixelcnnpp, DIGITS),
+  "VAE, discretized logistic": Case(small_vae, DIGITS, unit=("nll_nats_elbo", {"loss": 64})),
+  "IWAE, Bernoulli": Case(small_iwae, BITS, unit=("nll_nats_importance_5", {"loss": 64})),
+  "VQ-VAE": Case(small_vqvae, DIGITS, whole="buffers", unit=("nll_nats_elbo", {"network/loss": 64, "prior/loss": 16})),
+  "NICE": Case(small_nice, DEQUANTIZED, unit=("nll_nats_dequantized", {"loss": 64})),
+  "RealNVP": Case(small_realnvp, DEQUANTIZED, whole="buffers", unit=("nll_nats_dequantized", {"loss": 64})),
+  "Glow": Case(small_glow, DEQUANTIZED, unit=("nll_nats_dequantized", {"loss": 64})),
+  "NADE": Case(small_nade, BITS, unit=("nll_nats", {"loss": 64})),
+  "MADE, 3 masks": Case(small_made, BITS, pmap=True, unit=("nll_nats", {"loss": 64})),
+  "gated PixelCNN": Case(
+    small_gated_pixelcnn, DIGITS, conditions=some_labels, unit=("nll_nats_given_label", {"loss": 64})
+  ),
+  "PixelCNN++": Case(small_pixelcnnpp, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

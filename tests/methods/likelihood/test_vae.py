@@ -138,7 +138,7 @@ def test_training_losses_estimate_the_bounds(k, x64):
   for weighted in (False, True):
     method = linear(k=k, importance_weighted=weighted, importance_samples=k)
     state = random_state(method)
-    losses[weighted] = float(jax.jit(method.step)(state, batch(x))[1]["loss"])
+    losses[weighted] = D * float(jax.jit(method.step)(state, batch(x))[1]["loss"])
   values = jax.jit(method.evaluate)(state, batch(x), jax.random.key(5))
   error = lambda v: 4 * float(v.std()) / n**0.5
   elbo, importance = values["nll_nats_density_elbo"], values[f"nll_nats_density_importance_{k}"]
@@ -206,7 +206,7 @@ def test_free_bits_leave_dimensions_below_them_alone():
     moved[bits] = jax.tree.map(
       lambda a, b: np.asarray(a != b), *(s.params["network"]["encoder"] for s in (after, state))
     )
-    losses[bits] = float(metrics["loss"])
+    losses[bits] = D * float(metrics["loss"])
     np.testing.assert_allclose(metrics["kl_nats"], divergence.sum(), rtol=1e-6)
   assert all(v.all() for v in moved[0.0].values())
   assert all((v == [False, True]).all() for v in moved[0.3].values())

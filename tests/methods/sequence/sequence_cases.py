@@ -41,8 +41,8 @@ def pixel_wavenet(dtype):
 
 
 CASES = {
-  "seq2seq, Transformer": Case(small_seq2seq, STRINGS, conditions=some_strings),
-  "seq2seq, recurrent": Case(recurrent_seq2seq, STRINGS, conditions=some_strings),
-  "Transformer over pixels": Case(pixel_transformer, DIGITS),
-  "WaveNet over pixels": Case(pixel_wavenet, DIGITS, conditions=some_labels),
+  "seq2seq, Transformer": Case(small_seq2seq, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
+  "seq2seq, recurrent": Case(recurrent_seq2seq, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
+  "Transformer over pixels": Case(pixel_transformer, DIGITS, unit=("nll_nats", {"loss": 64})),
+  "WaveNet over pixels": Case(pixel_wavenet, DIGITS, conditions=some_labels, unit=("nll_nats", {"loss": 64})),
 }

@@ -40,6 +40,6 @@ def normed_classifier(dtype):
 
 
 CASES = {
-  "classifier": Case(small_classifier, DIGITS, pmap=True),
-  "classifier with batch statistics": Case(normed_classifier, DIGITS, whole="buffers"),
+  "classifier": Case(small_classifier, DIGITS, pmap=True, unit=("nll_nats", {"loss": 1})),
+  "classifier with batch statistics": Case(normed_classifier, DIGITS, whole="buffers", unit=("nll_nats", {"loss": 1})),
 }

@@ -1,0 +1,249 @@
+"""Consistency models: networks that map any point of a path of the probability-flow ODE to the path's start.
+
+Song et al. 2023, https://arxiv.org/abs/2303.01469 (CM): Algorithm 2 (distillation, CD) and 3 (training, CT), sampled by
+Algorithm 1. Song and Dhariwal 2023, https://arxiv.org/abs/2310.14189 (iCT): Table 1.
+
+    N(k)  number of times at step k, k from 0                                     `doubling`, `square_root`
+    t_i = (eps^(1/7) + (i - 1) / (N - 1) (T^(1/7) - eps^(1/7)))^7, i = 1 .. N     Karras et al. 2022, eq. 5
+    L   = E lambda(t_i) d(f(x_0 + t_{i+1} z, t_{i+1}), f^-(x_i, t_i))
+
+f^- is f without a gradient, or an average of f ("network/target" of `averaged`). In training x_i = x_0 + t_i z with the
+same z; in distillation it is one step of Heun's method along a teacher's ODE. t is sigma / alpha here, on any schedule
+with alpha > 0; EDM's is the papers'.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.special import erf
+from jaxtyping import Array, Float
+
+from jaxgen.core.condition import UNCONDITIONAL, Condition, check_condition
+from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys, normal, split
+from jaxgen.core.method import Batch, Frozen, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec, check_batch, check_output
+from jaxgen.diffusion import Prediction, Schedule, predictions
+from jaxgen.diffusion.grids import Times as Grid
+from jaxgen.diffusion.grids import karras
+from jaxgen.diffusion.sampling import Denoise
+from jaxgen.diffusion.solvers.consistency import consistency
+from jaxgen.diffusion.times import TimeInput, c_noise
+from jaxgen.methods.diffusion.objective import Examples, Model
+from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
+
+RHO = 7.0
+TEACHER = "teacher"
+TARGET = "network/target"
+Number = Callable[[Array], Array]  # step k [] -> N(k) [], a whole number
+
+
+def doubling(steps: int, first: int = 10, last: int = 1280) -> Number:
+  """N(k) = min(first 2^floor(k / K'), last) + 1 with K' = floor(K / (log2(last / first) + 1)): iCT, Table 1.
+
+  Args:
+    steps: K, of the whole training.
+    first, last: s_0 and s_1.
+  """
+  check_numbers(first, last)
+  each = max(steps // (int(np.log2(last // first)) + 1), 1)
+  most = int(np.log2(last // first)) + 1  # 2^k of a large k would overflow
+  return lambda k: jnp.minimum(first * 2.0 ** jnp.minimum(k // each, most), last) + 1
+
+
+def square_root(steps: int, first: int = 2, last: int = 150) -> Number:
+  """N(k) = ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1: CM, Appendix C."""
+  check_numbers(first, last)
+  grown = lambda k: jnp.minimum(k / steps, 1.0) * ((last + 1) ** 2 - first**2) + first**2
+  return lambda k: jnp.clip(jnp.ceil(jnp.sqrt(grown(k)) - 1), first - 1, last) + 1
+
+
+def check_numbers(first: int, last: int) -> None:
+  """Raises a UserError where numbers of times do not grow from 1 or more."""
+  if not 1 <= first <= last:
+    raise UserError(f"the number of intervals grows from 1 or more, and this is from {first} to {last}: change them")
+
+
+def target_decay(number: Number, first: int, decay: float = 0.9) -> Callable[[Array], Array]:
+  """mu(k) = exp(s_0 log mu_0 / N(k)): the decay of "network/target", f^- of CM's training (Appendix C).
+
+  Args:
+    number: N(k).
+    first, decay: s_0 and mu_0.
+  """
+  return lambda k: jnp.exp(first * np.log(decay) / number(k))
+
+
+class Pairs(NamedTuple):
+  """Which neighbouring times a loss compares, and by how much each counts.
+
+  Attributes:
+    number: k -> N(k), at most `most` + 1.
+    most: N's largest value less 1.
+    log_normal: (mean, std) of log t_i, from which i is drawn; None: uniformly. iCT: p(i) is proportional to the
+      probability that it gives to [t_i, t_{i+1}].
+    by_distance: lambda = 1 / (t_{i+1} - t_i), iCT's; else 1.
+  """
+
+  number: Number
+  most: int
+  log_normal: tuple[float, float] | None = None
+  by_distance: bool = False
+
+  def times(self, k: Array, low: float, high: float) -> Float[Array, " most_and_1"]:
+    """t_1 .. t_N at step k, and t_N again for what is left of the array."""
+    u = jnp.minimum(jnp.arange(self.most + 1) / (self.number(k) - 1), 1.0)
+    return (low ** (1 / RHO) + u * (high ** (1 / RHO) - low ** (1 / RHO))) ** RHO
+
+  def log_probability(self, k: Array, times: Float[Array, " most_and_1"]) -> Float[Array, " most"]:
+    """log p(i), without its normaliser, for i = 1 .. most; -inf from N(k) on."""
+    weight = jnp.ones(self.most, times.dtype)
+    if self.log_normal is not None:
+      mean, std = self.log_normal
+      below = erf((jnp.log(times) - mean) / (np.sqrt(2) * std))
+      weight = below[1:] - below[:-1]
+    return jnp.where(jnp.arange(self.most) < self.number(k) - 1, jnp.log(weight), -jnp.inf)
+
+
+def improved(steps: int, first: int = 10, last: int = 1280) -> Pairs:
+  """iCT's: Table 1, with mean -1.1 and std 2.0."""
+  return Pairs(doubling(steps, first, last), last, (-1.1, 2.0), by_distance=True)
+
+
+Distance = Literal["squared", "pseudo-Huber"]
+
+
+def distance(a: Examples, b: Examples, kind: Distance = "pseudo-Huber", c: float = 0.00054) -> Float[Array, " batch"]:
+  """d(a, b) in the scale of one entry, whatever their number D.
+
+  "squared" is |a - b|^2 / D; "pseudo-Huber" is sqrt(|a - b|^2 / D + c^2) - c, iCT's eq. 7 over sqrt(D), whose c is
+  0.00054 sqrt(D).
+  """
+  square = jnp.mean((a - b) ** 2, axis=range(1, a.ndim))
+  return square if kind == "squared" else square / (jnp.sqrt(square + c**2) + c)
+
+
+class Teacher(NamedTuple):
+  """A diffusion model whose ODE a consistency model follows.
+
+  Attributes:
+    network: its network, told of the time by `time_input`, and of a condition as the student.
+    frozen: where its parameters come from.
+    prediction: what it outputs.
+  """
+
+  network: Any
+  frozen: Frozen
+  prediction: Prediction
+  time_input: TimeInput = c_noise
+
+
+def heun_step(
+  denoise: Denoise, schedule: Schedule, x: Examples, t: Float[Array, " batch"], s: Float[Array, " batch"]
+) -> Examples:
+  """Heun's step of the ODE d(x / alpha) = eps dr, r = sigma / alpha, from x at t to s; each example has its times."""
+  at, to = schedule.at(t).like(x), schedule.at(s).like(x)
+  r, y = to.sigma / to.alpha - at.sigma / at.alpha, x / at.alpha
+  slope = denoise(x, t)[1]
+  second = denoise(to.alpha * (y + r * slope), s)[1]
+  return to.alpha * (y + r * (slope + second) / 2)
+
+
+def few_steps(schedule: Schedule, n: int) -> Grid:
+  """T, n - 1 times between T and t_min as Karras's grid has them, and 0. One step is from T to 0."""
+  return np.append(karras(schedule, n + 1)[:n], 0.0)
+
+
+FEW = Sampler(consistency, few_steps, steps=2)
+
+
+def consistency_model(
+  network: Any,
+  schedule: Schedule,
+  spec: Spec,
+  optimizer: optax.GradientTransformation,
+  pairs: Pairs,
+  *,
+  sigma_data: float = 0.5,
+  d: Distance = "pseudo-Huber",
+  teacher: Teacher | None = None,
+  condition: Condition = UNCONDITIONAL,
+  sampler: Sampler = FEW,
+) -> Method:
+  """A consistency model of examples in [-1, 1]; the equations are above. Batch {feature: [B, *shape], "index": [B]}.
+
+  Args:
+    network: a Flax module, called as `Model` says; it is told log(sigma / alpha) / 4.
+    schedule: of paths, from t_min to T; alpha > 0.
+    spec: of the data.
+    optimizer: optax's.
+    pairs: which times are compared.
+    sigma_data: the data's standard deviation.
+    d: how outputs are compared, see `distance`.
+    teacher: distillation from it; None: training from data alone.
+    condition: what the network is told of an example.
+    sampler: how `sample` goes from noise to examples.
+
+  The loss is `distance`, weighted, a mean over examples. Both outputs see the same dropout. The metric "times" is N(k).
+  `sample(state, keys, **conditions)` gives [N, *shape].
+
+  Raises:
+    UserError: choices that do not go together; data of another shape; a teacher whose network has other parameters.
+  """
+  if schedule.steps is not None or schedule.is_noise(schedule.T):
+    raise UserError("a consistency model's paths are continuous and keep some signal: use the schedule `edm()`")
+  if spec.mask is not None:
+    raise UserError("a consistency model of examples with padding is not here: use data without")
+  ends = [schedule.sigma(t) / schedule.alpha(t) for t in np.array([[schedule.t_min], [schedule.T]])]
+  low, high = (float(r[0]) for r in ends)
+  model = Model(network, schedule, predictions.consistency(sigma_data, low), c_noise)
+  sample = sampling_function(sampler, model, condition, spec)
+  check_condition(condition, network)
+  taught = teacher and Model(teacher.network, schedule, teacher.prediction, teacher.time_input)
+  time = lambda r: schedule.time(-2 * jnp.log(r))
+
+  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
+    check_batch(spec, batch)
+    one = jax.tree.map(lambda x: x[:1], batch)
+    x, t, told = one[spec.feature], jnp.zeros(1, one[spec.feature].dtype), condition.of(one)
+    output, variables = network.init_with_output(key, x, t, told)
+    check_output("the network's output", output.shape[1:], spec.shape, "change its out_channels")
+    params = {"network": variables["params"]}
+    if teacher:
+      params[TEACHER] = teacher.network.init(jax.random.fold_in(key, 1), x, t, told)
+    return params, {}
+
+  def loss(params: Params, state: State, batch: Batch, key: Array):
+    noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
+    index, x_0 = batch["index"], batch[spec.feature]
+    pair_keys, z_keys = split(example_keys(noise_key, index))
+    times = pairs.times(state.step, low, high)
+    log_p = pairs.log_probability(state.step, times)
+    i = jax.vmap(lambda key: jax.random.categorical(key, log_p))(pair_keys)
+    r, above = times[i].astype(x_0.dtype), times[i + 1].astype(x_0.dtype)
+    t, s = time(above), time(r)
+    z = normal(z_keys, x_0.shape[1:], x_0.dtype)
+    told = condition.dropped(condition.of(batch), example_keys(told_key, index))
+    noisy = lambda at: at.alpha * x_0 + at.sigma * z
+    x_t = noisy(schedule.at(t).like(x_0))
+    if taught:
+      x_s = heun_step(taught.denoise(state.params[TEACHER]["params"], told), schedule, x_t, t, s)
+    else:
+      x_s = noisy(schedule.at(s).like(x_0))
+
+    def f(params: Params, x: Examples, t: Float[Array, " batch"]) -> Examples:
+      (output,) = model.output(params, x, t, told, index=index, rngs={"dropout": dropout_key})
+      return model.prediction.x_0(output, x, schedule.at(t).like(x))
+
+    before = state.averaged(TARGET) if TARGET in state.ema else params
+    each = distance(f(params, x_t, t), jax.lax.stop_gradient(f(before, x_s, s)), d)
+    each = each / (above - r) if pairs.by_distance else each
+    return jnp.mean(each), ({"times": pairs.number(state.step).astype(each.dtype)}, state.buffers)
+
+  frozen = {TEACHER: teacher.frozen} if teacher else {}
+  facts = {"A sample": cost(sampler, schedule, condition)}
+  return compose(init, [("network", Player(loss, optimizer))], sample=sample, frozen=frozen, facts=facts)
