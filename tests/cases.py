@@ -27,7 +27,7 @@ class Case(NamedTuple):
     pmap: whether the test of pmap runs it; a few methods stand for all.
     unit: (a number's name in `evaluate`, or its value if it is known at a run's first state; the number of values,
       tokens, codes or labels of an example that each loss is a mean over). Losses times these sum to about that number.
-      None: the losses are of energies, whose level is free.
+      None: no number is known for them, as of energies, whose level is free.
   """
 
   build: Callable[[Any], Method]

@@ -49,27 +49,27 @@ def test_one_of_two_processes_is_killed(tmp_path):
   The number of processes is not the mesh: it changes the order of summation, and so float64 to 1e-9.
   """
   config = tiny.write(tmp_path)
-  words = ["train", config, "--runs", tmp_path, "--fsdp", 8, "--dtype", "float64", "--checkpoint-every", 50, "--steps"]
+  words = ["train", config, "--runs", tmp_path, "--fsdp", 8, "--dtype", "float64", "--checkpoint-every", 20, "--steps"]
   env = {"JAX_ENABLE_X64": "1"}
   seconds = []
   for victim in (1, 0):
-    said, took = kill_one([*words, 400, "--name", "killed"], tmp_path / "killed", victim, **env)
+    said, took = kill_one([*words, 120, "--name", "killed"], tmp_path / "killed", victim, **env)
     sentence = [line for line in said.splitlines() if line.startswith("jaxgen: error:")]
     assert len(sentence) == 1, said
     assert f"process {victim} was lost" in sentence[0]
     assert "Traceback" not in said
     seconds.append(took)
   print("ended after", seconds)
-  assert 0 < newest(tmp_path / "killed") < 400
+  assert 0 < newest(tmp_path / "killed") < 120
   for name in ("killed", "whole"):
-    for code, out, err in finish(two_processes(*words, 400, "--name", name, **env)):
+    for code, out, err in finish(two_processes(*words, 120, "--name", name, **env)):
       assert code == 0, out + err
   sessions = json.loads((tmp_path / "killed" / "run.json").read_text())["sessions"]
-  assert [session.get("to") for session in sessions] == [None, None, 400]
+  assert [session.get("to") for session in sessions] == [None, None, 120]
   with conftest.enable_x64():
     assert state_sha(tmp_path / "killed") == state_sha(tmp_path / "whole")
-    assert re.search("resuming .* at step 400", command(*words, 440, "--name", "killed").stdout)
-    for code, out, err in finish(two_processes(*words, 440, "--name", "whole", **env)):
+    assert re.search("resuming .* at step 120", command(*words, 130, "--name", "killed").stdout)
+    for code, out, err in finish(two_processes(*words, 130, "--name", "whole", **env)):
       assert code == 0, out + err
     one, two = (jaxgen.load(tmp_path / name).state for name in ("killed", "whole"))
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
@@ -86,8 +86,8 @@ def test_a_disk_that_two_processes_fill(tmp_path):
     pytest.skip("needs the right to mount a small file system")
   try:
     config, run, filler = tiny.write(tmp_path), disk / "tiny", disk / "filler"
-    words = ["train", config, "--fsdp", 8, "--checkpoint-every", 50]
-    processes = two_processes(*words, "--runs", disk, "--steps", 400)
+    words = ["train", config, "--fsdp", 8, "--checkpoint-every", 20]
+    processes = two_processes(*words, "--runs", disk, "--steps", 120)
     until = time.time() + 100 * conftest.patience()
     while not newest(run) and time.time() < until:
       assert all(p.poll() is None for p in processes), [p.communicate() for p in processes]
@@ -103,9 +103,9 @@ def test_a_disk_that_two_processes_fill(tmp_path):
     assert [code for code, _, _ in results] == [1, 1], results
     assert all("full" in err and "Traceback" not in err for _, _, err in results), results
     filler.unlink()
-    assert 0 < newest(run) < 400
+    assert 0 < newest(run) < 120
     for runs in (disk, tmp_path):
-      for code, out, err in finish(two_processes(*words, "--runs", runs, "--steps", 400)):
+      for code, out, err in finish(two_processes(*words, "--runs", runs, "--steps", 120)):
         assert code == 0, out + err
     assert state_sha(run) == state_sha(tmp_path / "tiny")
   finally:

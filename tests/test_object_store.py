@@ -48,11 +48,12 @@ def test_a_run_is_as_one_in_a_folder(bucket, tmp_path, monkeypatch):
   command(*words, "--steps", 20)
   run = f"{bucket}/runs/tiny"
   monkeypatch.setattr(claims, "RENEW", 0.2)
-  Folder(run).lock()
+  other = Folder(run)
+  other.lock()
   with monkeypatch.context() as patch:
     patch.setattr(claims, "_is_gone", lambda owner: False)
     assert f"{run} is being written by process {os.getpid()}" in error_of(*words)
-  (files.place(run) / "lease").unlink()
+  other.unlock()
   assert f"resuming {run} at step 20" in command(*words).stdout
   assert state_sha(run) == state_sha(tmp_path / "runs" / "tiny")
 

@@ -1,7 +1,8 @@
 """What only processes of their own show: what a fresh one imports and sets, kills, jobs of two, a disk that runs full.
 
-All of the tests' processes are started here, but for the two in which every config is built and the two stubs of a
-competitor; what they may be is counted (see conftest). Everything else runs in the tests' own process.
+All of the tests' processes are started here, but for the two in which every config is built, the two stubs of a
+competitor, and four that show how workers of the data read and end. How many each test starts is counted (see
+conftest). Everything else runs in the tests' own process.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.hashing import state_hash
 
 CLI = ("-m", "jaxgen.cli")
-MOST = 16  # Python processes that all tests which are not nightly start
+MOST = 20  # Python processes that all tests which are not nightly start
 
 
 def start(*words, program=CLI, devices=1, **env):
@@ -191,7 +192,7 @@ def test_is_known_says_what_xla_does_with_flags():
 @pytest.mark.parametrize(
   ("count", "steps"),
   [
-    pytest.param(5, 1_000, marks=pytest.mark.processes(5)),
+    pytest.param(5, 1_500, marks=pytest.mark.processes(5)),
     pytest.param(20, 8_000, marks=[pytest.mark.processes(20), pytest.mark.nightly]),
   ],
 )
@@ -219,7 +220,7 @@ def test_killed_and_resumed_is_bit_equal(tmp_path, count, steps):
     reached.append(newest())
   assert sorted(reached) == reached
   assert reached[-1] > 0
-  out = command(*train("killed", 25), *more).stdout
+  out = command(*train("killed", steps), *more).stdout
   assert f"resuming {tmp_path / 'killed'} at step {reached[-1]}\n" in out
   assert "is damaged" not in out
   command(*train("whole", steps), *more)

@@ -58,7 +58,7 @@ USAGE = """usage: jaxgen COMMAND ...
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
 CONFIG is a Python file, or the name of one that `jaxgen list` shows: those in ./configs, and those that jaxgen has.
-RUN is a run's folder. Both come before the flags.
+RUN is a run's folder, or its address on an object store. Both come before the flags.
 `jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
 
 exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or SIGTERM with the state saved

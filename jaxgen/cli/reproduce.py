@@ -15,7 +15,7 @@ def reproduce(subject: str, words: list[str]) -> None:
     f"reproduce {subject}",
     words,
     {
-      "runs": option(pathlib.Path, "folder of runs", RUNS),
+      "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
       "seeds": option(int, "number of seeds, from 0", 1),
       "ledger": option(pathlib.Path, "file of the ledger", ledger.FILE),
       **cluster_options(),

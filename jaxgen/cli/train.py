@@ -17,7 +17,7 @@ def train(subject: str, words: list[str]) -> None:
     f"train {subject}",
     words,
     {
-      "runs": option(pathlib.Path, "folder of runs", RUNS),
+      "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
       "name": option(str | None, "the run's name (the config's by default); a run that exists goes on", None),
       "seed": option(int, "seed of initialisation, data order and noise", 0),
       "other_data": option(bool, "go on with a run though the content of its data is not what it was", False),

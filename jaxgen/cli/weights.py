@@ -14,7 +14,7 @@ def import_weights(file: str, subject: str, words: list[str]) -> None:
     f"import {file} {subject}",
     words,
     {
-      "runs": option(pathlib.Path, "folder of runs", RUNS),
+      "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
       "name": option(str | None, "the run's name (the config's by default)", None),
       "seed": option(int, "seed of what is not read, and of training from here", 0),
       "layout": option(str | None, "whose layout the file is in (the one whose names fit, by default)", None),

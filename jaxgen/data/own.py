@@ -3,6 +3,7 @@
 jaxgen train ddpm_images --data folder:photos --size 64
 """
 
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxgen.data.dataset import Dataset, images
 from jaxgen.data.sources import open_source
 from jaxgen.data.sources.base import Fit, Request
 from jaxgen.data.sources.folder import has_splits, hidden_part
+from jaxgen.data.sources.hf import dataset_of
 from jaxgen.data.sources.images import FORMATS, SUFFIXES
 from jaxgen.data.sources.npz import place_of
 from jaxgen.data.sources.tfds import builder_of
@@ -92,8 +94,8 @@ def own(
   )
 
 
-def _channels(files: list[Path]) -> int:
-  """1 where none of these images has colour."""
+def _channels(files: list) -> int:
+  """1 where none of these images, paths or open files, has colour."""
   from PIL import Image
 
   for file in files:
@@ -157,6 +159,18 @@ def _npz(request: Request) -> Found:
   return Found(place.shape[-1], place.shape[1:3], classes=None if label is None else int(label.max()) + 1)
 
 
+def _hf(request: Request) -> Found:
+  split = dataset_of(request)
+  label = split.features.get("label")
+  classes = getattr(label, "num_classes", None)
+  if label is not None and classes is None:
+    numbers = np.asarray(split["label"][:])
+    classes = int(numbers.max()) + 1 if np.issubdtype(numbers.dtype, np.integer) else None
+  rows = split[:: -(-len(split) // LOOKED_AT)]["image"]
+  files = [row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]) for row in rows]
+  return Found(_channels(files), classes=classes)
+
+
 def _tfds(request: Request) -> Found:
   features = builder_of(request).info.features
   if "image" not in features:
@@ -169,6 +183,7 @@ def _tfds(request: Request) -> Found:
 LOOKS: dict[str, Callable[[Request], Found]] = {
   "digits": lambda request: Found(1, (8, 8), 17, 10),
   "folder": _folder,
+  "hf": _hf,
   "npz": _npz,
   "tar": _tar,
   "tfds": _tfds,

@@ -94,7 +94,9 @@ def _place(
       coordinator, processes, process, devices, None, round(seconds)
     )
   except Exception as error:  # of jax, of kubernetes and its connections
-    raise UserError(f"could not find the other processes of the job: {_words(error)}; or {way_out}") from error
+    raise UserError(
+      f"could not find the other processes of the job: {_words(error).rstrip('.')}; or {way_out}"
+    ) from error
   if None in (coordinator, processes, process):
     raise UserError(f"several processes were started, but jax does not see by what (Open MPI 5 hides it): {way_out}")
   return coordinator, processes, process, devices

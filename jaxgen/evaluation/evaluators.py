@@ -33,6 +33,21 @@ def accuracy(split: str = "test") -> Evaluator:
   return evaluate
 
 
+def means(*names: str, split: str = "test") -> Evaluator:
+  """Means over a split of numbers that the method's `evaluate` gives of each example.
+
+  Numbers: for each name `test_NAME` and its standard error.
+  """
+
+  def evaluate(run: AnyRun) -> dict[str, float]:
+    values, found = run.evaluate_split(split), {}
+    for name in names:
+      found[f"{split}_{name}"], found[f"{split}_{name}_se"] = mean_and_error(values[name])
+    return found
+
+  return evaluate
+
+
 def bleu(split: str = "test") -> Evaluator:
   """BLEU of a split's translations, 0 to 100, of a method whose samples are translations of the condition "source".
 

@@ -35,7 +35,12 @@ def drawn(folder):
 
 
 @pytest.mark.parametrize(
-  "workers", [2, pytest.param(1, marks=pytest.mark.nightly), pytest.param(4, marks=pytest.mark.nightly)]
+  "workers",
+  [
+    pytest.param(2, marks=pytest.mark.processes(2)),
+    pytest.param(1, marks=[pytest.mark.processes(1), pytest.mark.nightly]),
+    pytest.param(4, marks=[pytest.mark.processes(4), pytest.mark.nightly]),
+  ],
 )
 def test_any_number_of_workers_reads_the_same_bits_and_an_error_names_the_file(photographs, workers, monkeypatch):
   """In pieces of 8 of batches of 20, over the end of an epoch; then one file is damaged, and read by a worker."""
@@ -56,6 +61,7 @@ def test_any_number_of_workers_reads_the_same_bits_and_an_error_names_the_file(p
 
 
 @pytest.mark.nightly
+@pytest.mark.processes(2)
 def test_an_evaluation_reads_the_same_bits(photographs, monkeypatch):
   monkeypatch.setattr("jaxgen.data.pipeline.PIECE", 8)
   source = drawn(photographs).source("train")
@@ -65,6 +71,7 @@ def test_an_evaluation_reads_the_same_bits(photographs, monkeypatch):
       np.testing.assert_array_equal(again[name], batch[name], strict=True)
 
 
+@pytest.mark.processes(1)
 def test_workers_that_are_killed_are_said(photographs):
   """As the system kills one for want of memory."""
   with pytest.raises(UserError, match="--workers is a number of processes, 0 for none, not -1"):
@@ -108,6 +115,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes(1)
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX")
 @pytest.mark.parametrize(
   "signum", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.nightly) for s in (signal.SIGINT, signal.SIGTERM))]

@@ -3,6 +3,7 @@
 import io
 import tarfile
 
+import cloudpickle
 import numpy as np
 import pytest
 from PIL import Image
@@ -109,13 +110,46 @@ def test_arrays_keep_their_size_or_are_resized(tmp_path):
   assert own("digits", labelled=True).spec[:3] == ((8, 8, 1), 17, 10)
 
 
+def test_what_hugging_face_wrote(tmp_path):
+  """A dictionary of splits, pictures in several modes; sent to a worker it is mapped there, and no picture is sent."""
+  datasets = pytest.importorskip("datasets")
+  pictures = [picture(i) for i in range(6)]
+  features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+  make = lambda n: datasets.Dataset.from_dict({"image": pictures[:n], "label": [i % 2 for i in range(n)]}, features)
+  datasets.DatasetDict({"train": make(6), "test": make(2)}).save_to_disk(tmp_path / "pets")
+  data = own(f"hf:{tmp_path / 'pets'}", 14, labelled=True, fit=CenterCrop(1.0), view=RandomResizedCrop())
+  assert data.spec[:3] == ((14, 14, 3), 256, 2)
+  train = data.source("train")
+  assert (len(train), len(data.source("test")), train.about.classes) == (6, 2, ("cat", "dog"))
+  np.testing.assert_array_equal(train.arrays["label"], [0, 1] * 3)
+  np.testing.assert_array_equal(train[4]["image"], np.asarray(pictures[4].crop((3, 0, 17, 14))))
+  sent = cloudpickle.dumps(data.training())
+  again = cloudpickle.loads(sent)
+  uniform = pipeline.draws(again.draws, 0, np.arange(3))
+  indices = np.array([5, 0, 3])
+  np.testing.assert_array_equal(
+    again.gather(indices, uniform)["image"], data.training().gather(indices, uniform)["image"]
+  )
+  make(3).rename_column("image", "photo").save_to_disk(tmp_path / "renamed")
+  with pytest.raises(UserError, match=r"has no column 'image' of pictures, only photo \(Image\), label \(ClassLabel\)"):
+    own(f"hf:{tmp_path / 'renamed'}", 8)
+  with pytest.raises(UserError, match="has no split 'valid': it has train, test"):
+    data.source("valid")
+
+
+def test_without_hugging_faces_library(tmp_path, monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"which is not installed: pip install 'jaxgen\[hf\]'"):
+    own(f"hf:{tmp_path}", 8)
+
+
 @pytest.mark.parametrize(
   ("name", "size", "sentence"),
   [
     ("folder:{}", None, "each picture has a size of its own: say which they are brought to with --size"),
     ("folder:{}/gone", 8, "there is no folder"),
     ("folder:{}/empty", 8, "there are no image files"),
-    ("text:chars:a", 8, r"is no data set of images: use digits:..., folder:..., npz:..., tar:..., tfds:..."),
+    ("text:chars:a", 8, r"is no data set of images: use digits:..., folder:..., hf:..., npz:..., tar:..., tfds:..."),
     (
       "npz:{}/x.npz",
       8,

@@ -23,6 +23,8 @@ PUBLISHED = {
   ("score_sde_cifar10", ()): 61_804_419,
   ("score_sde_cifar10", (("sde", "sub_vp"),)): 61_804_419,
   ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
+  # DiT's parameters less its fixed positions, SD's first stage, and the moments of four channels of latents.
+  ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
   ("imagenet", ()): 25_557_032,
@@ -44,18 +46,19 @@ PUBLISHED = {
 # The names that experiments were published and measured under: the ledger and its readers know them.
 KNOWN = """
 attention_multi30k cait_digits cait_imagenet classifier_digits conv_vae_digits dcgan_celeba dcgan_digits ddpm_cifar10
-ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits densenet_imagenet ebm_digits ebm_mnist ebm_rings
-edm_cifar10 edm_digits efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet flow_contrastive_rings
-flow_matching_cifar10 flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist gan_rings
-gated_pixelcnn_cifar10 gated_pixelcnn_digits gaussian_rbm_digits glow_cifar10 glow_digits googlenet_digits
-googlenet_imagenet guided_digits improved_ddpm_cifar10 improved_ddpm_digits iwae_mnist made_digits made_mnist
-multigrid_cifar10 multigrid_digits nade_digits nade_mnist nce_digits nce_rings ncsn_cifar10 ncsn_digits nice_digits
-nice_mnist pixelcnn_digits pixelcnn_mnist pixelcnnpp_cifar10 pixelcnnpp_digits rbm_digits rbm_mnist realnvp_cifar10
-realnvp_digits realnvp_rings resnet18_cifar10 resnet_digits resnet_imagenet reverse_strings rnade_digits
+ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits densenet_imagenet dit_digits dit_imagenet ebm_digits
+ebm_mnist ebm_rings edm_cifar10 edm_digits efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet
+flow_contrastive_rings flow_matching_cifar10 flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist
+gan_rings gated_pixelcnn_cifar10 gated_pixelcnn_digits gaussian_rbm_digits glow_cifar10 glow_digits googlenet_digits
+googlenet_imagenet guided_digits improved_ddpm_cifar10 improved_ddpm_digits iwae_mnist kl_digits ldm_digits made_digits
+made_mnist multigrid_cifar10 multigrid_digits nade_digits nade_mnist nce_digits nce_rings ncsn_cifar10 ncsn_digits
+nice_digits nice_mnist pixelcnn_digits pixelcnn_mnist pixelcnnpp_cifar10 pixelcnnpp_digits rbm_digits rbm_mnist
+realnvp_cifar10 realnvp_digits realnvp_rings resnet18_cifar10 resnet_digits resnet_imagenet reverse_strings rnade_digits
 score_matching_digits score_matching_rings score_sde_digits score_sde_subvp_cifar10 score_sde_ve_cifar10
-score_sde_vp_cifar10 sngan_cifar10 swin_digits swin_imagenet t2t_digits t2t_imagenet transformer_digits
-transformer_multi30k transformer_shakespeare transformer_shakespeare_gpu vae_digits vae_mnist vdm_cifar10 vdm_digits
-vit_digits vit_imagenet vit_ti_cifar10 vqvae_cifar10 vqvae_digits wavenet_speech wgan_gp_cifar10
+score_sde_vp_cifar10 sit_digits sit_imagenet sngan_cifar10 swin_digits swin_imagenet t2t_digits t2t_imagenet
+transformer_digits transformer_multi30k transformer_shakespeare transformer_shakespeare_gpu vae_digits vae_mnist
+vdm_cifar10 vdm_digits vit_digits vit_imagenet vit_ti_cifar10 vqgan_digits vqvae_cifar10 vqvae_digits wavenet_speech
+wgan_gp_cifar10
 """
 
 

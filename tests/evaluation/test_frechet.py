@@ -73,7 +73,7 @@ def test_equal_sets_are_at_zero_and_never_below(rng):
     d = frechet_distance(a, rng.permutation(a))
     assert 0 <= d < 1e-12 * np.var(a, axis=0).sum()
   assert frechet_distance(np.ones((3, 2)), np.ones((5, 2))) == 0
-  assert frechet_distance(np.zeros((3, 2)), np.ones((5, 2))) == pytest.approx(2, rel=1e-15)
+  assert frechet_distance(np.zeros((3, 2)), np.ones((5, 2))) == pytest.approx(2, rel=1e-12)
 
 
 @pytest.mark.parametrize("unit", [1e-150, 1e-20, 1e20, 1e150])

@@ -3,6 +3,7 @@
   digits                        scikit-learn's 1,797 handwritten digits, 8x8, 17 levels; needs no network
   npz:FILE                      arrays <split>_image and <split>_label of a NumPy file; image and label alone are train
   folder:DIR                    image files DIR/<split>/<class>/*.png (jpg, webp, ...), labels by sorted folder name
+  hf:DIR                        what Hugging Face's Dataset.save_to_disk wrote; needs the library datasets
   tar:DIR                       shards of webdataset, DIR/<split>*.tar; an image and a .cls with its label
   text:chars:FILE               windows of a text, in characters; text:SIZE:FILE in tokens
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
@@ -40,6 +41,7 @@ from jaxgen.data.sources.base import (
 )
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.folder import open_folder
+from jaxgen.data.sources.hf import open_hf
 from jaxgen.data.sources.npz import open_npz
 from jaxgen.data.sources.pairs import open_pairs
 from jaxgen.data.sources.points import modes, open_points
@@ -61,6 +63,7 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
   "reversed": ("reversed:LETTERS", open_reversed),
+  "hf": ("hf:DIR", open_hf),
   "tar": ("tar:DIR", open_tar),
   "tfds": ("tfds:NAME", open_tfds),
 }

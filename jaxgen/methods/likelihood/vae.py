@@ -104,7 +104,7 @@ class Model(NamedTuple):
     return output.reshape(*z.shape[:-1], *output.shape[1:])
 
 
-def kl(mean: Latent, log_std: Latent) -> Latent:
+def kl(mean: Float[Array, "batch *latent"], log_std: Float[Array, "batch *latent"]) -> Float[Array, "batch *latent"]:
   """KL(N(mean, std^2) || N(0, 1)) of each latent dimension, nats; Kingma and Welling's Appendix B."""
   return 0.5 * (mean**2 + jnp.exp(2 * log_std) - 1) - log_std
 

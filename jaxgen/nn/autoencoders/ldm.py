@@ -163,7 +163,7 @@ class KLAutoencoder(_Autoencoder):
     mean, log_variance = jnp.split(self._encode(x), 2, axis=-1)
     return mean.astype(x.dtype), (jnp.clip(log_variance, *LOG_VARIANCES) / 2).astype(x.dtype)
 
-  def __call__(self, x: Image) -> Image:
+  def __call__(self, x: Image) -> Float[Array, "batch height width {self.image}"]:
     """What is made of the mean latents."""
     return self.decode(self.encode(x)[0])
 
@@ -175,6 +175,6 @@ class VQAutoencoder(_Autoencoder):
     """What is to be replaced, in x's dtype."""
     return self._encode(x).astype(x.dtype)
 
-  def __call__(self, x: Image) -> Image:
+  def __call__(self, x: Image) -> Float[Array, "batch height width {self.image}"]:
     """What is made of latents as they are."""
     return self.decode(self.encode(x))

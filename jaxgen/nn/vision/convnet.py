@@ -45,9 +45,15 @@ class ConvNet(nn.Module):
     self, x: Float[Array, "batch height width channels"], index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch {self.hidden}"]:
     """The hidden layer's activations."""
-    for conv in self.convs:
-      x = halve(nn.relu(conv(x)))
+    x = halve(self.maps(x)[-1])
     return nn.relu(self.dense(self.drop[0](x.reshape(x.shape[0], -1), index)))
+
+  def maps(self, x: Float[Array, "batch height width channels"]) -> list[Float[Array, "batch h w c"]]:
+    """The activations of each convolution."""
+    found = []
+    for conv in self.convs:
+      found.append(nn.relu(conv(halve(found[-1]) if found else x)))
+    return found
 
 
 def halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w channels"]:

@@ -1,7 +1,9 @@
 """Methods of likelihood at sizes for tests."""
 
 from functools import partial
+from typing import Any
 
+import jax.numpy as jnp
 import optax
 from cases import Case
 from flax import linen as nn
@@ -9,15 +11,18 @@ from flax import linen as nn
 from jaxgen import data
 from jaxgen.core.wrappers import averaged
 from jaxgen.data.transforms import dequantize
+from jaxgen.methods.likelihood.autoencoder import Adversary, autoencoder, codes
 from jaxgen.methods.likelihood.autoregressive import autoregressive
 from jaxgen.methods.likelihood.flow import flow
 from jaxgen.methods.likelihood.vae import vae
 from jaxgen.methods.likelihood.vqvae import vqvae
+from jaxgen.nn.adversarial.patchgan import PatchDiscriminator
 from jaxgen.nn.autoencoders import vqvae as networks
 from jaxgen.nn.autoencoders.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from jaxgen.nn.autoregressive.made import MADE, NADE
 from jaxgen.nn.autoregressive.pixelcnn import GatedPixelCNN
 from jaxgen.nn.autoregressive.pixelcnnpp import PixelCNNpp
+from jaxgen.nn.blocks.layers import Conv
 from jaxgen.nn.flows.bijections import BatchNorm, Chain, CheckerboardCoupling, Logit
 from jaxgen.nn.flows.glow import glow
 from jaxgen.nn.flows.nice import nice
@@ -44,6 +49,47 @@ def small_vae(dtype):
     chunk=2,
   )
   return averaged(method, 0.9)
+
+
+class TinyDecoder(nn.Module):
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, z):
+    h = Conv(4, double=True, dtype=self.dtype, param_dtype=self.dtype, name="in")(z)
+    return Conv(1, dtype=self.dtype, param_dtype=self.dtype, name="out")(nn.silu(h))
+
+
+class TinyStage(nn.Module):
+  """A first stage, as `jaxgen.nn.autoencoders.ldm` has them, of three layers."""
+
+  outputs: int = 1
+  dtype: Any = "float32"
+
+  def setup(self):
+    self.encoder = Conv(2 * self.outputs, 2, stride=2, dtype=self.dtype, param_dtype=self.dtype)
+    self.decoder = TinyDecoder(self.dtype)
+
+  def encode(self, x):
+    h = self.encoder(x)
+    return h if self.outputs == 1 else tuple(jnp.split(h, 2, axis=-1))
+
+  def decode(self, z):
+    return self.decoder(z)
+
+  def __call__(self, x):
+    z = self.encode(x)
+    return self.decode(z if self.outputs == 1 else z[0])
+
+
+def small_vqgan(dtype):
+  return autoencoder(
+    TinyStage(dtype=dtype),
+    codes(8),
+    spec=DIGITS.spec,
+    optimizer=optax.adam(2e-3),
+    adversary=Adversary(PatchDiscriminator(4, 1, dtype=dtype, param_dtype=dtype), optax.adam(2e-3), start=1),
+  )
 
 
 def small_iwae(dtype):
@@ -117,6 +163,7 @@ CASES = {
   "VAE, discretized logistic": Case(small_vae, DIGITS, unit=("nll_nats_elbo", {"loss": 64})),
   "IWAE, Bernoulli": Case(small_iwae, BITS, unit=("nll_nats_importance_5", {"loss": 64})),
   "VQ-VAE": Case(small_vqvae, DIGITS, whole="buffers", unit=("nll_nats_elbo", {"network/loss": 64, "prior/loss": 16})),
+  "VQGAN": Case(small_vqgan, DIGITS, whole="buffers", falls=None),
   "NICE": Case(small_nice, DEQUANTIZED, unit=("nll_nats_dequantized", {"loss": 64})),
   "RealNVP": Case(small_realnvp, DEQUANTIZED, whole="buffers", unit=("nll_nats_dequantized", {"loss": 64})),
   "Glow": Case(small_glow, DEQUANTIZED, unit=("nll_nats_dequantized", {"loss": 64})),
