@@ -27,7 +27,11 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
+<<<<<<< HEAD
   """A kind of first stage.
+=======
+  """A first stage.
+>>>>>>> prose
 
   Attributes:
     latent: channels of a latent.
