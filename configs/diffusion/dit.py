@@ -46,11 +46,7 @@ from jaxgen.nn.transformers.dit import SIZES, DiT
 
 
 class Preset(NamedTuple):
-<<<<<<< HEAD
   """A recipe.
-=======
-  """The recipe of a data set.
->>>>>>> prose
 
   Attributes:
     size: patch, width, depth and heads of the network.

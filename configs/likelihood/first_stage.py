@@ -27,11 +27,7 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-<<<<<<< HEAD
   """A kind of first stage.
-=======
-  """A first stage.
->>>>>>> prose
 
   Attributes:
     latent: channels of a latent.

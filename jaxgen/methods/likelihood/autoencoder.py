@@ -157,13 +157,9 @@ def adaptive_weight(decode: Callable[[Params], Image], params: Params, rec: Imag
   """(F3) without lambda_a, between 0 and 10,000, of the decoder's last kernel.
 
   Args:
-<<<<<<< HEAD
     decode: (parameters) -> x_hat.
     params: the network's.
     rec, adv: the gradients of L_rec and of L_adv in x_hat.
-=======
-    decode: (parameters) -> x_hat. rec, adv: the gradients of L_rec and of L_adv in x_hat.
->>>>>>> prose
   """
   params = jax.lax.stop_gradient(params)
   decoder, last = params["decoder"], params["decoder"]["out"]

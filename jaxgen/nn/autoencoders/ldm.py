@@ -33,19 +33,12 @@ class Half(nn.Module):
   """Half of a U-Net: what Encoder and Decoder are made of.
 
   Attributes:
-<<<<<<< HEAD
     out_channels: of the output.
-=======
->>>>>>> prose
     channels, multipliers: level i has channels * multipliers[i] features and 1 / 2^i of the resolution.
     blocks: residual blocks of a level on the way down, one more on the way up.
     attention: levels whose blocks are followed by attention.
     middle_attention: there is attention in the middle, at the lowest resolution.
     groups: of the group norms.
-<<<<<<< HEAD
-=======
-    out_channels: of the output.
->>>>>>> prose
     remat: keep only each block's input for the backward pass, and compute the rest again.
   """
 
@@ -123,12 +116,8 @@ class _Autoencoder(nn.Module):
   Attributes:
     latent: channels of a latent.
     image: channels of a picture.
-<<<<<<< HEAD
     quant: there are 1x1 convolutions between the latents and encoder and decoder.
     channels, multipliers, blocks, attention, middle_attention, groups, remat: as in `Half`.
-=======
-    quant: there are 1x1 convolutions between the encoder and the latents, and between the latents and the decoder.
->>>>>>> prose
   """
 
   latent: int = 4

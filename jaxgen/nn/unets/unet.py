@@ -59,9 +59,6 @@ class ResidualBlock(nn.Module):
   def __call__(
     self, x: Map, embedding: Float[Array, "batch e"] | None = None, index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch h w {self.features}"]:
-<<<<<<< HEAD
-    """Without a time's embedding in networks that are told none."""
-=======
     """The block's output.
 
     Args:
@@ -69,7 +66,6 @@ class ResidualBlock(nn.Module):
       embedding: the time's embedding; None for networks without a time.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
     """
->>>>>>> prose
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
     init, x = self.kernel_init, spread.joined(x)
