@@ -25,6 +25,9 @@ def inspect(subject: str, words: list[str]) -> None:
   own = {
     "compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False),
     "target": option(str | None, TARGET, None),
+    "quick": option(
+      bool, "of --target: with the compiler's least effort, an eighth of the time; a slower program", False
+    ),
   }
   if is_run and not any(word == "--target" or word.startswith("--target=") for word in words):
     run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
@@ -50,5 +53,5 @@ def inspect(subject: str, words: list[str]) -> None:
   planned = target(options["target"])
   run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], tensor=options["tensor"], devices=planned.devices)
   experiment = run.experiment
-  found = plan.cost(run.program, planned, experiment.batch_size)
+  found = plan.cost(run.program, planned, experiment.batch_size, options["quick"])
   inspection.print_rows(plan.table(run.program, planned, found, experiment.steps, experiment.batch_size))

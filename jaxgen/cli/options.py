@@ -111,8 +111,8 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   )
   if cluster:
     join(given)
-  where = {name: given[name] for name in ("fsdp", "tensor", "checkpoint", "workers") if name in given}
-  return load(subject, **where, **changed), given
+  how = {name: given[name] for name in ("fsdp", "tensor", "checkpoint", "workers") if name in given}
+  return load(subject, **how, **changed), given
 
 
 def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:

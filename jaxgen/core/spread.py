@@ -5,13 +5,13 @@ of the two must be gathered. The compiler may choose to gather the batch, which 
 Transformer, and then every device computes on all examples. Therefore networks constrain activations, at the borders of
 their blocks, to stay spread over the examples.
 
-A program is traced within its mesh's context (`jax.sharding.use_abstract_mesh`, see `engine.program`), and jax keeps
-traces for different meshes apart. Outside of such a context, networks are plain functions.
-
 The devices of an axis `tensor` have the same examples and share a block's width: its first products give each device
 some heads or some of the hidden layer (`over_width`), its last one sums over them, once for attention and once for the
 MLP (Shoeybi et al. 2019, Megatron-LM, https://arxiv.org/abs/1909.08053, section 3). Where a width does not divide, the
 block's examples are spread over these devices too (`over_devices`), and `Notes` tell it.
+
+A program is traced within its mesh's context (`jax.sharding.use_abstract_mesh`, see `engine.program`), and jax keeps
+traces for different meshes apart. Outside of such a context, networks are plain functions.
 """
 
 import contextlib

@@ -89,7 +89,7 @@ class Stream:
   """Batches of consecutive steps. In memory they are gathered at once; else they are read ahead of `take`.
 
   Attributes:
-    rows: of each global batch, those of this process; by default all.
+    rows: those of each batch that are read, this process's; all by default.
     repeats: see `jaxgen.data.dataset.Dataset`.
     workers: processes that read what is not in memory (see `jaxgen.data.ahead`); 0: threads of this process.
   """

@@ -74,10 +74,10 @@ def replicate(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
 def shared(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
   """The rule that cuts large arrays over the axes `fsdp` and `tensor`.
 
-  It cuts over each along the largest dimension that the axis divides, unless `FAMILIES` names another. If there is
-  none, it cuts each dimension by the common factors, the largest dimension first: [50257, 768] over 1,024 devices in
-  256 parts, [12, 768, 2304] in 4 x 256. An array without common factors stays whole. Layers that a loop runs over are
-  not cut along the loop.
+  Over each it cuts the largest dimension that the axis divides, unless `FAMILIES` names another. If there is none, it
+  cuts each dimension by the common factors, the largest dimension first: [50257, 768] over 1,024 devices in 256 parts,
+  [12, 768, 2304] in 4 x 256. An array without common factors stays whole. Layers that a loop runs over are not cut
+  along the loop.
   """
   if leaf.size < MIN_SIZE or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return replicate(path, leaf, mesh)

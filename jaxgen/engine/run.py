@@ -56,17 +56,15 @@ class Run:
       config: its config.
       arguments: the config's arguments that differ from its defaults.
       seed: the run's seed.
-      fsdp, tensor: as in `make_mesh`.
+      fsdp, tensor, devices: as in `make_mesh`.
       checkpoint: the checkpoint that `state` is restored from, see `load`.
-      devices: as in `make_mesh`.
       workers: as in `pipeline.Stream`.
     """
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._mesh, self._checkpoint = (fsdp, devices, tensor), str(checkpoint)
-    self.workers = workers
+    self._mesh, self._checkpoint, self.workers = (fsdp, devices, tensor), str(checkpoint), workers
     self._program = None
     self._state = None
     self.rehearsed: tuple[list[str] | None] | None = None  # what `rehearsal.rehearse` has found
@@ -279,9 +277,8 @@ def load(
   folder = Folder(folder)
   info = folder.info()
   config = load_kept(folder.path, info["config"])
-  arguments = {**info["arguments"], **overrides}
-  where = dict(fsdp=fsdp, tensor=tensor, checkpoint=checkpoint, workers=workers)
-  run = Run(folder, config, arguments, info["seed"], **where)
+  arguments, options = {**info["arguments"], **overrides}, {"checkpoint": checkpoint, "workers": workers}
+  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, tensor=tensor, **options)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

@@ -62,15 +62,21 @@ class Cost(NamedTuple):
     return work, self.sent / chip.link
 
 
-def cost(program: Program, target: Target, batch_size: int) -> Cost:
+QUICK = {"exec_time_optimization_effort": -1.0}  # of XLA's options, from -1 to 1
+
+
+def cost(program: Program, target: Target, batch_size: int, quick: bool = False) -> Cost:
   """Compiles a program for its mesh and reads what the compiler says.
+
+  quick: with the least effort. TPU's compiler, which looks for the best form of each operation, takes an eighth of the
+    time; what it then estimates is of a slower program.
 
   Raises:
     UserError: it does not fit the memory; says which batch would, by estimate.
   """
   state, batches = device_bytes(program.abstract), device_bytes(program.batches)
   try:
-    compiled = program.loop
+    compiled = program.lowered.compile(QUICK) if quick else program.loop
   except jax.errors.JaxRuntimeError as error:
     raise UserError(_too_large(str(error), state, batch_size, program.mesh.size, target.name)) from error
   memory, counted = compiled.memory_analysis(), compiled.cost_analysis() or {}

@@ -157,7 +157,8 @@ class Attention(nn.Module):
       cache: x are the next tokens; each attends to itself and to all before. Mask and bias have cache.length keys.
     """
     features = x.shape[-1]
-    options = dict(kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype)
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    options = dict(kernel_init=self.kernel_init, **dtypes)
     width, cut = head_width(features, self.heads), spread.cuts(self.heads, "heads")
     if not cut:
       x, context = spread.over_devices(x), None if context is None else spread.over_devices(context)
@@ -386,8 +387,8 @@ class Blocks(nn.Module):
     rngs = {"params": True, "dropout": True}
     scan = nn.scan(apply, variable_axes=axes, split_rngs=rngs, length=self.depth, unroll=self.unroll)
     layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
-    carry = spread.joined(x), {name: variable.value for name, variable in kept.items()}
+    carry = jax.tree.map(spread.joined, x), {name: variable.value for name, variable in kept.items()}
     (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))
     for name, variable in kept.items():
       variable.value = new[name]
-    return spread.joined(x)
+    return jax.tree.map(spread.joined, x)

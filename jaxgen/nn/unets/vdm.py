@@ -68,6 +68,7 @@ class ScoreNetwork(nn.Module):
     fourier: the network also sees sin(2^n pi z) and cos(2^n pi z) for these n. The paper has 7 and 8 for 256 values in
       [-1, 1]: for n = 8 the distance of two values is one period. For 17 values that is n = 4.
     classes: number of classes of a class-conditional network.
+    remat: keep only each residual block's input for the backward pass, and compute the rest again.
   """
 
   gamma_min: float
@@ -77,6 +78,7 @@ class ScoreNetwork(nn.Module):
   dropout: float = 0.0
   fourier: Sequence[int] = (7, 8)
   classes: int | None = None
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -109,8 +111,10 @@ class ScoreNetwork(nn.Module):
     angle = angle.reshape(*z.shape[:-1], -1)
     h = jnp.concatenate([z, jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
+    block = nn.remat(Block) if self.remat else Block
+
     def residual(h: Array, level: int, name: str) -> Array:
-      return Block(self.channels, self.dropout, name=name, **dtypes)(h, condition, index)
+      return block(self.channels, self.dropout, name=name, **dtypes)(h, condition, index)
 
     def attend(h: Array, name: str) -> Array:
       return Attention(None, 1, kernel_init=initializer, name=name, **dtypes)(h)
