@@ -80,7 +80,7 @@ def batch_at(
   return _rows_at(source, seed, step, batch_size, _all(batch_size, rows), repeats)
 
 
-def _rows_at(source: Source, seed: int, step: int, batch_size: int, rows: np.ndarray, repeats: int) -> Examples:
+def _rows_at(source: Source, seed: int, step: int, batch_size: int, rows: Rows, repeats: int) -> Examples:
   batch = _gather(source, seed, np.array([step]), batch_size, rows, repeats)
   return {name: array[0] for name, array in batch.items()}
 
@@ -236,7 +236,7 @@ def in_order(
   Args:
     source: the split.
     batch_size: of the global batch.
-    process, processes: this one, and how many there are.
+    rows: of each batch, those of this process; by default all.
     workers: as in `Stream`.
   """
   rows = _all(batch_size, rows)

@@ -155,7 +155,7 @@ class Run:
     return int(self.state.step)
 
   def batches(self) -> pipeline.Stream:
-    """This process's part of the batches that the run trains on."""
+    """This process's rows of the batches that the run trains on."""
     data, size = self.data, self.experiment.batch_size
     return pipeline.Stream(data.training(), self.seed, size, self.program.rows(size), data.repeats, self.workers)
 

@@ -1,4 +1,4 @@
-"""A training run planned for machines that are not there: what the compiler says of its program, in a table.
+"""Plans a training run for other machines: the compiler's numbers for its program, in a table.
 
 The program is the real one, compiled by the target's compiler from the shapes of the state; nothing is allocated.
 """
@@ -24,15 +24,17 @@ Number = int | float
 
 
 class Cost(NamedTuple):
-  """What a step costs one device.
+  """The cost of a step on one device.
 
   Attributes:
-    state, batches, work: bytes of its memory; work is what the program needs besides, at its peak.
+    state, batches, work: bytes of memory. `work` is the largest amount that the program needs besides the others.
     aliased: bytes of the state that are overwritten in place.
-    flops: of the step's products and convolutions, its share.
-    traffic: bytes between it and its memory as the compiler counts them, which takes a loop's body once.
-    cycles: by the compiler's estimates, 0 where it gives none. unknown: operations that it has no estimate of.
-    sent: the collectives' bytes. least: what would have to be sent, see `least_sent`.
+    flops: the device's share of the step's products and convolutions.
+    traffic: bytes to and from memory by the compiler's count, in which a loop's body counts once.
+    cycles: the compiler's estimate; 0: it gives none.
+    unknown: number of operations without an estimate.
+    sent: bytes of the collectives.
+    least: bytes that must be sent, see `least_sent`.
   """
 
   state: Number

@@ -173,6 +173,7 @@ class Attention(nn.Module):
       keys_and_values = lambda: heads("kv", 2, context)
       k, v = keys_and_values() if cache is None else self.variable("memory", "keys_and_values", keys_and_values).value
     if self.qk_norm:
+      dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
       q, k = RMSNorm(name="norm_q", **dtypes)(q), RMSNorm(name="norm_k", **dtypes)(k)
     if rotate is not None:
       q, k = rotate(q), rotate(k)

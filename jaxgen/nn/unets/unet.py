@@ -59,7 +59,13 @@ class ResidualBlock(nn.Module):
   def __call__(
     self, x: Map, embedding: Float[Array, "batch e"] | None = None, index: Int[Array, "batch"] | None = None
   ) -> Float[Array, "batch h w {self.features}"]:
-    """embedding: of the time; None in networks that are told none."""
+    """The block's output.
+
+    Args:
+      x: the features.
+      embedding: the time's embedding; None for networks without a time.
+      index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+    """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
     init, x = self.kernel_init, spread.joined(x)
