@@ -346,7 +346,7 @@ def test_a_full_disk(tmp_path):
     *flags, error = process(*words, "--steps", 60, code=1).stderr.splitlines()
     assert error.startswith("jaxgen: error: ")
     assert "full" in error
-    assert all(line.startswith("jaxgen: XLA_FLAGS now has") for line in flags)
+    assert [line for line in flags if not re.match(r"jaxgen: [A-Z_]+ now has ", line)] == []
     filler.unlink()
     assert state_sha(disk / "tiny") == before
     command(*words, "--steps", 60)
