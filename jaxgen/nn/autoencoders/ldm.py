@@ -60,7 +60,7 @@ class Half(nn.Module):
   def block(self, h: Image, features: int, name: str, attends: bool) -> Map:
     # All layers start as PyTorch's do, the last of a branch too.
     common = dict(eps=1e-6, kernel_init=lambda scale=1.0: initializer(), dtype=self.dtype, param_dtype=self.param_dtype)
-    block = nn.remat(ResidualBlock, prevent_cse=False) if self.remat else ResidualBlock
+    block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
     h = block(features, self.groups, 0.0, name=name, **common)(h)
     return Attention(self.groups, 1, name=f"{name}_attention", **common)(h) if attends else h
 
