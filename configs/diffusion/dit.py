@@ -46,7 +46,11 @@ from jaxgen.nn.transformers.dit import SIZES, DiT
 
 
 class Preset(NamedTuple):
-  """size: patch, width, depth and heads of the network."""
+  """A recipe.
+
+  Attributes:
+    size: patch, width, depth and heads of the network.
+  """
 
   steps: int
   learning_rate: float

@@ -18,7 +18,13 @@ def convolution(theirs: str, ours: str) -> list[Entry]:
 
 
 def residual(theirs: str, ours: str, names: dict[str, str], shortcut: bool) -> list[Entry]:
-  """A residual block. names: theirs of "norm_1", "conv_1", "norm_2", "conv_2" and "shortcut"."""
+  """A residual block.
+
+  Args:
+    theirs, ours: names of the block.
+    names: their layers', by ours: "norm_1", "conv_1", "norm_2", "conv_2" and "shortcut".
+    shortcut: whether the width changes.
+  """
   entries = [
     *norm(f"{theirs}.{names['norm_1']}", f"{ours}/norm_1"),
     *convolution(f"{theirs}.{names['conv_1']}", f"{ours}/conv_1"),
@@ -31,8 +37,10 @@ def residual(theirs: str, ours: str, names: dict[str, str], shortcut: bool) -> l
 def _halves(network: First, block: Callable[..., list[Entry]], sample: Callable[..., str]) -> list[Entry]:
   """Both halves' blocks.
 
-  block: (way, level, number or None in the middle, ours, whether the width changes, whether it attends) -> entries.
-  sample: (way, level) -> the name of the convolution that halves or doubles.
+  Args:
+    network: the first stage.
+    block: (way, level or None in the middle, number, ours, whether the width changes, whether it attends) -> entries.
+    sample: (way, level) -> the name of the convolution that halves or doubles.
   """
   entries, levels, width = [], len(network.multipliers), network.channels
   multipliers = list(network.multipliers)
@@ -95,7 +103,12 @@ def diffusers(network: First) -> list[Entry]:
 
 
 def authors(network: First, prefix: str = "first_stage_model.") -> list[Entry]:
-  """prefix: of the names, "" in files of the first stage alone."""
+  """The authors' layout.
+
+  Args:
+    network: the first stage.
+    prefix: of the names, "" in files of the first stage alone.
+  """
 
   def block(way: str, level: int | None, number: int, ours: str, shortcut: bool, attends: bool) -> list[Entry]:
     half = f"{prefix}{'encoder' if way == 'down' else 'decoder'}"

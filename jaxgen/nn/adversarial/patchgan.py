@@ -22,7 +22,8 @@ class PatchDiscriminator(nn.Module):
 
   Norms are by the statistics of the batch that it is given, always; the averages, "batch_stats", are of no use.
 
-  width: channels after the first convolution; they double with each further one, up to 8 times as many.
+  Attributes:
+    width: channels after the first convolution; they double with each further one, up to 8 times as many.
   """
 
   width: int = 64

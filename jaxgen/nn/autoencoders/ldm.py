@@ -32,13 +32,14 @@ LOG_VARIANCES = -30.0, 20.0  # of q(z | x), in the authors' code
 class Half(nn.Module):
   """Half of a U-Net: what Encoder and Decoder are made of.
 
-  channels, multipliers: level i has channels * multipliers[i] features and 1 / 2^i of the resolution.
-  blocks: residual blocks of a level on the way down, one more on the way up.
-  attention: levels whose blocks are followed by attention.
-  middle_attention: there is attention in the middle, at the lowest resolution.
-  groups: of the group norms.
-  out_channels: of the output.
-  remat: keep only each block's input for the backward pass, and compute the rest again.
+  Attributes:
+    out_channels: of the output.
+    channels, multipliers: level i has channels * multipliers[i] features and 1 / 2^i of the resolution.
+    blocks: residual blocks of a level on the way down, one more on the way up.
+    attention: levels whose blocks are followed by attention.
+    middle_attention: there is attention in the middle, at the lowest resolution.
+    groups: of the group norms.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
   """
 
   out_channels: int
@@ -110,12 +111,13 @@ class Decoder(Half):
 
 
 class _Autoencoder(nn.Module):
-  """Both halves.
+  """Both halves. The attributes without a description are as in `Half`.
 
-  latent: channels of a latent.
-  image: channels of a picture.
-  quant: there are 1x1 convolutions between the latents and encoder and decoder.
-  The others are as in `Half`.
+  Attributes:
+    latent: channels of a latent.
+    image: channels of a picture.
+    quant: there are 1x1 convolutions between the latents and encoder and decoder.
+    channels, multipliers, blocks, attention, middle_attention, groups, remat: as in `Half`.
   """
 
   latent: int = 4
