@@ -109,8 +109,8 @@ if __name__ == "__main__":
   stream = pipeline.Stream(images("folder:" + sys.argv[1], (16, 16, 3)).source("train"), 0, 8, workers=2)
   stream.take(0, 1)
   print(*(p.pid for p in multiprocessing.active_children()), flush=True)
-  while True:
-    stream.take(0, 1)
+  for step in range(1, 10**9):
+    stream.take(step, 1)
     time.sleep(0.01)
 """
 
