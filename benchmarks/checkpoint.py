@@ -23,22 +23,10 @@ DEVICES = 2  # of each process
 SHAPE = (1024, 8192)  # 32 MiB in float32
 
 
-def resident(field: str) -> float:
-  """VmRSS, or VmHWM, its highest value since `forget`; MiB."""
-  lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-  return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
 def read() -> float:
   """MiB that this process has read from files, kept in memory by the system or not."""
   lines = pathlib.Path("/proc/self/io").read_text().splitlines()
   return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("rchar:"))
-
-
-def forget() -> float:
-  ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and is not used again unseen
-  pathlib.Path("/proc/self/clear_refs").write_text("5")
-  return resident("VmRSS")
 
 
 def work(gigabytes: float, folder: str, port: int, processes: int, process: int) -> None:
@@ -51,6 +39,13 @@ def work(gigabytes: float, folder: str, port: int, processes: int, process: int)
   from jax.sharding import NamedSharding, PartitionSpec
 
   from jaxgen.engine.checkpoint import Checkpoints
+  from jaxgen.throughput.chips import forget_host_peak, host_peak
+
+  def resident() -> int:
+    """The process's memory now, from which its peak begins anew."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and is not used again unseen
+    forget_host_peak()
+    return host_peak()
 
   mesh = jax.make_mesh((jax.device_count(),), ("fsdp",))
   sharding = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
@@ -65,7 +60,7 @@ def work(gigabytes: float, folder: str, port: int, processes: int, process: int)
   checkpoints.save(0, {"small": make()})  # so that nothing is imported or compiled below
   checkpoints.wait()
 
-  before, start = forget(), time.perf_counter()
+  before, start = resident(), time.perf_counter()
   checkpoints.save(1, state)
   returned = time.perf_counter() - start
   checkpoints.wait()
@@ -73,15 +68,15 @@ def work(gigabytes: float, folder: str, port: int, processes: int, process: int)
     "state_mib_here": round(sum(s.data.nbytes for x in jax.tree.leaves(state) for s in x.addressable_shards) / 2**20),
     "save_returns_seconds": round(returned, 2),
     "save_seconds": round(time.perf_counter() - start, 2),
-    "save_grows_mib": round(resident("VmHWM") - before),
+    "save_grows_mib": round((host_peak() - before) / 2**20),
   }
   del state
   checkpoints = Checkpoints(folder)
-  before, there, start = forget(), read(), time.perf_counter()
+  before, there, start = resident(), read(), time.perf_counter()
   checkpoints.restore(like, 1)
   numbers |= {
     "restore_seconds": round(time.perf_counter() - start, 2),
-    "restore_grows_mib": round(resident("VmHWM") - before),
+    "restore_grows_mib": round((host_peak() - before) / 2**20),
     "restore_reads_mib": round(read() - there),
   }
   print(json.dumps(numbers), flush=True)

@@ -1,7 +1,7 @@
 """The shape and kind of one example. The data set says it, once, for the methods and networks made for that data."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +71,3 @@ def check_output(what: str, found: tuple[int, ...], expected: tuple[int, ...], w
   """Raises a UserError if a network's output for one example has another shape than the method needs."""
   if tuple(found) != tuple(expected):
     raise UserError(f"{what} for one example is {tuple(found)}, not {tuple(expected)}: {way_out}")
-
-
-Check = Callable[[Mapping[str, Any]], None]

@@ -71,7 +71,7 @@ def bleu(split: str = "test") -> Evaluator:
 
 
 def round_trip(split: str = "test") -> Evaluator:
-  """How exactly a flow is undone: the largest |x - f^-1(f(x))| of any value of a split, in the data's units.
+  """How exactly a flow is inverted: the largest |x - f^-1(f(x))| over all values of a split, in the data's units.
 
   Number: `test_round_trip_max`.
   """
@@ -93,16 +93,16 @@ def frechet(
   """Fréchet distance of `num` samples to a split's images, beside its floor.
 
   Numbers: `frechet_N` of N samples; `frechet_N_floor` of N training examples (all of them, or a fixed random choice),
-  what a perfect sampler would have; and their ratio `frechet_N_ratio`, 1 for samples as close to the split as the
-  training examples are. The distance falls with N whatever the samples: compare only equal N. Where pixel values are
-  integers, samples are rounded to them first, as storing them as pictures would. NaN where samples are not finite.
+  which a perfect sampler would have; and their ratio `frechet_N_ratio`, 1 for samples as close to the split as the
+  training examples. The distance falls with N for any samples: compare only equal N. If pixel values are integers,
+  samples are first rounded to integers, as in stored pictures. The distance is NaN if samples are not finite.
 
   Args:
-    num: as many as there are training examples by default.
-    seed: of the samples.
+    num: number of samples; by default the number of training examples.
+    seed: seed of the samples.
     judge: the run of a trained classifier whose features are compared; by default a small classifier is trained once on
       the training split and cached (see `jaxgen.evaluation.judge`).
-    data: whose images samples are compared with, the run's by default. Where those are dequantized, the same without.
+    data: the data set to compare with; by default the run's. If the run's is dequantized, give it without that.
 
   The evaluator raises:
     UserError: more samples than training examples are asked for, the data has no labels and no judge is given, or the
@@ -141,7 +141,7 @@ def frechet(
       known.update(data=real, reference=reference(real))
     looks, test, n, floor = known["reference"]
     samples = run.sample(n, seed=seed)
-    # Asked of the samples: on a CPU, XLA's ReLU makes a zero of what is not a number.
+    # Checked on the samples and not on their features: on a CPU, XLA's ReLU turns NaN into zero.
     if np.isfinite(samples).all():
       distance = frechet_distance(looks.features(_as_stored(samples, run.data.levels)), test)
     else:
@@ -180,7 +180,7 @@ def _as_stored(images: Num[np.ndarray, "n h w c"], levels: int | None) -> Num[np
 
 
 def _per_example(run: AnyRun, split: str, name: str) -> dict[str, Num[np.ndarray, " n"]]:
-  """The values of a split's examples whose name begins so."""
+  """The values of a split's examples whose names begin with `name`."""
   values = run.evaluate_split(split)
   found = {key: value for key, value in values.items() if key.startswith(name)}
   if not found:

@@ -1,15 +1,15 @@
 """The Fréchet distance between two sets of features.
 
-Each set is taken for a Gaussian with its mean and covariance; the distance is the squared 2-Wasserstein distance of the
-two Gaussians (Dowson and Landau 1982; Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6):
+Each set is replaced by a Gaussian with its mean and covariance. The distance is the squared 2-Wasserstein distance of
+the two Gaussians (Dowson and Landau 1982; Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6):
 
     d = |mu_a - mu_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^{1/2}
 
-The usual route, a matrix square root of C_a C_b, breaks down where a covariance has not full rank: it returns complex
-numbers, or needs a multiple of the identity added. Here no covariance is formed. With R_a^T R_a = C_a and
-R_b^T R_b = C_b, from a QR decomposition of the centred features, C_a C_b has the eigenvalues of
-(R_a R_b^T)^T (R_a R_b^T), so that the trace of the root is the sum of the singular values of R_a R_b^T: real and at
-least zero whatever the rank, and with half the digits lost that squaring loses.
+The usual method, a matrix square root of C_a C_b, fails if a covariance does not have full rank: it returns complex
+numbers, or needs a multiple of the identity. Here no covariance is formed. With R_a^T R_a = C_a and R_b^T R_b = C_b,
+from a QR decomposition of the centred features, C_a C_b has the eigenvalues of (R_a R_b^T)^T (R_a R_b^T). The trace of
+the root is therefore the sum of the singular values of R_a R_b^T, which is real and non-negative for any rank. It loses
+half as many digits as a computation from covariances.
 """
 
 import numpy as np

@@ -1,16 +1,16 @@
-"""What looks at images to judge them: the features of a classifier.
+"""Judges of samples: classifiers whose features are compared.
 
 A judge is either a small convolutional network, trained here once on the data set's training split and kept in a cache,
-or a classifier that the user has trained, given by its run. Features are what its last dense layer reads.
+or a classifier that the user has trained, given by its run. The features are the input of its last dense layer.
 
-The small network is made for small data: a linear classifier on its features is right on 98% of the test digits and on
-97% of MNIST's, but on 51% of CIFAR-10's (first 1,000 test images). There, give the run of a better one.
+The small network is for small data: a linear classifier on its features has an accuracy of 98 % on the test digits and
+97 % on MNIST, but 51 % on CIFAR-10 (first 1,000 test images). For such data, give the run of a better classifier.
 
 The cache is $JAXGEN_CACHE, ~/.cache/jaxgen by default. A file's name is a hash of everything that the weights come
 from: the training images as the judge sees them, their labels, the recipe, the code of the network and of its loss, the
 versions of the libraries, XLA's flags, and the kind of device. A file that cannot be read is trained again.
 
-A judge is a function of the data and the machine alone, so every process of a cluster makes and uses its own.
+A judge depends only on the data and the machine, so that every process of a cluster makes and uses its own.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def trained_on(data: Dataset, recipe: Recipe = Recipe()) -> Judge:  # noqa: B008
 
 
 def of_run(folder: str | os.PathLike) -> Judge:
-  """A classifier that has been trained: what its network's last dense layer reads, with averaged weights if it has any.
+  """A trained classifier: the input of its network's last dense layer, with averaged weights if it has any.
 
   Raises:
     UserError: the folder is not a finished run, or not of a classifier.
@@ -147,7 +147,7 @@ def _read_by_last_dense(method: Method, state: State, batch: dict[str, Any]) -> 
 
 
 def _on_host(state: State) -> State:
-  """A state that this process can use on its own device, without what only training needs."""
+  """The state on this process's own device, without the parts that only training needs."""
   host = lambda tree: jax.tree.map(np.asarray, tree)
   return state.replace(
     step=host(state.step),
@@ -188,7 +188,7 @@ def _train(data: Dataset, network: ConvNet, recipe: Recipe) -> dict[str, Any]:
   optimizer = optax.adam(optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps))
   method = compose(partial(_init, network), [("network", Player(partial(_cross_entropy, network), optimizer))])
   mesh = make_mesh(devices=jax.local_devices()[:1])
-  # All updates in few dispatches: their batches are small.
+  # All updates are made in few dispatches, because their batches are small.
   updates = min(recipe.steps, 50)
   program = Program(method, data.raw_spec(recipe.batch_size), mesh, prepare=data.transform, updates=updates)
   with contextlib.closing(pipeline.Stream(data.source("train"), recipe.seed, recipe.batch_size)) as stream:
@@ -213,7 +213,7 @@ def _content(data: Dataset, recipe: Recipe) -> str:
     content.update(repr([(name, x.shape, x.dtype) for name, x in sorted(batch.items())]).encode())
     for name in ("image", "label"):
       content.update(np.ascontiguousarray(batch[name]))
-  # What the training examples become is seen above, what augmentation makes of them here.
+  # The transformed training examples are hashed above, augmentation here.
   some = pipeline.batch_at(data.source("train"), recipe.seed, 0, recipe.batch_size)
   augmented = jax.jit(data.transform, static_argnums=2)(jax.random.key(0), some, True)["image"]
   content.update(np.asarray(augmented).tobytes())
@@ -235,7 +235,7 @@ def _load(file: pathlib.Path, like: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _save(file: pathlib.Path, params: dict[str, Any]) -> None:
-  """Keeps the parameters for the next time, whole or not at all; processes that do so at once are in nobody's way."""
-  # A cache that cannot be written costs time, nothing else.
+  """Writes the parameters to the cache, completely or not at all. Several processes may do so at once."""
+  # If the cache cannot be written, the judge is trained again next time.
   with contextlib.suppress(OSError), files.written(file) as opened:
     np.savez(opened, **flax.traverse_util.flatten_dict(params, sep="/"))

@@ -1,6 +1,6 @@
-"""Likelihoods of every family in one unit.
+"""Likelihoods of all families in common units.
 
-Inside, a method gives -log likelihoods in nats per example. Here they become numbers whose names say all of their unit:
+A method gives -log likelihoods in nats per example. This module turns them into numbers whose names have the full unit:
 
     test_nll_nats_2_levels                    nats per example, of examples whose values are integers of 2 levels
     test_bits_per_dim_256_levels              bits per value, of 256 levels
@@ -8,9 +8,9 @@ Inside, a method gives -log likelihoods in nats per example. Here they become nu
     test_nll_nats_density                     of real numbers: minus the logarithm of a density, per unit of the data
     test_nats_per_token_65_levels             nats per token, of 65 tokens
 
-However an example is scaled inside a method, a likelihood with levels is that of the integers: -log P. What follows the
-levels says how it was found: nothing where it is exact or the method's own bound, `_dequantized`, `_elbo`,
-`_importance_5000` and so on. `table` refuses to compare what has no common unit.
+A likelihood with levels is that of the integers, -log P, however a method scales its examples. The suffix after the
+levels says how it was computed: no suffix for an exact likelihood or the method's own bound; `_dequantized`, `_elbo`,
+`_importance_5000` and so on. `table` refuses to compare numbers without a common unit.
 """
 
 import math
@@ -28,24 +28,25 @@ from jaxgen.core.method import State
 from jaxgen.data.dataset import Dataset
 from jaxgen.engine.experiment import AnyRun, Evaluator
 
-VALUES = {"image": "dim", "x": "dim", "tokens": "token"}  # what an example is, and what one of its values is called
+VALUES = {"image": "dim", "x": "dim", "tokens": "token"}  # an example's name -> the name of a value of it
 
 
 Partition = Callable[[State, Array], tuple[Array | float, Array | float, str]]
 
 
 def likelihood(split: str = "test", partition: Partition | None = None) -> Evaluator:
-  """Negative log-likelihood of a split, or the upper bound on it that the method computes, by any method.
+  """Negative log-likelihood of a split, or the upper bound on it that the method computes.
 
-  For each name that the method's `evaluate` gives and that begins with "nll_nats", the mean in nats per example and in
-  bits per value, their standard errors, and the number of examples. Where it gives "tokens", the number of tokens that
-  each example has, the mean per token is over all tokens, and nats per token are given, too.
+  For each name of the method's `evaluate` that begins with "nll_nats", the numbers are the mean in nats per example and
+  in bits per value, their standard errors, and the number of examples. If `evaluate` gives "tokens", each example's
+  number of tokens, the mean per token is over all tokens, and nats per token are also given.
 
   Args:
-    partition: of an unnormalised model, whose `evaluate` gives "unnormalised_nll_nats", U(x) of p(x) = exp(-U(x)) / Z:
-      (state, key) -> (log Z, its standard error, what to write behind the number's name: "" where it is exact,
-      "_ais_1000" and the like, "_density" first where x are real numbers). -log p(x) = U(x) + log Z, and the standard
-      error is of both; log Z is a number, too.
+    split: the split.
+    partition: for an unnormalised model p(x) = exp(-U(x)) / Z, whose `evaluate` gives U(x) as "unnormalised_nll_nats":
+      (state, key) -> (log Z, its standard error, suffix of the number's name). The suffix is "" if log Z is exact and
+      "_ais_1000" or the like otherwise, after "_density" if x are real numbers. -log p(x) = U(x) + log Z, with the
+      standard error of both; log Z is also a number of the evaluator.
 
   The evaluator raises:
     UserError: the method gives no likelihood, or one of integers for data that are not integers.
@@ -87,7 +88,7 @@ def likelihood(split: str = "test", partition: Partition | None = None) -> Evalu
 
 
 def of_data(data: Dataset) -> tuple[str, int]:
-  """What a value of an example is called, and how many values an example has, as a method sees it."""
+  """(the name of a value of an example, the number of values of an example), as the method models it."""
   spec = data.batch_spec(1, train=False)
   name = next((name for name in VALUES if name in spec), None)
   if name is None:
@@ -96,7 +97,7 @@ def of_data(data: Dataset) -> tuple[str, int]:
 
 
 def mean_and_error(x: Num[np.ndarray, " n"]) -> tuple[float, float]:
-  """Mean and its standard error, NaN for a single example."""
+  """The mean and its standard error, which is NaN for a single example."""
   x = np.asarray(x, np.float64)
   return float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
 
@@ -109,15 +110,16 @@ def per_value(nats: Num[np.ndarray, " n"], counts: Num[np.ndarray, " n"]) -> tup
 
 
 def integers_from_density(nats: float, *, values: int, levels: int, width: float = 1.0) -> float:
-  """The bound on -log P of integers, in nats per example, that -log p of their uniformly dequantized values gives.
+  """The bound on -log P of integers, in nats per example, from -log p of their uniformly dequantized values.
 
   Theis et al. 2016, https://arxiv.org/abs/1511.01844, section 3.1. Papers give log p of values in some interval: NICE's
   1,980.5 nats of MNIST on [0, 1] are integers_from_density(-1980.5, values=784, levels=256) = 2366.9 nats.
 
   Args:
     nats: minus the logarithm of the density, per example.
-    values: of an example.
-    levels: that a value takes, spread over an interval of this `width`.
+    values: number of values of an example.
+    levels: number of levels of a value.
+    width: width of the interval over which the levels are spread.
   """
   return nats + values * math.log(levels / width)
 
@@ -131,8 +133,10 @@ class Row(NamedTuple):
   """A likelihood in a table.
 
   Attributes:
-    data: name and split of what was evaluated.
-    number: the number's name, as `likelihood` gives it.
+    model: the model's name.
+    data: name and split of the data.
+    number: the number's name, from `likelihood`.
+    mean, error: the number and its standard error.
   """
 
   model: str
@@ -143,7 +147,12 @@ class Row(NamedTuple):
 
 
 class Unit(NamedTuple):
-  """What two likelihoods must share to compare. per: "nll_nats", "bits_per_dim", ... ; scale: "2_levels", "density"."""
+  """The unit that two likelihoods must share to be compared.
+
+  Attributes:
+    per: "nll_nats", "bits_per_dim", ...
+    scale: "2_levels", "density", ...
+  """
 
   split: str
   per: str
@@ -157,7 +166,7 @@ _NAME = re.compile(
 
 
 def unit(number: str) -> tuple[Unit, str] | None:
-  """The unit of a number by its name, and how it was found; None where it is no likelihood."""
+  """(the unit of a number, the suffix that says how it was computed) from its name; None: it is not a likelihood."""
   found = _NAME.fullmatch(number)
   return found and (Unit(found["split"], found["per"], found["scale"]), found["how"].removeprefix("_"))
 

@@ -1,9 +1,8 @@
-"""Where an energy's chains go when they run long: from data, and from noise.
+"""Long chains of an energy, from data and from noise.
 
-An energy that was learned with short chains need not have its data where its density is: chains that begin with data
-then leave them, to images without contrast or with too much, and chains from data and from noise do not meet. What
-Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370, look at is looked at here: energies over steps, and
-the images that go with them.
+If an energy was learned with short chains, its density need not lie where the data is. Chains that start at data then
+leave it, for images with too little or too much contrast, and chains from data and from noise do not meet. This module
+records what Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370, show: energies over steps, and the images.
 
     runs = long_runs(lambda state, x: ..., partial(langevin, step=0.1), uniform())
     Experiment(..., evaluators=(long_run(runs),), figures=(figures.long_run(runs),))
@@ -27,13 +26,13 @@ STARTS = ("data", "noise")
 
 
 class LongRun(NamedTuple):
-  """Chains by where they began, "data" or "noise".
+  """Chains from each start, "data" or "noise".
 
   Attributes:
-    energy: [1 + steps, chains], nats, the first before any step.
-    x: [1 + steps, shown, ...], of the first chains.
-    first, last: [chains, ...], before any step and after all.
-    accepted: [chains], mean probability.
+    energy: energies [1 + steps, chains], nats; the first before any step.
+    x: positions [1 + steps, shown, ...] of the first chains.
+    first, last: positions [chains, ...] before the first and after the last step.
+    accepted: mean probabilities of acceptance, [chains].
   """
 
   energy: dict[str, Float[np.ndarray, "times chains"]]
@@ -52,16 +51,17 @@ def long_runs(
   chains: int = 64,
   shown: int = 8,
 ) -> Callable[[AnyRun], LongRun]:
-  """Chains of so many steps from test data and from noise, run once for each state that is asked about.
+  """Runs chains from test data and from noise, once for each state.
 
   Args:
     energy: (state, x [n, ...]) -> [n] nats.
     sampler: energy -> kernel.
     start: (key, shape) -> noise.
-    chains: of each kind; the data are spread evenly over the test split.
-    shown: chains whose positions are kept at every step.
+    steps: number of steps of each chain.
+    chains: number of chains from data, and from noise. The data are spread evenly over the test split.
+    shown: number of chains whose positions are kept at every step.
   """
-  latest = {}  # the state that was asked about last, and its chains
+  latest = {}  # the last state and its chains
 
   @jax.jit
   def go(state: Any, x: Array, key: Array) -> tuple[Array, ...]:
@@ -88,7 +88,7 @@ def long_runs(
 
 
 def long_run(runs: Callable[[AnyRun], LongRun]) -> Evaluator:
-  """What `long_runs` found, by the energies in the last half of the chains, N steps each.
+  """Numbers of `long_runs`, from the energies in the last half of the chains of N steps.
 
   Numbers: `long_run_N_energy_data`, of test data; `..._energy_from_data` and `..._energy_from_noise`, means over
   chains; `..._r_hat`, rank-normalised, of all chains' energies, near 1 where those from data and those from noise are

@@ -11,7 +11,7 @@ from jaxgen.engine.experiment import AnyRun, Evaluator
 def coverage(
   x: Float[np.ndarray, "n d"], centres: Float[np.ndarray, "modes d"], std: float
 ) -> Float[np.ndarray, " modes"]:
-  """The share of samples that lie within 3 sigma of each centre; of two centres so near, the nearer one has it."""
+  """The share of samples within 3 sigma of each centre. A sample near two centres counts for the nearer one."""
   distance = np.linalg.norm(x[:, None] - centres, axis=-1)
   nearest = distance.argmin(axis=1)
   near = distance[np.arange(len(x)), nearest] <= 3 * std

@@ -1,9 +1,9 @@
 """Estimators of an unnormalised model's log Z, for `likelihood(partition=...)`.
 
 quadrature   in the plane, by the midpoint rule
-importance   by importance sampling from a distribution that is known
-exact        of a restricted Boltzmann machine, by summing over all states of a side
-ais          of a restricted Boltzmann machine, by annealed importance sampling
+importance   by importance sampling from a known distribution
+exact        for a restricted Boltzmann machine, by a sum over all states of one side
+ais          for a restricted Boltzmann machine, by annealed importance sampling
 """
 
 import math
@@ -31,8 +31,9 @@ from jaxgen.probability.noise import Event, Noise, PerExample, check
 
 
 def quadrature(energy: Callable[[Any, Array], Array], low: float, high: float, side: int = 1_000) -> Partition:
-  """For `likelihood(partition=...)`: log Z of an energy of points in the plane, by the midpoint rule on side x side
-  cells of the square from low to high. What lies outside is not counted.
+  """log Z of an energy of points in the plane, by the midpoint rule, for `likelihood(partition=...)`.
+
+  The rule has side x side cells on the square from low to high. Points outside of the square are not counted.
 
   Args:
     energy: (state, x [n, 2]) -> [n] nats.
@@ -58,15 +59,16 @@ def importance(
 ) -> Partition:
   """log Z of exp(-energy(x)) by importance sampling, for `likelihood(partition=...)`.
 
-  It is log mean_i exp(-E(y_i)) / p_n(y_i), y_i drawn from the noise, whose parameters are those of the state. The
-  standard error is to first order; it can be trusted only where the noise covers what the energy does.
+  It is log mean_i exp(-E(y_i)) / p_n(y_i) with y_i drawn from the noise, whose parameters are in the state. The
+  standard error is to first order. It is reliable only if the noise covers the energy's density.
 
   Args:
-    spec: the data's; of integers those that were dequantized.
-    number: of draws, a multiple of `chunk`; so many as that are computed at once.
+    spec: the data's spec; integers are those that were dequantized.
+    number: number of draws, a multiple of `chunk`.
+    chunk: number of draws that are computed at once.
 
   Raises:
-    UserError: a number of draws that is not a multiple of the chunk.
+    UserError: the number of draws is not a multiple of the chunk.
   """
   check(noise)
   if chunk < 1 or number < 1 or number % chunk:
@@ -109,14 +111,15 @@ def exact(network: RBM, spec: Spec, side: Side | None = None) -> Partition:
 def ais(network: RBM, data: Dataset, runs: int = 100, steps: int = 14_500, examples: int = 10_000) -> Partition:
   """log Z by annealed importance sampling along (R7), for `evaluation.likelihood`.
 
-  The base is independent units that have the means of the training data: Salakhutdinov and Murray 2008, section 4.1,
-  from where also the default runs and steps are.
+  The base has independent units with the means of the training data: Salakhutdinov and Murray 2008, section 4.1, whose
+  numbers of runs and steps are the defaults.
 
   Args:
-    data: what the machine was trained on.
-    runs: of annealing.
-    steps: of each, between temperatures that `mcmc.ais.schedule` gives.
-    examples: of the training split whose mean is taken.
+    network: the machine.
+    data: the data set that it was trained on.
+    runs: number of annealing runs.
+    steps: number of steps of each run, at the temperatures of `mcmc.ais.schedule`.
+    examples: number of training examples whose mean is taken.
   """
   betas = schedule(steps)
 

@@ -1,4 +1,4 @@
-"""What a config or a run is made of, and what a training step costs, before anything is allocated or compiled."""
+"""The sizes of a config or a run and the costs of a training step, before anything is allocated or compiled."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ from jax.extend import core
 from jax.sharding import AbstractMesh
 
 from jaxgen.core.method import network_sizes
+from jaxgen.core.spread import TENSOR
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.program import Program
-from jaxgen.engine.rules import parts
+from jaxgen.engine.rules import in_use, parts
 from jaxgen.engine.run import Run
 from jaxgen.nn.blocks.rules import definition
 
@@ -27,24 +28,30 @@ def device_bytes(tree) -> int:
 
 
 def least_sent(program: Program) -> float:
-  """Bytes that each device must send in a step for the networks that are trained, whatever the batch is.
+  """Bytes that each device must send in a step for the trained networks, for any batch.
 
-  Of an array that N devices have a part of each: it is gathered before the forward and before the backward pass, and
-  its gradient is reduced and cut, 3 (N - 1) / N of its bytes. Over the copies of a part gradients are reduced.
+  An array that is cut into N parts is gathered before the forward and before the backward pass, and its gradient is
+  reduced and cut: 3 (N - 1) / N of its bytes. Gradients are also reduced over the copies of a part. Devices of `tensor`
+  that share an array in use gather and reduce their own part of it; those that do not have made the same gradient of
+  the same examples.
   """
-  total = 0.0
-  for leaf in jax.tree.leaves({name: program.abstract.params[name] for name in program.abstract.opt}):
-    ways = parts(leaf)
-    copies = program.mesh.size // ways
-    total += nbytes(leaf) * (3 * (ways - 1) / ways + 2 * (copies - 1) / copies / ways)
+  total, tensor = 0.0, program.mesh.shape[TENSOR]
+  trained = {name: program.abstract.params[name] for name in program.abstract.opt}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+    name, ways = jax.tree_util.keystr(path, simple=True, separator="/"), parts(leaf)
+    used, of = nbytes(leaf), ways
+    if tensor > 1 and in_use(name) and ways % tensor == 0:
+      used, of = used / tensor, ways // tensor
+    copies = max(1, program.mesh.size // tensor // of)
+    total += used * (3 * (of - 1) / of + 2 * (copies - 1) / copies / of)
   return total
 
 
 def flops(jaxpr: core.Jaxpr) -> float:
   """FLOPs of a program's matrix products and convolutions, two for each multiplication with its addition.
 
-  Convolutions count as they are defined, whatever becomes of them on a platform. A scan counts as often as it runs, a
-  while loop once, a cond as its dearest branch.
+  Convolutions count by their definition, not by a platform's implementation. A scan counts as often as it runs, a while
+  loop once, and a cond as its most expensive branch. Recomputation for the gradient (`remat`) counts.
   """
   total = 0.0
   for eqn in jaxpr.eqns:
@@ -58,7 +65,7 @@ def flops(jaxpr: core.Jaxpr) -> float:
       total += 2 * out.size * math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
     elif name == "conv_general_dilated":
       kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
-      zeros = math.prod(eqn.params["lhs_dilation"])  # of so many inputs all but one are none
+      zeros = math.prod(eqn.params["lhs_dilation"])  # of so many inputs all but one are zeros
       total += 2 * out.size * kernel.size / kernel.shape[numbers.rhs_spec[0]] / zeros
     elif name == "cond":
       total += max(map(flops, inner))
@@ -69,15 +76,21 @@ def flops(jaxpr: core.Jaxpr) -> float:
 
 
 def work_bytes(run: Run) -> int:
-  """Bytes that the compiled training loop sets aside on one device beside its arguments: activations above all.
+  """Bytes that the compiled training loop allocates on one device besides its arguments, mainly for activations.
 
-  The loop is compiled for it and nothing is run.
+  This compiles the loop and runs nothing.
   """
   return run.program.loop.memory_analysis().temp_size_in_bytes
 
 
 def show(run: Run, restored: bool, compiled: bool) -> None:
-  """Prints it all; for a run also its step and the SHA-256 of its state, and what only the compiler knows if asked."""
+  """Prints a run's sizes and costs.
+
+  Args:
+    run: the run.
+    restored: also print its step and the SHA-256 of its state.
+    compiled: compile the training loop to print the memory that it works in.
+  """
   program = run.program
   abstract = program.abstract
   planned = isinstance(program.mesh, AbstractMesh)

@@ -1,7 +1,7 @@
-"""What a compiled program sends between devices, read from the compiler's own text (HLO).
+"""The communication between devices in a compiled program, read from the compiler's text (HLO).
 
-A loop's body counts as often as the loop runs, where the compiler knows it; the training loop's, which is run as often
-as the caller says, once: numbers are those of one step.
+A loop's body counts as often as the loop runs, if the compiler knows that. The body of the training loop counts once,
+so that all numbers are for one step.
 """
 
 import itertools
@@ -33,9 +33,9 @@ class Collective(NamedTuple):
 
   Attributes:
     kind: its name in HLO, a key of `SENT`.
-    ways: the number of devices that take part with each other.
-    nbytes: of the whole array that is gathered, reduced or exchanged.
-    count: how often a step does it.
+    ways: the number of devices in a group.
+    nbytes: bytes of the whole array that is gathered, reduced or exchanged.
+    count: how often it runs in a step.
   """
 
   kind: str
@@ -45,7 +45,7 @@ class Collective(NamedTuple):
 
   @property
   def sent(self) -> int | float:
-    """Bytes that each device sends for it in a step, at the least."""
+    """The smallest number of bytes that each device must send for it in a step."""
     return self.count * self.nbytes * SENT[self.kind](self.ways)
 
 

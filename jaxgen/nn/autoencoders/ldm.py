@@ -111,7 +111,7 @@ class Decoder(Half):
 
 
 class _Autoencoder(nn.Module):
-  """Both halves.
+  """Both halves. The attributes without a description are as in `Half`.
 
   Attributes:
     latent: channels of a latent.
