@@ -73,7 +73,7 @@ def target(name: str) -> Target:
   chip, _, slices = rest.partition(":")
   if platform != "tpu" or chip not in CHIPS or not slices:
     raise UserError(
-      f"--target {name} is none: it is cpu:N, such as cpu:64, or tpu:CHIP:TOPOLOGY with one of the chips "
+      f"--target {name} is not a target: use cpu:N, such as cpu:64, or tpu:CHIP:TOPOLOGY with one of the chips "
       f"{', '.join(CHIPS)}, such as tpu:v5e:16x16"
     )
   return Target(name, _tpus(chip, slices), CHIPS[chip])
