@@ -133,7 +133,7 @@ def test_the_loss_is_a_mean_over_what_is_predicted(name, x64):
   """At a run's first state losses times their counts are the number of `evaluate`, up to what noise and dropout make:
   nearer to it, as a factor, than a sum in place of a mean would be."""
   if CASES[name].unit is None:
-    pytest.skip("its losses are of energies, whose level is free")
+    pytest.skip("the level of its losses is not known")
   (number, counts), compiled = CASES[name].unit, program(name, 1)
   raw, state = pipeline.batch_at(CASES[name].data.source("train"), 0, 0, BATCH), initial(name, 1)
   expected = number

@@ -46,7 +46,7 @@ from jaxgen.nn.transformers.dit import SIZES, DiT
 
 
 class Preset(NamedTuple):
-  """The recipe of a data set.
+  """A recipe.
 
   Attributes:
     size: patch, width, depth and heads of the network.

@@ -65,6 +65,7 @@ def experiment(
   dropout: float | None = None,
   ema: float | None = None,
   bfloat16: bool = False,
+  remat: bool = False,
   weighting: diffusion.WeightingName = "simple",
   times: diffusion.TimesName = "uniform",
   solver: diffusion.SolverName | None = None,
@@ -90,7 +91,7 @@ def experiment(
   """
   given = dict(steps=steps, learning_rate=learning_rate, dropout=dropout, ema=ema, solver=solver)
   p = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
-  options = dict(dropout=p.dropout, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
+  options = dict(dropout=p.dropout, remat=remat, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
   if preset == "digits":
     images, time_input = data.digits(), thousandths
     network = UNet(channels or 32, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1, **options)

@@ -68,6 +68,7 @@ def experiment(
   ema: float | None = None,
   objective: Literal["hybrid", "vlb"] = "hybrid",
   bfloat16: bool = False,
+  remat: bool = False,
   solver: diffusion.SolverName = "ancestral",
   grid: diffusion.GridName = "trailing",
   sampling_steps: int | None = None,
@@ -91,7 +92,7 @@ def experiment(
   given = dict(steps=steps, learning_rate=learning_rate, dropout=dropout, ema=ema)
   given |= dict(sampling_steps=sampling_steps, evaluation_terms=evaluation_terms)
   p = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
-  options = dict(dropout=p.dropout, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
+  options = dict(dropout=p.dropout, remat=remat, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
   if preset == "digits":
     images = data.digits()
     network = UNet(channels or 32, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=2, **options)

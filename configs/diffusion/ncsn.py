@@ -74,6 +74,7 @@ def experiment(
   langevin_steps: int | None = None,
   sampling_steps: int | None = None,
   bfloat16: bool = False,
+  remat: bool = False,
   microbatches: int = 1,
   tfds_dir: str | None = None,
 ) -> Experiment:
@@ -89,15 +90,15 @@ def experiment(
   """
   given = dict(steps=steps, learning_rate=learning_rate, ema=ema, levels=levels, langevin_steps=langevin_steps)
   p = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
-  dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+  options = dict(remat=remat, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
   if preset == "digits":
     images = data.digits()
-    network = UNet(channels or 32, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1, dtype=dtype)
+    network = UNet(channels or 32, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1, **options)
     optimizer = optimizers.adam(p.learning_rate, p.steps, warmup=100, clip=1.0)
     more = dict(evaluators=(likelihood(), frechet()), sample_every=500, checkpoint_every=500)
   else:
     images = data.cifar10(tfds_dir, augment=(flip(),))
-    network = RefineNet(channels or 128, levels=p.levels, dtype=dtype)
+    network = RefineNet(channels or 128, levels=p.levels, **options)
     optimizer = optimizers.adam(p.learning_rate)
     more = dict(evaluators=(likelihood(),), log_every=100, sample_every=20_000, checkpoint_every=5_000)
     more |= dict(sample_chunk=128)

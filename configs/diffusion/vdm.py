@@ -80,6 +80,7 @@ def experiment(
   gamma_min: float | None = None,
   gamma_max: float | None = None,
   bfloat16: bool = False,
+  remat: bool = False,
   solver: diffusion.SolverName = "ancestral",
   grid: diffusion.GridName = "trailing",
   sampling_steps: int | None = None,
@@ -118,7 +119,7 @@ def experiment(
   dtype = jnp.bfloat16 if bfloat16 else jnp.float32
   ends = p.gamma_min, p.gamma_max
   method = vdm(
-    ScoreNetwork(*ends, channels=p.channels, depth=p.depth, dropout=p.dropout, fourier=p.fourier, dtype=dtype),
+    ScoreNetwork(*ends, p.channels, p.depth, p.dropout, p.fourier, remat=remat, dtype=dtype),
     LinearGamma(*ends),
     images.spec,
     optimizer,

@@ -27,7 +27,7 @@ from jaxgen.show import figures
 
 
 class Preset(NamedTuple):
-  """A first stage.
+  """A kind of first stage.
 
   Attributes:
     latent: channels of a latent.
@@ -66,7 +66,7 @@ def experiment(
   """
   digits, p = data.digits(), PRESETS[preset]
   network = p.network(p.latent, 1, channels, (1, 2), blocks=1, groups=4)
-  rate = lambda: optimizers.adam(learning_rate, steps, warmup=50, clip=100.0, b1=0.5, b2=0.9)
+  rate = lambda: optimizers.adam(learning_rate, steps, warmup=50, clip=1.0, b1=0.5, b2=0.9)
   features, patches = ConvNet(10, channels=(32, 64), dropout=0.1), PatchDiscriminator(channels, 1)
   method = autoencoder(
     network,

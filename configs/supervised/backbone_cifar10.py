@@ -14,6 +14,7 @@ a CPU; an estimate, not measured
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -35,13 +36,13 @@ class Preset(NamedTuple):
   """A network and its recipe.
 
   Attributes:
-    network: dtype -> the network.
+    network: the network without its dtype.
     optimizer: (learning rate, steps, weight decay) -> the optimizer.
     layouts: layouts of published weights, by name.
     depth: number of blocks, for a learning rate that decays from block to block; None: one learning rate for all.
   """
 
-  network: Callable[..., Any]
+  network: partial
   steps: int
   learning_rate: float
   weight_decay: float
@@ -71,11 +72,9 @@ EFFICIENTNET = {"timm": efficientnet_weights.timm, "transformers": efficientnet_
 VIT = {"timm": vit_weights.timm, "transformers": vit_weights.transformers}
 TI = vit.SIZES["Ti/16"] | {"patch": 4}
 
-resnet18 = lambda dtype: resnet.ResNet(**resnet.SIZES[18], classes=10, small=True, dtype=dtype)
-efficientnet_b0 = lambda dtype: efficientnet.EfficientNet(
-  **efficientnet.SIZES["B0"], classes=10, small=True, dtype=dtype
-)
-vit_ti = lambda dtype: vit.ViT(**TI, classes=10, drop_path=0.1, dtype=dtype)
+resnet18 = partial(resnet.ResNet, **resnet.SIZES[18], classes=10, small=True)
+efficientnet_b0 = partial(efficientnet.EfficientNet, **efficientnet.SIZES["B0"], classes=10, small=True)
+vit_ti = partial(vit.ViT, **TI, classes=10, drop_path=0.1)
 PRESETS = {
   "resnet18": Preset(resnet18, 78_000, 0.1, 5e-4, 0.0, sgd, WEAK, RESNET),
   "efficientnet_b0": Preset(efficientnet_b0, 78_000, 2e-3, 0.05, 0.1, adamw(40), STRONG, EFFICIENTNET),
@@ -98,6 +97,7 @@ def experiment(
   label_smoothing: float | None = None,
   ema: float | None = None,
   dtype: Literal["float32", "bfloat16"] = "float32",
+  remat: bool = False,
   tfds_dir: str | None = None,
 ) -> Experiment:
   """Steps, rates and weights that are not given are the backbone's.
@@ -112,7 +112,9 @@ def experiment(
   preset = PRESETS[backbone]
   chosen = lambda flag, of_preset: of_preset if flag is None else flag
   steps = chosen(steps, preset.steps)
-  network = preset.network(jnp.dtype(dtype))
+  if remat and not hasattr(preset.network.func, "remat"):
+    raise ValueError(f"{backbone} has no blocks that it can compute again, and so no remat: leave it out")
+  network = preset.network(dtype=jnp.dtype(dtype), **({"remat": True} if remat else {}))
   optimizer = preset.optimizer(
     chosen(learning_rate, preset.learning_rate), steps, chosen(weight_decay, preset.weight_decay)
   )

@@ -297,7 +297,8 @@ def experiment(
   for flag, value in {"remat": remat, "unroll": unroll}.items():
     if value is not None:
       if not hasattr(family.network, flag):
-        raise ValueError(f"{backbone} has no blocks in a loop, and so no {flag}: leave it out")
+        what = "blocks in a loop" if flag == "unroll" else "blocks that it can compute again"
+        raise ValueError(f"{backbone} has no {what}, and so no {flag}: leave it out")
       options = {**options, flag: value}
   network = family.network(**options, dtype=jnp.dtype(dtype))
   learned = None

@@ -1,6 +1,7 @@
 """jaxgen benchmark RUN|CONFIG: how fast it trains and samples on the devices that are here."""
 
 import json
+import math
 import pathlib
 
 import jax
@@ -73,12 +74,14 @@ def benchmark(subject: str, given_words: list[str]) -> None:
   if jax.process_count() > 1:  # one of its samples at a time would be on one process's device
     cases = [case for case in cases if case.devices == jax.device_count()]
   for case in cases:
-    if not case.latency and case.devices % options["fsdp"]:
-      raise UserError(f"--fsdp {options['fsdp']} does not divide {case.devices} devices: say which with --devices")
+    groups = {name: options[name] for name in ("fsdp", "tensor") if options[name] != 1}
+    if not case.latency and case.devices % math.prod(groups.values()):
+      said = " x ".join(f"--{name} {count}" for name, count in groups.items())
+      raise UserError(f"{said} does not divide {case.devices} devices: say which with --devices")
   judge = _judge(run, config, options["quality"], changed) if options["quality"] else None
   peers = chosen(names["peers"], options["peer_python"]) if jax.process_count() == 1 else ()
   seed, state = (run.seed, run.state) if is_run else (0, None)
-  measured = Measure(config, seed, state, options["fsdp"], peers, options["peer_python"])
+  measured = Measure(config, seed, state, options["fsdp"], options["tensor"], peers, options["peer_python"])
   main = jax.process_index() == 0
 
   def keep(found: document.Document) -> None:

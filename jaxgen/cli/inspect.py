@@ -25,6 +25,9 @@ def inspect(subject: str, words: list[str]) -> None:
   own = {
     "compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False),
     "target": option(str | None, TARGET, None),
+    "quick": option(
+      bool, "of --target: with the compiler's least effort, an eighth of the time; a slower program", False
+    ),
   }
   if is_run and not any(word == "--target" or word.startswith("--target=") for word in words):
     run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
@@ -37,18 +40,18 @@ def inspect(subject: str, words: list[str]) -> None:
   options, changed = parse(f"inspect {subject}", words, {**own, **cluster_options()}, config.doc, config)
   if options["target"] is None:
     join(options)
-    fsdp, devices = options["fsdp"], None
-    if fsdp > 1 and jax.device_count() % fsdp:
-      devices = fsdp  # as many as are asked for, to plan with
-    run = Run(Folder(""), config, changed, 0, fsdp=fsdp, devices=devices)
+    asked, devices = options["fsdp"] * options["tensor"], None
+    if asked > 1 and jax.device_count() % asked:
+      devices = asked  # as many as are asked for, to plan with
+    run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], tensor=options["tensor"], devices=devices)
     if devices and options["compile"]:
       raise UserError(
-        f"--compile True needs {fsdp} devices, and {jax.device_count()} are here: use --target cpu:{fsdp}"
+        f"--compile True needs {asked} devices, and {jax.device_count()} are here: use --target cpu:{asked}"
       )
     inspection.show(run, is_run, options["compile"])
     return
   planned = target(options["target"])
-  run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], devices=planned.devices)
+  run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], tensor=options["tensor"], devices=planned.devices)
   experiment = run.experiment
-  found = plan.cost(run.program, planned, experiment.batch_size)
+  found = plan.cost(run.program, planned, experiment.batch_size, options["quick"])
   inspection.print_rows(plan.table(run.program, planned, found, experiment.steps, experiment.batch_size))

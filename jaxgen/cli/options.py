@@ -28,6 +28,7 @@ def cluster_options() -> Options:
   """Options of every command that computes."""
   return {
     "fsdp": option(int, "devices that share one copy of the state (1: each has its own)", 1),
+    "tensor": option(int, "devices that share a network's heads and hidden layers, and have the same examples", 1),
     "coordinator": option(str | None, "HOST:PORT of process 0, where the environment does not say", None),
     "processes": option(int | None, "number of processes of the job", None),
     "process": option(int | None, "number of this process, from 0", None),
@@ -110,11 +111,7 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   )
   if cluster:
     join(given)
-  how = {
-    "fsdp": given.get("fsdp", 1),
-    "checkpoint": given.get("checkpoint", "last"),
-    "workers": given.get("workers", 0),
-  }
+  how = {name: given[name] for name in ("fsdp", "tensor", "checkpoint", "workers") if name in given}
   return load(subject, **how, **changed), given
 
 

@@ -26,7 +26,8 @@ def reproduce(subject: str, words: list[str]) -> None:
   join(options)
   if options["ledger"].parent.is_dir():  # else it is made
     check_out(options["ledger"], "--ledger")
-  lines = ledger.reproduce(config, changed, seeds=options["seeds"], runs=options["runs"], fsdp=options["fsdp"])
+  chosen = {name: options[name] for name in ("seeds", "runs", "fsdp", "tensor")}
+  lines = ledger.reproduce(config, changed, **chosen)
   if jax.process_index() == 0:
     ledger.append(options["ledger"], lines)
     for line in lines:

@@ -29,7 +29,8 @@ def train(subject: str, words: list[str]) -> None:
   )
   join(options)
   folder = folder_of(options["runs"], options["name"], config.name)
-  run = Run(folder, config, changed, options["seed"], fsdp=options["fsdp"], workers=options["workers"])
+  where = {name: options[name] for name in ("fsdp", "tensor", "workers")}
+  run = Run(folder, config, changed, options["seed"], **where)
   if jax.process_index() == 0:
     print_data(run)
   numbers = loop.train(run, report=report.write, other_data=options["other_data"])

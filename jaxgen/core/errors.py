@@ -1,6 +1,7 @@
 """The errors that the command line turns into one sentence and an exit status."""
 
 import errno
+import numbers
 import os
 import traceback
 from collections.abc import Iterable, Sequence
@@ -63,7 +64,7 @@ def in_words(error: BaseException) -> str | None:
 def check_decays(decays: Iterable[Any]) -> None:
   """Raises a UserError where the decay of an average, if it is a number, is none with which the average moves."""
   for d in decays:
-    if not callable(d) and not 0 <= d < 1:
+    if isinstance(d, numbers.Real) and not 0 <= d < 1:
       raise UserError(f"the decay of an average lies in [0, 1), and this is {d:g}: change it, or leave it out by None")
 
 

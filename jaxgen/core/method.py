@@ -45,7 +45,7 @@ class State:
   params: dict[str, Params]  # one entry per network, trained or frozen
   opt: dict[str, PyTree]  # optax's states, one entry per trained network
   ema: dict[str, Params]  # averages of networks' parameters by "network" or "network/label"; see `wrappers.averaged`
-  buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `mesh.shard_state`
+  buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `placing.shard_state`
 
   def averaged(self, name: str = "network") -> Params:
     """A network's averaged parameters, or its parameters if the run keeps no average. For evaluation and sampling.

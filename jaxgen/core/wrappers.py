@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,15 @@ from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
 
 STAGE = "first_stage"
 ENCODE_STREAM = 0xC0000000  # fold_in data of the keys that encode, a number that no update or stage reaches
-Decay = float | Callable[[Array], Array]  # d, or (batches consumed before this step, from 0) -> d
+
+
+class Share(NamedTuple):
+  """A decay d by `of`: (batches consumed before this step, from 0) -> 1 - d, which is exact where d rounds to 1."""
+
+  of: Callable[[Array], Array]
+
+
+Decay = float | Callable[[Array], Array] | Share  # d, or (batches consumed before this step, from 0) -> d
 
 
 def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Method:
@@ -49,8 +57,8 @@ def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Meth
 
     def after(name: str, average: Params) -> Params:
       d = decays[name] if isinstance(decays, Mapping) else decays
-      d = d(state.step) if callable(d) else d
-      share = jnp.where(metrics["skipped"] == 0, 1.0 - d, 0.0)
+      rest = d.of(state.step) if isinstance(d, Share) else 1.0 - (d(state.step) if callable(d) else d)
+      share = jnp.where(metrics["skipped"] == 0, rest, 0.0)
       return jax.tree.map(
         lambda a, p: a + share.astype(a.dtype) * (p.astype(a.dtype) - a), average, new.params[name.partition("/")[0]]
       )
@@ -61,8 +69,13 @@ def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Meth
 
 
 def warmed_up(decay: float) -> Decay:
-  """min(decay, (1 + n) / (10 + n)) after n steps, as in common code: the average forgets the initialisation early."""
-  return lambda n: jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+  """min(decay, (1 + n) / (10 + n)) after n steps, as in common code: the average forgets the initialisation early.
+
+  Raises:
+    UserError: a decay outside [0, 1).
+  """
+  check_decays([decay])
+  return Share(lambda n: jnp.maximum(1.0 - decay, 9.0 / (10.0 + n)))
 
 
 def power(sigma_rel: float) -> Decay:
@@ -78,7 +91,7 @@ def power(sigma_rel: float) -> Decay:
     raise ValueError(f"a power-function average has a relative width between 0 and 0.288, not {sigma_rel:g}")
   t = sigma_rel**-2
   gamma = np.roots([1, 7, 16 - t, 12 - t]).real.max()
-  return lambda n: (1.0 - 1.0 / (n + 1.0)) ** (gamma + 1.0)
+  return Share(lambda n: -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / (n + 1.0))))
 
 
 def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -> Method:

@@ -3,8 +3,8 @@
 Row j of the global batch of step k is position k B + j of an endless sequence, and position p is element p mod N of the
 permutation of epoch p div N, so batches run across the ends of epochs. With r repeats it is element (p mod N) div r, so
 that r examples in a row are the same one, and an epoch sees N / r of them. A view that draws is given uniform numbers
-that are a function of (seed, p). Of P processes, process q reads the rows
-q B/P ... (q + 1) B/P - 1, in `index` as in the data, so any number of processes reads the same global batches.
+that are a function of (seed, p). Of several processes each reads the rows that its devices have, in `index` as in the
+data, so any number of processes reads the same global batches.
 """
 
 import queue
@@ -56,12 +56,11 @@ def draws(count: int, seed: int, positions: Int[np.ndarray, "n"]) -> Float[np.nd
   return out * 2.0**-53
 
 
-def _rows(batch_size: int, process: int, processes: int) -> Int32[np.ndarray, "rows"]:
-  """The rows of the global batch that a process reads."""
-  if batch_size % processes:
-    raise ValueError(f"a batch of {batch_size} does not divide among {processes} processes")
-  n = batch_size // processes
-  return np.arange(process * n, (process + 1) * n, dtype=np.int32)
+Rows = Int32[np.ndarray, "rows"]
+
+
+def _all(batch_size: int, rows: Rows | None) -> Rows:
+  return np.arange(batch_size, dtype=np.int32) if rows is None else rows
 
 
 def _gather(
@@ -75,13 +74,13 @@ def _gather(
 
 
 def batch_at(
-  source: Source, seed: int, step: int, batch_size: int, process: int = 0, processes: int = 1, repeats: int = 1
+  source: Source, seed: int, step: int, batch_size: int, rows: Rows | None = None, repeats: int = 1
 ) -> Examples:
-  """This process's part of the global batch of a step: {name: [B/P, ...]}, "index" [B/P] its rows in that batch."""
-  return _rows_at(source, seed, step, batch_size, _rows(batch_size, process, processes), repeats)
+  """Rows of the global batch of a step, all by default: {name: [rows, ...]}, and "index", which they are."""
+  return _rows_at(source, seed, step, batch_size, _all(batch_size, rows), repeats)
 
 
-def _rows_at(source: Source, seed: int, step: int, batch_size: int, rows: np.ndarray, repeats: int) -> Examples:
+def _rows_at(source: Source, seed: int, step: int, batch_size: int, rows: Rows, repeats: int) -> Examples:
   batch = _gather(source, seed, np.array([step]), batch_size, rows, repeats)
   return {name: array[0] for name, array in batch.items()}
 
@@ -90,6 +89,7 @@ class Stream:
   """Batches of consecutive steps. In memory they are gathered at once; else they are read ahead of `take`.
 
   Attributes:
+    rows: those of each batch that are read, this process's; all by default.
     repeats: see `jaxgen.data.dataset.Dataset`.
     workers: processes that read what is not in memory (see `jaxgen.data.ahead`); 0: threads of this process.
   """
@@ -99,14 +99,13 @@ class Stream:
     source: Source,
     seed: int,
     batch_size: int,
-    process: int = 0,
-    processes: int = 1,
+    rows: Rows | None = None,
     repeats: int = 1,
     workers: int = 0,
   ):
     self.source, self.seed, self.batch_size = source, seed, batch_size
     self.repeats, self.workers = repeats, workers
-    self.rows = _rows(batch_size, process, processes)
+    self.rows = _all(batch_size, rows)
     self._pieces = np.array_split(self.rows, -(-len(self.rows) // PIECE))
     self._ahead = None  # (the step that comes next, what reads ahead)
 
@@ -123,7 +122,7 @@ class Stream:
     return self.__dict__ | {"_ahead": None}  # as a worker process has it
 
   def take(self, start: int, count: int) -> Examples:
-    """The batches of steps start ... start + count - 1: {name: [count, B/P, ...]}, as the source gives them."""
+    """The batches of steps start ... start + count - 1: {name: [count, rows, ...]}, as the source gives them."""
     if self.source.in_memory:
       steps = np.arange(start, start + count)
       return _gather(self.source, self.seed, steps, self.batch_size, self.rows, self.repeats)
@@ -228,19 +227,19 @@ class prefetch:
 
 
 def in_order(
-  source: Source, batch_size: int, process: int = 0, processes: int = 1, workers: int = 0
+  source: Source, batch_size: int, rows: Rows | None = None, workers: int = 0
 ) -> Iterator[tuple[Examples, int]]:
-  """A whole split in its order: (this process's part of the batch, the number of examples in the global batch).
+  """A whole split in its order: (some rows of a batch, all by default, the number of examples in the global batch).
 
   The last batch is filled by repeating the last example. "index" is the example's index in the split.
 
   Args:
     source: the split.
     batch_size: of the global batch.
-    process, processes: this one, and how many there are.
+    rows: of each batch, those of this process; by default all.
     workers: as in `Stream`.
   """
-  rows = _rows(batch_size, process, processes)
+  rows = _all(batch_size, rows)
   counts = [min(batch_size, len(source) - first) for first in range(0, len(source), batch_size)]
   if source.in_memory:
     for batch, count in enumerate(counts):

@@ -41,10 +41,10 @@ KEPT = "config.py"  # a run's copy of its config
 KEPT_IMPORTS = "config"  # the folder with copies of the modules that the config imports
 # Flags of the commands themselves; a config may not use these names for its own.
 RESERVED = frozenset(
-  ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "coordinator", "processes", "process"]
-  + ["join_seconds", "layout", "fresh", "average", "seeds", "ledger", "compile", "other_data", "checkpoint", "target"]
-  + ["format", "chunk", "batch", "what", "devices", "turns", "quality", "peers", "peer_python", "json", "page"]
-  + ["help", "version", "data_dir", "manual_dir", "workers"]
+  ["config", "run", "runs", "name", "seed", "n", "first", "out", "fsdp", "tensor", "coordinator", "processes"]
+  + ["process", "join_seconds", "layout", "fresh", "average", "seeds", "ledger", "compile", "other_data", "checkpoint"]
+  + ["target", "format", "chunk", "batch", "what", "devices", "turns", "quality", "peers", "peer_python", "json"]
+  + ["page", "quick", "help", "version", "data_dir", "manual_dir", "workers"]
 )
 
 # The sentences in --help for arguments that nearly every config has.

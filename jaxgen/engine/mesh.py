@@ -1,62 +1,57 @@
-"""The mesh of devices, and a state placed on it."""
+"""The mesh of devices, and what of a batch each process has on it."""
 
-from typing import Any
+import functools
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import State
-from jaxgen.core.spread import BATCH_AXES
-from jaxgen.engine.rules import AnyMesh, Rule
+from jaxgen.core.spread import BATCH_AXES, TENSOR
+from jaxgen.engine.rules import AnyMesh, batch_ways
+from jaxgen.engine.topology import arranged
 
 
-def make_mesh(fsdp: int = 1, devices: list | int | None = None) -> AnyMesh:
-  """A (data, fsdp) mesh over all devices, in the order of their processes, so that a process's rows are neighbours.
+def make_mesh(fsdp: int = 1, devices: list | int | None = None, tensor: int = 1) -> AnyMesh:
+  """A (data, fsdp, tensor) mesh over all devices, arranged by `topology.arranged`.
 
   Args:
     fsdp: the number of devices that share one copy of the state.
     devices: the devices; by default all of the job's. A number gives a mesh of devices that need not exist: programs
       can be traced for it but not compiled.
+    tensor: the number of devices that share the heads and hidden layers of networks, and have the same examples.
 
   Raises:
-    UserError: the number of devices is no multiple of `fsdp`.
+    UserError: the number of devices is no multiple of `fsdp` x `tensor`.
   """
   count = devices if isinstance(devices, int) else len(devices or jax.devices())
-  if fsdp < 1 or count % fsdp:
-    raise UserError(f"--fsdp {fsdp} does not divide the {count} devices")
-  shape, kinds = (count // fsdp, fsdp), (AxisType.Auto,) * 2
+  if min(fsdp, tensor) < 1 or count % (fsdp * tensor):
+    groups = f"--fsdp {fsdp}" + (f" x --tensor {tensor}" if tensor != 1 else "")
+    raise UserError(f"{groups} does not divide the {count} devices")
+  shape, names = (count // fsdp // tensor, fsdp, tensor), (*BATCH_AXES, TENSOR)
   if isinstance(devices, int):
-    return AbstractMesh(shape, BATCH_AXES, axis_types=kinds)
-  devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
-  return Mesh(np.array(devices).reshape(shape), BATCH_AXES, axis_types=kinds)
+    return AbstractMesh(shape, names, axis_types=(AxisType.Auto,) * 3)
+  return Mesh(arranged(devices or jax.devices(), shape), names, axis_types=(AxisType.Auto,) * 3)
 
 
-def check_divides(batch_size: int, mesh: AnyMesh) -> None:
-  """Raises a UserError if a batch cannot be spread evenly over the mesh's devices."""
-  _check_divides(f"a batch of {batch_size} does", batch_size, mesh)
+def check_divides(size: int, mesh: AnyMesh, what: str | None = None) -> None:
+  """Raises a UserError if a batch, or `what` there are so many of, cannot be spread evenly over the mesh's devices."""
+  ways = batch_ways(mesh)
+  if size < 1 or size % ways:
+    fit, over = (
+      max(1, round(size / ways)) * ways,
+      f"{ways} devices" if ways == mesh.size else f"{ways} groups of devices",
+    )
+    what = f"{size} {what} do" if what else f"a batch of {size} does"
+    raise UserError(f"{what} not divide over the {over}: use a multiple of {ways}, such as {fit}")
 
 
-def _check_divides(what: str, size: int, mesh: AnyMesh) -> None:
-  if size < 1 or size % mesh.size:
-    fit = max(1, round(size / mesh.size)) * mesh.size
-    raise UserError(f"{what} not divide over the {mesh.size} devices: use a multiple of {mesh.size}, such as {fit}")
-
-
-def shard_state(shapes: State, mesh: AnyMesh, rule: Rule) -> State:
-  """Adds shardings to a state's shapes: the rule's, but chains (`buffers["chains"]`) are spread like a batch.
-
-  Raises:
-    UserError: the chains do not divide over the devices.
-  """
-
-  def place(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    sharding = rule(name, leaf, mesh)
-    if name.startswith("buffers/") and "chains" in name.split("/"):
-      _check_divides(f"{leaf.shape[0]} chains do", leaf.shape[0], mesh)
-      sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES, *[None] * (leaf.ndim - 1)))
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-  return jax.tree_util.tree_map_with_path(place, shapes)
+@functools.cache
+def rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """The rows of a global batch that this process's devices have, in their order: int32 [n]."""
+  check_divides(batch_size, mesh)
+  where = NamedSharding(mesh, PartitionSpec(BATCH_AXES)).addressable_devices_indices_map((batch_size,))
+  every = np.arange(batch_size, dtype=np.int32)
+  own = np.unique(np.concatenate([every[index] for index in where.values()]))
+  own.setflags(write=False)
+  return own

@@ -4,9 +4,9 @@ Every step is written for the global batch. `Program` gets the state's shapes fr
 sharding by one rule, and compiles the initialisation and the training loop with them; the compiler inserts the
 communication. `pmap.pmap_step` is the same step for `jax.pmap`.
 
-The mesh has two axes, `data` and `fsdp`. A batch is spread over both. The state is replicated over `data`, and its
-large arrays are cut over `fsdp` if that is larger than 1; another rule may replace this one, see `rules`. Chains that
-live across steps are spread like a batch, and networks keep activations spread (`core.spread`).
+The mesh has the axes `data`, `fsdp` and `tensor`. A batch is spread over the first two; the state is replicated over
+`data`, and each of its large arrays is cut over the others. The rule can be exchanged, see `rules`. Chains that live
+across steps are spread as a batch is, and networks say where activations lie, see `core.spread`.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from jaxgen.core.environment import is_known
+from jaxgen.core.errors import UserError
 from jaxgen.core.keys import root
 from jaxgen.core.method import Batch, Method, Metrics, State
-from jaxgen.core.spread import BATCH_AXES
-from jaxgen.engine import frozen
-from jaxgen.engine.mesh import check_divides, shard_state
-from jaxgen.engine.rules import AnyMesh, Rule, fsdp
+from jaxgen.core.spread import BATCH_AXES, TENSOR, noted
+from jaxgen.engine import frozen, placing
+from jaxgen.engine.mesh import check_divides, rows
+from jaxgen.engine.rules import AnyMesh, Rule, batch_ways, shared
 
 Specs = Mapping[str, jax.ShapeDtypeStruct]
 NOT_MADE = -1  # metric "skipped" of an update that a dispatch did not make
@@ -41,15 +41,16 @@ class Program:
     mesh: from `make_mesh`.
     prepare: (key, raw batch, train: bool) -> the method's batch, on the device; identity by default.
     updates: the largest number of updates in one dispatch.
-    rule: a rule of `engine.rules`; `fsdp` on a mesh without that axis is `replicate`.
+    rule: a rule of `engine.rules`; `shared` on a mesh of `data` alone is `replicate`.
     microbatches: number of parts over which a step accumulates its gradients.
 
   Raises:
-    UserError: the batch does not divide over the devices.
+    UserError: the batch does not divide over the devices, or networks have nothing that `tensor` could cut.
 
   Attributes:
     abstract: the state's shapes, dtypes and shardings.
     step_traced: the traced program of one training step over the whole batch.
+    notes: what the networks say of `tensor`, see `core.spread`.
     traces: how often Python has traced the training loop; it stays at 1.
   """
 
@@ -61,7 +62,7 @@ class Program:
     *,
     prepare: Callable[..., Batch] | None = None,
     updates: int = 1,
-    rule: Rule = fsdp,
+    rule: Rule = shared,
     microbatches: int = 1,
   ):
     self.microbatches = microbatches
@@ -75,12 +76,16 @@ class Program:
     batch_size = jax.tree.leaves(spec)[0].shape[0]
     check_divides(batch_size, mesh)
     shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-    self.abstract = shard_state(shapes, mesh, rule)
+    self.abstract = placing.shard_state(shapes, mesh, rule)
     self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
     placed = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding)
     # With the shardings that the loop's body will have, so that this is the only trace of the step. A step that cannot
     # be traced is said here, before anything is made.
-    self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
+    with noted() as self.notes:
+      self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
+    if mesh.shape.get(TENSOR, 1) > 1 and not self.notes.cut:
+      why = f": it would cut {', '.join(self.notes.whole)}" if self.notes.whole else ""
+      raise UserError(f"--tensor {mesh.shape[TENSOR]} cuts nothing of these networks{why}: use --fsdp")
     self._counts = {}
     # Each process says how many updates it can make, because it may lack its rows of the batches.
     planned = isinstance(mesh, AbstractMesh)  # a mesh that is only inspected
@@ -141,7 +146,7 @@ class Program:
       self._init,
       in_shardings=(None, self.batch_sharding),
       out_shardings=self.shardings,
-      compiler_options=quick_options(self.mesh.devices.flat[0].platform),
+      compiler_options=placing.quick_options(self.mesh.devices.flat[0].platform),
     )
 
   def prepared(self, raw: Mapping[str, np.ndarray]) -> Batch:
@@ -188,7 +193,7 @@ class Program:
 
   def sampler(self, n: int) -> Callable[..., Any]:
     """The jitted (state, keys [n], conditions) -> samples that `sample` calls."""
-    sharding = self.batch_sharding if n % self.mesh.size == 0 else self.replicated
+    sharding = self.batch_sharding if n % batch_ways(self.mesh) == 0 else self.replicated
     if sharding not in self._sample:
 
       def draw(state, keys, conditions):
@@ -210,29 +215,20 @@ class Program:
     placed = {k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding) for k, s in raw.items()}
     return self._evaluate.eval_shape(self.abstract, placed, jax.eval_shape(lambda: jax.random.key(0)))
 
+  def rows(self, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process gives."""
+    return rows(self.mesh, batch_size)
+
   def put(self, raw: Mapping[str, np.ndarray]) -> Batch:
-    """Makes a global batch on the devices from this process's rows: leaves [B / processes, ...] -> [B, ...]."""
-    return _put(raw, self.batch_sharding)
+    """Makes a global batch [B, ...] on the devices out of this process's rows of it, those of `rows`."""
+    return placing.put(raw, self.batch_sharding, 0)
 
   def put_many(self, raws: Mapping[str, np.ndarray]) -> Batch:
-    """The same for a stack of batches: [n, B / processes, ...] -> [updates, B, ...], zero-padded."""
+    """The same for a stack of n batches, which is continued with zeros: [updates, B, ...]."""
     pad = lambda x: np.concatenate([x, np.zeros((self.updates - len(x), *x.shape[1:]), x.dtype)])
-    return _put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding)
+    return placing.put({k: x if len(x) == self.updates else pad(x) for k, x in raws.items()}, self.batches_sharding, 1)
 
   def put_nothing(self) -> Batch:
     """Batches for a dispatch of no update."""
-    local = lambda s: np.empty((0, s.shape[1] // jax.process_count(), *s.shape[2:]), s.dtype)
+    local = lambda s: np.empty((0, len(self.rows(s.shape[1])), *s.shape[2:]), s.dtype)
     return self.put_many({name: local(s) for name, s in self.batches.items()})
-
-
-def quick_options(platform: str) -> dict[str, int]:
-  """XLA's options, of those that jaxlib knows, for a program that runs once: they save more compile time than they cost
-  in speed. On a GPU XLA then does not try kernels out on the device."""
-  wanted = {"cpu": {"xla_backend_optimization_level": 0}, "gpu": {"xla_gpu_autotune_level": 0}}
-  return {name: value for name, value in wanted.get(platform, {}).items() if is_known(f"--{name}={value}")}
-
-
-def _put(raw: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
-  if jax.process_count() == 1:
-    return jax.device_put(dict(raw), sharding)
-  return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in raw.items()}

@@ -44,6 +44,7 @@ class Run:
     seed: int,
     *,
     fsdp: int = 1,
+    tensor: int = 1,
     checkpoint: str | int = "last",
     devices: list | int | None = None,
     workers: int = 0,
@@ -55,17 +56,15 @@ class Run:
       config: its config.
       arguments: the config's arguments that differ from its defaults.
       seed: the run's seed.
-      fsdp: as in `make_mesh`.
+      fsdp, tensor, devices: as in `make_mesh`.
       checkpoint: the checkpoint that `state` is restored from, see `load`.
-      devices: as in `make_mesh`.
       workers: as in `pipeline.Stream`.
     """
     check_seed(seed)
     self.folder, self.config, self.seed = folder, config, seed
     self.arguments = config.cast({**config.defaults(), **arguments})
     self.experiment = config.build(**self.arguments)
-    self._fsdp, self._checkpoint, self._devices = fsdp, str(checkpoint), devices
-    self.workers = workers
+    self._mesh, self._checkpoint, self.workers = (fsdp, devices, tensor), str(checkpoint), workers
     self._program = None
     self._state = None
     self.rehearsed: tuple[list[str] | None] | None = None  # what `rehearsal.rehearse` has found
@@ -83,7 +82,7 @@ class Run:
     """The `Program`: the method compiled for this machine's devices, or for the given ones."""
     if self._program is None:
       e = self.experiment
-      mesh = make_mesh(self._fsdp, self._devices)
+      mesh = make_mesh(*self._mesh)
       check_divides(e.evaluate_batch or e.batch_size, mesh)
       try:
         self._program = Program(
@@ -156,10 +155,9 @@ class Run:
     return int(self.state.step)
 
   def batches(self) -> pipeline.Stream:
-    """This process's part of the batches that the run trains on."""
+    """This process's rows of the batches that the run trains on."""
     data, size = self.data, self.experiment.batch_size
-    process, processes = jax.process_index(), jax.process_count()
-    return pipeline.Stream(data.training(), self.seed, size, process, processes, data.repeats, self.workers)
+    return pipeline.Stream(data.training(), self.seed, size, self.program.rows(size), data.repeats, self.workers)
 
   def conditions(self, index) -> dict[str, Any]:
     """The conditions of the samples with these indices [N]: {name: [N, ...]}."""
@@ -233,7 +231,7 @@ class Run:
     key = root(seed, "evaluation")
     rows = []
     size = e.evaluate_batch or e.batch_size
-    in_order = pipeline.in_order(source, size, jax.process_index(), jax.process_count(), self.workers)
+    in_order = pipeline.in_order(source, size, self.program.rows(size), self.workers)
     with pipeline.prefetch(lambda batch: batch, in_order) as ahead:
       for batch, count in ahead:
         values = self.program.evaluate(self.state, batch, key)
@@ -256,7 +254,13 @@ class Run:
 
 
 def load(
-  folder: files.PathLike, *, fsdp: int = 1, checkpoint: str | int = "last", workers: int = 0, **overrides: Any
+  folder: files.PathLike,
+  *,
+  fsdp: int = 1,
+  tensor: int = 1,
+  checkpoint: str | int = "last",
+  workers: int = 0,
+  **overrides: Any,
 ) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
@@ -274,7 +278,7 @@ def load(
   info = folder.info()
   config = load_kept(folder.path, info["config"])
   arguments, options = {**info["arguments"], **overrides}, {"checkpoint": checkpoint, "workers": workers}
-  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, **options)
+  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, tensor=tensor, **options)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

@@ -8,9 +8,10 @@ from jax.extend import core
 from jax.sharding import AbstractMesh
 
 from jaxgen.core.method import network_sizes
+from jaxgen.core.spread import TENSOR
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.program import Program
-from jaxgen.engine.rules import parts
+from jaxgen.engine.rules import in_use, parts
 from jaxgen.engine.run import Run
 from jaxgen.nn.blocks.rules import definition
 
@@ -30,13 +31,19 @@ def least_sent(program: Program) -> float:
   """Bytes that each device must send in a step for the trained networks, for any batch.
 
   An array that is cut into N parts is gathered before the forward and before the backward pass, and its gradient is
-  reduced and cut: 3 (N - 1) / N of its bytes. Gradients are also reduced over the copies of a part.
+  reduced and cut: 3 (N - 1) / N of its bytes. Gradients are also reduced over the copies of a part. Devices of `tensor`
+  that share an array in use gather and reduce their own part of it; those that do not have made the same gradient of
+  the same examples.
   """
-  total = 0.0
-  for leaf in jax.tree.leaves({name: program.abstract.params[name] for name in program.abstract.opt}):
-    ways = parts(leaf)
-    copies = program.mesh.size // ways
-    total += nbytes(leaf) * (3 * (ways - 1) / ways + 2 * (copies - 1) / copies / ways)
+  total, tensor = 0.0, program.mesh.shape[TENSOR]
+  trained = {name: program.abstract.params[name] for name in program.abstract.opt}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+    name, ways = jax.tree_util.keystr(path, simple=True, separator="/"), parts(leaf)
+    used, of = nbytes(leaf), ways
+    if tensor > 1 and in_use(name) and ways % tensor == 0:
+      used, of = used / tensor, ways // tensor
+    copies = max(1, program.mesh.size // tensor // of)
+    total += used * (3 * (of - 1) / of + 2 * (copies - 1) / copies / of)
   return total
 
 

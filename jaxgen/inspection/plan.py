@@ -12,8 +12,9 @@ import jax
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import network_sizes
+from jaxgen.core.spread import TENSOR
 from jaxgen.engine.program import Program
-from jaxgen.engine.rules import FSDP_MIN_SIZE, parts
+from jaxgen.engine.rules import MIN_SIZE, batch_ways, parts
 from jaxgen.inspection import hlo
 from jaxgen.inspection.costs import device_bytes, flops, least_sent
 from jaxgen.inspection.targets import GIB, Chip, Target
@@ -61,15 +62,21 @@ class Cost(NamedTuple):
     return work, self.sent / chip.link
 
 
-def cost(program: Program, target: Target, batch_size: int) -> Cost:
+QUICK = {"exec_time_optimization_effort": -1.0}  # of XLA's options, from -1 to 1
+
+
+def cost(program: Program, target: Target, batch_size: int, quick: bool = False) -> Cost:
   """Compiles a program for its mesh and reads what the compiler says.
+
+  quick: with the least effort. TPU's compiler, which looks for the best form of each operation, takes an eighth of the
+    time; what it then estimates is of a slower program.
 
   Raises:
     UserError: it does not fit the memory; says which batch would, by estimate.
   """
   state, batches = device_bytes(program.abstract), device_bytes(program.batches)
   try:
-    compiled = program.loop
+    compiled = program.lowered.compile(QUICK) if quick else program.loop
   except jax.errors.JaxRuntimeError as error:
     raise UserError(_too_large(str(error), state, batch_size, program.mesh.size, target.name)) from error
   memory, counted = compiled.memory_analysis(), compiled.cost_analysis() or {}
@@ -118,9 +125,11 @@ def table(program: Program, target: Target, found: Cost, steps: int, batch_size:
   mib = lambda n: f"{n / 2**20:,.3g} MiB" if n < 10 * 2**20 else f"{n / 2**20:,.0f} MiB"
   of_memory = lambda n: f", {100 * n / chip.memory:.1f} % of {chip.memory / GIB:.0f} GiB" if chip else ""
   rows = [(f"parameters of {name}", f"{size:,}") for name, size in network_sizes(program.abstract.params).items()]
+  axes = {name: n for name, n in mesh.shape.items() if n > 1 or name != TENSOR}
+  each, group = batch_size // batch_ways(mesh), f" and the {axes[TENSOR]} that share it" if TENSOR in axes else ""
   rows += [
-    ("devices", f"{mesh.size} of {target.name}, {' x '.join(f'{name} {n}' for name, n in mesh.shape.items())}"),
-    ("batch", f"{batch_size}, {batch_size // mesh.size} a device"),
+    ("devices", f"{mesh.size} of {target.name}, {' x '.join(f'{name} {n}' for name, n in axes.items())}"),
+    ("batch", f"{batch_size}, {each} a device{group}"),
     ("memory a device", mib(found.memory) + of_memory(found.memory)),
     ("  state", f"{mib(found.state)}, {mib(found.aliased)} overwritten in place"),
     ("  batches of a dispatch", mib(found.batches)),
@@ -128,6 +137,8 @@ def table(program: Program, target: Target, found: Cost, steps: int, batch_size:
   ]
   if whole := uncut(program):
     rows.append(("  kept in fewer parts", "; ".join(whole)))
+  if program.notes.whole:
+    rows.append(("not cut by tensor", "; ".join(program.notes.whole) + ": examples are, where they divide"))
   rows += [
     ("FLOPs a step", f"{found.flops * mesh.size:.4g}, {found.flops:.4g} a device"),
     ("bytes to and from memory", f"{mib(found.traffic)} a device, a loop's body counted once"),
@@ -170,10 +181,10 @@ def _times(found: Cost, chip: Chip, devices: int, steps: int, batch_size: int) -
 
 def uncut(program: Program, most: int = 3) -> list[str]:
   """The largest parameters that the devices of a group keep in fewer parts than there are devices."""
-  ways = program.mesh.shape["fsdp"]
+  ways = program.mesh.shape["fsdp"] * program.mesh.shape[TENSOR]
   leaves = jax.tree_util.tree_leaves_with_path(program.abstract.params)
   name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-  few = [(x.size, name(path), x) for path, x in leaves if x.size >= FSDP_MIN_SIZE and parts(x) < ways]
+  few = [(x.size, name(path), x) for path, x in leaves if x.size >= MIN_SIZE and parts(x) < ways]
   few.sort(key=lambda one: -one[0])
   more = [f"and {len(few) - most} more"] if len(few) > most else []
   return [f"{path} {list(x.shape)} in {parts(x)} of {ways}" for _, path, x in few[:most]] + more

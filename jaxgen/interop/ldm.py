@@ -18,13 +18,12 @@ def convolution(theirs: str, ours: str) -> list[Entry]:
 
 
 def residual(theirs: str, ours: str, names: dict[str, str], shortcut: bool) -> list[Entry]:
-  """The entries of a residual block.
+  """A residual block.
 
   Args:
-    theirs: their path of the block.
-    ours: our path.
-    names: their names of "norm_1", "conv_1", "norm_2", "conv_2" and "shortcut".
-    shortcut: whether the block has a convolution on its short-cut.
+    theirs, ours: names of the block.
+    names: their layers', by ours: "norm_1", "conv_1", "norm_2", "conv_2" and "shortcut".
+    shortcut: whether the width changes.
   """
   entries = [
     *norm(f"{theirs}.{names['norm_1']}", f"{ours}/norm_1"),
@@ -39,7 +38,8 @@ def _halves(network: First, block: Callable[..., list[Entry]], sample: Callable[
   """Both halves' blocks.
 
   Args:
-    block: (way, level, number or None in the middle, ours, whether the width changes, whether it attends) -> entries.
+    network: the first stage.
+    block: (way, level or None in the middle, number, ours, whether the width changes, whether it attends) -> entries.
     sample: (way, level) -> the name of the convolution that halves or doubles.
   """
   entries, levels, width = [], len(network.multipliers), network.channels
@@ -103,11 +103,11 @@ def diffusers(network: First) -> list[Entry]:
 
 
 def authors(network: First, prefix: str = "first_stage_model.") -> list[Entry]:
-  """The names of the authors' files.
+  """The authors' layout.
 
   Args:
-    network: the network.
-    prefix: the prefix of all names; "" in files that have only the first stage.
+    network: the first stage.
+    prefix: of the names, "" in files of the first stage alone.
   """
 
   def block(way: str, level: int | None, number: int, ours: str, shortcut: bool, attends: bool) -> list[Entry]:

@@ -12,7 +12,7 @@ A row is what the JSON file has of a case:
     peak_flops               what a product of matrices reaches on as many devices, in this dtype, measured in this run
     mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number. With
                              `remat` the count includes the recomputation, and is more than the model's FLOPs
-    fsdp                     devices that share a copy of the state
+    fsdp, tensor             devices that share a copy of the state, and heads and hidden layers
     trace_seconds, compile_seconds      from Python to XLA's language, and XLA's compiler; no cache of programs is used
     peers, against_best_peer competitors' seconds, of an update or a network call, and how many times as fast we are;
                              None where the machine is too busy to tell
@@ -45,6 +45,7 @@ from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.hashing import from_data, to_data
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.program import Program
+from jaxgen.engine.rules import batch_ways
 from jaxgen.inspection import flops
 from jaxgen.throughput import chips, peers
 from jaxgen.throughput.cases import Case
@@ -82,7 +83,7 @@ class Measure:
     config: what is measured.
     seed: of the initial state.
     state: of a run, used by those cases whose state has the same arrays; the others' is a new one.
-    fsdp: devices that share a copy of the state.
+    fsdp, tensor: as in `make_mesh`.
     peers: which of `peers.KINDS` take turns with it.
     python: their interpreter, this one by default.
   """
@@ -93,15 +94,16 @@ class Measure:
     seed: int = 0,
     state: Any = None,
     fsdp: int = 1,
+    tensor: int = 1,
     peers: Sequence[str] = (),
     python: str | None = None,
   ):
-    self.config, self.seed, self.fsdp, self.peers, self.python = config, seed, fsdp, peers, python
+    self.config, self.seed, self.shared, self.peers, self.python = config, seed, (fsdp, tensor), peers, python
     self._states = [] if state is None else [_kept(state)]
 
   def row(self, case: Case, turns: int) -> Row:
     """The row of a case; one that says so where memory does not suffice."""
-    row = {**_named(case), "fsdp": self._fsdp(case)}
+    row = _named(case) | dict(zip(("fsdp", "tensor"), self._shared(case), strict=True))
     chips.forget_host_peak()
     try:
       with _no_cache():
@@ -115,8 +117,8 @@ class Measure:
     memory = {"device_peak_bytes": chips.peak_memory(self._devices(case)), "host_peak_bytes": chips.host_peak()}
     return {**row, **memory, "load": os.getloadavg()[0]}
 
-  def _fsdp(self, case: Case) -> int:
-    return 1 if case.latency else self.fsdp  # one sample is asked of one device
+  def _shared(self, case: Case) -> tuple[int, int]:
+    return (1, 1) if case.latency else self.shared  # one sample is asked of one device
 
   def _devices(self, case: Case) -> list[Any]:
     devices = jax.devices()
@@ -179,8 +181,8 @@ class Measure:
     }
 
   def _train(self, case: Case, e: Experiment, devices: list[Any]) -> Ready:
-    program = self._program(e, case.batch, devices, e.microbatches, self._fsdp(case))
-    raws = random_batches(e.data, program.batches)
+    program = self._program(e, case.batch, devices, e.microbatches, case)
+    raws = random_batches(e.data, program)
     facts, _ = _compiled(lambda: program.lowered, lambda lowered: program.loop, devices)
     state = self._state(program, {name: x[0] for name, x in raws.items()})
     batches = program.put_many(raws)
@@ -195,7 +197,7 @@ class Measure:
   def _sample(self, case: Case, e: Experiment, devices: list[Any]) -> Ready:
     # The state needs a program, and that a batch, whose size is of no matter here.
     size = e.batch_size if e.batch_size % len(devices) == 0 else e.batch_size * len(devices)
-    program = self._program(e, size, devices, 1, self._fsdp(case))
+    program = self._program(e, size, devices, 1, case)
     index = np.arange(case.batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(root(self.seed, "sampling"), index)
     conditions = dict(e.conditions(index)) if e.conditions else {}
@@ -206,9 +208,9 @@ class Measure:
       return traced[0].lower()
 
     facts, compiled = _compiled(lower, lambda lowered: lowered.compile(), devices)
-    state = self._state(program, {name: x[0] for name, x in random_batches(e.data, program.batches).items()})
+    state = self._state(program, {name: x[0] for name, x in random_batches(e.data, program).items()})
     # An executable wants its arguments in their places.
-    sharding = program.batch_sharding if case.batch % len(devices) == 0 else program.replicated
+    sharding = program.batch_sharding if case.batch % batch_ways(program.mesh) == 0 else program.replicated
     keys, conditions = jax.device_put((keys, conditions), sharding)
 
     def turn(count: int) -> None:
@@ -217,12 +219,13 @@ class Measure:
 
     return Ready(turn, SAMPLINGS, flops(traced[0].jaxpr.jaxpr), facts)
 
-  def _program(self, e: Experiment, batch: int, devices: list[Any], microbatches: int, fsdp: int) -> Program:
+  def _program(self, e: Experiment, batch: int, devices: list[Any], microbatches: int, case: Case) -> Program:
+    fsdp, tensor = self._shared(case)
     try:
       return Program(
         e.method,
         e.data.raw_spec(batch),
-        make_mesh(fsdp, devices),
+        make_mesh(fsdp, devices, tensor),
         prepare=e.data.transform,
         updates=e.updates_per_dispatch,
         microbatches=microbatches,
@@ -322,15 +325,15 @@ def _no_cache() -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
-def random_batches(data: Dataset, specs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Random examples of a data set's shapes and values, this process's rows: [updates, B / processes, ...] each."""
+def random_batches(data: Dataset, program: Program) -> dict[str, np.ndarray]:
+  """Random examples of a data set's shapes and values, this process's rows of a dispatch: [updates, rows, ...] each."""
   rng = np.random.default_rng(0)
   counts = dict.fromkeys(("tokens", "source", "target"), data.levels)
   counts |= {"image": data.source_levels or data.levels, "label": data.classes}
 
   def draw(name: str, s: Any) -> np.ndarray:
     updates, batch, *rest = s.shape
-    shape = (updates, batch // jax.process_count(), *rest)
+    shape = (updates, len(program.rows(batch)), *rest)
     if name == "index":
       return np.broadcast_to(np.arange(shape[1], dtype=s.dtype), shape)
     if s.dtype == bool:
@@ -339,4 +342,4 @@ def random_batches(data: Dataset, specs: Mapping[str, Any]) -> dict[str, np.ndar
       return rng.uniform(-1, 1, shape).astype(s.dtype)
     return rng.integers(0, counts.get(name) or 1, shape).astype(s.dtype)
 
-  return {name: draw(name, s) for name, s in specs.items()}
+  return {name: draw(name, s) for name, s in program.batches.items()}

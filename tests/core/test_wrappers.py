@@ -79,14 +79,13 @@ def test_a_warmed_up_average_forgets_its_start():
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, 0.25])
-def test_a_power_average_has_its_relative_width(sigma_rel):
+def test_a_power_average_has_its_relative_width(sigma_rel, x64):
   """Of the line w = t the average is the profile's mean, and of its weights the deviation is sigma_rel t."""
   steps, weights = 4000, np.zeros(4000)
-  decay = power(sigma_rel)
+  shares = np.asarray(power(sigma_rel).of(jnp.arange(steps)))
   for n in range(steps):
-    d = float(decay(np.float64(n)))
-    weights *= d
-    weights[n] = 1 - d
+    weights *= 1 - shares[n]
+    weights[n] = shares[n]
   t = np.arange(1, steps + 1)
   mean = (weights * t).sum()
   assert abs(weights.sum() - 1) < 1e-12
@@ -94,6 +93,18 @@ def test_a_power_average_has_its_relative_width(sigma_rel):
   for wrong in (0.0, 0.3):
     with pytest.raises(ValueError, match="relative width"):
       power(wrong)
+
+
+def test_averages_over_long_runs_move_as_much_as_they_should():
+  """In float32, where a decay near 1 has lost most digits of 1 - d: after 10 M steps, and at 0.99999999."""
+  n = jnp.asarray(10_000_000, jnp.int32)
+  gamma = 6.94  # of the relative width 0.1: Karras et al. 2024, section 3.1
+  np.testing.assert_allclose(power(0.1).of(n), (gamma + 1) / 1e7, rtol=1e-3)
+  np.testing.assert_allclose(warmed_up(1 - 1e-8).of(jnp.asarray(2**31 - 1, jnp.int32)), 1e-8, rtol=1e-5)
+  np.testing.assert_allclose(warmed_up(0.9999).of(jnp.asarray(80, jnp.int32)), 0.1, rtol=1e-6)
+  for decay in (1.0, 1.5):
+    with pytest.raises(UserError, match=r"lies in \[0, 1\)"):
+      warmed_up(decay)
 
 
 def test_a_skipped_step_changes_no_average():

@@ -50,7 +50,7 @@ def test_real_cifar10_streams_as_it_lies_in_memory():
   assert not streamed.in_memory
   whole = Stream(memory, 1, 128).take(13, 5)  # the first epoch ends in batch 15
   for processes in (1, 2, 4):
-    streams = [Stream(streamed, 1, 128, p, processes) for p in range(processes)]
+    streams = [Stream(streamed, 1, 128, rows) for rows in np.split(np.arange(128, dtype=np.int32), processes)]
     parts = [stream.take(13, 5) for stream in streams]
     for stream in streams:
       stream.close()

@@ -5,13 +5,15 @@ import shutil
 import sys
 import types
 
+import cloudpickle
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxgen.core.errors import UserError
-from jaxgen.data import sources
+from jaxgen.data import RandomResizedCrop, sources
+from jaxgen.data.pipeline import draws
 from jaxgen.data.sources import digits
 
 
@@ -222,6 +224,18 @@ def test_tfds_reads_what_tfds_wrote(tfds_dir):
       assert by_label_and_bytes(source.arrays) == by_label_and_bytes(written)  # tfds shuffles what it writes
       assert source.arrays["label"].dtype == np.int32
   assert len(sources.open_source("tfds:small_pictures", "train[:5]", features((6, 5, 3)), tfds_dir)) == 5
+  assert "tensorflow" not in sys.modules
+
+
+def test_tfds_can_be_sent_to_a_worker_process(tfds_dir):
+  source = sources.open_source("tfds:small_pictures", "train", features((6, 5, 3)), tfds_dir, memory_bytes=0)
+  seen = source.through(RandomResizedCrop())
+  indices, uniform = np.array([3, 22, 0, 3]), draws(seen.draws, 0, np.arange(4))
+  expected = seen.gather(indices, uniform)
+  sent = cloudpickle.dumps(seen)  # with its files open
+  for name, array in cloudpickle.loads(sent).gather(indices, uniform).items():
+    np.testing.assert_array_equal(array, expected[name], strict=True)
+  assert not np.array_equal(expected["image"][0], expected["image"][3])  # two draws of one picture
   assert "tensorflow" not in sys.modules
 
 

@@ -181,10 +181,10 @@ def test_an_error_of_the_evaluation_leaves_the_newest_state_and_is_made_good(tmp
 
 
 def test_an_error_of_the_data_leaves_the_newest_state(tmp_path, monkeypatch):
-  whole = training.batches
+  whole = Run.batches
 
-  def damaged(experiment, seed):
-    stream = whole(experiment, seed)
+  def damaged(run):
+    stream = whole(run)
     take = stream.take
 
     def fails(start, count):
@@ -195,7 +195,7 @@ def test_an_error_of_the_data_leaves_the_newest_state(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "take", fails, raising=False)
     return stream
 
-  monkeypatch.setattr(training, "batches", damaged)
+  monkeypatch.setattr(Run, "batches", damaged)
   run = make_run(tmp_path)
   with pytest.raises(OSError, match="a damaged picture"):
     training.train(run, quiet())

@@ -14,8 +14,9 @@ from jaxgen.core.spread import BATCH_AXES
 from jaxgen.core.wrappers import averaged
 from jaxgen.engine.cluster import join_cluster
 from jaxgen.engine.mesh import make_mesh
+from jaxgen.engine.placing import quick_options
 from jaxgen.engine.pmap import pmap_step, shard_batch, stack_state, unstack_state
-from jaxgen.engine.program import Program, quick_options
+from jaxgen.engine.program import Program
 from jaxgen.engine.rules import replicate
 
 WIDTH = 64

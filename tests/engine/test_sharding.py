@@ -1,5 +1,7 @@
 """What the devices of a mesh keep, what they work in and what they send each other."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,9 @@ from jaxgen.core.errors import UserError
 from jaxgen.data import text
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.program import Program
-from jaxgen.engine.rules import fsdp, parts
-from jaxgen.inspection import device_bytes, hlo, least_sent, nbytes
+from jaxgen.engine.rules import parts, replicate, shared
+from jaxgen.inspection import device_bytes, hlo, least_sent, nbytes, plan
+from jaxgen.inspection.targets import Target
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.sequence.language import language
 from jaxgen.methods.supervised.classifier import classifier
@@ -48,10 +51,14 @@ METHODS = {"language model": (language_model, TEXT), "ViT": (vision_transformer,
 BATCH = 256
 
 
+def program_of(name: str, fsdp: int = 8, **options) -> Program:
+  build, dataset = METHODS[name]
+  return Program(build(), dataset.raw_spec(BATCH), make_mesh(fsdp), prepare=dataset.transform, **options)
+
+
 def compiled(name: str, fsdp: int = 8) -> tuple[float, float]:
   """What a device of eight sends and works in: multiples of the least, and of a fair share."""
-  build, dataset = METHODS[name]
-  program = Program(build(), dataset.raw_spec(BATCH), make_mesh(fsdp), prepare=dataset.transform)
+  program = program_of(name, fsdp)
   sent = sum(one.sent for one in hlo.collectives(hlo.read(program.loop.as_text())))
   return sent / least_sent(program), program.loop.memory_analysis().temp_size_in_bytes / share(name, program)
 
@@ -85,9 +92,30 @@ def test_the_gradient_of_a_table_that_is_used_twice_is_reduced_once():
 def test_a_gathered_batch_is_seen(monkeypatch):
   """What the test above is there for: without a word from the network the compiler gathers the batch."""
   monkeypatch.setattr("jaxgen.nn.blocks.attention.over_batch", lambda x: x)
-  monkeypatch.setattr(spread, "over_batch", lambda x: x)
-  sent, _ = compiled("language model")
-  assert sent > 10
+  monkeypatch.setattr(spread, "_by_examples", lambda x, axes, ways: x)
+  rows = report(program_of("language model"))
+  assert float(re.search(r"([\d.]+) x the least", rows["sent a device and step"])[1]) > 10
+
+
+def report(program: Program) -> dict[str, str]:
+  """What `jaxgen inspect --target` prints of a program, by name."""
+  there = Target("cpu:8", jax.devices(), None)
+  return {name.strip(): value for name, value in plan.table(program, there, plan.cost(program, there, BATCH), 1, BATCH)}
+
+
+def test_a_replicated_optimizer_is_seen():
+  """In a plan: the memory of the state, and that what is updated everywhere is gathered again."""
+
+  def replicated(path, leaf, mesh):
+    return (replicate if path.startswith("opt/") else shared)(path, leaf, mesh)
+
+  good, bad = program_of("ViT"), program_of("ViT", rule=replicated)
+  moments = 2 * nbytes(good.abstract.params) * 7 / 8  # of Adam, all that was with other devices
+  assert device_bytes(bad.abstract) - device_bytes(good.abstract) == pytest.approx(moments, rel=0.05)
+  of = lambda rows: float(rows["state"].partition(" MiB")[0])
+  state, wasteful = of(report(good)), of(report(bad))
+  assert wasteful - state == pytest.approx(moments / 2**20, rel=0.05)
+  assert wasteful > 3 * state
 
 
 def test_activations_are_spread_where_there_is_a_mesh_and_nothing_else_spreads_them():
@@ -142,7 +170,7 @@ def test_a_thousand_devices_keep_a_thousandth_of_gpt2():
 def test_how_arrays_are_cut(path, shape, spec, of):
   leaf = jax.ShapeDtypeStruct(shape, np.float32)
   for mesh in (make_mesh(8), make_mesh(8, 16)):
-    sharding = fsdp(path, leaf, mesh)
+    sharding = shared(path, leaf, mesh)
     assert sharding.spec == PartitionSpec(*spec)
     assert parts(jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)) == of
 

@@ -7,8 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.engine.config import load_config
 from jaxgen.nn import SongUNet, UNet
 from jaxgen.nn.blocks.attention import Block, Blocks
+from jaxgen.nn.unets.adm import ADM
+from jaxgen.nn.unets.refinenet import RefineNet
+from jaxgen.nn.unets.vdm import ScoreNetwork
+from jaxgen.nn.vision.resnet import ResNet
 
 
 def square(network, x, t, params):
@@ -37,6 +42,50 @@ def test_a_unet_that_computes_its_blocks_again_is_the_same(kind, x64):
   assert less < kept / 2
   np.testing.assert_allclose(value, other_value, rtol=1e-12)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), gradient, other_gradient)
+
+
+NETWORKS = {
+  "ADM": partial(ADM, 8, (1, 2), 1, attention=(), dropout=0.2),
+  "ScoreNetwork": partial(ScoreNetwork, -13.3, 5.0, 8, 2, 0.2),
+  "RefineNet": partial(RefineNet, 8),
+  "ResNet": partial(ResNet, (1, 1), 8, 10, small=True),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gradient_keeps_less_of_blocks_that_are_computed_again(name):
+  """By shapes; parameters have the same names."""
+  x, t, key = jnp.zeros((4, 16, 16, 3)), jnp.ones(4), jax.random.key(0)
+  inputs = (x,) if name == "ResNet" else (x, t)
+  found = []
+  for remat in (False, True):
+    network = NETWORKS[name](remat=remat)
+    variables = jax.eval_shape(network.init, key, *inputs)
+
+    def kept(variables, network=network):
+      statistics = {name: x for name, x in variables.items() if name != "params"}
+      options = dict(index=jnp.arange(4), rngs={"dropout": key}, mutable=list(statistics))
+      f = lambda params: network.apply({"params": params, **statistics}, *inputs, **options)[0]
+      return jax.vjp(f, variables["params"])[1]
+
+    residuals = jax.tree.leaves(jax.eval_shape(kept, variables))
+    found.append((jax.tree.structure(variables), sum(x.size for x in residuals)))
+  (structure, all_of_them), (other, some) = found
+  assert structure == other
+  assert some < 0.75 * all_of_them
+
+
+# Whose docstring's cost is one of accelerators.
+AT_SIZE = ["ddpm", "edm", "flow_matching", "improved_ddpm", "ncsn", "score_sde_cifar10", "vdm"]
+AT_SIZE += ["backbone_cifar10", "imagenet", "gpt2"]
+
+
+@pytest.mark.parametrize("name", AT_SIZE)
+def test_configs_at_size_have_flags_for_memory(name):
+  config = load_config(name)
+  assert "remat" in config.parameters
+  assert {"dtype", "bfloat16"} & set(config.parameters)
+  assert "microbatches" in config.parameters
 
 
 @pytest.mark.parametrize("looped", [False, True])

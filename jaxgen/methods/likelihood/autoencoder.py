@@ -4,8 +4,8 @@ Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.1 and Appendix 
 https://arxiv.org/abs/2012.09841, section 3.1, as in their code. Of a picture x of N values and what is made of its
 latents, x_hat = G(z), the autoencoder's loss is
 
-    (F1)  L_rec = sum |x - x_hat| + lambda_p N d(x, x_hat)
-    (F2)  L_rec + L_latents + w L_adv,   L_adv = -mean D(x_hat)
+    (F1)  L_rec = sum |x - x_hat| / N + lambda_p d(x, x_hat)
+    (F2)  L_rec + L_latents / N + w L_adv,   L_adv = -mean D(x_hat)
     (F3)  w = lambda_a ||grad L_rec|| / (||grad L_adv|| + 1e-4),  gradients in G's last kernel; w = 0 for some steps
 
 and that of a discriminator of patches D, which sees nothing for as long,
@@ -13,8 +13,9 @@ and that of a discriminator of patches D, which sees nothing for as long,
     (F4)  mean max(0, 1 - D(x)) / 2 + mean max(0, 1 + D(x_hat)) / 2.
 
 d compares the features of a frozen network, (F5), and L_latents keeps latents near N(0, I), or near the codes of a
-codebook: `kl`, `codes`. Mean and standard deviation of each channel of the latents are measured while it learns, and
-stored with the run: a diffusion model's latents are scaled by them, see `latents`.
+codebook: `kl`, `codes`. Their code has N times (F1) and (F2). Mean and standard deviation of each channel of the
+latents are measured over the last steps and stored with the run: a diffusion model's latents are scaled by them, see
+`latents`. Let the learning rate end at 0.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from jaxgen.methods.likelihood.vae import kl as gaussian_kl
 Image = Float[Array, "batch height width channels"]
 Latents = Float[Array, "batch h w latent"]
 PERCEPTUAL = "perceptual"
-MEMORY = 100  # steps that the latents' moments are averaged over
+MEMORY = 20  # steps that the latents' moments are averaged over
 
 
 # --- What keeps latents in bounds ------------------------------------------------------------------------------------
@@ -156,7 +157,9 @@ def adaptive_weight(decode: Callable[[Params], Image], params: Params, rec: Imag
   """(F3) without lambda_a, between 0 and 10,000, of the decoder's last kernel.
 
   Args:
-    decode: (parameters) -> x_hat. rec, adv: the gradients of L_rec and of L_adv in x_hat.
+    decode: (parameters) -> x_hat.
+    params: the network's.
+    rec, adv: the gradients of L_rec and of L_adv in x_hat.
   """
   params = jax.lax.stop_gradient(params)
   decoder, last = params["decoder"], params["decoder"]["out"]
@@ -195,7 +198,7 @@ def autoencoder(
     bottleneck: `kl(weight)` of the first, `codes(count)` of the second.
     perceptual, adversary: None: L_rec has no second term, and there is no L_adv.
 
-  The loss is a sum over a picture's values, (F2). The latents' moments are in the run's `buffers`, so there are no
+  The loss is a mean over a picture's values, (F2). The latents' moments are in the run's `buffers`, so there are no
   microbatches. `evaluate` gives "squared_error", a mean over values in [-1, 1], and of the scaled latents "latent" and
   "latent_square", whose means are 0 and 1. It generates nothing: `sample` is None.
 
@@ -225,9 +228,9 @@ def autoencoder(
   def reconstruction(state: State, x: Image) -> Callable[[Image], Float[Array, ""]]:
     def of(x_hat: Image) -> Float[Array, ""]:
       """(F1)"""
-      each = jnp.sum(jnp.abs(x - x_hat), axis=(1, 2, 3))
+      each = jnp.mean(jnp.abs(x - x_hat), axis=(1, 2, 3))
       if perceptual is not None:
-        each += perceptual.weight * spec.size * perceptual.distance(state.params[PERCEPTUAL], x, x_hat)
+        each += perceptual.weight * perceptual.distance(state.params[PERCEPTUAL], x, x_hat)
       return each.mean()
 
     return of
@@ -248,7 +251,7 @@ def autoencoder(
       w = jnp.where(state.step < adversary.start, 0, w).astype(x.dtype)
       rec, gradient = rec + w * adv, gradient + w * adv_gradient
       metrics["adaptive_weight"] = w
-    total = with_gradient(rec, x_hat, gradient) + jnp.mean(made.loss)
+    total = with_gradient(rec, x_hat, gradient) + jnp.mean(made.loss) / spec.size
     z = jax.lax.stop_gradient(bottleneck.latents(encoded, keys))
     return total, (metrics, {**made.buffers, "latents": _moved(state.buffers["latents"], z, state.step)})
 

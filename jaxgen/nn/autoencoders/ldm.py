@@ -33,12 +33,12 @@ class Half(nn.Module):
   """Half of a U-Net: what Encoder and Decoder are made of.
 
   Attributes:
+    out_channels: of the output.
     channels, multipliers: level i has channels * multipliers[i] features and 1 / 2^i of the resolution.
     blocks: residual blocks of a level on the way down, one more on the way up.
     attention: levels whose blocks are followed by attention.
     middle_attention: there is attention in the middle, at the lowest resolution.
     groups: of the group norms.
-    out_channels: of the output.
     remat: keep only each block's input for the backward pass, and compute the rest again.
   """
 
@@ -116,7 +116,8 @@ class _Autoencoder(nn.Module):
   Attributes:
     latent: channels of a latent.
     image: channels of a picture.
-    quant: there are 1x1 convolutions between the encoder and the latents, and between the latents and the decoder.
+    quant: there are 1x1 convolutions between the latents and encoder and decoder.
+    channels, multipliers, blocks, attention, middle_attention, groups, remat: as in `Half`.
   """
 
   latent: int = 4

@@ -11,12 +11,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgen.core import spread
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.again import again, in_a_loop
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, RMSNorm, check_rate
+from jaxgen.nn.blocks.projections import Projections
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
@@ -75,16 +77,6 @@ def attention_weights(
   seen = jnp.tril(jnp.ones(logits.shape[-2:], bool)) if causal else None
   seen = mask if seen is None else seen if mask is None else seen & mask
   return jax.nn.softmax(logits if seen is None else jnp.where(seen, logits, jnp.finfo(logits.dtype).min))
-
-
-def separately(init: Callable[..., Array], parts: int) -> Callable[..., Array]:
-  """Initialises a kernel [inputs, parts x outputs] as `parts` kernels side by side, each with its own fan-out."""
-
-  def kernels(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
-    part = (*shape[:-1], shape[-1] // parts)
-    return jnp.concatenate([init(k, part, dtype) for k in jax.random.split(key, parts)], axis=-1)
-
-  return kernels
 
 
 def head_width(features: int, heads: int) -> int:
@@ -166,22 +158,22 @@ class Attention(nn.Module):
     """
     features = x.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    options = dict(kernel_init=self.kernel_init, **dtypes)
+    width, cut = head_width(features, self.heads), spread.cuts(self.heads, "heads")
+    if not cut:
+      x, context = spread.over_devices(x), None if context is None else spread.over_devices(context)
 
-    def dense(name: str, parts: int = 1) -> Dense:
-      bias = self.out_bias if name == "out" else self.qkv_bias
-      return Dense(parts * features, bias, separately(self.kernel_init, parts), name=name, **dtypes)
-
-    def heads(y: Array, parts: int) -> list[Array]:
-      width = head_width(features, self.heads)
-      return [part.reshape(*part.shape[:-1], self.heads, width) for part in jnp.split(y, parts, axis=-1)]
+    def heads(name: str, parts: int, x: Tokens) -> list[Array]:
+      return Projections(parts, self.heads, width, cut, self.qkv_bias, name=name, **options)(x)
 
     if context is None:
-      q, k, v = heads(dense("qkv", 3)(x), 3)
+      q, k, v = heads("qkv", 3, x)
     else:
-      (q,) = heads(dense("q")(x), 1)
-      keys_and_values = lambda: heads(dense("kv", 2)(context), 2)
+      (q,) = heads("q", 1, x)
+      keys_and_values = lambda: heads("kv", 2, context)
       k, v = keys_and_values() if cache is None else self.variable("memory", "keys_and_values", keys_and_values).value
     if self.qk_norm:
+      dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
       q, k = RMSNorm(name="norm_q", **dtypes)(q), RMSNorm(name="norm_k", **dtypes)(k)
     if rotate is not None:
       q, k = rotate(q), rotate(k)
@@ -189,13 +181,13 @@ class Attention(nn.Module):
       k, v = self._with_earlier("k", k, cache), self._with_earlier("v", v, cache)
       seen = jnp.arange(cache.length) <= cache.position[:, None, None, None] + jnp.arange(x.shape[1])[:, None]
       mask, causal = seen if mask is None else seen & mask, False
-    options = dict(mask=mask, bias=bias, causal=causal, scale=self.scale)
+    given = dict(mask=mask, bias=bias, causal=causal, scale=self.scale)
     if self.dropout and index is not None:
-      weights = Dropout(self.dropout)(attention_weights(q, k, **options).astype(v.dtype), index)
+      weights = Dropout(self.dropout)(attention_weights(q, k, **given).astype(v.dtype), index)
       y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
     else:
-      y = attend(q, k, v, **options)
-    return dense("out")(y.reshape(x.shape))
+      y = attend(q, k, v, **given)
+    return spread.joined(Dense(features, self.out_bias, name="out", **options)(y.reshape(x.shape)))
 
   def _with_earlier(self, name: str, new: Array, cache: Cache) -> Array:
     """Writes new keys or values into the cache and returns all of them, [B, length, heads, d]."""
@@ -229,8 +221,10 @@ class MLP(nn.Module):
   def __call__(self, x: Float[Array, "batch *rest features"], index: Index = None):
     options = dict(kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype)
     inner = self.dropout if self.hidden_dropout is None else self.hidden_dropout
-    h = Dropout(inner)(self.activation(Dense(self.hidden, name="in", **options)(x)), index)
-    return Dropout(self.dropout)(Dense(x.shape[-1], name="out", **options)(h), index)
+    cut = spread.cuts(self.hidden, "features of a hidden layer")
+    h = Dense(self.hidden, name="in", **options)(x if cut else spread.over_devices(x))
+    h = Dropout(inner)(self.activation(spread.over_width(h) if cut else h), index)
+    return Dropout(self.dropout)(spread.joined(Dense(x.shape[-1], name="out", **options)(h)), index)
 
 
 class DropPath(nn.Module):
@@ -393,8 +387,8 @@ class Blocks(nn.Module):
     rngs = {"params": True, "dropout": True}
     scan = nn.scan(apply, variable_axes=axes, split_rngs=rngs, length=self.depth, unroll=self.unroll)
     layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
-    carry = x, {name: variable.value for name, variable in kept.items()}
+    carry = jax.tree.map(spread.joined, x), {name: variable.value for name, variable in kept.items()}
     (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))
     for name, variable in kept.items():
       variable.value = new[name]
-    return x
+    return jax.tree.map(spread.joined, x)

@@ -143,7 +143,8 @@ class Embedding(nn.Module):
   def setup(self):
     o = self.options
     self.table = self.param("table", o.embedding_init, (self.vocabulary, o.features), o.param_dtype)
-    self.tables = spread.copies(self.table)  # it is used twice: see there
+    self.cut = spread.cuts(self.vocabulary, "tokens")
+    self.tables = spread.copies(self.table, self.cut)  # it is used twice: see there
 
   def __call__(self, tokens: Ids) -> Features:
     """Raises a UserError if a token is out of range. In a compiled program its vector is NaN."""
@@ -157,19 +158,20 @@ class Embedding(nn.Module):
     # Otherwise negative tokens would count from the end.
     tokens = jnp.where(tokens < 0, self.vocabulary, tokens)
     take = partial(jnp.take, axis=0, mode="fill", fill_value=jnp.nan)
-    x = self._by_part(take, tokens).astype(self.options.dtype)
+    x = spread.over_batch(self._by_part(take, tokens)).astype(self.options.dtype)
     return x * math.sqrt(self.options.features) if self.options.scaled else x
 
   def logits(self, x: Features) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    return self._by_part(lambda table, x: x @ table.T.astype(x.dtype), x)
+    logits = self._by_part(lambda table, x: x @ table.T.astype(x.dtype), x)
+    return spread.over_width(logits) if self.cut else spread.over_devices(logits, always=True)
 
   def _by_part(self, f: Callable[[Array, Array], Array], x: Array) -> Array:
     """f(table, x), where each part of the batch uses the copy of the table on its own devices."""
     ways = len(self.tables)
     if ways == 1 or len(x) % ways:
-      return spread.over_batch(f(self.table, x))
+      return f(self.table, x)
     y = jax.vmap(f)(self.tables, spread.in_parts(x, ways))
-    return spread.over_batch(y.reshape(len(x), *y.shape[2:]))
+    return y.reshape(len(x), *y.shape[2:])
 
 
 class Stack(nn.Module):
@@ -212,7 +214,7 @@ class Stack(nn.Module):
       positions = first.value[:, None] + positions
       first.value = first.value + count
     if o.absolute is not None:
-      x = o.absolute(name="positions")(x, positions, keys)
+      x = spread.joined(o.absolute(name="positions")(x, positions, keys))
     if o.embedding_norm:
       x = LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
     x = Dropout(o.dropout)(x, index)

@@ -30,12 +30,12 @@ from jaxgen.nn.blocks.attention import (
   Tokens,
   attend,
   head_width,
-  separately,
   xavier,
 )
 from jaxgen.nn.blocks.layers import Dense, RMSNorm
 from jaxgen.nn.blocks.modulation import Embedding, Modulation, Readout, as_dense, gated, modulated
 from jaxgen.nn.blocks.positions import over_grid
+from jaxgen.nn.blocks.projections import separately
 from jaxgen.nn.transformers.dit import FREQUENCIES
 from jaxgen.nn.unets.adm import embedding_of
 from jaxgen.nn.vision.vit import PatchEmbedding

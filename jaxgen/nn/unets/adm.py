@@ -49,7 +49,7 @@ class ADM(nn.Module):
   """Improved DDPM's and ADM's U-Net.
 
   Attributes:
-    channels, multipliers, blocks, dropout, classes, dtype, param_dtype: as in `UNet`.
+    channels, multipliers, blocks, dropout, classes, remat, dtype, param_dtype: as in `UNet`.
     attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention.
     out_channels: channels of the output; twice the image's for learned variances, whose first half predicts the mean.
     heads: number of attention's heads. If `head_channels` is given, the heads have that width instead.
@@ -66,6 +66,7 @@ class ADM(nn.Module):
   heads: int = 4
   head_channels: int | None = None
   residual_sample: bool = False
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -99,8 +100,10 @@ class ADM(nn.Module):
       normal = nn.initializers.normal(1.0)
       embedding += nn.Embed(self.classes, 4 * self.channels, embedding_init=normal, name="class", **dtypes)(label)
 
+    kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+
     def block(width: int, name: str, **options) -> ResidualBlock:
-      return ResidualBlock(width, groups, self.dropout, scale_shift=True, name=name, **options, **common)
+      return kind(width, groups, self.dropout, scale_shift=True, name=name, **options, **common)
 
     def residual(h: Array, level: int, name: str) -> Array:
       return block(self.channels * self.multipliers[level], name)(h, embedding, index)

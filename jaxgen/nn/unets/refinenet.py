@@ -7,6 +7,7 @@ refinement blocks; and everywhere normalisation with separate gains and biases f
 Published size: `RefineNet()`, CIFAR-10, 30,117,635 parameters.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -89,6 +90,7 @@ class RefineNet(nn.Module):
     channels: width at full resolution; at half resolution twice as much.
     levels: number of noise levels.
     out_channels: channels of the output.
+    remat: keep only the inputs of residual blocks and units for the backward pass, and compute the rest again.
     dtype: dtype of the computation; normalisation statistics are float32 or wider.
     param_dtype: dtype of the parameters.
   """
@@ -96,6 +98,7 @@ class RefineNet(nn.Module):
   channels: int = 128
   levels: int = 10
   out_channels: int = 3
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -130,6 +133,10 @@ class RefineNet(nn.Module):
       layer = Conv(width, kernel, use_bias=use_bias, kernel_init=initializer(), name=name, **dtypes)
       return layer(x) if dilation == 1 else dilate(layer, x, dilation)
 
+    def again(f: Callable[..., Array]) -> Callable[..., Array]:
+      return lambda x, *rest: nn.remat(lambda _, x: f(x, *rest))(self, x) if self.remat else f(x, *rest)
+
+    @again
     def residual(x: Array, width: int, name: str, first: bool = False, dilation: int = 1) -> Array:
       """norm, ELU, conv; norm, ELU, conv; + input. A group's first block changes the width, and halves or dilates."""
       layer = partial(conv, dilation=dilation)
@@ -140,6 +147,7 @@ class RefineNet(nn.Module):
         x = shrink(layer(x, width, f"{name}_shortcut", 3 if dilation > 1 else 1))
       return x + h
 
+    @again
     def units(x: Array, count: int, name: str) -> Array:
       """Residual convolution units."""
       for unit in range(count):

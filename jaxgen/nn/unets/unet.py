@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core import spread
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
@@ -67,12 +68,14 @@ class ResidualBlock(nn.Module):
     """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(self.groups or groups_for(x.shape[-1]), self.eps, name=name, **dtypes)
-    init = self.kernel_init
+    init, x = self.kernel_init, spread.joined(x)
     h = nn.silu(norm("norm_1", x)(x))
     project = x.shape[-1] != self.features
     if self.resample is not None:
       h, x, project = self.resample(h), self.resample(x), project or self.project
-    h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h)
+    cut = spread.cuts(self.features, "channels")
+    h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h if cut else spread.over_devices(h))
+    h = spread.over_width(h) if cut else h
     time = None
     if embedding is not None:
       dense = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)
@@ -83,7 +86,7 @@ class ResidualBlock(nn.Module):
     else:
       h = norm("norm_2", h)(h, time)
     h = Dropout(self.dropout)(nn.silu(h), index)
-    h = Conv(self.features, kernel_init=init(1e-10), name="conv_2", **dtypes)(h)
+    h = spread.joined(Conv(self.features, kernel_init=init(1e-10), name="conv_2", **dtypes)(h))
     if project:
       x = Conv(self.features, 1, kernel_init=init(), name="shortcut", **dtypes)(x)
     return (x + h) * self.gain
@@ -110,12 +113,17 @@ class Attention(nn.Module):
     batch, height, width, channels = x.shape
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = GroupNorm(self.groups or groups_for(channels), self.eps, name="norm", **dtypes)(x)
-    h = h.reshape(batch, height * width, channels)
+    h, cut = h.reshape(batch, height * width, channels), spread.cuts(self.heads, "heads")
+    h = h if cut else spread.over_devices(h)
     dense = partial(Dense, channels, **dtypes)
-    split = lambda z: z.reshape(batch, height * width, self.heads, head_width(channels, self.heads))
+
+    def split(z: Array) -> Array:
+      z = z.reshape(batch, height * width, self.heads, head_width(channels, self.heads))
+      return spread.over_width(z, 2) if cut else z
+
     q, k, v = (split(dense(kernel_init=self.kernel_init(), name=name)(h)) for name in ("query", "key", "value"))
     h = attend(q, k, v).reshape(batch, height, width, channels)
-    return (x + dense(kernel_init=self.kernel_init(1e-10), name="out")(h)) * self.gain
+    return (x + spread.joined(dense(kernel_init=self.kernel_init(1e-10), name="out")(h))) * self.gain
 
 
 def u_shape(
@@ -151,7 +159,7 @@ def u_shape(
       h = block(h, level, f"down_{level}_{number}")
       skips.append(h)
     if level < levels - 1:
-      h = sample(h, level, "down")
+      h = spread.joined(sample(h, level, "down"))
       skips.append(h)
 
   h = residual(h, levels - 1, "middle_0")
@@ -163,7 +171,7 @@ def u_shape(
       h = jnp.concatenate([h, skips.pop()], axis=-1)
       h = block(h, level, f"up_{level}_{number}", attention_up == "every" or number == blocks)
     if level:
-      h = sample(h, level, "up")
+      h = spread.joined(sample(h, level, "up"))
   return h
 
 

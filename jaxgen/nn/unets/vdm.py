@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core import spread
 from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
 from jaxgen.nn.unets.unet import Attention, Map, check, u_shape
@@ -43,10 +44,13 @@ class Block(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = lambda name, x: GroupNorm(groups_for(x.shape[-1]), name=name, **dtypes)
     zeros = nn.initializers.zeros
-    h = Conv(self.features, name="conv_1", **dtypes)(nn.silu(norm("norm_1", x)(x)))
+    x, cut = spread.joined(x), spread.cuts(self.features, "channels")
+    h = nn.silu(norm("norm_1", x)(x))
+    h = Conv(self.features, name="conv_1", **dtypes)(h if cut else spread.over_devices(h))
+    h = spread.over_width(h) if cut else h
     shift = Dense(self.features, use_bias=False, kernel_init=zeros, name="condition", **dtypes)(condition)
     h = Dropout(self.dropout)(nn.silu(norm("norm_2", h)(h, shift)), index)
-    h = Conv(self.features, kernel_init=zeros, name="conv_2", **dtypes)(h)
+    h = spread.joined(Conv(self.features, kernel_init=zeros, name="conv_2", **dtypes)(h))
     if x.shape[-1] != self.features:
       x = Conv(self.features, 1, name="shortcut", **dtypes)(x)
     return x + h
@@ -64,6 +68,7 @@ class ScoreNetwork(nn.Module):
     fourier: the network also sees sin(2^n pi z) and cos(2^n pi z) for these n. The paper has 7 and 8 for 256 values in
       [-1, 1]: for n = 8 the distance of two values is one period. For 17 values that is n = 4.
     classes: number of classes of a class-conditional network.
+    remat: keep only each residual block's input for the backward pass, and compute the rest again.
   """
 
   gamma_min: float
@@ -73,6 +78,7 @@ class ScoreNetwork(nn.Module):
   dropout: float = 0.0
   fourier: Sequence[int] = (7, 8)
   classes: int | None = None
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -105,8 +111,10 @@ class ScoreNetwork(nn.Module):
     angle = angle.reshape(*z.shape[:-1], -1)
     h = jnp.concatenate([z, jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
+    block = nn.remat(Block) if self.remat else Block
+
     def residual(h: Array, level: int, name: str) -> Array:
-      return Block(self.channels, self.dropout, name=name, **dtypes)(h, condition, index)
+      return block(self.channels, self.dropout, name=name, **dtypes)(h, condition, index)
 
     def attend(h: Array, name: str) -> Array:
       return Attention(None, 1, kernel_init=initializer, name=name, **dtypes)(h)

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core import spread
 from jaxgen.core.arrays import wide
-from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, head_width, separately
+from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, head_width
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
+from jaxgen.nn.blocks.projections import Projections
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, positions, uniform
 
 Dtype = Any
@@ -65,14 +67,14 @@ class TalkingHeadsAttention(nn.Module):
   @nn.compact
   def __call__(self, x: Tokens, index: Index = None) -> Tokens:
     dtypes, width = dict(dtype=self.dtype, param_dtype=self.param_dtype), x.shape[-1]
-    qkv = Dense(3 * width, self.qkv_bias, separately(self.kernel_init, 3), name="qkv", **dtypes)(x)
-    heads = (self.heads, head_width(width, self.heads))
-    q, k, v = (y.reshape(*y.shape[:2], *heads) for y in jnp.split(qkv, 3, axis=-1))
+    x = spread.over_devices(x)  # heads that talk are not cut over `tensor`
+    options = dict(use_bias=self.qkv_bias, kernel_init=self.kernel_init, **dtypes)
+    q, k, v = Projections(3, self.heads, head_width(width, self.heads), name="qkv", **options)(x)
     logits = TalkingHeads(name="before", **dtypes)(jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5)
     weights = jax.nn.softmax(wide(logits))
     weights = TalkingHeads(name="after", **dtypes)(weights)
     y = jnp.einsum("bhqk,bkhd->bqhd", Dropout(self.dropout)(weights, index), v)
-    return Dense(width, kernel_init=self.kernel_init, name="out", **dtypes)(y.reshape(x.shape))
+    return spread.joined(Dense(width, kernel_init=self.kernel_init, name="out", **dtypes)(y.reshape(x.shape)))
 
 
 class ClassAttentionBlock(nn.Module):

@@ -108,6 +108,7 @@ class ResNet(nn.Module):
     drop_path: stochastic depth's rate at the last block; it grows in equal steps from 0 at the first.
     zero_gain: the last normalisation of each branch starts at 0, so that blocks start as the identity: Goyal et al.
       2017, section 5.1. For v1 and v1.5.
+    remat: keep only each block's input for the backward pass, and compute the rest again.
   """
 
   depths: Sequence[int]
@@ -119,6 +120,7 @@ class ResNet(nn.Module):
   small: bool = False
   drop_path: float = 0.0
   zero_gain: bool = False
+  remat: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -144,9 +146,10 @@ class ResNet(nn.Module):
     if not self.small:
       h = max_pool(h, 3, 2, ((1, 1), (1, 1)))
     rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
+    block = nn.remat(Block) if self.remat else Block
     for stage, depth in enumerate(self.depths):
       for i in range(depth):
-        h = Block(
+        h = block(
           self.width * 2**stage,
           2 if stage > 0 and i == 0 else 1,
           self.bottleneck,

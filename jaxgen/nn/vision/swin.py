@@ -16,9 +16,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core import spread
 from jaxgen.core.errors import UserError, check_sizes
-from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width, separately
+from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width
 from jaxgen.nn.blocks.layers import Dense, LayerNorm
+from jaxgen.nn.blocks.projections import Projections
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, uniform
 
 Dtype = Any
@@ -98,9 +100,10 @@ class WindowAttention(nn.Module):
     padded = y.shape[1:3]
     y = windows_of(jnp.roll(y, (-self.shift[0], -self.shift[1]), (1, 2)), self.window)
 
-    qkv = Dense(3 * channels, self.qkv_bias, separately(self.kernel_init, 3), name="qkv", **dtypes)(y)
-    heads = (self.heads, head_width(channels, self.heads))
-    q, k, v = (p.reshape(*p.shape[:2], *heads) for p in jnp.split(qkv, 3, axis=-1))
+    cut = spread.cuts(self.heads, "heads")
+    y = y if cut else spread.over_devices(y)
+    options = dict(use_bias=self.qkv_bias, kernel_init=self.kernel_init, **dtypes)
+    q, k, v = Projections(3, self.heads, head_width(channels, self.heads), cut, name="qkv", **options)(y)
     table = self.param("relative", normal, ((2 * h - 1) * (2 * w - 1), self.heads), self.param_dtype)
     bias = table[relative_positions(self.window)].transpose(2, 0, 1)[None].astype(y.dtype)
     mask = None
@@ -108,7 +111,7 @@ class WindowAttention(nn.Module):
       mask = shifted_mask(*padded, self.window, self.shift)
       mask = jnp.asarray(np.tile(mask, (len(x), 1, 1)))[:, None]
     y = attend(q, k, v, mask=mask, bias=bias).reshape(y.shape)
-    y = Dense(channels, kernel_init=self.kernel_init, name="out", **dtypes)(y)
+    y = spread.joined(Dense(channels, kernel_init=self.kernel_init, name="out", **dtypes)(y))
 
     y = jnp.roll(from_windows(y, self.window, *padded), self.shift, (1, 2))[:, :height, :width]
     return y.reshape(x.shape)

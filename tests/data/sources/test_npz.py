@@ -99,7 +99,7 @@ def test_a_process_reads_the_pages_of_its_own_rows(tmp_path):
   before = pages()
   if before.mean() > 0.5:
     pytest.skip("the file's system keeps all of it in memory")
-  stream = Stream(source, 3, 16, 1, 2)
+  stream = Stream(source, 3, 16, np.arange(8, 16, dtype=np.int32))
   for k in range(2):
     positions = np.arange(16 * k + 8, 16 * k + 16)
     rows = elements(len(source), 3, positions)

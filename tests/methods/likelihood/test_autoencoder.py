@@ -46,7 +46,12 @@ def trained():
   """(method, states after 0, START and 150 steps, the last step's metrics)."""
   adversary = Adversary(PatchDiscriminator(4, 1), optax.adam(1e-3), START)
   method = autoencoder(
-    NETWORK, BOTTLENECK, spec=DIGITS.spec, optimizer=optax.adam(3e-3), perceptual=FEATURES, adversary=adversary
+    NETWORK,
+    BOTTLENECK,
+    spec=DIGITS.spec,
+    optimizer=optax.adam(optax.linear_schedule(6e-3, 0, 150)),
+    perceptual=FEATURES,
+    adversary=adversary,
   )
   state = jax.jit(method.init)(jax.random.key(0), batch_of(2))
   step, states = jax.jit(method.step), [state]
