@@ -129,7 +129,8 @@ def copies(array: Shaped[Array, "count *rest"], cut: bool) -> Shaped[Array, "way
   For what is used several times in a network. The gradients of all uses are added up on each device, and summed over
   the devices once; otherwise the compiler sums each use's. See `in_parts`.
 
-  cut: each copy is cut over `tensor` along its first axis. Else the devices of `tensor` have parts of the batch, too.
+  Args:
+    cut: each copy is cut over `tensor` along its first axis. Else the devices of `tensor` have parts of the batch, too.
   """
   axes, ways = _axes(*BATCH_AXES) if cut else _axes(*BATCH_AXES, TENSOR)
   several = jax.numpy.broadcast_to(array, (ways, *array.shape))
