@@ -30,8 +30,12 @@ TENSOR = "tensor"  # the axis that heads and hidden layers are cut over
 
 @dataclasses.dataclass
 class Notes:
-  """What networks have said while they were traced. cut: something was cut over `tensor`; whole: what was not, a line
-  for each kind."""
+  """Notes of networks from their trace.
+
+  Attributes:
+    cut: something was cut over `tensor`.
+    whole: what was not cut, a line for each kind.
+  """
 
   cut: bool = False
   whole: list[str] = dataclasses.field(default_factory=list)
