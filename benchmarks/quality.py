@@ -1,4 +1,4 @@
-"""Quality of samples against network calls and against seconds, for every solver.
+"""Quality of samples against network calls, and their seconds, for every solver.
 
     jaxgen train ddpm_digits
     python benchmarks/quality.py runs/ddpm_digits
@@ -278,7 +278,7 @@ def at_the_front(document: dict, places: int = 2) -> list[str]:
 
 
 def figure(document: dict, path: pathlib.Path):
-  """Distance against calls and against seconds, for the network and for the closed form.
+  """Distance against calls, for the network and for the closed form; seconds are in proportion to calls.
 
   The solvers at the front have a colour each; the others have one for each group.
   """
@@ -291,40 +291,33 @@ def figure(document: dict, path: pathlib.Path):
   front = at_the_front(document)
   groups = sorted({group_of(name) for name in names if name not in front})
   greys = dict(zip(groups, (("0.62", "-"), ("0.62", (0, (4, 2))), ("0.62", (0, (1, 1.5)))), strict=False))
-  colors = dict(zip(front, plt.get_cmap("Dark2").colors, strict=False))
-  fig, axes = plt.subplots(2, 2, figsize=(11, 8), sharey="row", layout="constrained")
+  palette = [*plt.get_cmap("Dark2").colors, *plt.get_cmap("Set1").colors]
+  colors = dict(zip(front, palette, strict=False))
+  fig, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
   handles = {}
-  for line, (title, rows) in zip(axes, document["results"].items(), strict=True):
+  for axis, (title, rows) in zip(axes, document["results"].items(), strict=True):
     floor = document["floor"] if title == "network" else np.mean([r["frechet"] for r in rows if not r["steps"]])
-    for axis, key, label in zip(
-      line, ("network_calls", "seconds"), ("network calls", "seconds for all samples"), strict=True
-    ):
-      for name in sorted(names, key=lambda name: name in front):
-        mine = [r for r in rows if r["solver"] == name and r["steps"] > 1 and np.isfinite(r["frechet"]).all()]
-        x, y = [row[key] for row in mine], [np.mean(row["frechet"]) for row in mine]
-        if name in front:
-          style = dict(color=colors[name], linewidth=2, marker="o", markersize=5, zorder=3)
-        else:
-          color, dash = greys[group_of(name)]
-          style = dict(color=color, linestyle=dash, linewidth=1)
-        label_of = name if name in front else group_of(name)
-        handles.setdefault(label_of, axis.plot(x, y, **style)[0])
-      axis.axhline(floor, color="black", linewidth=1)
-      axis.set(xscale="log", yscale="log", xlabel=label)
-      if key == "network_calls":
-        axis.set_xticks([8, 16, 32], ["8", "16", "32"])
+    for name in sorted(names, key=lambda name: name in front):
+      mine = [r for r in rows if r["solver"] == name and r["steps"] > 1 and np.isfinite(r["frechet"]).all()]
+      x, y = [row["network_calls"] for row in mine], [np.mean(row["frechet"]) for row in mine]
+      if name in front:
+        style = dict(color=colors[name], linewidth=2, marker="o", markersize=5, zorder=3)
       else:
-        axis.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
-        axis.set_xlim(*(0.9, 1.1) * np.array([min(r[key] for r in rows if r["steps"] > 1), max(r[key] for r in rows)]))
-      axis.minorticks_off()
-      axis.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
-      axis.grid(alpha=0.25, linewidth=0.5)
-      axis.spines[["top", "right"]].set_visible(False)
-    line[0].set_ylabel(f"Fréchet distance, {title}")
+        color, dash = greys[group_of(name)]
+        style = dict(color=color, linestyle=dash, linewidth=1)
+      label_of = name if name in front else group_of(name)
+      handles.setdefault(label_of, axis.plot(x, y, **style)[0])
+    axis.axhline(floor, color="black", linewidth=1)
+    axis.set(xscale="log", yscale="log", xlabel="network calls", title=f"{title}: Fréchet distance")
+    axis.set_xticks([8, 16, 32], ["8", "16", "32"])
+    axis.minorticks_off()
+    axis.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+    axis.grid(alpha=0.25, linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
     floor_of = "the training digits" if title == "network" else "exact samples"
     note = dict(xycoords=("axes fraction", "data"), xytext=(4, -4), textcoords="offset points", va="top")
-    line[0].annotate(f"floor: {floor_of}", (0, floor), **note)
-    line[0].set_ylim(bottom=0.8)
+    axis.annotate(f"floor: {floor_of}", (0, floor), **note)
+    axis.set_ylim(bottom=0.8)
   order = [*front, *groups]
   fig.legend([handles[name] for name in order], order, loc="outside right upper", frameon=False)
   fig.suptitle(f"{document['samples']:,} samples, {document['run']}, {document['device']}")

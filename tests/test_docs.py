@@ -90,14 +90,18 @@ def test_what_the_page_says_of_the_solvers_figure():
   measured = json.loads((ROOT / "benchmarks/quality.json").read_text())
   rows = [row for row in measured["results"]["network"] if row["steps"] > 1]
   distance = lambda name, calls: next(np.mean(r["frechet"]) for r in rows if (r["solver"], r["steps"]) == (name, calls))
-  said = (distance("probability_flow", 8), measured["floor"], distance("dpmpp_2m", 16))
+  of_calls = lambda low, high: [row for row in rows if low < row["network_calls"] <= high]
+  best = lambda rows: [row["solver"] for row in sorted(rows, key=lambda row: np.mean(row["frechet"]))]
   text = " ".join(PAGES["docs/diffusion.md"].split())
-  first, floor, second = (f"{number:.2f}" for number in said)
-  assert f"a distance of {first}, and with 16 calls it reaches the floor of {floor}." in text
-  assert f"`dpmpp_2m` is second there, with {second}" in text
-  assert distance("probability_flow", 16) < measured["floor"]
-  near = [row for row in rows if 16 < row["network_calls"] <= 32 and np.mean(row["frechet"]) < 1.1 * measured["floor"]]
+  first, second, third = distance("probability_flow", 8), distance("plms", 7), distance("ddim", 8)
+  assert f"a distance of {first:.2f}, before `plms` with {second:.2f} and `ddim` with {third:.2f}." in text
+  assert best(of_calls(4, 8))[:3] == ["probability_flow", "plms", "ddim"]
+  assert f"With 16 calls the best is `plms`, with {distance('plms', 15):.2f}." in text
+  assert best(of_calls(8, 16))[0] == "plms"
+  near = [row for row in of_calls(16, 32) if 1.335 < np.mean(row["frechet"]) < 1.385]
   assert len(near) == 9
+  assert f"the floor of {measured['floor']:.2f}: what is left" in text
+  assert f"`dpmpp_sde_2m` has {distance('dpmpp_sde_2m', 32):.2f} there" in text
 
 
 def test_the_pages_links_lead_to_what_they_name():

@@ -24,13 +24,8 @@ def parameters(node):
   methods = {x.name: x for x in node.body if isinstance(x, ast.FunctionDef)}
   names = set(methods) | (parameters(methods["__init__"]) if "__init__" in methods else set())
   for x in ast.walk(node):
-    if isinstance(x, ast.Assign | ast.AnnAssign):
-      for target in x.targets if isinstance(x, ast.Assign) else [x.target]:
-        for part in ast.walk(target):
-          if isinstance(part, ast.Attribute):
-            names.add(part.attr)
-          elif isinstance(part, ast.Name):
-            names.add(part.id)
+    if isinstance(getattr(x, "ctx", None), ast.Store):
+      names |= {x.attr} if isinstance(x, ast.Attribute) else {x.id} if isinstance(x, ast.Name) else set()
   return names
 
 

@@ -50,8 +50,8 @@ class Condition(NamedTuple):
     missing = [name for name in self.names if name not in batch]
     if missing:
       raise UserError(
-        f"the model is told {' and '.join(map(repr, missing))} of each example, which this data has not: use data that "
-        "has, or no condition"
+        f"the model's condition needs {' and '.join(map(repr, missing))}, which this data does not have: use other "
+        "data, or no condition"
       )
     return self.read(batch)
 

@@ -30,8 +30,12 @@ TENSOR = "tensor"  # the axis that heads and hidden layers are cut over
 
 @dataclasses.dataclass
 class Notes:
-  """What networks have said while they were traced. cut: something was cut over `tensor`; whole: what was not, a line
-  for each kind."""
+  """Notes of networks from their trace.
+
+  Attributes:
+    cut: something was cut over `tensor`.
+    whole: what was not cut, a line for each kind.
+  """
 
   cut: bool = False
   whole: list[str] = dataclasses.field(default_factory=list)
@@ -129,7 +133,8 @@ def copies(array: Shaped[Array, "count *rest"], cut: bool) -> Shaped[Array, "way
   For what is used several times in a network. The gradients of all uses are added up on each device, and summed over
   the devices once; otherwise the compiler sums each use's. See `in_parts`.
 
-  cut: each copy is cut over `tensor` along its first axis. Else the devices of `tensor` have parts of the batch, too.
+  Args:
+    cut: each copy is cut over `tensor` along its first axis. Else the devices of `tensor` have parts of the batch, too.
   """
   axes, ways = _axes(*BATCH_AXES) if cut else _axes(*BATCH_AXES, TENSOR)
   several = jax.numpy.broadcast_to(array, (ways, *array.shape))

@@ -29,8 +29,9 @@ STACK = "blocks"  # under it, `nn.blocks.attention.Blocks` has its layers' param
 class Cut(NamedTuple):
   """How an array is cut that `tensor`'s devices share in use.
 
-  tensor: the dimension, counted from the last; None where it is kept in other parts than it is used in.
-  fsdp: the dimension that `fsdp` cuts, if it divides it; None: the largest.
+  Attributes:
+    tensor: the dimension, counted from the last; None where it is kept in other parts than it is used in.
+    fsdp: the dimension that `fsdp` cuts, if it divides it; None: the largest.
   """
 
   tensor: int | None = None

@@ -68,8 +68,9 @@ QUICK = {"exec_time_optimization_effort": -1.0}  # of XLA's options, from -1 to 
 def cost(program: Program, target: Target, batch_size: int, quick: bool = False) -> Cost:
   """Compiles a program for its mesh and reads what the compiler says.
 
-  quick: with the least effort. TPU's compiler, which looks for the best form of each operation, takes an eighth of the
-    time; what it then estimates is of a slower program.
+  Args:
+    quick: with the least effort. TPU's compiler, which looks for the best form of each operation, takes an eighth of
+      the time; what it then estimates is of a slower program.
 
   Raises:
     UserError: it does not fit the memory; says which batch would, by estimate.

@@ -81,7 +81,7 @@ def target(name: str) -> Target:
     return Target(name, gpus(chip, int(slices)), GPUS[chip])
   if platform != "tpu" or chip not in CHIPS or not slices:
     raise UserError(
-      f"--target {name} is none: it is cpu:N, such as cpu:64, gpu:KIND:N with one of {', '.join(GPUS)}, such as "
+      f"--target {name} is not a target: use cpu:N, such as cpu:64, gpu:KIND:N with one of {', '.join(GPUS)}, such as "
       f"gpu:h100:8, or tpu:CHIP:TOPOLOGY with one of the chips {', '.join(CHIPS)}, such as tpu:v5e:16x16"
     )
   return Target(name, _tpus(chip, slices), CHIPS[chip])

@@ -205,10 +205,10 @@ def check_prompt(prompt: Tokens, vocabulary: int, length: int, start: int | None
   if prompt.shape[1] >= length:
     raise UserError(f"a prompt of {prompt.shape[1]} tokens leaves nothing to say of {length}: cut it, or say more")
   if start is None and not prompt.shape[1]:
-    raise UserError("this model goes on from a prompt, and there is none: give one of at least one token")
+    raise UserError("this model continues a prompt, and none was given: give one of at least one token")
   wrong = ((prompt < 0) | (prompt >= vocabulary)).any(axis=1)
   if not isinstance(wrong, jax.core.Tracer) and wrong.any():
-    raise UserError(f"a prompt has tokens that are none of the {vocabulary}, 0 to {vocabulary - 1}: change it")
+    raise UserError(f"a prompt has tokens outside of the vocabulary, 0 to {vocabulary - 1}: change it")
   return wrong
 
 

@@ -27,7 +27,8 @@ def separately(init: Callable[..., Array], parts: int) -> Callable[..., Array]:
 class Projections(nn.Module):
   """`parts` dense layers of one input, each into `heads` heads of `width` features; their kernels lie side by side.
 
-  cut: each device of the mesh's axis `tensor` has some heads of every part, see `core.spread`.
+  Attributes:
+    cut: each device of the mesh's axis `tensor` has some heads of every part, see `core.spread`.
   """
 
   parts: int

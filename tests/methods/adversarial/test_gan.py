@@ -385,7 +385,7 @@ def test_bad_input():
     (dict(spec=Spec((3,), feature="x")), "examples of shape .3,. and the data has .2,."),
     (dict(generator=MLPGenerator((3,))), "generator makes for one example is .3,., not .2,."),
     (dict(spec=Spec((2,))), "this data has x"),
-    (dict(condition=labels(PLANE)), "'label' of each example, which this data has not"),
+    (dict(condition=labels(PLANE)), "needs 'label', which this data does not have"),
     (dict(k=4), "a batch of 6 does not divide into 4 slices"),
     (dict(slices=(3, 4)), "a batch of 6 does not divide into 4 slices"),
   ]

@@ -365,11 +365,11 @@ def test_prompts_that_do_not_fit(x64):
   with pytest.raises(UserError, match="prompt of 4 tokens leaves nothing to say of 4"):
     jax.eval_shape(method.sample, state, keys, jnp.zeros((2, 4), jnp.int32))
   prompt = jnp.array([[0, 3], [0, 1]])
-  with pytest.raises(UserError, match="none of the 3, 0 to 2"):
+  with pytest.raises(UserError, match="outside of the vocabulary, 0 to 2"):
     method.sample(state, keys, prompt)
   tokens = jit(method.sample)(state, keys, prompt)  # where the compiler does not know the tokens
   assert (tokens[0] == -1).all()
   np.testing.assert_array_equal(tokens[1, :2], [0, 1])
   method, state = build(LanguageModel(V, gpt(8, 2, 1, T, dtype=DOUBLE)), start=None)
-  with pytest.raises(UserError, match="goes on from a prompt, and there is none"):
+  with pytest.raises(UserError, match="continues a prompt, and none was given"):
     jax.eval_shape(method.sample, state, keys)
