@@ -8,7 +8,7 @@ import conftest
 import pytest
 
 FILES = [
-  path for folder in ("jaxgen", "configs", "benchmarks") for path in conftest.REPOSITORY.rglob(f"{folder}/**/*.py")
+  path for folder in ("jaxgen", "configs", "benchmarks") for path in (conftest.REPOSITORY / folder).rglob("*.py")
 ]
 FILES = {path.relative_to(conftest.REPOSITORY).as_posix(): path for path in sorted(FILES)}
 ITEM = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): \S")

@@ -146,7 +146,8 @@ def test_what_is_seen_is_a_function_of_seed_and_position(tmp_path):
     np.testing.assert_array_equal(got["image"][position // 4, position % 4], np.asarray(expected))
     assert got["label"][position // 4, position % 4] == order[element] % 2
   assert len(np.unique(got["image"].reshape(12, -1), axis=0)) == 12
-  halves = [pipeline.batch_at(data.training(), 7, 2, 4, rows, 3)["image"] for rows in np.split(np.arange(4), 2)]
+  rows = np.split(np.arange(4, dtype=np.int32), 2)
+  halves = [pipeline.batch_at(data.training(), 7, 2, 4, half, 3)["image"] for half in rows]
   np.testing.assert_array_equal(np.concatenate(halves), got["image"][2])
   seen = decode(tmp_path / "train" / "a" / "0.png", "it", (16, 16, 3), CenterCrop())
   np.testing.assert_array_equal(data.source("train")[0]["image"], seen)
