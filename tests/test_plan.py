@@ -168,7 +168,7 @@ def test_a_batch_that_does_not_fit_is_said_with_one_that_does(tmp_path, monkeypa
   ("words", "said"),
   [
     (["tpu:v9:2x2"], "with one of the chips v2, v3, v4, v5e, v5p, v6e, tpu7x, such as tpu:v5e:16x16"),
-    (["gpu:b200:8"], "--target gpu:b200:8 is none: it is cpu:N, such as cpu:64, gpu:KIND:N with one of h100"),
+    (["gpu:b200:8"], "--target gpu:b200:8 is not a target: use cpu:N, such as cpu:64, gpu:KIND:N with one of h100"),
     (["cpu:9"], "ask for at most as many"),
     (["cpu:8", "--fsdp", "3"], "--fsdp 3 does not divide the 8 devices"),
     (["cpu:8", "--batch-size", "12"], "a batch of 12 does not divide over the 8 devices"),

@@ -101,7 +101,7 @@ def build(name, arguments):
   experiment = config.build(**arguments)
   for given in decays:
     for d in given.values() if isinstance(given, dict) else [given]:
-      left = 0.0 if d is None or callable(d) else d ** experiment.steps
+      left = d ** experiment.steps if isinstance(d, float) else 0.0
       assert left < 0.02, f"{left:.0%} of the initialisation are left in the average of {name} that samples"
   return experiment
 

@@ -97,7 +97,7 @@ def test_a_signal_stops_and_the_same_command_goes_on(finished, tmp_path):
   run, numbers = finished
   stopped = make_run(tmp_path, steps=30)
   progress = quiet()
-  update = progress.update
+  update, before = progress.update, signal.getsignal(signal.SIGINT)
 
   def press_control_c(step, loss):
     update(step, loss)
@@ -108,7 +108,7 @@ def test_a_signal_stops_and_the_same_command_goes_on(finished, tmp_path):
   with pytest.raises(Stopped, match=r"SIGINT: saved .* at step (14|18|20) of 30") as caught:
     training.train(stopped, progress)
   assert caught.value.code == 130
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  assert signal.getsignal(signal.SIGINT) is before
   resumed = make_run(tmp_path)
   assert training.train(resumed, quiet()) == numbers
   assert state_hash(resumed.state) == state_hash(run.state)

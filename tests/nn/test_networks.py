@@ -221,7 +221,7 @@ def products(jaxpr):
 
 
 def test_frequencies_are_not_trained():
-  network = SongUNet(8, (1,), 0, (), out_channels=1, ncsnpp=True, fourier=16.0)
+  network = SongUNet(8, (1,), 1, (), out_channels=1, ncsnpp=True, fourier=16.0)
   x, t = jnp.ones((2, 4, 4, 1)), jnp.arange(2.0)
   variables = jax.jit(network.init)(jax.random.key(0), x, t)
   variables = jax.tree.map(lambda p: p + 0.1, variables)

@@ -245,5 +245,7 @@ def consistency_model(
     return jnp.mean(each), ({"times": pairs.number(state.step).astype(each.dtype)}, state.buffers)
 
   frozen = {TEACHER: teacher.frozen} if teacher else {}
-  facts = {"A sample": cost(sampler, schedule, condition)}
-  return compose(init, [("network", Player(loss, optimizer))], sample=sample, frozen=frozen, facts=facts)
+  words, calls = cost(sampler, schedule, condition)
+  players = [("network", Player(loss, optimizer))]
+  method = compose(init, players, sample=sample, frozen=frozen, facts={"A sample": words})
+  return method._replace(network_calls=calls)

@@ -78,7 +78,7 @@ def test_a_text_with_a_mask_is_learned_dropped_and_guided():
   ):
     with pytest.raises(UserError, match=sentence):
       made.sample(state, keys, **given)
-  with pytest.raises(UserError, match="'token_mask' of each example"):
+  with pytest.raises(UserError, match="needs 'token_mask', which this data does not have"):
     made.init(jax.random.key(0), {k: v for k, v in batch.items() if k != "token_mask"})
 
 

@@ -462,7 +462,7 @@ def evaluated(made, batch):
     (lambda b: sampled(method(), weight=jnp.ones(4)), "nothing to be"),
     (lambda b: method(schedule=vp(), vlb=1.0), "continuous process"),
     (lambda b: method(shape=(4, 4, 1)).init(jax.random.key(0), b), r"\(4, 4, 1\) and the data has \(2, 2, 1\)"),
-    (lambda b: method(classes=3).init(jax.random.key(0), b), "'label' of each example"),
+    (lambda b: method(classes=3).init(jax.random.key(0), b), "needs 'label', which this data does not have"),
     (
       lambda b: method().sample(
         method().init(jax.random.key(0), b), jax.random.split(jax.random.key(0), 2), label=jnp.zeros(2, int)
