@@ -1,8 +1,9 @@
-"""Parts of batches, read ahead by threads of this process or by Grain's worker processes, in their order.
+"""Reads parts of batches ahead, in order, with threads of this process or with Grain's worker processes.
 
-What is read is a function of its number alone, so the bits do not depend on how many read. Worker processes are started
-anew (spawned, as Grain does), import this package and use no device. They take no notice of SIGINT and SIGTERM, which a
-terminal or a launcher sends to them too: whoever reads closes them, and should it be killed, they end by themselves.
+A part is a function of its number alone, so the number of readers does not change the result. Worker processes are
+spawned, as Grain does: they import this package anew and use no device. They ignore SIGINT and SIGTERM, which a
+terminal or a launcher also sends to them: the process that reads closes them, and if it is killed, they end by
+themselves.
 """
 
 import contextlib
@@ -20,41 +21,41 @@ from typing import Any
 
 from jaxgen.core.errors import UserError
 
-THREADS = 8  # of this process, where there are no worker processes
-AT_MOST = 16  # worker processes that are started unasked
-SHARED = "/dev/shm"  # where arrays lie that a worker process hands over
-SMALL = 2**16  # bytes; what is smaller is handed over through a pipe
+THREADS = 8  # threads of this process that read when there are no worker processes
+AT_MOST = 16  # most worker processes that are started by default
+SHARED = "/dev/shm"  # the shared memory through which worker processes pass arrays
+SMALL = 2**16  # bytes; smaller arrays are passed through a pipe
 
 Read = Callable[[int], Any]
 
 
 def of_machine() -> int:
-  """How many worker processes suit this machine: one for each core but one, at most 16; none on fewer than 4 cores."""
+  """How many worker processes suit this machine: its cores less one, at most 16; 0 with fewer than 4 cores."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
   return min(cores - 1, AT_MOST) if cores >= 4 else 0
 
 
 class Ahead:
-  """Iterates over read(start), ..., read(stop - 1), several of which are computed ahead.
+  """Iterates over read(start), ..., read(stop - 1) and computes several of them ahead.
 
-  What `read` raises is raised where its result was due. `close` ends threads and processes.
+  An error of `read` is raised when the iteration reaches its result. `close` ends threads and processes.
   """
 
   def __init__(self, read: Read, start: int, stop: int, workers: int = 0, part_bytes: int = 0):
     """Starts nothing yet.
 
     Args:
-      read: a function that several threads may call at once; with workers it is sent to them by cloudpickle.
-      start, stop: the numbers that it is called with.
-      workers: processes that read; 0: threads of this process.
-      part_bytes: of one result, about.
+      read: a function that several threads may call at once; with workers, cloudpickle sends it to them.
+      start, stop: `read` is called with the numbers start ... stop - 1.
+      workers: the number of processes that read; 0: threads of this process.
+      part_bytes: the approximate size of one result, in bytes.
 
     Raises:
-      UserError: fewer than 0 workers.
+      UserError: `workers` is negative.
     """
     if workers < 0:
       raise UserError(f"--workers is a number of processes, 0 for none, not {workers}")
-    import grain  # takes a second, and data in memory does not need it
+    import grain  # here, because the import takes a second and data in memory does not need it
 
     self._workers, self._started = workers, False
     parts = grain.MapDataset.range(start, stop).map(functools.partial(_portable, read) if workers else read)
@@ -62,7 +63,7 @@ class Ahead:
       _let_flags_be_read()
       options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
       shared = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else 0
-      # A container's /dev/shm may be small, and writing beyond it kills the process: pipes then.
+      # A container's /dev/shm may be small, and a process that writes beyond its end is killed: use pipes then.
       small = SMALL if shared > 16 * workers * part_bytes else 2**62
       one_by_one = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
       parts = parts.to_iter_dataset(one_by_one)
@@ -79,7 +80,7 @@ class Ahead:
     try:
       if self._started or not self._workers:
         return next(self._parts)
-      with _signals_held_back():  # all processes start now, from threads that start now
+      with _signals_held_back():  # this call starts the threads, and they start all processes
         self._started = True
         return next(self._parts)
     except RuntimeError as error:
@@ -97,7 +98,7 @@ class Ahead:
 
 
 def _let_flags_be_read() -> None:
-  """Grain's flags have their defaults where nobody has parsed absl's; it does the same for some of them."""
+  """Gives Grain's absl flags their defaults where nobody has parsed them, as Grain itself does for some of them."""
   from absl import flags
 
   if not flags.FLAGS.is_parsed():
@@ -108,7 +109,7 @@ def _let_flags_be_read() -> None:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-  """Threads and processes that are started within do not get SIGINT and SIGTERM; this thread gets them afterwards."""
+  """Threads and processes that start within it never get SIGINT or SIGTERM; this thread gets them afterwards."""
   if not hasattr(signal, "pthread_sigmask"):
     yield
     return
@@ -120,7 +121,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _begin(worker: int, workers: int) -> None:
-  """What a worker process does first."""
+  """Sets up a worker process: it ignores signals and ends with its parent."""
   for signum in (signal.SIGINT, signal.SIGTERM):
     signal.signal(signum, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -134,7 +135,7 @@ def _end_with_parent() -> None:
 
 
 def _portable(read: Read, i: int) -> Any:
-  """read(i), whose errors can be sent to another process."""
+  """Returns read(i); replaces an error that cannot be sent to another process by one that can."""
   try:
     return read(i)
   except UserError as error:
@@ -142,6 +143,6 @@ def _portable(read: Read, i: int) -> Any:
   except Exception as error:
     try:
       pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever an error's own constructor wants
+    except Exception:  # the constructor of the error may need other arguments
       raise RuntimeError(f"{type(error).__name__}: {error}") from None
     raise

@@ -1,4 +1,4 @@
-"""Audio: spoken digits, mu-law, and what shows waves. The recordings are those of `jaxgen.data.sources.speech`."""
+"""Audio: spoken digits (read by `jaxgen.data.sources.speech`), mu-law, and files that play or plot waves."""
 
 import io
 import os
@@ -19,12 +19,12 @@ SPEAKERS, DIGITS = 6, 10
 
 
 def speech(file: str | os.PathLike, *, length: int, levels: int = 256) -> Dataset:
-  """Spoken digits. They reach a method as "tokens" [length], by `mu_law`.
+  """Spoken digits. A method sees them as "tokens" [length], made by `mu_law`.
 
   Args:
     file: the NumPy file with the recordings.
-    length: length of a wave, in samples.
-    levels: number of different tokens.
+    length: the length of a wave, in samples.
+    levels: the number of different tokens.
   """
   number = jax.ShapeDtypeStruct((), np.int32)
   features = {"wave": jax.ShapeDtypeStruct((length,), np.int16), "label": number, "speaker": number}
@@ -32,7 +32,7 @@ def speech(file: str | os.PathLike, *, length: int, levels: int = 256) -> Datase
 
 
 def quantize(levels: int = 256) -> Transform:
-  """A transform that turns "wave", in 16 bits, into "tokens" by `mu_law`."""
+  """A transform that turns "wave", 16-bit integers, into "tokens" by `mu_law`."""
 
   def transform(key: Array, batch: Batch) -> Batch:
     wave = batch["wave"].astype(jnp.result_type(float)) / 2**15
@@ -45,7 +45,7 @@ def quantize(levels: int = 256) -> Transform:
 
 
 def mu_law(x: Float[Array, "*shape"], levels: int = 256) -> Int[Array, "*shape"]:
-  """Waves in [-1, 1] -> tokens 0 .. levels - 1, finer towards silence.
+  """Waves in [-1, 1] -> tokens 0 .. levels - 1, with finer steps near silence.
 
   ITU-T G.711 as in van den Oord et al. 2016, https://arxiv.org/abs/1609.03499, section 2.2: with mu = levels - 1,
   f(x) = sign(x) log(1 + mu |x|) / log(1 + mu), rounded to the nearest of `levels` equally spaced values on [-1, 1].
@@ -56,17 +56,17 @@ def mu_law(x: Float[Array, "*shape"], levels: int = 256) -> Int[Array, "*shape"]
 
 
 def mu_law_inverse(tokens: Int[Array, "*shape"], levels: int = 256) -> Float[Array, "*shape"]:
-  """The waves, in [-1, 1], whose tokens these are: sign(f) ((1 + mu)^|f| - 1) / mu."""
+  """Tokens -> waves in [-1, 1], the inverse of `mu_law`: sign(f) ((1 + mu)^|f| - 1) / mu."""
   mu = levels - 1
   f = tokens.astype(jnp.result_type(float)) * (2 / mu) - 1
   return jnp.sign(f) * jnp.expm1(jnp.abs(f) * np.log1p(mu)) / mu
 
 
-# What shows waves -----------------------------------------------------------------------------------------------------
+# Files that play or plot waves ----------------------------------------------------------------------------------------
 
 
 def wav(waves: Float[np.ndarray, "n length"], rate: int = RATE) -> bytes:
-  """A file of 16 bits of waves in [-1, 1], one after the other with a tenth of a second between them."""
+  """A 16-bit WAV file of waves in [-1, 1], one after another with a tenth of a second of silence between them."""
   from scipy.io import wavfile
 
   apart = np.pad(np.nan_to_num(waves), ((0, 0), (0, rate // 10)))
@@ -76,7 +76,7 @@ def wav(waves: Float[np.ndarray, "n length"], rate: int = RATE) -> bytes:
 
 
 def spectrograms(waves: Float[np.ndarray, "n length"], titles: list[str], rate: int = RATE) -> bytes:
-  """A PNG of waves and their spectrograms, 80 dB from white to black."""
+  """A PNG of waves and their spectrograms; its grey scale spans 80 dB from white to black."""
   from matplotlib.figure import Figure
   from scipy.signal import spectrogram
 
@@ -108,11 +108,11 @@ def spectrograms(waves: Float[np.ndarray, "n length"], titles: list[str], rate: 
   return buffer.getvalue()
 
 
-PICTURES = 20  # spectrograms in a picture
+PICTURES = 20  # the most spectrograms in one PNG
 
 
 def render(waves: Float[np.ndarray, "n length"], conditions: Mapping[str, Any]) -> dict[str, bytes]:
-  """What shows samples of speech: {".wav": all of them, ".png": the first ones' spectrograms}."""
+  """Files that show samples of speech: {".wav": all of them, ".png": the spectrograms of the first 20}."""
   shown = waves[:PICTURES]
   titles = [", ".join(f"{name} {int(conditions[name][i])}" for name in sorted(conditions)) for i in range(len(shown))]
   return {".wav": wav(waves), ".png": spectrograms(shown, titles)}

@@ -1,9 +1,9 @@
-"""Augmentations of labelled images, on the device: transforms as in `jaxgen.data.transforms`, for training.
+"""Augmentations of labelled images for training, computed on the device; see `jaxgen.data.transforms` for transforms.
 
     data.cifar10(augment=(crop(4), flip(), rand_augment(2, 9), mixup(0.2, classes=10)))
 
-All take images in [-1, 1] and draw per example. Those that mix two examples take the batch's mirror image as partner,
-example i with example B - 1 - i, and make the label [B] a distribution over the classes, [B, classes].
+All take images in [-1, 1] and draw their noise per example. Those that mix two examples mix example i with example
+B - 1 - i of the batch, and turn the labels [B] into distributions over the classes, [B, classes].
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Image = Float[Array, "height width channels"]
 
 
 def crop(padding: int) -> Transform:
-  """A window of the image's own size, from the image with so many black pixels around it: He et al. 2016, 4.2."""
+  """Pads the image with `padding` black pixels on each side and crops it back at random: He et al. 2016, 4.2."""
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
@@ -45,15 +45,16 @@ def erase(
   mean: Sequence[float] = IMAGENET_MEAN,
   std: Sequence[float] = IMAGENET_STD,
 ) -> Transform:
-  """A box of the picture becomes noise, with this probability: Zhong et al. 2020, https://arxiv.org/abs/1708.04896.
+  """Replaces a random box of the image by noise, with this probability: Zhong et al. 2020.
 
-  As timm has it, and DeiT with it: of ten boxes of a share of the picture's area uniform in `area` and of height to
-  width log-uniform in `ratio`, the first that is smaller than the picture, at a uniform place; where none is, nothing.
-  Noise is normal for each value by itself, with a channel's `mean` and `std` as `transforms.standardize` takes them,
-  so that a network sees it with mean 0 and deviation 1; std=(0, 0, 0) for one colour.
+  https://arxiv.org/abs/1708.04896, as timm and DeiT implement it: up to ten boxes are drawn, their share of the image's
+  area uniform in `area` and their height over width log-uniform in `ratio`; the first that is smaller than the image is
+  put at a uniformly random place. If none is smaller, the image stays as it is. The noise is independent and normal in
+  each value, with each channel's `mean` and `std`. These are the numbers that `transforms.standardize` takes, so that
+  a network sees noise of mean 0 and standard deviation 1. std=(0, 0, 0) fills the box with one colour.
 
   Raises:
-    UserError: a probability, an area or a ratio that is none.
+    UserError: the probability, the area or the ratio is outside its range.
   """
   (least, most), (low, high) = area, ratio
   if not (0 <= probability <= 1 and 0 < least <= most < 1 and 0 < low <= high):
@@ -83,14 +84,14 @@ def erase(
 def _box(
   key: Array, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], tries: int = 10
 ) -> Bool[Array, "height width"]:
-  """True in the first of so many boxes that is smaller than the picture, at a uniform place; False all over for none.
+  """A mask that is True inside the first of `tries` random boxes that is smaller than the image; False if none is.
 
   Args:
-    key: what is drawn from.
-    height, width: of the picture.
-    area: least and largest share of the picture's.
-    ratio: least and largest height to width.
-    tries: boxes that are drawn.
+    key: the random key.
+    height, width: the image's size.
+    area: the least and largest share of the image's area.
+    ratio: the least and largest height over width.
+    tries: the number of boxes that are drawn.
   """
   u, v = jax.random.uniform(jax.random.fold_in(key, 0), (2, tries), minval=jnp.zeros((2, 1)))
   size = height * width * (area[0] + u * (area[1] - area[0]))
@@ -106,9 +107,9 @@ def _box(
 
 
 def mixup(alpha: float, classes: int, probability: float = 1.0) -> Transform:
-  """x = l x_i + (1 - l) x_j and the labels alike, l ~ Beta(alpha, alpha): Zhang et al. 2018.
+  """x = l x_i + (1 - l) x_j, and likewise for the labels, with l ~ Beta(alpha, alpha): Zhang et al. 2018.
 
-  https://arxiv.org/abs/1710.09412, eq. 1; l is each example's own, and 1 but for examples drawn with this probability.
+  https://arxiv.org/abs/1710.09412, eq. 1. Each example draws its own l, and is mixed with this probability; else l = 1.
 
   Raises:
     UserError: alpha is not positive.
@@ -129,10 +130,11 @@ def mixup(alpha: float, classes: int, probability: float = 1.0) -> Transform:
 
 
 def cutmix(alpha: float, classes: int, probability: float = 1.0) -> Transform:
-  """A box of x_i is x_j's, and the label is as much j's as the picture is: Yun et al. 2019.
+  """Replaces a box of x_i by the same box of x_j, and mixes the labels by their shares of the area: Yun et al. 2019.
 
-  https://arxiv.org/abs/1905.04899, Algorithm A1: of area 1 - l before it is cut at the borders, l ~ Beta(alpha, alpha),
-  of the picture's proportions and about a point drawn uniformly; no box but for examples drawn with this probability.
+  https://arxiv.org/abs/1905.04899, Algorithm A1: the box has the image's proportions, a share 1 - l of its area with
+  l ~ Beta(alpha, alpha), and a uniformly random centre; what reaches beyond the borders is cut off. Each example gets a
+  box with this probability.
 
   Raises:
     UserError: alpha is not positive.
@@ -144,7 +146,7 @@ def cutmix(alpha: float, classes: int, probability: float = 1.0) -> Transform:
     scaled("cutmix", image)
 
     def keep(key: Array) -> Float[Array, "height width"]:
-      """1 where the picture is its own."""
+      """1 where the image keeps its own pixels, 0 in the box."""
       share_key, center_key = jax.random.split(key)
       side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, dtype=image.dtype))
       inside = []
@@ -154,18 +156,20 @@ def cutmix(alpha: float, classes: int, probability: float = 1.0) -> Transform:
       return 1 - (inside[0][:, None] & inside[1]).astype(image.dtype)
 
     keys = example_keys(key, batch["index"])
-    own = jax.vmap(keep)(keys)
+    mask = jax.vmap(keep)(keys)
     if probability < 1:
-      own = jnp.where(_drawn(keys, probability)[:, None, None], own, 1)
-    label = _mix(own.mean((1, 2))[:, None], _distribution(batch["label"], classes, image.dtype))
-    return batch | {"image": _mix(own[..., None], image), "label": label}
+      mask = jnp.where(_drawn(keys, probability)[:, None, None], mask, 1)
+    label = _mix(mask.mean((1, 2))[:, None], _distribution(batch["label"], classes, image.dtype))
+    return batch | {"image": _mix(mask[..., None], image), "label": label}
 
   return transform
 
 
 def either(first: Transform, second: Transform, probability: float = 0.5) -> Transform:
-  """One of two transforms that give the same shapes, for each example, the second with this probability: mixup or
-  cutmix."""
+  """Applies one of two transforms to each example, the second with this probability: mixup or cutmix, for instance.
+
+  Both must give the same shapes.
+  """
 
   def transform(key: Array, batch: Batch) -> Batch:
     choice_key, key = jax.random.split(key)
@@ -177,13 +181,18 @@ def either(first: Transform, second: Transform, probability: float = 0.5) -> Tra
 
 
 def rand_augment(operations: int = 2, magnitude: float = 9.0, deviation: float = 0.0) -> Transform:
-  """So many of 14 operations in a row, each at one strength: Cubuk et al. 2020, https://arxiv.org/abs/1909.13719.
+  """Applies random operations out of 14, one after another, at one strength: Cubuk et al. 2020.
 
-  The operations of their section 3, each at random; what is directed (shear, translation, rotation, and, as in later
-  code, brightness, colour, contrast and sharpness) goes either way. Strengths grow linearly from nothing at magnitude
-  0 to, at 10: shear 0.3, translation by 0.45 of the picture, rotation by 30 degrees, factors 1 +- 0.9, solarisation of
-  all, 4 bits of 8. What comes in from outside the picture is black; interpolation is bilinear. With a deviation, which
-  timm added, each operation draws its magnitude from a normal distribution, cut at 0 and 10.
+  https://arxiv.org/abs/1909.13719, section 3. Operations with a direction (shear, translation, rotation and, as in
+  later code, brightness, colour, contrast and sharpness) take a random sign. Strengths grow linearly from no effect at
+  magnitude 0 to these at magnitude 10: shear 0.3, translation by 0.45 of the image, rotation by 30 degrees, factors
+  1 +- 0.9, all values solarised, 4 of 8 bits kept. Pixels from outside the image are black; interpolation is bilinear.
+
+  Args:
+    operations: the number of operations in a row.
+    magnitude: their strength, 0 to 10.
+    deviation: if not 0, each operation draws its magnitude from a normal distribution of this standard deviation,
+      clipped to [0, 10]; timm added this.
 
   Raises:
     UserError: no operations, or a magnitude outside [0, 10].
@@ -210,7 +219,7 @@ def rand_augment(operations: int = 2, magnitude: float = 9.0, deviation: float =
 
 
 def _drawn(keys: Array, probability: float) -> Bool[Array, "batch"]:
-  """Of these examples, each with this probability."""
+  """Whether each example is drawn, independently and with this probability."""
   return jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1), probability))(keys)
 
 
@@ -231,11 +240,11 @@ def _distribution(label: Array, classes: int, dtype) -> Float[Array, "batch clas
   return label if label.ndim == 2 else jax.nn.one_hot(label, classes, dtype=dtype)
 
 
-# RandAugment's operations: (image in [0, 1], strength in [-1, 1]) -> image in [0, 1].
+# RandAugment's operations, (image in [0, 1], strength in [-1, 1]) -> image in [0, 1].
 
 
 def _affine(matrix, shift, x: Image) -> Image:
-  """x at matrix (position - center) + shift + center, for each position (row, column); black outside."""
+  """Reads x at matrix (position - center) + shift + center for each position (row, column); outside x is black."""
   height, width, _ = x.shape
   center = jnp.asarray([(height - 1) / 2, (width - 1) / 2], x.dtype)
   grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).astype(x.dtype)
@@ -245,14 +254,14 @@ def _affine(matrix, shift, x: Image) -> Image:
 
 
 def _gray(x: Image) -> Float[Array, "height width 1"]:
-  """ITU-R 601's luma."""
+  """The luma of ITU-R 601 for three channels, else the channels' mean."""
   if x.shape[-1] != 3:
     return x.mean(-1, keepdims=True)
   return (x @ jnp.asarray([0.299, 0.587, 0.114], x.dtype))[..., None]
 
 
 def _blend(dull: Array, x: Image, m: Array) -> Image:
-  """From `dull` (factor 0) through x (1) and as far beyond."""
+  """Interpolates from `dull` (factor 0) to x (factor 1) and beyond; m in [-1, 1] gives factors 0.1 to 1.9."""
   factor = 1 + 0.9 * m
   return jnp.clip(dull + factor * (x - dull), 0, 1)
 
@@ -280,18 +289,18 @@ def _translate_y(x: Image, m: Array) -> Image:
 
 
 def _autocontrast(x: Image, m: Array) -> Image:
-  """Each channel stretched to [0, 1]; a flat one is left as it is."""
+  """Stretches each channel to [0, 1]; a constant channel stays as it is."""
   low, high = x.min((0, 1)), x.max((0, 1))
   return jnp.where(high > low, (x - low) / jnp.where(high > low, high - low, 1), x)
 
 
 def _equalize(x: Image, m: Array) -> Image:
-  """Each channel's values replaced by their ranks, so that all are as frequent, in 256 levels."""
+  """Equalises each channel's histogram, in 256 levels."""
 
   def channel(x: Array) -> Array:
     k = jnp.round(255 * x).astype(jnp.int32)
     counts = jnp.zeros(256, jnp.int32).at[k.ravel()].add(1)
-    # Pillow's rule: the last level that occurs does not count towards the step, and half a step is added first.
+    # Pillow's rule: the step leaves out the count of the highest level that occurs, and half a step is added first.
     last = counts[255 - jnp.argmax(counts[::-1] > 0)]
     step = (k.size - last) // 255
     table = (step // 2 + jnp.cumsum(counts) - counts) // jnp.maximum(step, 1)
@@ -323,7 +332,7 @@ def _brightness(x: Image, m: Array) -> Image:
 
 
 def _sharpness(x: Image, m: Array) -> Image:
-  """Away from the picture smoothed by a 3x3 kernel, 5 in its middle and 1 around; the border stays."""
+  """Blends with the image smoothed by a 3x3 kernel, 5 in its centre and 1 around it; border pixels stay."""
   height, width, _ = x.shape
   if min(height, width) < 3:
     return x

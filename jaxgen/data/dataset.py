@@ -1,6 +1,6 @@
-"""A data set: what its examples are, and what happens to a batch of them on the device.
+"""A data set: the shapes of its examples, and the transforms of a batch on the device.
 
-Building one computes nothing and opens nothing, so that a config can be listed where its data is not.
+Building one computes nothing and opens nothing, so that a config can be listed where its data is missing.
 """
 
 import dataclasses
@@ -21,34 +21,37 @@ from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, binarize, scale
 
 Specs = dict[str, jax.ShapeDtypeStruct]
-SAMPLE = 64  # examples, spread over a split that is not in memory, that are read when it is opened
-NAMED = 20  # classes that a description names
+SAMPLE = 64  # examples that are read for a check when a split that is not in memory is opened
+NAMED = 20  # the most classes that a description names
 
 
 @dataclass(frozen=True)
 class Dataset:
-  """What a config says of its data.
+  """A config's data set.
 
   Attributes:
     name: see `jaxgen.data.sources`.
     features: name -> shape and dtype of one example of the source: {"image": uint8 [H, W, C], "label": int32 []}.
-    levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens, None where
+    levels: the number of integer pixel values (256; digits 17, binarized images 2) or of different tokens; None where
       values are not integers.
-    classes: the number of labels.
-    transforms: (key, batch) -> batch on the device, always; in this order.
-    augment: likewise, after them, in training only.
-    last: likewise, always, after these.
-    data_dir: where tensorflow-datasets prepared its data sets, None for its own default.
+    classes: the number of classes; None without labels.
+    transforms: functions (key, batch) -> batch on the device, applied in this order in training and evaluation.
+    augment: further transforms, applied after `transforms` and in training only.
+    last: further transforms, applied last, in training and evaluation.
+    data_dir: the folder where tensorflow-datasets prepared its data sets; None: its own default.
     train, test: the names of these splits in the data set.
     fit: how images of other sizes are brought to the size of `features` (folders and tfds; see
       `open_source`).
-    view: what training sees of such images instead, `RandomResizedCrop()` for one; None: the same.
-    repeats: so many examples in a row of training are the same one, each with draws of its own, and an epoch has as
-      many examples as ever: repeated augmentation, Hoffer et al. 2020, https://arxiv.org/abs/1901.09335, as DeiT does.
-    source_levels: of the source, where the transforms change them (`binarized`); None: the same as `levels`.
-    variant: what the transforms made of the data, in words, where likelihoods of it do not compare with the data's own.
-    feature: the name of what a method models, in a batch that it sees; None: the one that is neither "label" nor
-      "index" nor a single number.
+    view: what training sees of such images instead, such as `RandomResizedCrop()`; None: the same as evaluation.
+    repeats: in training, this many consecutive examples are the same one, each augmented by its own random draws; an
+      epoch keeps its number of examples. This is repeated augmentation, Hoffer et al. 2020,
+      https://arxiv.org/abs/1901.09335, as DeiT uses it.
+    source_levels: the number of pixel values of the source, where the transforms change it (`binarized`); None: the
+      same as `levels`.
+    variant: a description of what the transforms made of the data, where its likelihoods do not compare with those of
+      the original data.
+    feature: the name, in a transformed batch, of the array that a method models; None: the one that is neither "label"
+      nor "index" nor a single number.
   """
 
   name: str
@@ -70,12 +73,12 @@ class Dataset:
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
-    """Opens "train", "test", or a split by its name in the data set; the same source at every call.
+    """Opens "train", "test", or a split by its name in the data set; every call returns the same source.
 
     Raises:
-      UserError: the data is missing, or its shape, dtype, pixel values, tokens or labels are not what this data says,
-        or it has numbers that are not finite. All that is in memory is checked at once (labels of folders are, of any
-        size), the rest on some examples now and on each as it is read.
+      UserError: the data is missing, or its shape, dtype, pixel values, tokens or labels differ from this description,
+        or it has numbers that are not finite. Data in memory is checked at once (a folder's labels always are in
+        memory). Of other data, some examples are checked now and each one when it is read.
     """
     split = {"train": self.train, "test": self.test}.get(split, split)
     if split not in self._sources:
@@ -87,12 +90,12 @@ class Dataset:
         source = Checked(source, check)
         source.gather(_spread(source))
       names = source.about.classes if "label" in self.features else ()
-      if self.classes is not None and len(names) > self.classes:  # some of them may have no example in this split
+      if self.classes is not None and len(names) > self.classes:  # a class may have no example in this split
         raise UserError(
           f"{self.name} has {len(names):,} classes ({_some(names)}), but the config expects {self.classes}: change the "
           "config's classes or the data set"
         )
-      vocabulary = getattr(source, "vocabulary", self.levels)  # a text's, which samples are read with
+      vocabulary = getattr(source, "vocabulary", self.levels)  # of a text, which also decodes samples
       if vocabulary != self.levels:
         raise UserError(
           f"{self.name} has {vocabulary} different tokens and the config says {self.levels}: --vocabulary {vocabulary}"
@@ -101,10 +104,10 @@ class Dataset:
     return self._sources[split]
 
   def training(self) -> Source:
-    """What is trained on: the split "train", seen through `view` where there is one.
+    """The split "train" as training reads it: through `view`, where there is one.
 
     Raises:
-      UserError: as `source`, or the view is of pictures in files, and these are arrays.
+      UserError: as in `source`, or there is a view, which needs image files, and the data set holds arrays.
     """
     split = f"{self.train} through {self.view}"
     if self.view is None:
@@ -112,7 +115,7 @@ class Dataset:
     if split not in self._sources:
       self.view.check()
       seen = self.source(self.train)
-      if not isinstance(seen, Checked):  # small, and in memory as evaluations see it
+      if not isinstance(seen, Checked):  # it is small, and in memory with the view of evaluations: open it again
         seen = Checked(
           open_source(self.name, self.train, self.features, self.data_dir, self.fit, 0), lambda values, indices: None
         )
@@ -120,12 +123,12 @@ class Dataset:
     return self._sources[split]
 
   def describe(self, split: str) -> str:
-    """What was read of a split, in lines: how many examples of what shapes and values, the classes with their numbers
-    and how many examples each has, and what was left out."""
+    """Describes a split in lines of text: the number of examples, their shapes and values, the classes with their
+    numbers and counts, and what was left out."""
     source = self.source(split)
     split = {"train": self.train, "test": self.test}.get(split, split)
-    how = "in memory" if source.in_memory else "read as they are asked for"
-    lines = [f"{self.name}, split {split!r}: {len(source):,} examples, {how}"]
+    access = "in memory" if source.in_memory else "read as they are asked for"
+    lines = [f"{self.name}, split {split!r}: {len(source):,} examples, {access}"]
     sample = {} if source.in_memory else source.gather(_spread(source))
     for key, spec in self.features.items():
       array = source.arrays.get(key, sample.get(key))
@@ -145,10 +148,10 @@ class Dataset:
 
   @property
   def spec(self) -> Spec:
-    """What one example is, as a method sees it; computed without reading data.
+    """The shape and values of one example, as a method sees it; computed without reading data.
 
     Raises:
-      UserError: a batch has several things that a method may model, and `feature` does not say which.
+      UserError: a batch has several arrays that a method may model, and `feature` does not say which.
     """
     batch = self.batch_spec(1, train=False)
     names = [name for name, s in batch.items() if name not in ("label", "index") and s.ndim > 1]
@@ -161,8 +164,8 @@ class Dataset:
 
   @property
   def title(self) -> str:
-    """What it is called where likelihoods are compared: its name, what was made of it, and its images' size where they
-    are of another than the data set's."""
+    """The name under which likelihoods are compared: the data set's name, its `variant`, and the size of its images
+    where transforms change it."""
     parts = [self.name] + [self.variant] * bool(self.variant)
     if "image" in self.features:
       seen = self.batch_spec(1, train=False)["image"].shape[1:]
@@ -170,7 +173,7 @@ class Dataset:
     return ", ".join(parts)
 
   def raw_spec(self, batch_size: int) -> Specs:
-    """Shapes and dtypes of a batch as the pipeline gives it, "index" included."""
+    """Shapes and dtypes of a batch before the transforms, "index" included."""
     specs = {k: jax.ShapeDtypeStruct((batch_size, *s.shape), s.dtype) for k, s in self.features.items()}
     return specs | {"index": jax.ShapeDtypeStruct((batch_size,), np.int32)}
 
@@ -180,7 +183,7 @@ class Dataset:
     return jax.eval_shape(lambda k, b: self.transform(k, b, train), key, self.raw_spec(batch_size))
 
   def transform(self, key: Array, batch: Mapping[str, Array | np.ndarray], train: bool) -> Batch:
-    """A raw batch -> what a method sees. Pure; transform i draws from fold_in(key, i)."""
+    """Transforms a raw batch into the batch that a method sees. Pure; transform i draws from fold_in(key, i)."""
     batch = jax.tree.map(jax.numpy.asarray, dict(batch))
     for i, transform in enumerate(self.transforms + (self.augment if train else ()) + self.last):
       batch = transform(jax.random.fold_in(key, i), batch)
@@ -188,10 +191,11 @@ class Dataset:
 
 
 class Checked:
-  """A source that is not in memory, whose examples are checked as they are read.
+  """A source that is not in memory and checks its examples when it reads them.
 
   Attributes:
-    check: (values [n, ...] by name, indices [n] of these examples) -> None. It raises a UserError for wrong values.
+    check: a function (values [n, ...] by name, the examples' indices [n]) -> None that raises a UserError for wrong
+      values.
   """
 
   in_memory = False
@@ -201,7 +205,7 @@ class Checked:
     self.draws = source.draws
 
   def through(self, view: View, name: str) -> "Checked":
-    """The same pictures of the data set of this name, seen through another view."""
+    """The same images seen through another view; `name` is the data set's, for errors."""
     if getattr(self.source, "look", None) is None:
       raise UserError(f"{name} has arrays of one size, and {type(view).__name__} is of pictures in files: leave it out")
     return Checked(self.source.through(view), self.check)
@@ -226,13 +230,13 @@ def _check(
   values: Examples,
   indices: np.ndarray | None,
 ) -> None:
-  """Raises a UserError where values of examples are not what the data set says.
+  """Raises a UserError where values of examples are outside the range that the data set states.
 
   Args:
     where: the data set and the split, in words.
-    tokens, levels, classes: how many there are of each; None: any number.
+    tokens, levels, classes: the number of different tokens, pixel values and classes; None: any number.
     values: arrays of examples by name.
-    indices: the examples' indices in the split; None: all.
+    indices: the examples' indices in the split; None: all examples.
   """
   counted = {key: (tokens, "levels") for key in ("tokens", "source", "target")}
   counted |= {"image": (levels, "levels"), "label": (classes, "classes")}
@@ -259,7 +263,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def _spread(source: Source) -> Int[np.ndarray, "n"]:
-  """Indices of at most SAMPLE examples all over a split: some splits are sorted by class."""
+  """Indices of at most SAMPLE examples, evenly spaced over a split, since some splits are sorted by class."""
   return np.unique(np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).round().astype(np.int64))
 
 
@@ -279,7 +283,7 @@ def images(
   view: View | None = None,
   repeats: int = 1,
 ) -> Dataset:
-  """A data set of uint8 images [H, W, C], with labels where `classes` is given; by default they are only scaled."""
+  """A data set of uint8 images [H, W, C], with labels where `classes` is given; the default transform is `scale`."""
   features = {"image": jax.ShapeDtypeStruct(tuple(shape), np.uint8)}
   if classes is not None:
     features["label"] = jax.ShapeDtypeStruct((), np.int32)
@@ -302,10 +306,12 @@ def images(
 
 
 def binarized(data: Dataset, transform: Transform | None = None, called: str = "binarized at 1/2") -> Dataset:
-  """The data set with images of two levels, -1 and 1, by `transforms.binarize()` or another transform of that kind.
+  """The data set with its images made -1 or 1 by `transforms.binarize()`, or by another transform of that kind.
 
   Args:
-    called: what `title` says of it; likelihoods of images binarized in other ways do not compare.
+    data: the data set.
+    transform: the last transform, which makes -1 and 1; None: `transforms.binarize()`.
+    called: how `title` names the binarization; likelihoods of images binarized in different ways do not compare.
   """
   levels, transforms = data.source_levels or data.levels, (*data.transforms, transform or binarize())
   return dataclasses.replace(data, levels=2, source_levels=levels, transforms=transforms, variant=called)

@@ -1,6 +1,6 @@
-"""Data sets that papers report on, and how they are augmented, one line each.
+"""Data sets that papers report on, and their augmentations, a function each.
 
-`data_dir` is where tensorflow-datasets prepared them.
+`data_dir` is the folder where tensorflow-datasets prepared them.
 """
 
 from pathlib import Path
@@ -33,8 +33,8 @@ def mnist(
   """MNIST: 60,000 train and 10,000 test, 28x28x1, ten classes.
 
   Args:
-    classes: labels are read.
-    train: a part of the training split, "train[:50000]" for one.
+    classes: whether labels are read.
+    train: the training split or a part of it, such as "train[:50000]".
   """
   return images(
     "tfds:mnist",
@@ -48,11 +48,11 @@ def mnist(
 
 
 def binarized_mnist(data_dir: str | Path | None = None, *, drawn: Literal["once", "anew"] = "once") -> Dataset:
-  """MNIST in black and white, -1 and 1, without labels. Likelihoods of the two kinds do not compare.
+  """MNIST binarized to -1 and 1, without labels. Likelihoods of the two binarizations do not compare.
 
   Args:
-    drawn: "once" is the fixed draw of Salakhutdinov & Murray 2008, of 50,000 train, 10,000 validation and 10,000 test;
-      "anew" draws each pixel at every use, as Burda et al. 2016 do, of MNIST's 60,000 and 10,000.
+    drawn: "once" takes the fixed draw of Salakhutdinov & Murray 2008, with 50,000 train, 10,000 validation and 10,000
+      test images; "anew" draws each pixel at every use, as Burda et al. 2016 do, from MNIST's 60,000 and 10,000 images.
   """
   if drawn == "once":
     return images("tfds:binarized_mnist", (28, 28, 1), levels=2, data_dir=data_dir)
@@ -91,14 +91,17 @@ def imagenet(
   repeats: int = 1,
   standardized: bool = True,
 ) -> Dataset:
-  """ImageNet of 2012: 1,281,167 train and 50,000 validation, which is "test" here, of 1,000 classes.
+  """ImageNet of 2012, 1,000 classes: 1,281,167 training images, and the 50,000 validation images as "test".
 
   Args:
-    view: what training sees of a picture, `RandomResizedCrop()` for most published numbers; None: as evaluation.
-    test_view: what evaluation sees of it, `CenterCrop()` for most; None: all of the shorter side, resized by Lanczos.
-    augment: takes images in [-1, 1]; `deit_augment()` and `(flip(),)` are two.
-    repeats: of a picture in a row, in training, each with a view of its own; see `Dataset`.
-    standardized: last, by the mean and standard deviation of each channel; else images stay in [-1, 1].
+    view: the part of an image that training sees, `RandomResizedCrop()` for most published numbers; None: the same as
+      evaluation.
+    test_view: the part that evaluation sees, `CenterCrop()` for most published numbers; None: the central square,
+      resized by Lanczos.
+    augment: transforms of images in [-1, 1], such as `deit_augment()` or `(flip(),)`.
+    repeats: the number of consecutive training examples made from one image, each with its own view; see `Dataset`.
+    standardized: whether images are standardized last, with the mean and standard deviation of each channel; else they
+      stay in [-1, 1].
   """
   return images(
     "tfds:imagenet2012",
@@ -115,16 +118,17 @@ def imagenet(
 
 
 def deit_augment(classes: int = 1000, *, standardized: bool = True) -> Transforms:
-  """What DeiT and the networks after it are trained with on the device: Touvron et al. 2021, table 9.
+  """The augmentations on the device of DeiT and the networks after it: Touvron et al. 2021, table 9.
 
-  https://arxiv.org/abs/2012.12877. Mirror images, two operations of RandAugment at magnitude 9 +- 0.5, erasing with
-  probability 0.25, and mixup (0.8) or CutMix (1.0), either with probability 1/2. Of their code, timm, it differs in
-  that it mixes each example by a share of its own and not a batch by one, and in RandAugment's operations: the paper's
-  14, each always done, where timm has 15 (without the identity), each done with probability 1/2.
+  https://arxiv.org/abs/2012.12877. Random flips, two operations of RandAugment at magnitude 9 +- 0.5, random erasing
+  with probability 0.25, and mixup (0.8) or CutMix (1.0), each with probability 1/2. It differs from the authors' code,
+  timm, in two points: each example draws its own mixing share, where timm draws one for a batch; and RandAugment takes
+  the paper's 14 operations, each always applied, where timm takes 15 (without the identity), each with probability 1/2.
 
   Args:
-    classes: of the labels.
-    standardized: by ImageNet's means and deviations afterwards, which the noise of erasing has then; else 0 and 1.
+    classes: the number of classes.
+    standardized: whether images are standardized afterwards by ImageNet's means and standard deviations; the noise of
+      erasing then has these too, else mean 0 and standard deviation 1.
   """
   noise = {} if standardized else {"mean": (0.5,) * 3, "std": (0.5,) * 3}
   mix = either(mixup(0.8, classes), cutmix(1.0, classes))
@@ -142,12 +146,12 @@ def points(modes: str, std: float) -> Dataset:
 
 
 def reversed_strings(letters: int, width: int, *, train: str, test: str) -> Dataset:
-  """Random strings, "source", and the same from their end, "target", in tokens int32 [width]: 8,192 in each split.
+  """Random strings, "source", and the same strings reversed, "target", as tokens int32 [width]: 8,192 in each split.
 
   Args:
-    letters: in the alphabet, to which come an end, 2, and padding, 0.
-    width: tokens of a sequence, its end included.
-    train, test: lengths of strings, LEAST-MOST-STEP, such as 1-17-2.
+    letters: the number of letters in the alphabet; the end token, 2, and padding, 0, come in addition.
+    width: the number of tokens of a sequence, its end included.
+    train, test: the lengths of strings, LEAST-MOST-STEP, such as 1-17-2.
   """
   tokens = jax.ShapeDtypeStruct((width,), np.int32)
   features = {"source": tokens, "target": tokens}

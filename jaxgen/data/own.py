@@ -1,4 +1,4 @@
-"""Image data of one's own, of which only the name is given: what its pictures and labels are is found by looking.
+"""A user's own images, given by name alone: their channels, size and labels are found by looking at the files.
 
 jaxgen train ddpm_images --data folder:photos --size 64
 """
@@ -24,17 +24,17 @@ from jaxgen.data.sources.tfds import builder_of
 from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, resize, scale
 
-LOOKED_AT = 64  # pictures of a folder, whose modes say whether there is colour
+LOOKED_AT = 64  # the images that are opened to see whether they have colour
 
 
 class Found(NamedTuple):
-  """What a split's pictures are.
+  """What the images of a split look like.
 
   Attributes:
     channels: 1, or 3 where there is colour.
-    size: height and width where all have one, which are kept as they are; None: each has its own.
-    levels: of a pixel's values.
-    classes: of the labels, None without labels.
+    size: the height and width that all images share; None: they differ in size.
+    levels: the number of values of a pixel.
+    classes: the number of classes; None without labels.
   """
 
   channels: int
@@ -53,21 +53,21 @@ def own(
   fit: Fit = "crop",
   view: View | None = None,
 ) -> Dataset:
-  """Images of a folder, an npz, tar shards, what tensorflow-datasets prepared, or the digits, as images in [-1, 1].
+  """The data set of this name as images in [-1, 1]: a folder, an npz, tar shards, a tfds or hf data set, or the digits.
 
-  Only headers are read, of 64 pictures of a folder or tar shards.
+  It looks at no more than 64 images of a folder or of tar shards.
 
   Args:
     name: as in `jaxgen.data.sources`.
-    size: of the square that pictures are brought to; None: as they are, where all are of one size.
-    labelled: read labels, too, where there are any.
-    augment: in training, after all else.
-    data_dir: of tensorflow-datasets.
-    fit: how pictures of other sizes are brought to `size`.
-    view: what training sees of such pictures instead.
+    size: the side of the square to which images are brought; None: their own size, where all share one.
+    labelled: whether labels are read too, where there are any.
+    augment: transforms of images in [-1, 1], for training only.
+    data_dir: the folder where tensorflow-datasets prepared its data sets.
+    fit: how images of other sizes are brought to `size`.
+    view: the part of such images that training sees instead.
 
   Raises:
-    UserError: there is no such data, it is no images, or each has a size of its own and none is given.
+    UserError: there is no such data, it has no images, or the images differ in size and `size` is None.
   """
   kind, _, rest = name.partition(":")
   if kind not in LOOKS:
@@ -95,7 +95,7 @@ def own(
 
 
 def _channels(files: list) -> int:
-  """1 where none of these images, paths or open files, has colour."""
+  """The channels of these images, paths or open files: 1 if none of them has colour, else 3."""
   from PIL import Image
 
   for file in files:
@@ -114,7 +114,7 @@ def _folder(request: Request) -> Found:
     raise UserError(f"there is no folder {root.absolute()}, which the data set {request.name} names")
   split = root / "train" if has_splits(root) else root
   inside = [path for path in sorted(split.glob("*")) if not hidden_part(path, root)]
-  # Classes are those of all splits, as the source numbers them.
+  # The source numbers the classes of all splits together.
   folders = root.glob("*/*") if has_splits(root) else root.glob("*")
   classes = {path.name for path in folders if path.is_dir() and not hidden_part(path, root)}
   loose = any(path.suffix.lower() in SUFFIXES for path in inside)

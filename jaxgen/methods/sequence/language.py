@@ -9,7 +9,7 @@ Text, pixels in a row (van den Oord et al. 2016, https://arxiv.org/abs/1601.0675
     logits = network.apply({"params": params}, tokens [B, T], index=index, **conditions)      # [B, T, V], of the next
     step, carry = network.stepper(params, tokens [B, T], length, **conditions)                # see `jaxgen.decoding`
 
-The carry has read `tokens`, and has room for sequences of at most `length`. Samples are drawn in one scan.
+The carry has read `tokens` and has room for sequences of at most `length` tokens. One scan draws the samples.
 """
 
 import math
@@ -96,28 +96,28 @@ def language(
   The loss is the mean over examples of nats per token.
 
   Args:
-    network: as above. What it says of tokens from the vocabulary's number on (one that only starts sequences) is left
-      out.
-    spec: the data's. Its levels are the vocabulary's number of tokens.
-    start: the token that the network reads before the first one. None: examples are cut out of something longer, so an
-      example's first token is read and not predicted, and a sample goes on from a prompt.
-    code: what the tokens of a batch are; by default the examples themselves where they are integers (`tokens_of`),
-      else their values, `pixels`.
-    conditions: names of what the batch has, [B], and the network is told.
-    length: tokens of a sample, its prompt included; by default as many as an example has.
+    network: as above. Its logits of tokens beyond the vocabulary, such as one that only starts sequences, are ignored.
+    spec: the data's. Its levels are the number of tokens in the vocabulary.
+    start: the token that the network reads before the first one. None: examples are cut out of a longer sequence, so
+      an example's first token is read and not predicted, and a sample continues a prompt.
+    code: how a batch becomes tokens; by default examples of integers are tokens (`tokens_of`), and other examples are
+      encoded by `pixels`.
+    conditions: names of arrays [B] in the batch that the network takes as conditions.
+    length: the number of tokens of a sample, its prompt included; by default as many as an example has.
     sampling: how samples are drawn.
-    context: most tokens that the network reads at a time, None where there is no limit. A longer sample goes on as
-      often as need be from the last half of as many tokens.
+    context: the most tokens that the network reads at a time; None: no limit. When the context of a longer sample is
+      full, the network reads the last `context // 2` tokens again and goes on from there.
 
-  `evaluate` gives "nll_nats", the sum over an example's tokens, and "tokens", how many they are.
+  `evaluate` gives "nll_nats", the sum over an example's tokens, and "tokens", their number.
 
-  `sample(state, keys, prompt=[N, P], temperature=[N], **conditions)` gives [N, ...], `code`'s of `length` tokens, the
-  first P of which are the prompt's; the temperature may be left out, and the prompt, too, where there is `start`. A
-  prompt with a token that is none makes -1 of the whole sample in a compiled program.
+  `sample(state, keys, prompt=[N, P], temperature=[N], **conditions)` draws sequences of `length` tokens that begin with
+  the P tokens of the prompt, and gives them decoded by `code`, [N, ...]. The temperature may be left out, and so may
+  the prompt where there is `start`. In a compiled program, a prompt with a token outside the vocabulary gives a sample
+  of tokens -1.
 
   Raises:
-    UserError: options of sampling that are none, data or networks that do not fit, a prompt that is too long or has
-      tokens that are none.
+    UserError: invalid options of sampling, data or networks that do not fit, or a prompt that is too long or has tokens
+      outside the vocabulary.
   """
   decoding.check_sampling(*sampling)
   if spec.levels is None:
@@ -183,21 +183,21 @@ def language(
 
 
 def told(batch: Batch, conditions: tuple[str, ...]) -> dict[str, Array]:
-  """What the network is told of each example. Raises a UserError where the batch does not have it."""
+  """The conditions of each example. Raises a UserError where the batch lacks one."""
   if missing := set(conditions) - batch.keys():
     raise UserError(f"the model is told {min(missing)!r} of each example, and this data has none: leave it out")
   return {name: batch[name] for name in conditions}
 
 
 def shifted(tokens: Tokens, start: int | None) -> tuple[Int[Array, "batch n"], Int[Array, "batch n"]]:
-  """(what the network reads, what follows each of these tokens); see `language` for `start`."""
+  """(the tokens that the network reads, the token that follows each of them); see `language` for `start`."""
   if start is None:
     return tokens[:, :-1], tokens[:, 1:]
   return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start), tokens
 
 
 def check_prompt(prompt: Tokens, vocabulary: int, length: int, start: int | None) -> Bool[Array, "batch"]:
-  """Which prompts have tokens that are none.
+  """Whether each prompt has tokens outside the vocabulary.
 
   Raises:
     UserError: prompts as long as samples, none where one is needed, or, outside of a compiled program, a wrong token.
@@ -213,7 +213,7 @@ def check_prompt(prompt: Tokens, vocabulary: int, length: int, start: int | None
 
 
 def within(step: decoding.Step, vocabulary: int) -> decoding.Step:
-  """The same step, whose logits are of the first so many tokens."""
+  """The same step, with logits of the first `vocabulary` tokens alone."""
 
   def of_vocabulary(carry: decoding.Carry, tokens: Int[Array, "batch"]) -> tuple[Array, decoding.Carry]:
     logits, carry = step(carry, tokens)
