@@ -17,7 +17,7 @@ from jaxgen.engine.run import Run
 from jaxgen.inspection import plan
 from jaxgen.inspection.targets import target
 
-TARGET = "plan for machines that are not there: tpu:v5e:16x16 compiles for them, cpu:64 simulates so many (minutes)"
+TARGET = "plan for machines that are not there: tpu:v5e:16x16 or gpu:h100:8 compiles for them, cpu:64 simulates"
 
 
 def inspect(subject: str, words: list[str]) -> None:

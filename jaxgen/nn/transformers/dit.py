@@ -2,7 +2,7 @@
 
 Patches of a picture or its latents are tokens; time and class are one vector, of which each block's layer norms and
 gates are made (adaLN-zero, see `nn.blocks.modulation`). SiT (Ma et al. 2024, https://arxiv.org/abs/2401.08740) is this
-network with the velocity of an interpolant as its output: `configs/diffusion/sit_digits.py`.
+network with the velocity of an interpolant as its output: `jaxgen train sit_digits`.
 
     DiT(**SIZES["XL/2"])              ImageNet 256, latents 32 x 32 x 4          674,834,720
 
