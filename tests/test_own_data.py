@@ -19,6 +19,7 @@ def test_updates_that_were_skipped_are_said(tmp_path):
   lines = command("train", config, *words).stdout.splitlines()
   assert "  image: float32 [8, 8, 1], values 0 to 1e+30" in lines
   skipped = (
-    "skipped      2 of 6 updates, whose loss or gradient was not finite, the first by step 5 (see metrics.jsonl)"
+    "skipped      2 of 6 updates, whose loss, gradient or change was not finite, "
+    "the first by step 5 (see metrics.jsonl)"
   )
   assert any(line.startswith(skipped) for line in lines)  # one in each epoch of three batches

@@ -56,6 +56,6 @@ def print_skipped(run: Run) -> None:
   if skipped:
     count, last = sum(line["skipped"] for line in skipped), lines[-1]["step"]
     print(
-      f"skipped      {count:,.0f} of {last:,} updates, whose loss or gradient was not finite, the first by step "
-      f"{skipped[0]['step']:,} (see metrics.jsonl): look at the data's values, or lower the learning rate"
+      f"skipped      {count:,.0f} of {last:,} updates, whose loss, gradient or change was not finite, the first by "
+      f"step {skipped[0]['step']:,} (see metrics.jsonl): look at the data's values, or lower the learning rate"
     )

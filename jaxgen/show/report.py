@@ -140,7 +140,7 @@ def _facts(run: AnyRun, info: Mapping[str, Any], rows: Rows) -> list[tuple[str, 
     "Parameters": words.parameters(info.get("parameters", {})),
     "Data": f"{run.data.name}, batches of {run.experiment.batch_size:,}",
     **run.experiment.method.facts,
-    "Skipped updates": f"{skipped:,.0f}, whose loss or gradient was not finite" if skipped else "",
+    "Skipped updates": f"{skipped:,.0f}, whose loss, gradient or change was not finite" if skipped else "",
   }
   return list(facts.items())
 

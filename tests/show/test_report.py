@@ -282,7 +282,7 @@ def test_numbers_that_are_not_finite(make):
 
 def test_skipped_updates_are_said(make):
   text, page = make([*training(20, 10, skipped=3)])
-  assert "6, whose loss or gradient was not finite" in page.text
+  assert "6, whose loss, gradient or change was not finite" in page.text
 
 
 @pytest.mark.parametrize("bad", [b"", b"not an archive", b"PK\x03\x04 cut short", None, "nan", "other shape"])
