@@ -39,7 +39,7 @@ from jaxgen.engine.cluster import agreed, by_main, check_shared, errors_of_all
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.program import NOT_MADE
 from jaxgen.engine.progress import Progress
-from jaxgen.engine.provenance import check_data, check_same, describe, record_end, record_start, start_of
+from jaxgen.engine.provenance import check_data, check_same, describe, keep_config, record_end, record_start, start_of
 from jaxgen.engine.record import Log, Window, sample_name, write_figures, write_samples
 from jaxgen.engine.rehearsal import rehearse
 from jaxgen.engine.run import Run
@@ -188,6 +188,7 @@ class _Training:
           check_data(folder, start["data"])
       else:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
+        keep_config(folder, run.config)  # first: run.json makes it a run, which a kill may leave so
         folder.write_info(describe(run, start))
       return start
 

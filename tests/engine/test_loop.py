@@ -93,6 +93,24 @@ def test_two_runs_are_bit_equal_and_another_seed_is_not(finished, tmp_path):
   assert state_hash(other.state) != state_hash(run.state)
 
 
+def test_a_kill_while_a_run_begins_leaves_a_run_that_begins(tmp_path, monkeypatch):
+  """run.json makes a folder a run: whatever a later start needs is there before it."""
+
+  class Killed(BaseException):
+    pass
+
+  def killed(*_):
+    raise Killed
+
+  whole = Folder.write_info
+  for moment in ("before", "after"):
+    monkeypatch.setattr(Folder, "write_info", killed if moment == "before" else lambda *a: (whole(*a), killed()))
+    with pytest.raises(Killed):
+      training.train(make_run(tmp_path, moment, steps=2), quiet())
+    monkeypatch.setattr(Folder, "write_info", whole)
+    assert training.train(make_run(tmp_path, moment, steps=2), quiet()) is not None
+
+
 def test_a_signal_stops_and_the_same_command_goes_on(finished, tmp_path):
   run, numbers = finished
   stopped = make_run(tmp_path, steps=30)
