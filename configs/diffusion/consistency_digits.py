@@ -60,7 +60,7 @@ def experiment(
     sampling_steps: network calls of a sample.
   """
   if (kind == "distillation") != (teacher is not None):
-    raise UserError("distillation, and nothing else, has a teacher: give --kind distillation --teacher runs/edm_digits")
+    raise UserError("distillation has a teacher, and training from data has none: --kind distillation --teacher RUN")
   digits, process = data.digits(), diffusion.edm()
   network = lambda width: UNet(width, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1)
   pairs, averages = improved(steps, 10, intervals), {"network": ema}

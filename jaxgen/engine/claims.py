@@ -52,7 +52,8 @@ def claim(folder: files.Place, way_out: str, say: Callable[[str], Any] = lambda 
   folder.mkdir(parents=True, exist_ok=True)
   if not isinstance(folder, pathlib.Path):
     return _Lease(folder, way_out, say).claim
-  file = open(folder / "lock", "a+")  # noqa: SIM115 - held by the claim
+  # Without a buffer: what a full disk did not take would be written again, and fail again, when the file is closed.
+  file = open(folder / "lock", "a+b", buffering=0)  # noqa: SIM115 - held by the claim
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:
@@ -60,12 +61,11 @@ def claim(folder: files.Place, way_out: str, say: Callable[[str], Any] = lambda 
       file.close()
       return _Lease(folder, way_out, say).claim
     file.seek(0)
-    owner = file.read().strip()
+    owner = file.read().decode(errors="replace").strip()
     file.close()
     raise _taken(folder, owner, way_out) from None
   file.truncate(0)
-  file.write(_name())
-  file.flush()
+  file.write(_name().encode())
 
   def release() -> None:  # the file stays, empty
     file.truncate(0)
