@@ -26,6 +26,7 @@ from jaxgen.methods.diffusion.consistency import (
   Pairs,
   Teacher,
   consistency_model,
+  constant,
   few_steps,
   improved,
   square_root,
@@ -65,10 +66,10 @@ def experiment(
   network = lambda width: UNet(width, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=1)
   pairs, averages = improved(steps, 10, intervals), {"network": ema}
   if kind == "training":
-    pairs = Pairs(square_root(steps, 2, intervals), intervals)
+    pairs = Pairs(square_root(steps, 2, intervals))
     averages[TARGET] = target_decay(pairs.number, 2)
   if kind == "distillation":
-    pairs = Pairs(lambda step: INTERVALS + 1.0, INTERVALS, by_distance=True)
+    pairs = Pairs(constant(INTERVALS), by_distance=True)
     averages[TARGET] = 0.95
   method = consistency_model(
     network(channels),

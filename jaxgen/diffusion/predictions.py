@@ -128,7 +128,7 @@ def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Prediction
 
   Song et al. 2023, https://arxiv.org/abs/2303.01469, Appendix C, with r = sigma / alpha: c_skip = sigma_data^2 /
   ((r - sigma_min)^2 + sigma_data^2), c_out = sigma_data (r - sigma_min) / sqrt(r^2 + sigma_data^2). f(x, r = sigma_min)
-  is y itself, whatever F is. x_0 is f, and eps = (x - alpha f) / sigma.
+  is y itself, whatever F is, and there no target determines F. x_0 is f, and eps = (x - alpha f) / sigma.
 
   Args:
     sigma_data: the data's standard deviation.

@@ -25,6 +25,8 @@ PUBLISHED = {
   ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
   # DiT's parameters less its fixed positions, SD's first stage, and the moments of four channels of latents.
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
+  # Student and teacher, EDM's network.
+  ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
   ("imagenet", ()): 25_557_032,

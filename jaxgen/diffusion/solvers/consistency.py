@@ -12,7 +12,7 @@ def consistency(schedule: Schedule) -> Solver:
   """x_s = alpha_s f(x_t, t) + sqrt(sigma_s^2 - (alpha_s r_min)^2) z, z ~ N(0, I), with r_min = sigma / alpha at t_min.
 
   f is the x_0 of `denoise`: a sample with the noise r_min, which is why less is added. A step to clean data returns f.
-  One step from T is one network call and draws nothing.
+  One step from T is one network call, to which nothing is added.
   """
   t_min = np.array([schedule.t_min])
   r_min = float((schedule.sigma(t_min) / schedule.alpha(t_min))[0])

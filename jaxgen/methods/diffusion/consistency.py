@@ -30,8 +30,8 @@ from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion import Prediction, Schedule, predictions
 from jaxgen.diffusion.grids import Times as Grid
 from jaxgen.diffusion.grids import karras
-from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.solvers.consistency import consistency
+from jaxgen.diffusion.solvers.heun import heun
 from jaxgen.diffusion.times import TimeInput, c_noise
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
@@ -39,7 +39,24 @@ from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
 RHO = 7.0
 TEACHER = "teacher"
 TARGET = "network/target"
-Number = Callable[[Array], Array]  # step k [] -> N(k) [], a whole number
+
+
+class Number(NamedTuple):
+  """The number of times.
+
+  Attributes:
+    of: step k [] -> N(k) [], a whole number from 2 on.
+    most: intervals between them at most, N - 1.
+  """
+
+  of: Callable[[Array], Array]
+  most: int
+
+
+def constant(intervals: int) -> Number:
+  """N(k) = intervals + 1."""
+  check_numbers(intervals, intervals)
+  return Number(lambda k: jnp.full_like(k, intervals + 1), intervals)
 
 
 def doubling(steps: int, first: int = 10, last: int = 1280) -> Number:
@@ -52,14 +69,14 @@ def doubling(steps: int, first: int = 10, last: int = 1280) -> Number:
   check_numbers(first, last)
   each = max(steps // (int(np.log2(last // first)) + 1), 1)
   most = int(np.log2(last // first)) + 1  # 2^k of a large k would overflow
-  return lambda k: jnp.minimum(first * 2.0 ** jnp.minimum(k // each, most), last) + 1
+  return Number(lambda k: jnp.minimum(first * 2.0 ** jnp.minimum(k // each, most), last) + 1, last)
 
 
 def square_root(steps: int, first: int = 2, last: int = 150) -> Number:
   """N(k) = ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1: CM, Appendix C."""
-  check_numbers(first, last)
+  check_numbers(first - 1, last)  # N(0) = first
   grown = lambda k: jnp.minimum(k / steps, 1.0) * ((last + 1) ** 2 - first**2) + first**2
-  return lambda k: jnp.clip(jnp.ceil(jnp.sqrt(grown(k)) - 1), first - 1, last) + 1
+  return Number(lambda k: jnp.clip(jnp.ceil(jnp.sqrt(grown(k)) - 1), first - 1, last) + 1, last)
 
 
 def check_numbers(first: int, last: int) -> None:
@@ -75,43 +92,41 @@ def target_decay(number: Number, first: int, decay: float = 0.9) -> Callable[[Ar
     number: N(k).
     first, decay: s_0 and mu_0.
   """
-  return lambda k: jnp.exp(first * np.log(decay) / number(k))
+  return lambda k: jnp.exp(first * np.log(decay) / number.of(k))
 
 
 class Pairs(NamedTuple):
   """Which neighbouring times a loss compares, and by how much each counts.
 
   Attributes:
-    number: k -> N(k), at most `most` + 1.
-    most: N's largest value less 1.
+    number: N(k).
     log_normal: (mean, std) of log t_i, from which i is drawn; None: uniformly. iCT: p(i) is proportional to the
       probability that it gives to [t_i, t_{i+1}].
     by_distance: lambda = 1 / (t_{i+1} - t_i), iCT's; else 1.
   """
 
   number: Number
-  most: int
   log_normal: tuple[float, float] | None = None
   by_distance: bool = False
 
   def times(self, k: Array, low: float, high: float) -> Float[Array, " most_and_1"]:
     """t_1 .. t_N at step k, and t_N again for what is left of the array."""
-    u = jnp.minimum(jnp.arange(self.most + 1) / (self.number(k) - 1), 1.0)
+    u = jnp.minimum(jnp.arange(self.number.most + 1) / (self.number.of(k) - 1), 1.0)
     return (low ** (1 / RHO) + u * (high ** (1 / RHO) - low ** (1 / RHO))) ** RHO
 
   def log_probability(self, k: Array, times: Float[Array, " most_and_1"]) -> Float[Array, " most"]:
     """log p(i), without its normaliser, for i = 1 .. most; -inf from N(k) on."""
-    weight = jnp.ones(self.most, times.dtype)
+    weight = jnp.ones(self.number.most, times.dtype)
     if self.log_normal is not None:
       mean, std = self.log_normal
       below = erf((jnp.log(times) - mean) / (np.sqrt(2) * std))
       weight = below[1:] - below[:-1]
-    return jnp.where(jnp.arange(self.most) < self.number(k) - 1, jnp.log(weight), -jnp.inf)
+    return jnp.where(jnp.arange(self.number.most) < self.number.of(k) - 1, jnp.log(weight), -jnp.inf)
 
 
 def improved(steps: int, first: int = 10, last: int = 1280) -> Pairs:
   """iCT's: Table 1, with mean -1.1 and std 2.0."""
-  return Pairs(doubling(steps, first, last), last, (-1.1, 2.0), by_distance=True)
+  return Pairs(doubling(steps, first, last), (-1.1, 2.0), by_distance=True)
 
 
 Distance = Literal["squared", "pseudo-Huber"]
@@ -140,17 +155,6 @@ class Teacher(NamedTuple):
   frozen: Frozen
   prediction: Prediction
   time_input: TimeInput = c_noise
-
-
-def heun_step(
-  denoise: Denoise, schedule: Schedule, x: Examples, t: Float[Array, " batch"], s: Float[Array, " batch"]
-) -> Examples:
-  """Heun's step of the ODE d(x / alpha) = eps dr, r = sigma / alpha, from x at t to s; each example has its times."""
-  at, to = schedule.at(t).like(x), schedule.at(s).like(x)
-  r, y = to.sigma / to.alpha - at.sigma / at.alpha, x / at.alpha
-  slope = denoise(x, t)[1]
-  second = denoise(to.alpha * (y + r * slope), s)[1]
-  return to.alpha * (y + r * (slope + second) / 2)
 
 
 def few_steps(schedule: Schedule, n: int) -> Grid:
@@ -203,6 +207,7 @@ def consistency_model(
   model = Model(network, schedule, predictions.consistency(sigma_data, low), c_noise)
   sample = sampling_function(sampler, model, condition, spec)
   check_condition(condition, network)
+  ode = heun(schedule)
   taught = teacher and Model(teacher.network, schedule, teacher.prediction, teacher.time_input)
   time = lambda r: schedule.time(-2 * jnp.log(r))
 
@@ -231,7 +236,10 @@ def consistency_model(
     noisy = lambda at: at.alpha * x_0 + at.sigma * z
     x_t = noisy(schedule.at(t).like(x_0))
     if taught:
-      x_s = heun_step(taught.denoise(state.params[TEACHER]["params"], told), schedule, x_t, t, s)
+      denoise = taught.denoise(state.params[TEACHER]["params"], told)
+      each_its_own = lambda t: t.reshape(-1, *(1,) * (x_0.ndim - 1))
+      at_its_own = lambda x, t: denoise(x, t.reshape(-1))
+      x_s, _ = ode.step(at_its_own, (), x_t, each_its_own(t), each_its_own(s), pair_keys)  # which draws nothing
     else:
       x_s = noisy(schedule.at(s).like(x_0))
 
@@ -242,7 +250,7 @@ def consistency_model(
     before = state.averaged(TARGET) if TARGET in state.ema else params
     each = distance(f(params, x_t, t), jax.lax.stop_gradient(f(before, x_s, s)), d)
     each = each / (above - r) if pairs.by_distance else each
-    return jnp.mean(each), ({"times": pairs.number(state.step).astype(each.dtype)}, state.buffers)
+    return jnp.mean(each), ({"times": pairs.number.of(state.step).astype(each.dtype)}, state.buffers)
 
   frozen = {TEACHER: teacher.frozen} if teacher else {}
   words, calls = cost(sampler, schedule, condition)

@@ -25,10 +25,10 @@ from jaxgen.methods.diffusion.consistency import (
   Pairs,
   Teacher,
   consistency_model,
+  constant,
   distance,
   doubling,
   few_steps,
-  heun_step,
   improved,
   square_root,
   target_decay,
@@ -102,7 +102,7 @@ def test_distillation_of_an_exact_teacher_costs_the_student_that_is_exact_what_h
   losses = []
   teacher = Teacher(ExactTeacher(), Frozen("a closed form", dict), diffusion.PREDICTIONS["x_0"])
   for n in (60, 120):
-    pairs = Pairs(lambda k, n=n: jnp.asarray(n + 1.0), n)
+    pairs = Pairs(constant(n))
     method = consistency_model(Exact(), PROCESS, SPEC, optax.sgd(0.0), pairs, teacher=teacher, d="squared")
     state = jax.jit(method.init)(jax.random.key(0), batch(20_000))
     losses.append(float(jax.jit(method.step)(state, batch(20_000))[1]["loss"]))
@@ -110,16 +110,9 @@ def test_distillation_of_an_exact_teacher_costs_the_student_that_is_exact_what_h
   assert losses[0] / losses[1] == pytest.approx(64, rel=0.2)
 
 
-def test_a_step_of_heun_is_the_solvers(x64):
-  x, t, s = jax.random.normal(jax.random.key(0), (4, 3)), 2.0, 0.7
-  theirs, _ = diffusion.heun(PROCESS).step(DATA.denoiser(PROCESS), (), x, jnp.array(t), jnp.array(s), None)
-  ours = heun_step(DATA.denoiser(PROCESS), PROCESS, x, jnp.full(4, t), jnp.full(4, s))
-  np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-
-
 def test_numbers_of_times_are_those_of_the_tables():
   grown = doubling(400)
-  assert [int(grown(jnp.array(k))) for k in (0, 49, 50, 100, 349, 350, 400, 10**6)] == [
+  assert [int(grown.of(jnp.array(k))) for k in (0, 49, 50, 100, 349, 350, 400, 10**6)] == [
     11,
     11,
     21,
@@ -131,7 +124,7 @@ def test_numbers_of_times_are_those_of_the_tables():
   ]
   for k in (0, 1, 137, 800):
     expected = math.ceil(math.sqrt(k / 800 * (151**2 - 4) + 4) - 1) + 1
-    assert int(square_root(800)(jnp.array(k))) == expected
+    assert int(square_root(800).of(jnp.array(k))) == expected
   decay = target_decay(square_root(800), 2, 0.9)
   assert float(decay(jnp.array(0))) == pytest.approx(0.9)
   assert float(decay(jnp.array(800))) == pytest.approx(math.exp(2 * math.log(0.9) / 151))
@@ -173,7 +166,7 @@ def test_samples_of_the_exact_function_have_the_variance_that_follows(x64):
       PROCESS,
       SPEC,
       optax.sgd(0.0),
-      Pairs(lambda k: 3.0, 2),
+      Pairs(constant(2)),
       sampler=Sampler(consistency, few_steps, n, clip=False),
     )
     state = jax.jit(method.init)(jax.random.key(0), batch(2))
@@ -210,7 +203,7 @@ def test_a_trained_network_is_the_consistency_function(way):
         return data.denoiser(PROCESS)(x, jnp.exp(4 * t))[0]
 
     teacher = Teacher(Posterior(), Frozen("a closed form", dict), diffusion.PREDICTIONS["x_0"])
-  pairs = improved(steps, 10, 160) if teacher is None else Pairs(lambda k: jnp.asarray(41.0), 40, by_distance=True)
+  pairs = improved(steps, 10, 160) if teacher is None else Pairs(constant(40), by_distance=True)
   optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   method = consistency_model(Small(), PROCESS, spec, optimizer, pairs, sigma_data=STD, teacher=teacher)
   method = averaged(method, {"network": 0.99, **({TARGET: 0.9} if teacher else {})})
@@ -244,6 +237,8 @@ def test_what_does_not_go_together_is_said():
     consistency_model(Small(), PROCESS, Spec((4, 3), mask="mask"), optax.sgd(0.1), pairs)
   with pytest.raises(UserError, match="grows from 1"):
     doubling(100, 20, 10)
+  with pytest.raises(UserError, match="grows from 1"):
+    square_root(100, 1, 10)
   with pytest.raises(UserError, match="sigma_min"):
     predictions.consistency(0.5, 0.0)
   assert sampling.network_calls(consistency(PROCESS), few_steps(PROCESS, 4)) == 4
