@@ -98,7 +98,7 @@ def test_lines_that_several_add_at_once_stay_whole(tmp_path):
 def test_nothing_else_writes_files():
   """But for logs whose cut last line is dropped when they are read, a run's lock, and what is no file on a disk."""
   others = {
-    "engine/claims.py: open(folder / 'lock', 'a+')",
+    "engine/claims.py: open(folder / 'lock', 'a+b', buffering=0)",
     "engine/folder.py: open(self / 'metrics.jsonl', 'a')",
     "throughput/chips.py: pathlib.Path('/proc/self/clear_refs').write_text('5')",
   }
