@@ -44,7 +44,7 @@ KNOWN = {
     dit_layout.diffusers,
     "dit.npz",
     "DiT",
-    (dict(sinusoids=dit.embedding_of), dict(eps=1e-6)),
+    (dict(sinusoids=dit.cosines_first), dict(eps=1e-6)),
   ),
   "SD3": Known(SD3, mmdit_layout.diffusers, "mmdit.npz", "SD3", (dict(base=8),)),
   "SD3.5": Known(SD3.clone(depth=4, qk_norm=True, dual=2), mmdit_layout.diffusers, "mmdit.npz", "SD3.5", ()),

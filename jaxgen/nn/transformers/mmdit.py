@@ -32,12 +32,12 @@ from jaxgen.nn.blocks.attention import (
   head_width,
   xavier,
 )
+from jaxgen.nn.blocks.embeddings import cosines_first
 from jaxgen.nn.blocks.layers import Dense, RMSNorm
 from jaxgen.nn.blocks.modulation import Embedding, Modulation, Readout, as_dense, gated, modulated
 from jaxgen.nn.blocks.positions import over_grid
 from jaxgen.nn.blocks.projections import separately
 from jaxgen.nn.transformers.dit import FREQUENCIES
-from jaxgen.nn.unets.adm import embedding_of
 from jaxgen.nn.vision.vit import PatchEmbedding
 
 Dtype = Any
@@ -184,7 +184,7 @@ class MMDiT(nn.Module):
       )
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     embedding = partial(Embedding, self.width, **dtypes)
-    vector = embedding(name="time")(embedding_of(t, FREQUENCIES)) + embedding(name="pooled")(told["pooled"])
+    vector = embedding(name="time")(cosines_first(t, FREQUENCIES)) + embedding(name="pooled")(told["pooled"])
     text = Dense(self.width, kernel_init=xavier, name="text", **dtypes)(told["text"])
 
     h = PatchEmbedding(self.width, self.patch, as_dense(xavier), name="patches", **dtypes)(x)
