@@ -247,6 +247,8 @@ def test_says_what_does_not_fit():
     shapes_of(network, shape, None)
   with refused("4 x 4 patches is larger than the network's 3 x 3"):
     shapes_of(network.clone(most=3), shape, told)
+  with refused("of an MMDiT's 4 blocks 4 have attention of the picture alone, and the last one has none"):
+    shapes_of(network.clone(dual=4), shape, told)
   network, shape, told = SMALL["U-ViT"]
   with refused("not 3 in all"):
     shapes_of(network.clone(depth=3), shape, told)
