@@ -1,6 +1,7 @@
 """A data set: the shapes of its examples, and the transforms of a batch on the device.
 
-Building one computes nothing and opens nothing, so that a config can be listed where its data is missing.
+Building one computes nothing and opens nothing, so that a config can be listed where its data is missing. `own.own`
+alone looks at files before it builds one: of such data nothing is known but the name.
 """
 
 import dataclasses

@@ -42,9 +42,9 @@ COLUMNS, ROWS = Cut(-1), Cut(-2)
 # By the end of a path, for each family: a block's first products give a device some columns, the last one sums over the
 # devices what each makes of its rows. Queries, keys and values lie side by side: see `core.spread.in_columns`.
 FAMILIES: Mapping[str, Mapping[str, Cut]] = {
-  "Transformers: language models, ViT, Swin, CaiT, T2T": {
-    r"(attention|context)/(qkv|q|kv)/kernel": Cut(fsdp=-2),
-    r"(attention|context)/out/kernel": ROWS,
+  "Transformers: language models, ViT, Swin, CaiT, T2T, DiT, MMDiT, U-ViT": {
+    r"(attention|context|dual)/((picture|text)_)?(qkv|q|kv)/kernel": Cut(fsdp=-2),
+    r"(attention|context|dual)/((picture|text)_)?out/kernel": ROWS,
     r"mlp/in/kernel": COLUMNS,
     r"mlp/out/kernel": ROWS,
     r"embedding/table": ROWS,  # by tokens: by features each device would have a share of every logit

@@ -75,6 +75,33 @@ def test_damaged_shards_are_named(shards, spoil, sentence):
     own(f"tar:{shards}", 8, labelled=True).source("train")
 
 
+def test_shards_are_read_through_once(shards, monkeypatch):
+  opened = []
+  original = tarfile.open
+  monkeypatch.setattr(tarfile, "open", lambda name, *rest: opened.append(name) or original(name, *rest))
+  assert len(own(f"tar:{shards}", 8).source("train")) == 10
+  own(f"tar:{shards}", 8, labelled=True).training()
+  assert len(opened) == 2
+  monkeypatch.undo()
+  shard(shards / "train-0001.tar", {"a.png": encoded(picture(3)), "a.cls": b"7"})
+  assert own(f"tar:{shards}", 8, labelled=True).spec.classes == 8  # it has changed, and is read again
+  shard(shards / "train-0001.tar", {"b.png": encoded(picture(3))})
+  data = own(f"tar:{shards}", 8, labelled=True)
+  assert (data.spec.classes, len(data.source("train"))) == (None, 6)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+def test_folders_and_shards_have_one_rule_of_colour(tmp_path, mode, channels):
+  """A grey picture that is kept in RGB has 3 channels, wherever it lies."""
+  grey = picture(0, mode="L").convert(mode)
+  (tmp_path / "files").mkdir()
+  grey.save(tmp_path / "files" / "0.png")
+  shard(tmp_path / "shards" / "0.tar", {"0.png": encoded(grey)})
+  for name in ("folder:files", "tar:shards"):
+    kind, _, place = name.partition(":")
+    assert own(f"{kind}:{tmp_path / place}", 8).spec.shape == (8, 8, channels)
+
+
 def test_splits_of_shards(shards, tmp_path):
   with pytest.raises(UserError, match=r"has no shards test\*.tar and no test/\*.tar of the split 'test', found train-"):
     own(f"tar:{shards}", 8).source("test")

@@ -26,6 +26,7 @@ from jaxgen.methods.sequence.language import language
 from jaxgen.methods.supervised.classifier import classifier
 from jaxgen.nn import UNet
 from jaxgen.nn.sequence import transformer
+from jaxgen.nn.transformers.mmdit import MMDiT
 from jaxgen.nn.vision.resnet import ResNet
 
 DIGITS = data.digits()
@@ -116,6 +117,40 @@ def test_checkpoints_go_from_mesh_to_mesh(trained, tmp_path, x64):
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), found, other.shardings))
 
 
+def test_two_rows_of_tokens_share_their_heads(x64):
+  """MMDiT's gradients on 2 x 2 x 2 devices and on one; and what it says of heads that do not divide."""
+  dtypes = dict(dtype="float64", param_dtype="float64")
+  network = MMDiT(32, 3, 4, most=8, base=4, out_channels=1, qk_norm=True, dual=1, **dtypes)
+  random = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  x, told = random(0, 4, 8, 8, 1), {"text": random(1, 4, 3, 5), "pooled": random(2, 4, 5)}
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x, x[:, 0, 0, 0], told)
+  leaves, tree = jax.tree.flatten(shapes)
+  params = tree.unflatten([0.3 * random(i, *s.shape) for i, s in enumerate(leaves)])
+  mesh = make_mesh(2, tensor=2)
+
+  def loss(params, network=network):
+    return jnp.sum(network.apply(params, x, jnp.arange(4.0), told) ** 2)
+
+  def on_mesh(params):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return jax.grad(loss)(params)
+
+  placed = jax.tree.map_with_path(
+    lambda path, s: shared(jax.tree_util.keystr(path, simple=True, separator="/"), s, mesh), shapes
+  )
+  qkv = placed["params"]["body"]["blocks"]["attention"]["text_qkv"]["kernel"]
+  assert qkv.spec == PartitionSpec(None, "fsdp", "tensor")
+  with spread.noted() as notes:
+    found = jax.jit(on_mesh, in_shardings=(placed,))(jax.device_put(params, placed))
+  assert (notes.cut, notes.whole) == (True, [])
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.jit(jax.grad(loss))(params)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+  with spread.noted() as notes, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    odd = network.clone(width=12, heads=3, dual=0)
+    jax.eval_shape(odd.init, jax.random.key(0), x, x[:, 0, 0, 0], told)
+  assert notes.whole == ["3 heads over 2"]
+
+
 def sent(vocabulary: int, heads: int, batch: int = 64, tokens: int = 64, width: int = 64) -> float:
   """Bytes that a device sends on a mesh of 2 x 2 x 2, as a multiple of what Megatron's form needs.
 
@@ -148,6 +183,10 @@ def test_what_does_not_divide_is_spread_by_examples():
     ("opt/n/0/mu/blocks/mlp/out/kernel", (6, 128, 64), (None, "tensor", "fsdp"), 8),
     ("params/n/blocks/attention/qkv/kernel", (6, 64, 192), (None, "fsdp", "tensor"), 8),
     ("params/n/blocks/attention/out/kernel", (6, 64, 64), (None, "tensor", "fsdp"), 8),
+    ("params/n/body/blocks/attention/picture_qkv/kernel", (6, 64, 192), (None, "fsdp", "tensor"), 8),
+    ("params/n/body/blocks/attention/text_out/kernel", (6, 64, 64), (None, "tensor", "fsdp"), 8),
+    ("params/n/first/blocks/dual/qkv/kernel", (6, 64, 192), (None, "fsdp", "tensor"), 8),
+    ("params/n/first/blocks/dual/out/kernel", (6, 64, 64), (None, "tensor", "fsdp"), 8),
     ("params/n/embedding/table", (60, 64), ("tensor", "fsdp"), 8),
     ("params/n/embedding/table", (51, 64), (None, ("tensor", "fsdp")), 8),
     ("params/n/down_0_0/conv_1/kernel", (3, 3, 32, 64), (None, None, "fsdp", "tensor"), 8),

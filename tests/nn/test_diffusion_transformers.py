@@ -44,7 +44,7 @@ KNOWN = {
     dit_layout.diffusers,
     "dit.npz",
     "DiT",
-    (dict(sinusoids=dit.embedding_of), dict(eps=1e-6)),
+    (dict(sinusoids=dit.cosines_first), dict(eps=1e-6)),
   ),
   "SD3": Known(SD3, mmdit_layout.diffusers, "mmdit.npz", "SD3", (dict(base=8),)),
   "SD3.5": Known(SD3.clone(depth=4, qk_norm=True, dual=2), mmdit_layout.diffusers, "mmdit.npz", "SD3.5", ()),
@@ -247,6 +247,8 @@ def test_says_what_does_not_fit():
     shapes_of(network, shape, None)
   with refused("4 x 4 patches is larger than the network's 3 x 3"):
     shapes_of(network.clone(most=3), shape, told)
+  with refused("of an MMDiT's 4 blocks 4 have attention of the picture alone, and the last one has none"):
+    shapes_of(network.clone(dual=4), shape, told)
   network, shape, told = SMALL["U-ViT"]
   with refused("not 3 in all"):
     shapes_of(network.clone(depth=3), shape, told)

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import DropPath
+from jaxgen.nn.blocks.embeddings import timestep_embedding
 from jaxgen.nn.blocks.layers import (
   BatchNorm,
   Conv,
@@ -17,7 +18,6 @@ from jaxgen.nn.blocks.layers import (
   average,
   groups_for,
   max_pool,
-  timestep_embedding,
 )  # fmt: skip
 
 

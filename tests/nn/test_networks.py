@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks import layers
+from jaxgen.nn.blocks import embeddings, layers
 from jaxgen.nn.unets import adm, refinenet, song_unet, unet, vdm
 from jaxgen.nn.unets.adm import ADM
 from jaxgen.nn.unets.refinenet import RefineNet
@@ -61,7 +61,7 @@ KNOWN = {
     dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,)),
     "adm.npz",
     "improved/",
-    (EPSILON, {"adm.embedding_of": layers.timestep_embedding}),
+    (EPSILON, {"adm.cosines_first": embeddings.timestep_embedding}),
   ),
   "ADM": Known(
     ADM,

@@ -78,11 +78,11 @@ def test_one_pixel_at_a_time_gives_the_same(name, x64):
 
 def test_bad_input():
   x = jnp.zeros((1, 4, 4, 1))
-  with pytest.raises(UserError, match="give both or neither"):
+  with pytest.raises(UserError, match="set its classes, or the method's condition"):
     GatedPixelCNN(1, 4, 2, 4).init(jax.random.key(0), x, jnp.zeros(1, jnp.int32))
   with pytest.raises(UserError, match="sides divide by 4, and these are of 6x4"):
     PixelCNNpp(3, 4, 1).init(jax.random.key(0), jnp.zeros((1, 6, 4, 1)))
-  with pytest.raises(UserError, match="give both or neither"):
+  with pytest.raises(UserError, match="set its classes, or the method's condition"):
     PixelCNNpp(3, 4, 1, classes=2).init(jax.random.key(0), x)
 
 

@@ -11,7 +11,7 @@ import pytest
 from rounding import assert_close, conditioning, tolerance
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks import layers
+from jaxgen.nn.blocks import embeddings, layers
 from jaxgen.nn.unets import unet
 from jaxgen.nn.unets.unet import UNet
 
@@ -47,7 +47,7 @@ def test_equals_diffusers(x64):
 
 
 def cosine_first(t, dim):
-  return jnp.roll(layers.timestep_embedding(t, dim), dim // 2, axis=-1)
+  return jnp.roll(embeddings.timestep_embedding(t, dim), dim // 2, axis=-1)
 
 
 def other_offset(t, dim):

@@ -9,8 +9,7 @@ unpacked or unpickled: the members' places are read once, and an example where i
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,59 +64,84 @@ def shards_of(request: Request) -> list[Path]:
   return found
 
 
-def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
-  try:
-    with tarfile.open(shard, "r:") as archive:
-      yield from archive
-  except (tarfile.TarError, OSError) as error:
-    raise UserError(
-      f"{shard} cannot be read as a tar file that is not compressed ({error}): repair it, or write it anew"
-    ) from error
+class Split(NamedTuple):
+  """A split's shards, read through once.
+
+  Attributes:
+    labels: int32 [N], -1 where an image has none.
+    passed_over: the number of members of each kind that is neither image nor label.
+  """
+
+  index: Index
+  labels: np.ndarray
+  passed_over: dict[str, int]
+
+
+def split_of(request: Request) -> Split:
+  """Reads the members' places and labels, again only where a shard has changed.
+
+  Raises:
+    UserError: there is no such split or no image in it, a shard is damaged, or a label is no number.
+  """
+  found = [(shard, shard.stat()) for shard in shards_of(request)]
+  return _split(tuple((str(shard), stat.st_size, stat.st_mtime_ns) for shard, stat in found))
+
+
+@lru_cache(maxsize=4)
+def _split(shards: tuple[tuple[str, int, int], ...]) -> Split:
+  """Args: shards: path, size in bytes, and time of the last change."""
+  rows, labels, passed_over = [], [], Counter()
+  for number, (shard, length, _) in enumerate(shards):
+    images, numbers = {}, {}
+    try:
+      with tarfile.open(shard, "r:") as archive:
+        for member in archive:
+          folder, _, file = member.name.rpartition("/")
+          stem, _, kind = file.partition(".")
+          key = f"{folder}/{stem}"
+          if not member.isfile() or not stem:
+            continue
+          if member.offset_data + member.size > length:
+            raise UserError(f"{shard} ends within {member.name}: it is cut short; copy or write it anew")
+          if f".{kind.lower()}" in SUFFIXES:
+            images[key] = (member.name, number, member.offset_data, member.size)
+          elif kind == "cls":
+            numbers[key] = _number(archive, member, shard)
+          else:
+            passed_over[f".{kind}"] += 1
+    except (tarfile.TarError, OSError) as error:
+      raise UserError(
+        f"{shard} cannot be read as a tar file that is not compressed ({error}): repair it, or write it anew"
+      ) from error
+    rows += images.values()
+    labels += [numbers.get(key, -1) for key in images]
+  paths = [path for path, *_ in shards]
+  if not rows:
+    raise UserError(f"there are no images (png, jpg, webp, ...) in {', '.join(paths[:5])}")
+  names, *places = zip(*rows, strict=True)
+  index = Index(Texts(paths), Texts(names), *(np.array(place, np.int64) for place in places))
+  return Split(index, np.array(labels, np.int32), dict(passed_over))
+
+
+def _number(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: str) -> int:
+  text = archive.extractfile(member).read(32).decode("ascii", "replace").strip()
+  if not text.isdigit():
+    raise UserError(f"{member.name} of {shard} is {text!r} and no label, a number from 0 on, as text")
+  return int(text)
 
 
 def open_tar(request: Request) -> Decoded:
   """Raises a UserError where a shard is damaged, or an image has no label where labels are asked for."""
   if unknown := set(request.features) - {"image", "label"}:
     raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")
-  shards, rows, labels, passed_over = shards_of(request), [], [], Counter()
-  for number, shard in enumerate(shards):
-    images, numbers, length = {}, {}, shard.stat().st_size
-    for member in _members(shard):
-      folder, _, file = member.name.rpartition("/")
-      stem, _, kind = file.partition(".")
-      key = f"{folder}/{stem}"
-      if not member.isfile() or not stem:
-        continue
-      if member.offset_data + member.size > length:
-        raise UserError(f"{shard} ends within {member.name}: it is cut short; copy or write it anew")
-      if f".{kind.lower()}" in SUFFIXES:
-        images[key] = (member.name, number, member.offset_data, member.size)
-      elif kind == "cls":
-        numbers[key] = _number(shard, member)
-      else:
-        passed_over[f".{kind}"] += 1
-    rows += images.values()
-    if "label" in request.features:
-      if missing := [row[0] for key, row in images.items() if key not in numbers]:
-        raise UserError(f"{missing[0]} of {shard} has no label beside it, a member with .cls: train without labels")
-      labels += [numbers[key] for key in images]
-  if not rows:
-    raise UserError(f"there are no images (png, jpg, webp, ...) in {', '.join(map(str, shards[:5]))}")
-  names, *places = zip(*rows, strict=True)
-  index = Index(Texts(map(str, shards)), Texts(names), *(np.array(place, np.int64) for place in places))
-  numbers = {"label": np.array(labels, np.int32)} if "label" in request.features else {}
+  index, labels, passed_over = split_of(request)
+  numbers = {"label": labels} if "label" in request.features else {}
+  if numbers and (labels < 0).any():
+    missing = index.name(np.flatnonzero(labels < 0)[0])
+    raise UserError(f"{missing} has no label beside it, a member with .cls: train without labels")
   about = About((), tuple(f"{count:,} members {kind} (no image)" for kind, count in passed_over.items()))
   look = partial(_read, index, numbers.get("label"), request.features["image"].shape)
-  return Decoded(len(rows), partial(look, request.fit), numbers, about, look)
-
-
-def _number(shard: Path, member: tarfile.TarInfo) -> int:
-  with open(shard, "rb") as file:
-    file.seek(member.offset_data)
-    text = file.read(min(member.size, 32)).decode("ascii", "replace").strip()
-  if not text.isdigit():
-    raise UserError(f"{member.name} of {shard} is {text!r} and no label, a number from 0 on, as text")
-  return int(text)
+  return Decoded(len(labels), partial(look, request.fit), numbers, about, look)
 
 
 def _read(

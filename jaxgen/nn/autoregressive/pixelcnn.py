@@ -13,8 +13,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError, check_sizes
+from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.causal import At, Map, Window, colors_mask, stepper, whole
+from jaxgen.nn.blocks.embeddings import check_label
 from jaxgen.nn.blocks.layers import Dense, Dtype
 
 Labels = Int[Array, "batch"] | None
@@ -197,8 +198,7 @@ class GatedPixelCNN(nn.Module):
     """
     sizes = dict(outputs=self.outputs, features=self.features, layers=self.layers, head=self.head)
     check_sizes("a gated PixelCNN", **sizes, first=self.first, kernel=self.kernel)
-    if (label is None) != (self.classes is None):
-      raise UserError("a gated PixelCNN takes labels exactly if it has a number of classes: give both or neither")
+    check_label(label, self.classes)
     return whole(self, x, label, index)
 
   def vertical(self, x: Map, label: Labels = None, index: Labels = None, at: At | None = None) -> list[Map]:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.causal import At, Map, Window, stepper, whole
+from jaxgen.nn.blocks.embeddings import check_label
 from jaxgen.nn.blocks.layers import Dense, Dropout, Dtype
 
 Labels = Int[Array, "batch"] | None
@@ -183,8 +184,7 @@ class PixelCNNpp(nn.Module):
       UserError: the image's sides do not divide, a size is 0, or a label is given without `classes`, or the reverse.
     """
     check_sizes("PixelCNN++", outputs=self.outputs, features=self.features, blocks=self.blocks, stages=self.stages)
-    if (label is None) != (self.classes is None):
-      raise UserError("PixelCNN++ takes labels exactly if it has a number of classes: give both or neither")
+    check_label(label, self.classes)
     factor = 2 ** (self.stages - 1)
     if x.shape[1] % factor or x.shape[2] % factor:
       raise UserError(

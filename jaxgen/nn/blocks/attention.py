@@ -25,6 +25,8 @@ Tokens = Float[Array, "batch tokens features"]
 Row = Float[Array, "batch _tokens features"]  # one of several
 Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
 xavier = nn.initializers.xavier_uniform()
+# timm's and ViT's authors' "trunc_normal_(std=0.02)" cuts at -2 and 2, a hundred standard deviations away.
+normal = nn.initializers.normal(0.02)
 
 
 def attend(

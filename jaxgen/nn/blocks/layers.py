@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -23,17 +22,6 @@ Dtype = Any
 def groups_for(channels: int, most: int = 32, width: int = 4) -> int:
   """The largest number of groups that divides `channels`: at most `most`, with at least `width` channels each."""
   return max(g for g in range(1, max(1, min(most, channels // width)) + 1) if channels % g == 0)
-
-
-def timestep_embedding(t: Float[Array, "batch"], dim: int, period: float = 10_000.0) -> Float[Array, "batch {dim}"]:
-  """Sinusoidal embedding of Ho et al. 2020 (their code's `get_timestep_embedding`): all sines, then all cosines.
-
-  Frequencies fall geometrically from 1 to 1 / period. An odd `dim` ends with a zero.
-  """
-  half = dim // 2
-  frequencies = np.exp(-np.log(period) * np.arange(half) / max(half - 1, 1))
-  angle = t[:, None] * jnp.asarray(frequencies, t.dtype)
-  return jnp.pad(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1), ((0, 0), (0, dim % 2)))
 
 
 def _spread(v, x):

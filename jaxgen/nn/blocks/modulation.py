@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.nn.blocks.attention import normal
 from jaxgen.nn.blocks.layers import Dense, layer_norm
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
 Vector = Float[Array, "batch features"]
-normal = nn.initializers.normal(0.02)
 
 
 def modulated(x: Tokens, shift: Vector, scale: Vector, eps: float = 1e-6) -> Tokens:

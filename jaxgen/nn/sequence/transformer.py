@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core import spread
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, xavier
+from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, normal, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Sinusoidal
 
@@ -78,7 +78,6 @@ class Options(NamedTuple):
   param_dtype: Dtype = jnp.float32
 
 
-_normal = nn.initializers.normal(0.02)
 _bert = Options(
   activation=gelu,
   attention_dropout=0.1,
@@ -86,8 +85,8 @@ _bert = Options(
   scaled=False,
   embedding_norm=True,
   absolute=partial(Learned, 512),
-  embedding_init=_normal,
-  kernel_init=_normal,
+  embedding_init=normal,
+  kernel_init=normal,
 )
 _bart = _bert._replace(eps=1e-5, attention_dropout=0.0, absolute=partial(Learned, 1024, 2))
 
@@ -126,8 +125,8 @@ def gpt(
     eps=1e-5,
     scaled=False,
     absolute=partial(Learned, context, param_dtype=dtype),
-    embedding_init=_normal,
-    kernel_init=_normal,
+    embedding_init=normal,
+    kernel_init=normal,
     dtype=dtype,
     param_dtype=dtype,
   )

@@ -16,13 +16,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu_tanh
-from jaxgen.nn.blocks.attention import MLP, Attention, Blocks, Index, Tokens, xavier
-from jaxgen.nn.blocks.layers import timestep_embedding
-from jaxgen.nn.blocks.modulation import Embedding, Modulation, Readout, as_dense, gated, modulated, normal
+from jaxgen.nn.blocks.attention import MLP, Attention, Blocks, Index, Tokens, normal, xavier
+from jaxgen.nn.blocks.embeddings import check_label, cosines_first, timestep_embedding
+from jaxgen.nn.blocks.modulation import Embedding, Modulation, Readout, as_dense, gated, modulated
 from jaxgen.nn.blocks.positions import over_grid
-from jaxgen.nn.unets.adm import embedding_of
 from jaxgen.nn.vision.vit import PatchEmbedding
 
 Dtype = Any
@@ -94,7 +92,7 @@ class DiT(nn.Module):
   out_channels: int = 8
   hidden: int | None = None
   eps: float = 1e-6
-  sinusoids: Callable[[Array, int], Array] = embedding_of
+  sinusoids: Callable[[Array, int], Array] = cosines_first
   remat: bool = False
   unroll: int = 1
   dtype: Dtype = jnp.float32
@@ -114,11 +112,7 @@ class DiT(nn.Module):
       UserError: patches that do not divide the picture; a label without `classes`, or the reverse; heads that do not
         divide the width.
     """
-    if (label is None) != (self.classes is None):
-      raise UserError(
-        f"a label is given where, and only where, the network has classes, and this one has {self.classes or 'none'}: "
-        "set its classes, or the method's condition"
-      )
+    check_label(label, self.classes)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     told = Embedding(self.width, name="time", **dtypes)(self.sinusoids(t, FREQUENCIES))
     if label is not None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core import spread
 from jaxgen.core.condition import Told
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu_tanh
@@ -32,12 +33,12 @@ from jaxgen.nn.blocks.attention import (
   head_width,
   xavier,
 )
+from jaxgen.nn.blocks.embeddings import cosines_first
 from jaxgen.nn.blocks.layers import Dense, RMSNorm
 from jaxgen.nn.blocks.modulation import Embedding, Modulation, Readout, as_dense, gated, modulated
 from jaxgen.nn.blocks.positions import over_grid
-from jaxgen.nn.blocks.projections import separately
+from jaxgen.nn.blocks.projections import Projections
 from jaxgen.nn.transformers.dit import FREQUENCIES
-from jaxgen.nn.unets.adm import embedding_of
 from jaxgen.nn.vision.vit import PatchEmbedding
 
 Dtype = Any
@@ -68,12 +69,12 @@ class JointAttention(nn.Module):
   @nn.compact
   def __call__(self, rows: Rows) -> list[Row]:
     features, dtypes = rows[0].shape[-1], dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    width = head_width(features, self.heads)
+    width, cut = head_width(features, self.heads), spread.cuts(self.heads, "heads")
+    rows = rows if cut else tuple(map(spread.over_devices, rows))
 
     def split(x: Row, name: str) -> list[Float[Array, "batch _tokens heads d"]]:
       """Query, key and value of each head."""
-      y = Dense(3 * features, kernel_init=separately(xavier, 3), name=f"{name}_qkv", **dtypes)(x)
-      q, k, v = (part.reshape(*x.shape[:2], self.heads, width) for part in jnp.split(y, 3, axis=-1))
+      q, k, v = Projections(3, self.heads, width, cut, kernel_init=xavier, name=f"{name}_qkv", **dtypes)(x)
       if self.qk_norm:
         q, k = RMSNorm(name=f"{name}_norm_q", **dtypes)(q), RMSNorm(name=f"{name}_norm_k", **dtypes)(k)
       return [q, k, v]
@@ -83,7 +84,7 @@ class JointAttention(nn.Module):
     parts = jnp.split(y, [rows[0].shape[1]], axis=1)
     names = ("picture",) if self.last else ("picture", "text")
     return [
-      Dense(features, kernel_init=xavier, name=f"{name}_out", **dtypes)(part)
+      spread.joined(Dense(features, kernel_init=xavier, name=f"{name}_out", **dtypes)(part))
       for name, part in zip(names, parts, strict=not self.last)
     ]
 
@@ -142,7 +143,7 @@ class MMDiT(nn.Module):
     base: positions of that grid are so far apart that from one side to the other there are `base`.
     out_channels: of the output.
     qk_norm: queries and keys are normalised.
-    dual: so many of the first blocks have attention of the picture alone, too.
+    dual: so many of the first blocks have attention of the picture alone, too; not the last block.
     remat, unroll: as in `Blocks`.
   """
 
@@ -175,8 +176,13 @@ class MMDiT(nn.Module):
 
     Raises:
       UserError: it is told something else; patches that do not divide the picture, or more of them than `most` in a row
-        or column; heads that do not divide the width.
+        or column; heads that do not divide the width; `dual` that is not less than `depth`.
     """
+    if not 0 <= self.dual < self.depth:
+      raise UserError(
+        f"of an MMDiT's {self.depth} blocks {self.dual} have attention of the picture alone, and the last one has "
+        "none: change dual or depth"
+      )
     if not isinstance(told, Mapping) or set(told) != {"text", "pooled"}:
       raise UserError(
         "an MMDiT is told a text's features, 'text' and 'pooled': take the condition "
@@ -184,7 +190,7 @@ class MMDiT(nn.Module):
       )
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     embedding = partial(Embedding, self.width, **dtypes)
-    vector = embedding(name="time")(embedding_of(t, FREQUENCIES)) + embedding(name="pooled")(told["pooled"])
+    vector = embedding(name="time")(cosines_first(t, FREQUENCIES)) + embedding(name="pooled")(told["pooled"])
     text = Dense(self.width, kernel_init=xavier, name="text", **dtypes)(told["text"])
 
     h = PatchEmbedding(self.width, self.patch, as_dense(xavier), name="patches", **dtypes)(x)

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int
 from jaxgen.core.errors import UserError
 from jaxgen.core.spread import over_batch
 from jaxgen.nn.blocks.again import in_a_loop
-from jaxgen.nn.blocks.attention import Block, Tokens
+from jaxgen.nn.blocks.attention import Block, Tokens, normal
+from jaxgen.nn.blocks.embeddings import check_label, cosines_first
 from jaxgen.nn.blocks.layers import Conv, Dense, LayerNorm
-from jaxgen.nn.blocks.modulation import as_dense, normal, put_together
-from jaxgen.nn.unets.adm import embedding_of
+from jaxgen.nn.blocks.modulation import as_dense, put_together
 from jaxgen.nn.vision.vit import PatchEmbedding, positions
 
 Dtype = Any
@@ -96,17 +96,13 @@ class UViT(nn.Module):
       UserError: patches that do not divide the picture; a label without `classes`, or the reverse; an odd depth; heads
         that do not divide the width.
     """
-    if (label is None) != (self.classes is None):
-      raise UserError(
-        f"a label is given where, and only where, the network has classes, and this one has {self.classes or 'none'}: "
-        "set its classes, or the method's condition"
-      )
+    check_label(label, self.classes)
     if self.depth < 2 or self.depth % 2:
       raise UserError(f"a U-ViT has as many blocks before its middle as after, not {self.depth} in all: change depth")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     h = PatchEmbedding(self.width, self.patch, as_dense(normal), name="patches", **dtypes)(x)
     grid = h.shape[1:3]
-    first = [embedding_of(t, self.width).astype(h.dtype)]
+    first = [cosines_first(t, self.width).astype(h.dtype)]
     if label is not None:
       first.insert(0, nn.Embed(self.classes, self.width, embedding_init=normal, name="class", **dtypes)(label))
     h = jnp.concatenate([*(token[:, None] for token in first), h.reshape(len(x), -1, self.width)], axis=1)

@@ -22,7 +22,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
+from jaxgen.nn.blocks.embeddings import cosines_first
+from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for
 from jaxgen.nn.unets.unet import Attention, ResidualBlock, check, check_widths, u_shape
 from jaxgen.nn.vision.convnet import halve
 
@@ -37,12 +38,6 @@ def initializer(scale: float = 1.0):
 def doubled(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch 2*height 2*width channels"]:
   """Every pixel repeated in both directions."""
   return x.repeat(2, axis=1).repeat(2, axis=2)
-
-
-def embedding_of(t: Float[Array, "batch"], dim: int) -> Float[Array, "batch {dim}"]:
-  """Cosines before sines, with frequencies 10,000^(-i / half), i < half, so that the lowest is above 1 / 10,000."""
-  half = dim // 2
-  return jnp.roll(timestep_embedding(t, dim, 10_000.0 ** (1 - 1 / half)), half, axis=-1)
 
 
 class ADM(nn.Module):
@@ -94,7 +89,7 @@ class ADM(nn.Module):
     common = dict(eps=1e-5, kernel_init=initializer, **dtypes)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)
 
-    embedding = dense(name="time_1")(embedding_of(t, self.channels))
+    embedding = dense(name="time_1")(cosines_first(t, self.channels))
     embedding = dense(name="time_2")(nn.silu(embedding))
     if self.classes is not None:
       normal = nn.initializers.normal(1.0)

@@ -28,7 +28,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for, timestep_embedding
+from jaxgen.nn.blocks.embeddings import timestep_embedding
+from jaxgen.nn.blocks.layers import Conv, Dense, GroupNorm, groups_for
 from jaxgen.nn.unets.adm import doubled
 from jaxgen.nn.unets.unet import Attention, Map, ResidualBlock, check, check_widths, initializer, u_shape
 from jaxgen.nn.vision.convnet import halve

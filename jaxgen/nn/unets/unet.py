@@ -18,7 +18,8 @@ from jaxgen.core import spread
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
-from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift, timestep_embedding
+from jaxgen.nn.blocks.embeddings import check_label, timestep_embedding
+from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift
 
 Dtype = Any
 Map = Float[Array, "batch height width channels"]
@@ -189,11 +190,7 @@ def check(x: Array, levels: int, label: Array | None, classes: int | None, atten
       f"a U-Net of {levels} levels takes images whose sides divide by {factor}, not {x.shape[1:3]}: change the number "
       "of multipliers, or crop the images"
     )
-  if (label is None) != (classes is None):
-    raise UserError(
-      f"a label is given where, and only where, the network has classes, and this one has {classes or 'none'}: set its "
-      "classes, or the method's condition"
-    )
+  check_label(label, classes)
   heights = [x.shape[1] // 2**level for level in range(levels)]
   missing = [height for height in attention if height not in heights]
   if missing:

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core import spread
 from jaxgen.core.errors import check_sizes
-from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, timestep_embedding
+from jaxgen.nn.blocks.embeddings import timestep_embedding
+from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for
 from jaxgen.nn.unets.unet import Attention, Map, check, u_shape
 
 Dtype = Any

@@ -18,10 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core import spread
 from jaxgen.core.errors import UserError, check_sizes
-from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width
+from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, attend, head_width, normal
 from jaxgen.nn.blocks.layers import Dense, LayerNorm
 from jaxgen.nn.blocks.projections import Projections
-from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, normal, uniform
+from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, uniform
 
 Dtype = Any
 Pair = tuple[int, int]

@@ -21,10 +21,10 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, Tokens, attend
+from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, Tokens, attend, normal
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.projections import separately
-from jaxgen.nn.vision.vit import Pictures, normal, positions
+from jaxgen.nn.vision.vit import Pictures, positions
 
 Dtype = Any
 Split = tuple[int, int, int]  # side of a patch, stride, padding

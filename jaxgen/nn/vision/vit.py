@@ -18,14 +18,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, xavier
+from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, normal, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, add_bias, matmul
 
 Dtype = Any
 Pictures = Float[Array, "batch height width channels"]
 
-# timm's and the authors' "trunc_normal_(std=0.02)" cuts at -2 and 2, a hundred standard deviations away.
-normal = nn.initializers.normal(0.02)
 # PyTorch's default initialisation of a convolution, which DeiT and its successors use.
 uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
