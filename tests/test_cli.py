@@ -122,6 +122,8 @@ def test_inspect(trained):
   config = command("inspect", folder / "tiny.py", "--layers", 16).stdout
   assert re.search(r"parameters of network\s+2,144\b", config)
   assert "SHA-256" not in config
+  for subject in (folder / "runs" / "tiny", folder / "tiny.py"):
+    assert "--quick True is of --target" in error_of("inspect", subject, "--quick", True)
 
 
 def test_list_names_every_config():
