@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxgen.core import files
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import TooSmall, UserError
 from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.config import Config, load_kept
@@ -94,7 +94,7 @@ class Run:
           microbatches=e.microbatches,
         )
       except (UserError, *TRACING) as error:
-        if isinstance(error, UserError) and not self._small():
+        if isinstance(error, UserError) and not (isinstance(error, TooSmall) and self._small()):
           raise
         raise self.refusal(error) from error
       if any(x.size == 0 for x in jax.tree.leaves(self._program.abstract.params)):
