@@ -115,9 +115,10 @@ def arguments(description: str, shapes: dict, default: list[str]) -> argparse.Na
 
 
 def run(tasks: Sequence[str], options: argparse.Namespace) -> None:
-  from jaxgen.core.environment import use_huge_pages  # (a peer's interpreter need not have jaxgen)
+  from jaxgen.core import environment  # (a peer's interpreter need not have jaxgen)
 
-  use_huge_pages()  # as the command line does; the competitors inherit it, PyTorch's too
+  environment.use_huge_pages()  # as the command line does; the competitors inherit it, PyTorch's too
+  environment.say_changes()
   results = []
   for task, name in itertools.product(tasks, options.shapes):
     own = {"batch": options.batch, "updates": options.updates, "sampling_steps": options.sampling_steps}

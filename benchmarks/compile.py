@@ -82,7 +82,7 @@ def main() -> int:
   parser.add_argument("--rounds", type=int, default=3, help="of the comparison of depths; 0 leaves it out")
   options = parser.parse_args()
   environment.use_huge_pages()
-  environment.set_xla_flags()
+  environment.say_changes()
 
   import jax
 

@@ -42,6 +42,7 @@ def reproduce(
   runs: pathlib.Path,
   fsdp: int = 1,
   tensor: int = 1,
+  workers: int = 0,
   progress: "Progress | None" = None,
 ) -> list[Line]:
   """Trains a config with the seeds 0 .. seeds - 1 and evaluates it; a line for each number that it names as published.
@@ -73,7 +74,8 @@ def reproduce(
     raise UserError(f"at least 1 seed is needed, not {seeds}")
   numbers, hashes, seconds = [], [], 0.0
   for seed in range(seeds):
-    run = Run(Folder(runs / f"{config.name}_seed{seed}"), config, arguments, seed, fsdp=fsdp, tensor=tensor)
+    how = {"fsdp": fsdp, "tensor": tensor, "workers": workers}
+    run = Run(Folder(runs / f"{config.name}_seed{seed}"), config, arguments, seed, **how)
     if seed == 0:
       _check_names(config, experiment, rehearse(run))
     found = train(run, progress, report.write)

@@ -9,9 +9,12 @@ import errno
 import io
 import json
 import os
+import pkgutil
 import re
+import runpy
 import signal
 import subprocess
+import tomllib
 
 import conftest
 import numpy as np
@@ -119,12 +122,41 @@ def test_inspect(trained):
   config = command("inspect", folder / "tiny.py", "--layers", 16).stdout
   assert re.search(r"parameters of network\s+2,144\b", config)
   assert "SHA-256" not in config
+  for subject in (folder / "runs" / "tiny", folder / "tiny.py"):
+    assert "--quick True is of --target" in error_of("inspect", subject, "--quick", True)
 
 
 def test_list_names_every_config():
   out = command("list").stdout
   for path in (conftest.REPOSITORY / "configs").rglob("*_*.py"):
     assert path.stem in out
+
+
+@pytest.mark.parametrize(
+  ("words", "count"),
+  [
+    ("train ddpm_digits", 1), ("import weights.npz vit_imagenet --name vit", 1), ("sample runs/x --n 8", 1),
+    ("", 0), ("--help", 0), ("trian ddpm_digits", 0), ("list", 0), ("train", 0), ("import weights.npz", 0),
+    ("train --help", 0), ("train --steps 3 ddpm_digits", 0), ("train ddpm_digits --help", 0),
+    ("train ddpm_digits -h", 0),
+  ],
+)  # fmt: skip
+def test_only_the_command_itself_starts_anew_and_only_to_compute(words, count, monkeypatch):
+  """A script that calls `cli.main()` would begin again from its first line."""
+  started = []
+  monkeypatch.setattr(cli.environment, "use_huge_pages", lambda: started.append("anew"))
+  monkeypatch.setattr(cli, "_run", lambda name, words: started.append("run"))
+  monkeypatch.setattr("sys.argv", ["jaxgen", *words.split()])
+  with pytest.raises(SystemExit):
+    cli.main()
+  assert "anew" not in started
+  started.clear()
+  with pytest.raises(SystemExit):
+    runpy.run_module("jaxgen.cli", run_name="__main__")
+  assert started.count("anew") == count
+  assert started[-1:] != ["anew"]  # a command that does not start anew goes on
+  scripts = tomllib.loads((conftest.REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+  assert pkgutil.resolve_name(scripts["jaxgen"]) is cli.console
 
 
 def test_the_help_of_a_config_shows_its_flags(trained):

@@ -8,6 +8,7 @@ import tiny
 
 from jaxgen import cli, ledger
 from jaxgen.core.errors import UserError
+from jaxgen.data import ahead
 from jaxgen.engine import rehearsal
 from jaxgen.engine.catalogue import configs_in
 from jaxgen.engine.config import load_config
@@ -70,6 +71,21 @@ def test_a_run_that_was_finished_is_not_trained_again(folder):
   ]
   ledger.append(folder / "ledger.jsonl", again)
   assert len(ledger.read(folder / "ledger.jsonl")) == 2  # the later ones count
+
+
+def test_workers_read_as_many_as_for_train(folder, tmp_path, monkeypatch):
+  given = []
+
+  def stop(run):
+    given.append(run.workers)
+    raise UserError("far enough")
+
+  monkeypatch.setattr(rehearsal, "rehearse", stop)
+  monkeypatch.setattr(ahead, "of_machine", lambda: 5)
+  for words in ([], ["--workers", "3"]):
+    with pytest.raises(SystemExit):
+      cli.main(["reproduce", str(folder / "tiny.py"), "--runs", str(tmp_path), *words])
+  assert given == [5, 3]
 
 
 def test_it_is_shown_by_unit(folder, capsys):

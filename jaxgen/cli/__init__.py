@@ -65,9 +65,24 @@ exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or
 """
 
 
+def console() -> None:
+  """The entry point of the command `jaxgen`: `main`, in a process that is started anew where huge pages help."""
+  if _will_compute(sys.argv[1:]):
+    environment.use_huge_pages()
+  main()
+
+
+def _will_compute(words: list[str]) -> bool:
+  """Whether words start jax, as far as can be told before anything is imported; not for --help and wrong commands."""
+  command = COMMANDS.get(words[0]) if words else None
+  if command is None or not command.computes or not {"-h", "--help"}.isdisjoint(words):
+    return False
+  subjects = words[1 : 1 + len(command.subjects)]
+  return len(subjects) == len(command.subjects) and not any(word.startswith("-") for word in subjects)
+
+
 def main(words: list[str] | None = None) -> None:
-  """The entry point of the command `jaxgen`; always exits."""
-  own_process = words is None
+  """Runs a command in this process, by default that of `sys.argv`; always exits."""
   words = list(sys.argv[1:] if words is None else words)
   if not words or words[0] in ("-h", "--help", "help"):
     print(USAGE, end="")
@@ -83,8 +98,6 @@ def main(words: list[str] | None = None) -> None:
     hint = f"perhaps you meant {near[0]!r}" if near else f"the commands are {', '.join(COMMANDS)}"
     sys.exit(_fail(f"there is no command {command!r}: {hint}", 2))
   try:
-    if own_process and COMMANDS[command].computes:
-      environment.use_huge_pages()
     _run(command, words)
   except UserError as error:
     _end(str(error), 1)

@@ -1,5 +1,5 @@
 """`python -m jaxgen.cli` is `jaxgen`."""
 
-from jaxgen.cli import main
+from jaxgen.cli import console
 
-main()
+console()

@@ -1,7 +1,6 @@
 """jaxgen benchmark RUN|CONFIG: how fast it trains and samples on the devices that are here."""
 
 import json
-import math
 import pathlib
 
 import jax
@@ -65,23 +64,21 @@ def benchmark(subject: str, given_words: list[str]) -> None:
       check_out(options[flag], f"--{flag}")
   join(options)
   arguments = {**before, **changed}
+  shared = {name: options[name] for name in ("fsdp", "tensor")}
   asked = Asked(
-    names["what"], lists["batch"], names["solver"], lists["sampling_steps"], names["dtype"], lists["devices"]
+    names["what"], lists["batch"], names["solver"], lists["sampling_steps"], names["dtype"], lists["devices"], **shared
   )
   if jax.process_count() > 1 and lists["devices"] not in (None, (jax.device_count(),)):
     raise UserError(f"--devices {options['devices']}: a job of several processes is measured on all its devices")
   cases = plan(config, arguments, asked, jax.device_count())
   if jax.process_count() > 1:  # one of its samples at a time would be on one process's device
     cases = [case for case in cases if case.devices == jax.device_count()]
-  for case in cases:
-    groups = {name: options[name] for name in ("fsdp", "tensor") if options[name] != 1}
-    if not case.latency and case.devices % math.prod(groups.values()):
-      said = " x ".join(f"--{name} {count}" for name, count in groups.items())
-      raise UserError(f"{said} does not divide {case.devices} devices: say which with --devices")
-  judge = _judge(run, config, options["quality"], changed) if options["quality"] else None
+  place = {**shared, "devices": jax.devices()[: max(case.devices for case in cases)]}
+  judge = _judge(run, config, options["quality"], changed, place) if options["quality"] else None
   peers = chosen(names["peers"], options["peer_python"]) if jax.process_count() == 1 else ()
-  seed, state = (run.seed, run.state) if is_run else (0, None)
-  measured = Measure(config, seed, state, options["fsdp"], options["tensor"], peers, options["peer_python"])
+  seed, state = (run.seed, load(subject, **place).state) if is_run else (0, None)
+  measured = Measure(config, seed, state, **shared, peers=peers, python=options["peer_python"])
+  del state  # it is kept on the host, and the devices' memory is for the cases
   main = jax.process_index() == 0
 
   def keep(found: document.Document) -> None:
@@ -98,8 +95,8 @@ def benchmark(subject: str, given_words: list[str]) -> None:
       say(str(options[flag]))
 
 
-def _judge(run, config, samples: int, changed):
-  """(case) -> the Fréchet distance of its samples to the test split, and its floor."""
+def _judge(run, config, samples: int, changed, place):
+  """(case) -> the Fréchet distance of its samples to the test split, and its floor. place: as in `load`."""
   if run is None:
     raise UserError(f"--quality {samples} is of a run, and {config.name} is a config: train it first")
   if "image" not in run.data.features or run.data.classes is None:
@@ -109,6 +106,6 @@ def _judge(run, config, samples: int, changed):
   def judge(case):
     own = {name: case.arguments[name] for name in ("solver", "sampling_steps", "dtype", "bfloat16")
            if name in config.parameters}  # fmt: skip
-    return evaluate(load(run.folder.path, **{**changed, **own}))
+    return evaluate(load(run.folder.path, **place, **{**changed, **own}))
 
   return judge

@@ -4,6 +4,8 @@ With --target, what the program costs on machines that are not there, as their c
 """
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -31,6 +33,7 @@ def inspect(subject: str, words: list[str]) -> None:
   }
   if is_run and not any(word == "--target" or word.startswith("--target=") for word in words):
     run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
+    _check_quick(options)
     inspection.show(run, is_run, options["compile"])
     return
   if files.is_remote(subject) or pathlib.Path(subject).is_dir():
@@ -38,6 +41,7 @@ def inspect(subject: str, words: list[str]) -> None:
     raise UserError(f"--target plans a config, and {subject} is a run: give its config")
   config = load_config(subject)
   options, changed = parse(f"inspect {subject}", words, {**own, **cluster_options()}, config.doc, config)
+  _check_quick(options)
   if options["target"] is None:
     join(options)
     asked, devices = options["fsdp"] * options["tensor"], None
@@ -55,3 +59,8 @@ def inspect(subject: str, words: list[str]) -> None:
   experiment = run.experiment
   found = plan.cost(run.program, planned, experiment.batch_size, options["quick"])
   inspection.print_rows(plan.table(run.program, planned, found, experiment.steps, experiment.batch_size))
+
+
+def _check_quick(options: Mapping[str, Any]) -> None:
+  if options["quick"] and options["target"] is None:
+    raise UserError("--quick True is of --target: say for which machines, such as --target tpu:v5e:4x4")

@@ -5,7 +5,7 @@ import pathlib
 import jax
 
 from jaxgen import ledger
-from jaxgen.cli.options import RUNS, check_out, cluster_options, join, option, parse
+from jaxgen.cli.options import RUNS, check_out, cluster_options, join, option, parse, workers_option
 from jaxgen.engine.config import load_config
 
 
@@ -18,6 +18,7 @@ def reproduce(subject: str, words: list[str]) -> None:
       "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
       "seeds": option(int, "number of seeds, from 0", 1),
       "ledger": option(pathlib.Path, "file of the ledger", ledger.FILE),
+      **workers_option(),
       **cluster_options(),
     },
     config.doc,
@@ -26,7 +27,7 @@ def reproduce(subject: str, words: list[str]) -> None:
   join(options)
   if options["ledger"].parent.is_dir():  # else it is made
     check_out(options["ledger"], "--ledger")
-  chosen = {name: options[name] for name in ("seeds", "runs", "fsdp", "tensor")}
+  chosen = {name: options[name] for name in ("seeds", "runs", "fsdp", "tensor", "workers")}
   lines = ledger.reproduce(config, changed, **chosen)
   if jax.process_index() == 0:
     ledger.append(options["ledger"], lines)

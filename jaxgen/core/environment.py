@@ -25,6 +25,11 @@ GPU_FLAGS = {
 }
 
 LINUX_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvise] never"
+TUNABLE = "glibc.malloc.hugetlb=1"
+STARTED_ANEW = "JAXGEN_STARTED_ANEW"  # set for a process that `use_huge_pages` has started anew, until that has said so
+DEVICES = pathlib.Path("/dev")
+# As the drivers of NVIDIA's, AMD's and Google's devices name them. (A plugin for a GPU may be installed where none is.)
+ACCELERATORS = ("nvidiactl", "nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
 
 class XlaFlags(NamedTuple):
@@ -77,13 +82,24 @@ def set_xla_flags() -> XlaFlags:
   return XlaFlags(wanted, ())
 
 
+def _has_accelerator() -> bool:
+  """Whether Linux has a device of a GPU or TPU. Nothing is opened."""
+  return any(next(DEVICES.glob(name), None) is not None for name in ACCELERATORS)
+
+
+def _is_traced() -> bool:
+  """Whether a debugger or a tracer follows this process, which would lose a new one."""
+  monitoring = getattr(sys, "monitoring", None)  # by which debuggers follow a process from Python 3.12 on
+  return bool(sys.gettrace() or (monitoring and monitoring.get_tool(monitoring.DEBUGGER_ID)))
+
+
 def use_huge_pages() -> None:
   """Starts this process anew, once, with malloc asking Linux for pages of 2 MiB, where that makes XLA faster on a CPU.
 
   XLA takes the memory for what a program works in from malloc at every call, and gives it back. In pages of 4 KiB the
   kernel spends a sixth of an update of a ResNet-50 on handing them out. glibc reads GLIBC_TUNABLES only when a process
   starts. Does nothing where the user has set this tunable (`glibc.malloc.hugetlb=0` switches it off), where Linux gives
-  huge pages always or never, without glibc 2.35, and beside a GPU.
+  huge pages always or never, without glibc 2.35, beside a GPU or TPU, and under a debugger. `say_changes` says it.
   """
   libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
   name, _, version = (libc or "").partition(" ")
@@ -95,22 +111,31 @@ def use_huge_pages() -> None:
     or not LINUX_HUGE_PAGES.exists()
     or "[madvise]" not in LINUX_HUGE_PAGES.read_text()
     or not sys.executable
-    or has_gpu_plugin()
+    or _has_accelerator()
+    or _is_traced()
   ):
     return
-  tunable = "glibc.malloc.hugetlb=1"
-  print(f"jaxgen: GLIBC_TUNABLES now has {tunable}: faster on a CPU", file=sys.stderr, flush=True)
   # The new process adds the flags itself, and says so.
   flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in set_xla_flags().added]
-  changed = {"XLA_FLAGS": " ".join(flags), "GLIBC_TUNABLES": ":".join(filter(None, [tunables, tunable]))}
-  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})
+  changed = {"XLA_FLAGS": " ".join(flags), "GLIBC_TUNABLES": ":".join(filter(None, [tunables, TUNABLE]))}
+  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed, STARTED_ANEW: "1"})
+
+
+def say_changes() -> None:
+  """Says in one line what this process, or its first start, has added to the environment, and why."""
+  reasons: dict[str, list[str]] = {}
+  if os.environ.pop(STARTED_ANEW, None):
+    reasons["faster on a CPU"] = [f"GLIBC_TUNABLES now has {TUNABLE}"]
+  for flag in set_xla_flags().added:
+    reasons.setdefault((CPU_FLAGS | GPU_FLAGS)[flag], []).append(f"XLA_FLAGS now has {flag}")
+  if reasons:
+    said = "; ".join(f"{', '.join(changes)}: {why}" for why, changes in reasons.items())
+    print(f"jaxgen: {said}", file=sys.stderr, flush=True)
 
 
 def set_up_jax() -> None:
-  """For commands and benchmarks: says which flags were added, and keeps compiled programs for later processes."""
-  why = CPU_FLAGS | GPU_FLAGS
-  for flag in set_xla_flags().added:
-    print(f"jaxgen: XLA_FLAGS now has {flag}: {why[flag]}", file=sys.stderr)
+  """For commands and benchmarks: says what was added to the environment, and keeps compiled programs for later."""
+  say_changes()
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 

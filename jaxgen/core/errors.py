@@ -12,6 +12,10 @@ class UserError(Exception):
   """Something that the user gave cannot be used. The message is one sentence that names it and a way out."""
 
 
+class TooSmall(UserError):
+  """A size of 0 or less. Which argument it comes from, the message may not know."""
+
+
 class Stopped(Exception):
   """Work was stopped by a signal. The message says what is saved; `code`, 128 + the signal, is the exit status."""
 
@@ -69,10 +73,12 @@ def check_decays(decays: Iterable[Any]) -> None:
 
 
 def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
-  """Raises a UserError if a size, or one entry of a sequence of sizes, is below `least`.
+  """Raises a UserError if a size, or one entry of a sequence of sizes, is below `least`; `TooSmall` if it is below 1.
 
   check_sizes("MADE", hidden=(500, 0)) says "MADE has hidden=(500, 0): it takes 1 or more".
   """
   for name, size in sizes.items():
-    if any(each < least for each in (size if isinstance(size, Sequence) else [size])):
-      raise UserError(f"{what} has {name}={size}: it takes {least} or more")
+    smallest = min(size if isinstance(size, Sequence) else [size], default=least)
+    if smallest < least:
+      kind = TooSmall if smallest < 1 else UserError
+      raise kind(f"{what} has {name}={size}: it takes {least} or more")

@@ -25,6 +25,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core.arrays import all_finite
+from jaxgen.core.errors import UserError
 
 # Every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch.
 Batch = dict[str, Array | np.ndarray]
@@ -136,13 +137,13 @@ def split_batch(batch: Batch, parts: int) -> Batch:
   With these strides every part is spread over the devices like the batch, so that no data moves between them.
 
   Raises:
-    ValueError: the batch does not divide.
+    UserError: the batch does not divide.
   """
   if parts == 1:
     return jax.tree.map(lambda x: x[None], batch)
   size = jax.tree.leaves(batch)[0].shape[0]
   if size % parts:
-    raise ValueError(f"a batch of {size} examples does not divide into {parts} equal parts")
+    raise UserError(f"a batch of {size} examples does not divide into {parts} equal parts: use a multiple of {parts}")
   return jax.tree.map(lambda x: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 

@@ -191,9 +191,13 @@ class Program:
     """`Method.sample` for a chunk of keys [N]; results on every device."""
     return self.sampler(keys.shape[0])(state, keys, dict(conditions))
 
+  def samples_sharding(self, n: int) -> NamedSharding:
+    """Where the keys and conditions of n samples lie: spread as a batch is, if they can be."""
+    return self.batch_sharding if n % batch_ways(self.mesh) == 0 else self.replicated
+
   def sampler(self, n: int) -> Callable[..., Any]:
     """The jitted (state, keys [n], conditions) -> samples that `sample` calls."""
-    sharding = self.batch_sharding if n % batch_ways(self.mesh) == 0 else self.replicated
+    sharding = self.samples_sharding(n)
     if sharding not in self._sample:
 
       def draw(state, keys, conditions):

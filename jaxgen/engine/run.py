@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxgen.core import files
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import TooSmall, UserError
 from jaxgen.core.keys import check_seed, root
 from jaxgen.data import Dataset, pipeline
 from jaxgen.engine.config import Config, load_kept
@@ -94,7 +94,7 @@ class Run:
           microbatches=e.microbatches,
         )
       except (UserError, *TRACING) as error:
-        if isinstance(error, UserError) and not self._small():
+        if isinstance(error, UserError) and not (isinstance(error, TooSmall) and self._small()):
           raise
         raise self.refusal(error) from error
       if any(x.size == 0 for x in jax.tree.leaves(self._program.abstract.params)):
@@ -260,13 +260,14 @@ def load(
   tensor: int = 1,
   checkpoint: str | int = "last",
   workers: int = 0,
+  devices: list | int | None = None,
   **overrides: Any,
 ) -> Run:
   """Loads a run, with some of its config's arguments changed. This runs the config's code that the folder keeps.
 
   Args:
     folder: the run's folder.
-    fsdp: as in `make_mesh`.
+    fsdp, tensor, devices: as in `make_mesh`.
     checkpoint: "last"; "best", by the metric in `Experiment.best`; or a step.
     workers: as in `pipeline.Stream`.
     **overrides: the config's arguments to change.
@@ -278,7 +279,7 @@ def load(
   info = folder.info()
   config = load_kept(folder.path, info["config"])
   arguments, options = {**info["arguments"], **overrides}, {"checkpoint": checkpoint, "workers": workers}
-  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, tensor=tensor, **options)
+  run = Run(folder, config, arguments, info["seed"], fsdp=fsdp, tensor=tensor, devices=devices, **options)
   if overrides:
     before = Run(folder, config, info["arguments"], info["seed"])
     leaves = {name: Leaf(str(x.dtype), x.shape, "") for name, x in state_shapes(before.experiment).items()}

@@ -125,7 +125,7 @@ def _headlines(rows: Sequence[Row], unit: str) -> list[dict[str, str]]:
         where = f"{_series(best)}, batch {best['batch']}, {_devices(best)}"
         what_is = f"{name}, most of the measured peak"
         found.append({"value": share(best["mfu"]), "what": what_is, "where": where})
-  if one := [row for row in _good(rows, "sample", latency=True) if row["batch"] == 1]:
+  if one := [row for row in _good(rows, "sample", latency=True) if row["latency"]]:
     best = min(one, key=lambda row: row["seconds"])
     found.append({"value": f"{number(1e3 * best['seconds'])} ms", "what": "One sample alone", "where": _series(best)})
   return found
@@ -285,7 +285,7 @@ def _over_steps(rows: Sequence[Row], unit: str) -> Drawing | None:
 
 def _latency(rows: Sequence[Row]) -> Drawing | None:
   """Milliseconds of one sample, a bar for each way of sampling."""
-  one = [row for row in _good(rows, "sample", latency=True) if row["batch"] == 1]
+  one = [row for row in _good(rows, "sample", latency=True) if row["latency"]]
   if len(one) < 2:
     return None
 

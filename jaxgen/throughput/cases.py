@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import Config
+from jaxgen.engine.mesh import check_divides, make_mesh
+from jaxgen.engine.rules import AnyMesh
 
 WHATS = ("train", "sample")
 DTYPES = ("float32", "bfloat16")
@@ -22,6 +24,7 @@ class Asked:
   Attributes:
     batches: examples over all devices.
     devices: numbers of them.
+    fsdp, tensor: as in `make_mesh`.
   """
 
   what: tuple[str, ...] | None = None
@@ -30,6 +33,8 @@ class Asked:
   sampling_steps: tuple[int, ...] | None = None
   dtypes: tuple[str, ...] | None = None
   devices: tuple[int, ...] | None = None
+  fsdp: int = 1
+  tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +92,8 @@ def plan(config: Config, arguments: Mapping[str, Any], asked: Asked, available: 
     available: devices.
 
   Raises:
-    UserError: the config has no such flag or refuses a value, the method generates nothing, or a batch does not divide
-      over the devices.
+    UserError: the config has no such flag or refuses a value, the method generates nothing, or a batch, fsdp or tensor
+      does not divide over the devices.
   """
   given = {**config.defaults(), **arguments}
   what = asked.what or WHATS
@@ -106,24 +111,28 @@ def plan(config: Config, arguments: Mapping[str, Any], asked: Asked, available: 
   for dtype in asked.dtypes or (_dtype_of(given),):
     own = {**given, **_dtype_arguments(config, given, dtype)}
     for count in devices:
+      try:
+        mesh = make_mesh(asked.fsdp, count, asked.tensor)
+      except UserError as error:
+        raise UserError(f"{error}: say which with --devices") from None
       for kind in what:
         make = _train if kind == "train" else _sample
-        found += make(config, own, asked, dtype, count, latency=count == min(devices))
+        found += make(config, own, asked, dtype, mesh, latency=count == min(devices))
   return found
 
 
 def _train(
-  config: Config, given: Mapping[str, Any], asked: Asked, dtype: str, devices: int, latency: bool
+  config: Config, given: Mapping[str, Any], asked: Asked, dtype: str, mesh: AnyMesh, latency: bool
 ) -> Iterator[Case]:
   for batch in asked.batches or (config.build(**given).batch_size,):
-    _check_divides(batch, devices)
+    check_divides(batch, mesh)
     arguments = {**given, **({"batch_size": batch} if "batch_size" in config.parameters else {})}
     config.build(**arguments)  # says what the config refuses
-    yield Case("train", dtype, devices, batch, arguments)
+    yield Case("train", dtype, mesh.size, batch, arguments)
 
 
 def _sample(
-  config: Config, given: Mapping[str, Any], asked: Asked, dtype: str, devices: int, latency: bool
+  config: Config, given: Mapping[str, Any], asked: Asked, dtype: str, mesh: AnyMesh, latency: bool
 ) -> Iterator[Case]:
   for solver in asked.solvers or (given.get("solver"),):
     for steps in asked.sampling_steps or (given.get("sampling_steps"),):
@@ -137,19 +146,11 @@ def _sample(
         own["sampling_steps"] = steps
       experiment = config.build(**own)
       batches = asked.batches or (experiment.sample_chunk,)
-      if latency and 1 not in batches:
+      if latency and (1 not in batches or mesh.size > 1):
         yield Case("sample", dtype, 1, 1, own, solver, steps, latency=True)
       for batch in batches:
-        _check_divides(batch, devices)
-        yield Case("sample", dtype, devices, batch, own, solver, steps, latency=batch == 1)
-
-
-def _check_divides(batch: int, devices: int) -> None:
-  if batch % devices:
-    fit = max(1, round(batch / devices)) * devices
-    raise UserError(
-      f"a batch of {batch} does not divide over the {devices} devices: use a multiple of {devices}, such as {fit}"
-    )
+        check_divides(batch, mesh)
+        yield Case("sample", dtype, mesh.size, batch, own, solver, steps, latency=batch == mesh.size == 1)
 
 
 def _choices(config: Config, name: str, why_not: str) -> tuple[str, ...]:

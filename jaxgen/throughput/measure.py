@@ -45,7 +45,7 @@ from jaxgen.engine.experiment import Experiment
 from jaxgen.engine.hashing import from_data, to_data
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.program import Program
-from jaxgen.engine.rules import batch_ways
+from jaxgen.engine.rules import AnyMesh, batch_ways
 from jaxgen.inspection import flops
 from jaxgen.throughput import chips, peers
 from jaxgen.throughput.cases import Case
@@ -119,6 +119,10 @@ class Measure:
 
   def _shared(self, case: Case) -> tuple[int, int]:
     return (1, 1) if case.latency else self.shared  # one sample is asked of one device
+
+  def _mesh(self, case: Case, devices: list[Any]) -> AnyMesh:
+    fsdp, tensor = self._shared(case)
+    return make_mesh(fsdp, devices, tensor)
 
   def _devices(self, case: Case) -> list[Any]:
     devices = jax.devices()
@@ -196,7 +200,7 @@ class Measure:
 
   def _sample(self, case: Case, e: Experiment, devices: list[Any]) -> Ready:
     # The state needs a program, and that a batch, whose size is of no matter here.
-    size = e.batch_size if e.batch_size % len(devices) == 0 else e.batch_size * len(devices)
+    size = math.lcm(e.batch_size, batch_ways(self._mesh(case, devices)))
     program = self._program(e, size, devices, 1, case)
     index = np.arange(case.batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(root(self.seed, "sampling"), index)
@@ -210,8 +214,7 @@ class Measure:
     facts, compiled = _compiled(lower, lambda lowered: lowered.compile(), devices)
     state = self._state(program, {name: x[0] for name, x in random_batches(e.data, program).items()})
     # An executable wants its arguments in their places.
-    sharding = program.batch_sharding if case.batch % batch_ways(program.mesh) == 0 else program.replicated
-    keys, conditions = jax.device_put((keys, conditions), sharding)
+    keys, conditions = jax.device_put((keys, conditions), program.samples_sharding(case.batch))
 
     def turn(count: int) -> None:
       for _ in range(count):  # each is waited for: a batch of 1 is a latency
@@ -220,12 +223,11 @@ class Measure:
     return Ready(turn, SAMPLINGS, flops(traced[0].jaxpr.jaxpr), facts)
 
   def _program(self, e: Experiment, batch: int, devices: list[Any], microbatches: int, case: Case) -> Program:
-    fsdp, tensor = self._shared(case)
     try:
       return Program(
         e.method,
         e.data.raw_spec(batch),
-        make_mesh(fsdp, devices, tensor),
+        self._mesh(case, devices),
         prepare=e.data.transform,
         updates=e.updates_per_dispatch,
         microbatches=microbatches,

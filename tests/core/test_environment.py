@@ -80,6 +80,21 @@ def test_flags_that_pay_are_said_unless_the_user_has_set_them(fresh, capsys):
   assert capsys.readouterr().err == ""
 
 
+@pytest.fixture
+def madvise(fresh, tmp_path):
+  """Where huge pages help: (starts, folder of devices); what would start this process anew, each as execve's words."""
+  starts, devices = [], tmp_path / "dev"
+  devices.mkdir()
+  (tmp_path / "enabled").write_text("always [madvise] never\n")
+  fresh.setattr(environment, "LINUX_HUGE_PAGES", tmp_path / "enabled")
+  fresh.setattr(environment, "DEVICES", devices)
+  fresh.setattr(os, "confstr", lambda name: "glibc 2.36")
+  fresh.setattr(os, "execve", lambda *call: starts.append(call))
+  fresh.setattr(sys, "gettrace", lambda: None)  # of whatever measures the tests' coverage
+  fresh.setenv("GLIBC_TUNABLES", "")
+  return starts, devices
+
+
 @pytest.mark.parametrize(
   ("libc", "linux", "tunables", "expected"),
   [
@@ -97,19 +112,64 @@ def test_flags_that_pay_are_said_unless_the_user_has_set_them(fresh, capsys):
     ("glibc 2.36", None, "", None),
   ],
 )
-def test_a_command_starts_anew_for_huge_pages_where_they_help(libc, linux, tunables, expected, monkeypatch, tmp_path):
-  started = []
-  if linux:
-    (tmp_path / "enabled").write_text(linux + "\n")
-  monkeypatch.setattr(environment, "LINUX_HUGE_PAGES", tmp_path / "enabled")
-  monkeypatch.setattr(environment, "has_gpu_plugin", lambda: False)
-  monkeypatch.setattr(os, "confstr", lambda name: libc or None)
-  monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
-  monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+def test_a_command_starts_anew_for_huge_pages_where_they_help(libc, linux, tunables, expected, madvise, fresh):
+  started, _ = madvise
+  environment.LINUX_HUGE_PAGES.write_text(linux + "\n") if linux else environment.LINUX_HUGE_PAGES.unlink()
+  fresh.setattr(os, "confstr", lambda name: libc or None)
+  fresh.setenv("GLIBC_TUNABLES", tunables)
   environment.use_huge_pages()
   assert [call[2]["GLIBC_TUNABLES"] for call in started] == ([expected] if expected else [])
   if expected:
     assert started[0][:2] == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    monkeypatch.setenv("GLIBC_TUNABLES", expected)
+    fresh.setenv("GLIBC_TUNABLES", expected)
     environment.use_huge_pages()
     assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+  ("device", "count"),
+  [
+    (None, 1), ("full", 1), ("vfio/vfio", 1),  # of any Linux
+    ("nvidia0", 0), ("nvidiactl", 0), ("kfd", 0), ("accel0", 0), ("vfio/3", 0),
+  ],
+)  # fmt: skip
+def test_devices_decide_on_huge_pages_and_not_what_is_installed(device, count, madvise, plugin):
+  started, devices = madvise
+  if device:
+    (devices / device).parent.mkdir(exist_ok=True)
+    (devices / device).touch()
+  environment.use_huge_pages()
+  assert len(started) == count
+
+
+def test_no_command_starts_anew_under_a_debugger(madvise, fresh):
+  started, _ = madvise
+  fresh.setattr(sys, "gettrace", lambda: print)
+  environment.use_huge_pages()
+  assert not started
+
+
+@pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="from Python 3.12 on")
+def test_no_command_starts_anew_under_a_debugger_that_monitors(madvise):
+  started, _ = madvise
+  sys.monitoring.use_tool_id(sys.monitoring.DEBUGGER_ID, "a debugger")
+  try:
+    environment.use_huge_pages()
+  finally:
+    sys.monitoring.free_tool_id(sys.monitoring.DEBUGGER_ID)
+  assert not started
+
+
+def test_what_both_starts_have_changed_is_one_line(madvise, fresh, plugin, capsys):
+  started, _ = madvise
+  fresh.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+  environment.use_huge_pages()
+  assert capsys.readouterr().err == ""
+  for name, value in started[0][2].items():
+    fresh.setenv(name, value)
+  assert flags() == ["--xla_cpu_enable_fast_math=false"]
+  environment.set_up_jax()
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("jaxgen: GLIBC_TUNABLES now has glibc.malloc.hugetlb=1, XLA_FLAGS now has --xla_cpu_")
+  assert all(f"XLA_FLAGS now has {flag}" in line for flag in [*KNOWN, *filter(is_known, GPU_FLAGS)])
+  assert environment.STARTED_ANEW not in os.environ  # what this process starts has nothing to say of it

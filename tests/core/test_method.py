@@ -9,6 +9,7 @@ import optax
 import pytest
 from rounding import needs
 
+from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Player, compose, network_sizes, split_batch
 from jaxgen.core.wrappers import averaged
@@ -168,7 +169,7 @@ def test_microbatches_equal_the_batch(x64):
 def test_microbatches_that_do_not_divide():
   method = noisy_regression()
   batch = batch_of(np.zeros((12, 4), np.float32))
-  with pytest.raises(ValueError, match="12 examples does not divide into 5"):
+  with pytest.raises(UserError, match="12 examples does not divide into 5 equal parts: use a multiple of 5"):
     method.step(method.init(jax.random.key(0), batch), batch, microbatches=5)
 
 

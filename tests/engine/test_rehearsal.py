@@ -97,6 +97,30 @@ def test_sizes_of_zero_are_named(tmp_path):
   refused(Run(Folder(tmp_path / "run"), load_config("ddpm_digits"), {"channels": 0}, 0), "channels=0 makes no program")
 
 
+@pytest.mark.parametrize(
+  ("arguments", "options", "sentence"),
+  [
+    ({}, {"tensor": 2}, "^--tensor 2 cuts nothing of these networks"),
+    ({"microbatches": 3}, {}, "^a batch of 16 examples does not divide into 3 equal parts: use a multiple of 3"),
+    ({"widths": (0,)}, {}, r"widths=\(0,\).* makes no program.*a network has widths=\(0,\): it takes"),
+    ({"widths": (1,)}, {}, r"^a network has widths=\(1,\): it takes 2 or more"),
+  ],
+)
+def test_a_zero_is_not_named_for_what_has_another_cause(tmp_path, arguments, options, sentence):
+  """A zero that is no size: of warm-up."""
+  changes = [
+    ("  batch_size: int = 16,", "  batch_size: int = 16,\n  warmup: int = 5,\n  microbatches: int = 1,"),
+    ("  batch_size: int = 16,", "  widths: tuple[int, ...] = (2,),\n  batch_size: int = 16,"),
+    ("    steps=steps,\n", "    steps=steps,\n    microbatches=microbatches,\n"),
+    ("Net(layers, dtype)", "Net(layers, dtype, widths)"),
+    ("  dtype: str\n\n", "  dtype: str\n  widths: tuple[int, ...]\n\n"),
+    ("    dtypes = ", "    check_sizes('a network', least=2, widths=self.widths)\n    dtypes = "),
+  ]
+  run = run_of(tmp_path, *changes, code="\nfrom jaxgen.core.errors import check_sizes\n", warmup=0, **arguments)
+  run = Run(run.folder, run.config, {"warmup": 0, **arguments}, 0, **options)
+  refused(run, sentence)
+
+
 def test_a_prompt_of_letters_that_the_text_has_not(tmp_path, capsys):
   """3,000 letters without a line feed, which is what the prompt is by default."""
   (tmp_path / "letters.txt").write_text("".join(np.random.default_rng(0).choice(list("abcde"), 3_000)))

@@ -260,6 +260,20 @@ def test_slices_share_the_first_axis_that_they_divide():
     of((1, 1, 32))
 
 
+def test_slices_that_divide_no_axis_are_taken_one_after_the_other():
+  """Three slices of 4: groups of fsdp go between them, those of tensor do not."""
+  devices = [device for number in (2, 0, 1) for device in slice_of(2, number)]
+  for device in devices:
+    device.process_index = (device.slice_index + 1) % 3  # a job's processes need not be in the slices' order
+  of = lambda shape: arranged(devices, shape)
+  assert [device.id for device in of((2, 6, 1)).flat] == list(range(12))
+  pairs = of((2, 3, 2)).reshape(-1, 2)
+  assert {device.id for device in pairs.flat} == set(range(12))
+  assert all(a.slice_index == b.slice_index for a, b in pairs)
+  with pytest.raises(UserError, match="--tensor 3 with --fsdp 2 would go between the 3 slices"):
+    of((2, 2, 3))
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_batches_of_several_processes_are_put_together(monkeypatch, axis):
   """As one of several processes does it, which has every row here."""

@@ -11,10 +11,11 @@ import pytest
 import tiny
 
 from jaxgen import cli
+from jaxgen.cli import benchmark
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.program import Program
-from jaxgen.show.benchmark import page
+from jaxgen.show.benchmark import _headlines, page
 from jaxgen.throughput import chips, document, measure, summary
 from jaxgen.throughput.cases import Asked, plan
 
@@ -196,6 +197,42 @@ def test_every_combination_is_a_case(config):
   }  # fmt: skip
 
 
+def test_devices_of_tensor_have_the_same_examples(config):
+  """As for `train`: the batch is spread over fsdp and data alone. A sample alone is still asked of one device."""
+  cases = plan(load_config(config), {}, Asked(batches=(1, 4), tensor=8), 8)
+  assert [(case.what, case.batch, case.devices, case.latency) for case in cases] == [
+    ("train", 1, 8, False), ("train", 4, 8, False),
+    ("sample", 1, 1, True), ("sample", 1, 8, False), ("sample", 4, 8, False),
+  ]  # fmt: skip
+  rows = [fake("sample", 1, 1, 0.5, latency=True), fake("sample", 8, 1, 0.25)]
+  (alone,) = [line for line in _headlines(rows, "images") if line["what"] == "One sample alone"]
+  assert alone["value"] == "500 ms"
+
+
+def test_a_run_is_restored_in_the_parts_that_are_asked_for(config, tmp_path, monkeypatch, capsys):
+  """What is measured, and what is judged; on the devices that are asked for."""
+  command("train", config, "--runs", tmp_path, "--steps", 2, capsys=capsys)
+  found, table = [], lambda state: jax.tree.leaves(state.params)[-1]  # a kernel of 32 x 64
+  monkeypatch.setattr(
+    benchmark, "frechet", lambda count: lambda run: found.append(table(run.state)) or dict.fromkeys("ab", 1.0)
+  )
+  monkeypatch.setattr(measure, "_kept", lambda state: found.append(table(state)))
+  monkeypatch.setattr(
+    measure.Measure, "row", lambda self, case, turns: fake("sample", 4, solver="ddim", sampling_steps=3)
+  )
+  monkeypatch.setattr(summary, "quality", lambda *_: [dict(quality=1.0, seconds_per_quality=1.0)])
+  words = ["--what", "sample", "--devices", 4, "--quality", 8, "--peers", "none"]
+  command("benchmark", tmp_path / "tiny", *words, "--fsdp", 4, capsys=capsys)
+  for kernel in found:
+    assert len(kernel.sharding.device_set) == 4
+    assert {part.data.size for part in kernel.addressable_shards} == {32 * 64 // 4}
+  assert len(found) == 2
+  assert (
+    "--tensor 2 cuts nothing"
+    in command("benchmark", tmp_path / "tiny", *words, "--tensor", 2, capsys=capsys, code=1).err
+  )
+
+
 @pytest.mark.parametrize(
   ("words", "sentence"),
   [
@@ -206,6 +243,11 @@ def test_every_combination_is_a_case(config):
     (["--what", "trian"], "--what trian is none of train, sample: perhaps train"),
     (["--dtype", "float8"], "--dtype float8 is none of float32, bfloat16"),
     (["--devices", "1,16"], "--devices 16: there are 8"),
+    (
+      ["--devices", "2,3", "--batch", "6", "--fsdp", "2"],
+      "--fsdp 2 does not divide the 3 devices: say which with --dev",
+    ),
+    (["--batch", "6", "--tensor", "2"], "a batch of 6 does not divide over the 4 groups of devices"),
     (["--sampling-steps", "1", "--solver", "dpmpp_2m"], "takes 2 steps or more, not 1"),
     (["--turns", "0"], "--turns takes 1 or more"),
     (["--quality", "9"], "--quality 9 is of a run, and tiny is a config: train it first"),
