@@ -167,7 +167,8 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
   if old == new and not changed:
     return
   before = load_kept(folder.path, config.name) if changed else config
-  updates = lambda config, arguments: identity.of_updates(Run(folder, config, arguments, seed))
+  # Traced for one device: the mesh of the run that goes on is not known here, and is no part of what updates are.
+  updates = lambda config, arguments: identity.of_updates(Run(folder, config, arguments, seed, devices=1))
   begun = updates(before, old)
   if begun == updates(config, new):
     return
