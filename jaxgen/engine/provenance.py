@@ -230,6 +230,7 @@ def keep_config(folder: Folder, config: Config) -> None:
 
   Earlier copies that differ are kept in earlier/<n>/, with n counting from 0.
   """
+  folder.check()
   if (folder / KEPT).is_file() and _changed(folder, config):
     number = len(list((folder / "earlier").glob("*")))
     imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS) if name.endswith(".py"))
