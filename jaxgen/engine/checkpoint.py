@@ -11,7 +11,7 @@ checkpoint before if the hash is not the one that was saved.
 
 import concurrent.futures
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, SupportsFloat
 
@@ -79,6 +79,7 @@ class Checkpoints:
     keep: number of newest checkpoints to keep, at least 1. An older one is deleted when a newer one is on the disk.
     best: (name of a metric, "min" or "max"): the rated checkpoint with the best value is kept too.
     meta: JSON data to keep in every checkpoint's manifest.
+    check: is called before anything is written or deleted, and raises where nothing may be.
   """
 
   def __init__(
@@ -88,11 +89,12 @@ class Checkpoints:
     keep: int = 2,
     best: tuple[str, Literal["min", "max"]] | None = None,
     meta: Mapping[str, Any] | None = None,
+    check: Callable[[], Any] = lambda: None,
   ):
     if keep < 1:
       raise ValueError(f"keep must be at least 1, not {keep}")
     self.folder = files.place(folder).absolute()
-    self._keep, self._best, self._meta = keep, best, dict(meta or {})
+    self._keep, self._best, self._meta, self._may_write = keep, best, dict(meta or {}), check
     self._good: set[int] = set()  # steps that this object has saved or verified
     self._damaged: set[int] = set()
     self._saving: int | None = None  # the step that is being written in the background
@@ -132,6 +134,7 @@ class Checkpoints:
       UserError: the disk is full or the folder cannot be written, in this save or in the one before.
     """
     self.wait()
+    self._may_write()
     step = int(step)
     if agreed(step in self.steps()):
       if step not in self._good:
@@ -149,6 +152,7 @@ class Checkpoints:
     def describe(folder: files.Place) -> None:  # in process 0
       found = hashed.whole(local.result(), reader=0)
       leaves = {name: Leaf(*described[name], found[name]) for name in found}
+      self._may_write()  # afterwards the checkpoint is whole
       write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)
 
     _, _, Save, _ = orbax_parts()
@@ -176,6 +180,7 @@ class Checkpoints:
     if jax.process_index() != 0:
       return
     metrics = {name: float(value) for name, value in metrics.items()}
+    self._may_write()
     try:
       add_to_manifest(self._path(step), step, metrics=metrics)
     except (ValueError, OSError) as e:
@@ -224,12 +229,14 @@ class Checkpoints:
       raise
 
   def _remove_leftovers(self) -> None:
+    self._may_write()
     with suppress(OSError):
       for path in self.folder.iterdir():
         if is_leftover(path):
           files.remove_folder(path)
 
   def _delete(self, step: int) -> None:
+    self._may_write()
     with suppress(OSError):
       delete(self._path(step))
 

@@ -3,8 +3,10 @@
 Where the file system has locks, FOLDER/lock is locked, and free when its process ends, however it does. Elsewhere, on
 object stores and some network file systems, there is FOLDER/lease, a file that says who writes and that its owner
 changes every few seconds. Whoever finds one watches it: it is taken over when it has not changed for a while, which
-needs no common clock, or at once where its owner was a process of this machine that is gone. An owner who finds
-another's lease in the place of its own, or could not renew it for as long, stops before it writes again.
+needs no common clock, or at once where its owner was a process of this machine that is gone. Whoever takes one reads it
+again before it is its own, since stores that know no exclusive creation let two write it. An owner who finds another's
+lease in the place of its own, or has not renewed it for nearly as long, stops: `Claim.check`, which comes before
+whatever is written, raises `Lost`.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ from jaxgen.core.errors import UserError
 
 RENEW = 10.0  # seconds between an owner's changes of its lease
 EXPIRE = 60.0  # seconds after which a lease that has not changed is nobody's
-SETTLE = 1.0  # seconds after which who has taken a lease over looks whether another has, too
+SETTLE = 1.0  # seconds after which who has taken a lease looks whether another has, too
 
 
 class Lost(UserError):
@@ -32,10 +34,14 @@ class Lost(UserError):
 
 
 class Claim:
-  """A folder that is this process's to write, until `release`."""
+  """A folder that is this process's to write, until `release`.
+
+  Attributes:
+    check: raises Lost where it is no longer; asks nobody, and so may be called before every write.
+  """
 
   def __init__(self, release: Callable[[], Any], check: Callable[[], Any] = lambda: None):
-    self.release, self.check = release, check  # check raises Lost
+    self.release, self.check = release, check
 
 
 def claim(folder: files.Place, way_out: str, say: Callable[[str], Any] = lambda text: None) -> Claim:
@@ -90,6 +96,11 @@ def _machine() -> str:
     return secrets.token_hex(8)
 
 
+def _now() -> float:
+  """Seconds, those counted in which this machine was suspended, which `time.monotonic` leaves out on Linux."""
+  return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class _Lease:
   """A lease of this process: taken when it is made, then renewed by a thread."""
 
@@ -97,30 +108,33 @@ class _Lease:
     self.folder, self.file, self.lost = folder, folder / "lease", None
     self.mine = {"owner": _name(), "id": secrets.token_hex(8), "machine": _machine(), "pid": os.getpid()}
     self._turn, self._over, self._lock = 0, threading.Event(), threading.Lock()
+    self._renewed, self._reason = _now(), ""  # when the last renewal began, and why the next one failed
     self._take(way_out, say)
     threading.Thread(target=self._renew, name="jaxgen-lease", daemon=True).start()
     self.claim = Claim(self._release, self._check)
 
   def _take(self, way_out: str, say: Callable[[str], Any]) -> None:
-    seen, since, wait = None, time.monotonic(), 0.0
-    while not files.create(self.file, self._text()):
-      there = self._read()
+    seen, since = None, _now()
+    while (there := self._read()) is not None or not self._create():
       if there is None:
-        continue  # its owner has just released it
+        continue  # another was quicker
       if seen is not None and there != seen and there.get("id") == seen.get("id"):
         raise _taken(self.folder, there.get("owner", ""), way_out)
       if there != seen:
-        seen, since = there, time.monotonic()
-      if _is_gone(there) or time.monotonic() - since > EXPIRE:
+        seen, since = there, _now()
+      if _is_gone(there) or _now() - since > EXPIRE:
         self.file.unlink(missing_ok=True)
-        wait = SETTLE
         continue
-      if time.monotonic() - since < RENEW / 10:
+      if _now() - since < RENEW / 10:
         say(f"{self.folder}: looking for {EXPIRE:.0f} s whether {there.get('owner')} still writes there")
       time.sleep(RENEW / 5)
-    time.sleep(wait)
-    if wait and not self._is_mine():
-      raise _taken(self.folder, "", way_out)
+    time.sleep(SETTLE)
+    if not self._is_mine():
+      raise _taken(self.folder, (self._read() or {}).get("owner", ""), way_out)
+
+  def _create(self) -> bool:
+    self._renewed = _now()
+    return files.create(self.file, self._text())
 
   def _text(self) -> str:
     return json.dumps({**self.mine, "turn": self._turn}) + "\n"
@@ -139,31 +153,34 @@ class _Lease:
     return (self._read() or {}).get("id") == self.mine["id"]
 
   def _renew(self) -> None:
-    renewed = time.monotonic()
-    while not self._over.wait(RENEW):
-      try:
-        with self._lock:
-          if self._over.is_set():
-            return
-          if not self._is_mine():
-            owner = (self._read() or {}).get("owner", "another process")
-            self.lost = f"{self.folder} was taken over by {owner}, for this process had not renewed its lease"
-            return
-          self._turn += 1
-          files.write(self.file, self._text())
-        renewed = time.monotonic()
-      except OSError as error:
-        if time.monotonic() - renewed > EXPIRE:
-          self.lost = f"{self.folder}: the lease could not be renewed for {EXPIRE:.0f} s ({error.strerror})"
-          return
+    with contextlib.suppress(Lost):
+      while not self._over.wait(RENEW):
+        try:
+          with self._lock:
+            if self._over.is_set():
+              return
+            self._check()  # one that is too old may be taken over at this moment
+            began, there = _now(), self._read() or {}
+            if there.get("id") != self.mine["id"]:
+              owner = there.get("owner", "another process")
+              self.lost = f"{self.folder} was taken over by {owner}, for this process had not renewed its lease"
+              return
+            self._turn += 1
+            files.write(self.file, self._text())
+            self._renewed, self._reason = began, ""
+        except OSError as error:
+          self._reason = f" ({error.strerror})"
 
   def _check(self) -> None:
+    if self.lost is None and _now() - self._renewed > EXPIRE - RENEW:  # what is begun now shall end before EXPIRE
+      self.lost = f"{self.folder}: its lease was not renewed for {EXPIRE - RENEW:.0f} s{self._reason}"
     if self.lost is not None:
       raise Lost(f"{self.lost}; what was saved is kept: the same command goes on from there")
 
   def _release(self) -> None:
-    with self._lock, contextlib.suppress(OSError):
+    with self._lock, contextlib.suppress(OSError, Lost):
       self._over.set()
+      self._check()
       if self._is_mine():
         self.file.unlink(missing_ok=True)
 

@@ -53,7 +53,7 @@ class Folder:
     return info
 
   def write_info(self, info: Mapping[str, Any]) -> None:
-    self._check()
+    self.check()
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
   def lock(self, say: Callable[[str], Any] = lambda text: None) -> None:
@@ -73,8 +73,12 @@ class Folder:
       self._claim.release()
       self._claim = None
 
-  def _check(self) -> None:
-    """Raises `claims.Lost` where another process has claimed the folder meanwhile."""
+  def check(self) -> None:
+    """Whoever has locked the folder and is about to write into it asks first.
+
+    Raises:
+      claims.Lost: another process has it by now, or may have it.
+    """
     if self._claim is not None:
       self._claim.check()
 
@@ -99,6 +103,7 @@ class Folder:
 
     Returns the number of damaged lines. A last line that a kill cut short does not count.
     """
+    self.check()
     damaged = sum(_line(line) is None for line in self._metrics()[:-1])
     lines = [line for line in self.metrics() if line["step"] <= step]
     files.write(self / "metrics.jsonl", "".join(_json_line(line) for line in lines))
@@ -106,7 +111,7 @@ class Folder:
 
   def append_metrics(self, line: Mapping[str, Any]) -> None:
     """Adds a line; on an object store some together, and at the latest when `flush` is called."""
-    self._check()
+    self.check()
     if not files.is_remote(self.path):
       with open(self / "metrics.jsonl", "a") as file:
         file.write(_json_line(line))
@@ -118,7 +123,7 @@ class Folder:
   def flush(self) -> None:
     """Writes the lines that are not written yet, which a checkpoint of their step must not precede."""
     if self._lines:
-      self._check()
+      self.check()
       files.append(self / "metrics.jsonl", "".join(self._lines))
       self._lines, self._written = [], time.monotonic()
 

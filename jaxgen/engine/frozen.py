@@ -55,7 +55,7 @@ class RunCheckpoints(Checkpoints):
   """A run's checkpoints. They have the state without the frozen networks, which are saved apart, once."""
 
   def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
-    super().__init__(folder / "checkpoints", **options)
+    super().__init__(folder / "checkpoints", check=folder.check, **options)
     self._run, self._frozen, self._apart = folder, frozen, folder / "frozen"
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
@@ -63,7 +63,7 @@ class RunCheckpoints(Checkpoints):
     if not self._frozen:
       return {}
     values = {name: state.params[name] for name in self._frozen}
-    with contextlib.closing(Checkpoints(self._apart, keep=1)) as apart:
+    with contextlib.closing(Checkpoints(self._apart, keep=1, check=self._run.check)) as apart:
       apart.save(0, values)
       apart.wait()
     sources = {name: network.source for name, network in self._frozen.items()}

@@ -328,7 +328,7 @@ class _Training:
             self.save(self.step)
         try:
           hook.act(self.step)
-        except Stopped:
+        except (Lost, Stopped):  # after either nothing may be saved together with the others
           raise
         except Exception as error:
           if jax.process_count() == 1 or hook.act == self.save:

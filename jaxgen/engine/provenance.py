@@ -167,7 +167,8 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
   if old == new and not changed:
     return
   before = load_kept(folder.path, config.name) if changed else config
-  updates = lambda config, arguments: identity.of_updates(Run(folder, config, arguments, seed))
+  # Traced for one device: the mesh of the run that goes on is not known here, and is no part of what updates are.
+  updates = lambda config, arguments: identity.of_updates(Run(folder, config, arguments, seed, devices=1))
   begun = updates(before, old)
   if begun == updates(config, new):
     return
@@ -229,6 +230,7 @@ def keep_config(folder: Folder, config: Config) -> None:
 
   Earlier copies that differ are kept in earlier/<n>/, with n counting from 0.
   """
+  folder.check()
   if (folder / KEPT).is_file() and _changed(folder, config):
     number = len(list((folder / "earlier").glob("*")))
     imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS) if name.endswith(".py"))

@@ -97,6 +97,7 @@ def sample_name(step: int) -> str:
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
   """Writes samples as samples/final.npz, and as samples/step_XXXXXXXX.png or other files that show them."""
+  run.folder.check()
   buffer = io.BytesIO()
   np.savez(buffer, samples=samples)
   files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
@@ -106,6 +107,7 @@ def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
 
 def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
   """Writes files into the run's folder figures/, and an empty file whose name has their step."""
+  folder.check()
   for old in (folder / "figures").glob("*"):
     old.unlink()
   for name, contents in drawn.items():

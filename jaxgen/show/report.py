@@ -60,6 +60,7 @@ def write(run: AnyRun) -> files.Place:
   """
   path = run.folder / "report.html"
   text = page(run)
+  run.folder.check()
   try:
     files.write(path, text)
   except OSError as error:

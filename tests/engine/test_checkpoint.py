@@ -26,8 +26,9 @@ from jax.sharding import PartitionSpec as P
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
 from jaxgen.engine.checkpoint import Checkpoints
-from jaxgen.engine.digests import blocks, digests
+from jaxgen.engine.digests import Digests, blocks, digests
 from jaxgen.engine.hashing import MANIFEST, SMALL, UNCHECKED, named_leaves, state_hash
+from jaxgen.engine.orbax import TEMPORARY
 
 
 def make_state(seed: int = 0, width: int = 16) -> State:
@@ -308,6 +309,31 @@ def test_no_checkpoints(tmp_path):
   with pytest.raises(UserError, match="step 7"):
     checkpoints.restore(like(make_state()), step=7)
   assert not (tmp_path / "none").exists()
+
+
+def test_a_save_during_which_the_folder_is_lost_makes_no_checkpoint(tmp_path, monkeypatch):
+  """What was begun is not declared whole, and nothing is deleted, for it may be another's by then."""
+
+  class Gone(UserError):
+    pass
+
+  def check():
+    if lost:
+      raise Gone
+
+  lost, checkpoints, hash_now = [], Checkpoints(tmp_path, keep=1, check=check), threading.Event()
+  checkpoints.save(1, {"x": np.arange(3)})
+  checkpoints.wait()
+  whole = Digests.local
+  monkeypatch.setattr(Digests, "local", lambda self: (hash_now.wait(), whole(self))[1])
+  checkpoints.save(2, {"x": np.arange(3)})
+  lost.append(True)
+  hash_now.set()
+  for _ in range(2):  # the second is of `close`
+    with pytest.raises(Gone):
+      checkpoints.wait()
+  assert checkpoints.steps() == [1]
+  assert any(TEMPORARY in name for name in os.listdir(tmp_path))
 
 
 def test_leftovers(tmp_path):

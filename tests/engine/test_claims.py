@@ -3,17 +3,27 @@
 import errno
 import fcntl
 import json
+import os
 import secrets
 import threading
 import time
 
+import numpy as np
 import pytest
+import tiny
 
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.core.method import State
 from jaxgen.engine import claims
 from jaxgen.engine.claims import Lost, claim
+from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.frozen import RunCheckpoints
+from jaxgen.engine.provenance import keep_config
+from jaxgen.engine.record import write_figures, write_samples
+from jaxgen.engine.run import Run
+from jaxgen.show import report
 
 
 @pytest.fixture(params=["store", "disk"])
@@ -68,6 +78,42 @@ def test_a_lease_that_nobody_renews_is_taken_over_and_its_owner_stops(folder, mo
   second.unlock()
 
 
+def test_an_owner_that_has_not_renewed_its_lease_writes_nothing(folder, tmp_path, monkeypatch):
+  """Before others may take the lease over, and where the thread that renews it hangs, too."""
+  monkeypatch.setattr(claims._Lease, "_renew", lambda self: None)
+  monkeypatch.setattr(report, "page", lambda run: "")
+  owner = Folder(folder)
+  owner.lock()
+  began = time.monotonic()
+  owner.write_info({})
+  there = files.sizes(folder)
+  with pytest.raises(Lost, match="its lease was not renewed for 1 s; what was saved is kept"):
+    while time.monotonic() - began < 10:
+      time.sleep(0.01)
+      owner.check()
+  assert time.monotonic() - began < claims.EXPIRE - 0.01 or os.getloadavg()[0] > len(os.sched_getaffinity(0))
+  run = Run(owner, load_config(tiny.write(tmp_path)), {}, 0)
+  checkpoints, state = RunCheckpoints(owner, {}), State(*([{}] * len(State.__dataclass_fields__)))
+  for write in (
+    lambda: owner.write_info({"config": "other"}),
+    lambda: owner.append_metrics({"step": 1, "kind": "evaluate"}),
+    lambda: owner.keep_metrics_until(0),
+    lambda: keep_config(owner, run.config),
+    lambda: write_samples(run, np.zeros(3), 1),
+    lambda: write_figures(owner, {"x.png": b""}, 1),
+    lambda: report.write(run),
+    lambda: checkpoints.save(1, state),
+    lambda: checkpoints.rate(1, {}),
+    lambda: checkpoints._remove_leftovers(),
+    lambda: checkpoints._delete(1),
+  ):
+    with pytest.raises(Lost):
+      write()
+  assert files.sizes(folder) == there
+  owner.unlock()
+  assert files.sizes(folder) == there  # its lease is another's to remove
+
+
 def test_the_lease_of_a_process_of_this_machine_that_is_gone_is_taken_over_at_once(folder, monkeypatch):
   monkeypatch.setattr(claims, "EXPIRE", 100.0)
   dead = {"owner": "process 99999999 on here", "id": "0", "machine": claims._machine(), "pid": 99999999, "turn": 3}
@@ -96,6 +142,19 @@ def test_one_of_several_at_once_gets_it(folder):
   for held in got:
     if held is not None:
       held.release()
+
+
+def test_one_of_several_at_once_gets_it_where_creation_is_not_exclusive(folder, monkeypatch):
+  """On a store that ignores the condition of S3's conditional writes, and says that it has met it."""
+  monkeypatch.setattr(claims, "EXPIRE", 20.0)
+  monkeypatch.setattr(claims, "SETTLE", 0.5)
+  monkeypatch.setattr(files, "create", lambda path, text: files.write(path, text) or True)
+  test_one_of_several_at_once_gets_it(folder)
+  held = claim(folder, "choose another")
+  with pytest.raises(UserError, match="is being written by process"):
+    claim(folder, "choose another")
+  held.check()
+  held.release()
 
 
 def test_where_locks_are_another_process_is_named_at_once(tmp_path):

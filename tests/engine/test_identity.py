@@ -78,6 +78,16 @@ def test_what_changes_an_update_is_refused_by_its_name(tmp_path):
       check_same(folder, config, given | {flag: value}, 0)
 
 
+def test_a_run_of_few_examples_goes_on_whatever_devices_are_here(tmp_path):
+  """Eight devices in pairs, --tensor 2, take a batch of 4, over which eight by themselves do not divide."""
+  config = load_config(tiny.write(tmp_path))
+  folder = begun(tmp_path / "run", config, batch_size=4)
+  given = config.defaults() | {"batch_size": 4, "sampling_steps": 4}
+  check_same(folder, config, given, 0)
+  with pytest.raises(UserError, match="is a run of --learning-rate "):
+    check_same(folder, config, given | {"learning_rate": 2e-3}, 0)
+
+
 def test_a_config_may_be_mended_where_no_update_changes(tmp_path):
   config = load_config(tiny.write(tmp_path))
   folder = Folder(tmp_path / "run")

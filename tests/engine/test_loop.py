@@ -1,8 +1,12 @@
 """The training loop, in this process: what it writes, how it resumes, and when it stops."""
 
+import errno
+import fcntl
 import os
 import signal
 import threading
+import time
+import types
 
 import jax
 import numpy as np
@@ -10,7 +14,9 @@ import pytest
 import tiny
 
 import jaxgen
+from jaxgen.core import files
 from jaxgen.core.errors import Stopped, UserError
+from jaxgen.engine import claims
 from jaxgen.engine import loop as training
 from jaxgen.engine.catalogue import find_config
 from jaxgen.engine.checkpoint import Checkpoints
@@ -134,6 +140,48 @@ def test_a_signal_stops_and_the_same_command_goes_on(finished, tmp_path):
   steps = [line["step"] for line in whole(resumed)]
   assert steps == sorted(steps)
   assert [line["step"] for line in whole(resumed)] == [line["step"] for line in whole(run)]
+
+
+def test_a_run_that_another_may_have_taken_over_writes_nothing_more(tmp_path, monkeypatch):
+  """In a folder without locks, by a process that hung for longer than its lease lasts."""
+  monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+  monkeypatch.setattr(claims, "SETTLE", 0.01)
+  monkeypatch.setattr(claims._Lease, "_renew", lambda self: None)
+  run, progress, there = make_run(tmp_path), quiet(), {}
+  update = progress.update
+
+  def hang(step, loss):
+    update(step, loss)
+    if step >= 14 and not there:
+      while not (run.folder / "checkpoints" / "00000010").is_dir():
+        time.sleep(0.01)
+      there.update(files.sizes(run.folder.path))
+      monkeypatch.setattr(claims, "EXPIRE", claims.RENEW)  # whatever its age, a lease is too old now
+
+  progress.update = hang
+  with pytest.raises(claims.Lost, match="was not renewed"):
+    training.train(run, progress)
+  changed = files.sizes(run.folder.path).items() ^ there.items()
+  assert not [name for name, _ in changed if not name.startswith("tensorboard/")]
+  assert Checkpoints(run.folder / "checkpoints").steps() == [10]
+
+
+def test_a_process_of_several_that_has_lost_the_folder_does_not_have_the_others_save(monkeypatch):
+  def lose(step):
+    raise claims.Lost("another has it")
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(training, "agreed", lambda value: value)
+  hook = training.Hook("", 1, lose, lambda step: False)
+  experiment = types.SimpleNamespace(steps=2)
+  progress = types.SimpleNamespace(status=lambda text: None)
+  told = types.SimpleNamespace(
+    hooks=[hook], step=1, run=types.SimpleNamespace(experiment=experiment), progress=progress, save=None, failed=None
+  )
+  told.tell = lambda: pytest.fail("the others were told, and would save")
+  with pytest.raises(claims.Lost):
+    training._Training.act(told)
+  assert told.failed is None
 
 
 def test_a_longer_run_goes_on_from_the_shorter(finished, tmp_path):
