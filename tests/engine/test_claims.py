@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import os
 import secrets
 import threading
 import time
