@@ -7,7 +7,7 @@ Paper: Ho and Salimans 2022, Classifier-free diffusion guidance, https://arxiv.o
 Sample i is digit i % 10. `--guidance` is the weight w that multiplies the conditional prediction
 (the paper's 1 + w): 1 is none. `jaxgen sample RUN --guidance 3` and `benchmarks/guidance.py` compare weights.
 
-Expect: frechet_1437 1.15, 0.96 times its floor, at weight 1; at most 3.29 bits/dim (one seed)
+Expect: frechet_1437 1.01, 0.91 times its floor, at weight 1; at most 3.29 bits/dim (one seed)
 Cost: 11 minutes of 2,000 steps with other work on the machine; about 3 on 2 idle CPU cores, as the main job
 """
 

@@ -9,7 +9,7 @@ README).
     jaxgen train vdm
     jaxgen train vdm --preset cifar10 --tfds-dir DIR
 
-Expect: digits: at most 1.75 bits/dim (standard error 0.02); frechet_1437 1.83, 1.53 times its floor. The bound's
+Expect: digits: at most 1.75 bits/dim (standard error 0.02); frechet_1437 1.25, 1.12 times its floor. The bound's
 weighting favours likelihood over looks (2,000 steps: 1.78 bits/dim and 2.82 times). One seed. cifar10: at most 2.65
 bits/dim; not run to the end here
 Cost: digits: 10 minutes on 2 CPU cores. cifar10: 10 M steps of 2.0e13 FLOPs, 59 days at a sustained 40 TFLOP/s; an
