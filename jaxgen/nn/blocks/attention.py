@@ -354,8 +354,8 @@ class Blocks(nn.Module):
   unroll: int = 1
 
   @nn.compact
-  def __call__(self, x: PyTree[Row], index: Index = None, **attention: Any) -> PyTree[Row]:
-    """The last block's output.
+  def __call__(self, x: PyTree[Row], index: Index = None, *, states: bool = False, **attention: Any) -> Any:
+    """The last block's output; with `states`, (that, every block's input [depth, ...]).
 
     Args:
       x: tokens, or a pytree of several rows of tokens.
@@ -381,7 +381,7 @@ class Blocks(nn.Module):
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
       with in_a_loop():
         y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **attention, **seen)
-      return (jax.tree.map(over_batch, y), kept), None
+      return (jax.tree.map(over_batch, y), kept), x if states else None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # A context's keys and values have the batch as their first axis, like everything that decoding carries.
@@ -390,7 +390,8 @@ class Blocks(nn.Module):
     scan = nn.scan(apply, variable_axes=axes, split_rngs=rngs, length=self.depth, unroll=self.unroll)
     layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
     carry = jax.tree.map(spread.joined, x), {name: variable.value for name, variable in kept.items()}
-    (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))
+    (x, new), inputs = scan(self.block(name="blocks"), carry, (rates, layers))
     for name, variable in kept.items():
       variable.value = new[name]
-    return jax.tree.map(spread.joined, x)
+    x = jax.tree.map(spread.joined, x)
+    return (x, inputs) if states else x
