@@ -61,7 +61,7 @@ def benchmark(subject: str, given_words: list[str]) -> None:
     if options[flag] is not None:
       if options[flag].suffix != suffix:
         raise UserError(f"--{flag} {options[flag]}: it is a {suffix} file")
-      check_out(options[flag], f"--{flag}")
+      options[flag] = check_out(options[flag], f"--{flag}")
   join(options)
   arguments = {**before, **changed}
   shared = {name: options[name] for name in ("fsdp", "tensor")}
