@@ -93,14 +93,7 @@ def experiment(
     method=masked_language(
       network,
       spec=documents.spec,
-      optimizer=optimizers.adam(
-        given(learning_rate, chosen.learning_rate),
-        steps,
-        warmup=steps // 100,
-        decay="linear",
-        clip=1.0,
-        weight_decay=0.01,
-      ),
+      optimizer=optimizers.adam(rate, steps, warmup=steps // 100, decay="linear", clip=1.0, weight_decay=0.01),
       masking=Masking(marks.mask, special, share=share, unit=unit),
       pad=marks.pad,
     ),
