@@ -41,6 +41,12 @@ def _gelu_tanh_jvp(primals, tangents):
   return gelu_tanh(x), slope.astype(x.dtype) * dx
 
 
+def geglu(x: Float[Array, "*batch features"]) -> Float[Array, "*batch half"]:
+  """Half of the features, times `gelu` of the others: Shazeer 2020, https://arxiv.org/abs/2002.05202, eq. 5."""
+  x, gate = jnp.split(x, 2, axis=-1)
+  return x * gelu(gate)
+
+
 @jax.custom_jvp
 def quick_gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
   """x sigmoid(1.702 x): Hendrycks and Gimpel's other approximation of `gelu`, section 2; OpenAI's CLIP has it."""
