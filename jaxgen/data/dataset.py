@@ -44,6 +44,7 @@ class Dataset:
     fit: how images of other sizes are brought to the size of `features` (folders and tfds; see
       `open_source`).
     view: what training sees of such images instead, such as `RandomResizedCrop()`; None: the same as evaluation.
+    vocabulary: the number of different tokens beside pictures; None: `levels`.
     repeats: in training, this many consecutive examples are the same one, each augmented by its own random draws; an
       epoch keeps its number of examples. This is repeated augmentation, Hoffer et al. 2020,
       https://arxiv.org/abs/1901.09335, as DeiT uses it.
@@ -71,6 +72,7 @@ class Dataset:
   feature: str | None = None
   view: View | None = None
   repeats: int = 1
+  vocabulary: int | None = None
   _sources: dict[str, Source] = field(default_factory=dict, init=False, repr=False, compare=False)
 
   def source(self, split: str) -> Source:
@@ -85,7 +87,8 @@ class Dataset:
     if split not in self._sources:
       source = open_source(self.name, split, self.features, self.data_dir, self.fit)
       levels = self.source_levels or self.levels
-      check = partial(_check, f"{self.name}, split {split!r}", self.levels, levels, self.classes)
+      tokens = self.vocabulary or self.levels
+      check = partial(_check, f"{self.name}, split {split!r}", tokens, levels, self.classes)
       check(source.arrays, None)
       if not source.in_memory:
         source = Checked(source, check)
@@ -96,10 +99,10 @@ class Dataset:
           f"{self.name} has {len(names):,} classes ({_some(names)}), but the config expects {self.classes}: change the "
           "config's classes or the data set"
         )
-      vocabulary = getattr(source, "vocabulary", self.levels)  # of a text, which also decodes samples
-      if vocabulary != self.levels:
+      vocabulary = getattr(source, "vocabulary", tokens)  # of a text, which also decodes samples
+      if vocabulary != tokens:
         raise UserError(
-          f"{self.name} has {vocabulary} different tokens and the config says {self.levels}: --vocabulary {vocabulary}"
+          f"{self.name} has {vocabulary} different tokens and the config says {tokens}: --vocabulary {vocabulary}"
         )
       self._sources[split] = source
     return self._sources[split]

@@ -129,7 +129,7 @@ def _folder(request: Request) -> Found:
 
 
 def _tar(request: Request) -> Found:
-  index, labels, _ = split_of(request)
+  index, labels, *_ = split_of(request)
   some = range(0, len(labels), -(-len(labels) // LOOKED_AT))
   files = [(index.name(i), io.BytesIO(index.bytes(i))) for i in some]
   return Found(_channels(files), classes=None if (labels < 0).any() else int(labels.max()) + 1)

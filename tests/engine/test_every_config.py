@@ -31,6 +31,7 @@ PUBLISHED = {
   ("bert", (("size", "base"), ("next_sentence", False))): 109_514_298,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
+  ("clip", ()): 151_277_313,
   ("imagenet", ()): 25_557_032,
   ("imagenet", (("backbone", "resnet50_v2"),)): 25_549_352,
   ("imagenet", (("backbone", "densenet121"),)): 7_978_856,

@@ -8,6 +8,8 @@
   text:chars:FILE               windows of a text, in characters; text:SIZE:FILE in tokens
   documents:TOKENIZER:FILES     own documents, packed into rows; segments:TOKENIZER:FILES BERT's pairs of segments
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
+  captions:TOKENIZER:PATH       pictures and their captions, in tokens: lists .jsonl or .tsv, or shards of webdataset
+  emoji:LABELS:SIZE:FILE        pictures of emoji, their names in tokens, and labels
   speech:FILE                   spoken digits
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   reversed:LETTERS              random strings, and the same from their end, as tokens
@@ -40,8 +42,10 @@ from jaxgen.data.sources.base import (
   check_example,
   into_memory,
 )
+from jaxgen.data.sources.captions import open_captions
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.documents import open_documents, open_segments
+from jaxgen.data.sources.emoji import open_emoji
 from jaxgen.data.sources.folder import open_folder
 from jaxgen.data.sources.hf import open_hf
 from jaxgen.data.sources.npz import open_npz
@@ -64,6 +68,8 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "documents": ("documents:TOKENIZER:FILES", open_documents),
   "segments": ("segments:TOKENIZER:FILES", open_segments),
   "pairs": ("pairs:LANGUAGES:SIZE:DIR", open_pairs),
+  "captions": ("captions:TOKENIZER:PATH", open_captions),
+  "emoji": ("emoji:LABELS:SIZE:FILE", open_emoji),
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
   "reversed": ("reversed:LETTERS", open_reversed),

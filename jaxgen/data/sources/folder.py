@@ -70,7 +70,7 @@ def open_folder(request: Request) -> Decoded:
     inside = f"{folder}/<class>" if with_labels else folder
     raise UserError(f"there are no image files (png, jpg, webp, ...) in {inside}")
   numbers = {"label": np.array(labels, np.int32)} if with_labels else {}
-  about = About(tuple(classes), tuple(f"{_listed(names)} ({reason})" for reason, names in left_out.items()))
+  about = About(tuple(classes), tuple(f"{listed(names)} ({reason})" for reason, names in left_out.items()))
   look = partial(_read, Texts(map(str, files)), numbers.get("label"), request.features["image"].shape)
   return Decoded(len(files), partial(look, request.fit), numbers, about, look)
 
@@ -84,7 +84,8 @@ def hidden_part(path: Path, root: Path) -> Path | None:
   return None
 
 
-def _listed(names: list[str], most: int = 5) -> str:
+def listed(names: list[str], most: int = 5) -> str:
+  """The first few names, and how many more there are."""
   names = list(dict.fromkeys(names))
   more = f" and {len(names) - most:,} more" if len(names) > most else ""
   return ", ".join(names[:most]) + more

@@ -2,8 +2,9 @@
 
 The shards of a split are DIR/<split>*.tar or DIR/<split>/*.tar; a file alone, or a folder whose shards begin with no
 split's name, is the training split. Members that share their path up to the name's first dot are an example: an image
-(`.png`, `.jpg`, ...) and, with labels, a `.cls` with its number as text. Other members are passed over, and none is
-unpacked or unpickled: the members' places are read once, and an example where it lies.
+(`.png`, `.jpg`, ...) and, with labels, a `.cls` with its number as text; for the source `captions`, a `.txt`. Other
+members are passed over, and none is unpacked or unpickled: the members' places are read once, and an example where it
+lies.
 """
 
 import io
@@ -69,11 +70,13 @@ class Split(NamedTuple):
 
   Attributes:
     labels: int32 [N], -1 where an image has none.
+    captions: the text beside each image, a member with .txt; None where it has none.
     passed_over: the number of members of each kind that is neither image nor label.
   """
 
   index: Index
   labels: np.ndarray
+  captions: list[bytes | None]
   passed_over: dict[str, int]
 
 
@@ -90,9 +93,9 @@ def split_of(request: Request) -> Split:
 @lru_cache(maxsize=4)
 def _split(shards: tuple[tuple[str, int, int], ...]) -> Split:
   """Args: shards: path, size in bytes, and time of the last change."""
-  rows, labels, passed_over = [], [], Counter()
+  rows, labels, captions, passed_over = [], [], [], Counter()
   for number, (shard, length, _) in enumerate(shards):
-    images, numbers = {}, {}
+    images, numbers, texts = {}, {}, {}
     try:
       with tarfile.open(shard, "r:") as archive:
         for member in archive:
@@ -107,6 +110,8 @@ def _split(shards: tuple[tuple[str, int, int], ...]) -> Split:
             images[key] = (member.name, number, member.offset_data, member.size)
           elif kind == "cls":
             numbers[key] = _number(archive, member, shard)
+          elif kind == "txt":
+            texts[key] = archive.extractfile(member).read()
           else:
             passed_over[f".{kind}"] += 1
     except (tarfile.TarError, OSError) as error:
@@ -115,12 +120,13 @@ def _split(shards: tuple[tuple[str, int, int], ...]) -> Split:
       ) from error
     rows += images.values()
     labels += [numbers.get(key, -1) for key in images]
+    captions += [texts.get(key) for key in images]
   paths = [path for path, *_ in shards]
   if not rows:
     raise UserError(f"there are no images (png, jpg, webp, ...) in {', '.join(paths[:5])}")
   names, *places = zip(*rows, strict=True)
   index = Index(Texts(paths), Texts(names), *(np.array(place, np.int64) for place in places))
-  return Split(index, np.array(labels, np.int32), dict(passed_over))
+  return Split(index, np.array(labels, np.int32), captions, dict(passed_over))
 
 
 def _number(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: str) -> int:
@@ -134,7 +140,9 @@ def open_tar(request: Request) -> Decoded:
   """Raises a UserError where a shard is damaged, or an image has no label where labels are asked for."""
   if unknown := set(request.features) - {"image", "label"}:
     raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")
-  index, labels, passed_over = split_of(request)
+  index, labels, captions, passed_over = split_of(request)
+  beside = sum(caption is not None for caption in captions)
+  passed_over = passed_over | ({".txt": beside} if beside else {})
   numbers = {"label": labels} if "label" in request.features else {}
   if numbers and (labels < 0).any():
     missing = index.name(np.flatnonzero(labels < 0)[0])

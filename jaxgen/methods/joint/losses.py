@@ -43,7 +43,7 @@ def logits(joint: Joint) -> Float[Array, "batch batch"]:
 
 
 def _both_ways(l: Float[Array, "batch batch"], targets: Float[Array, "batch batch"]) -> Scalar:
-  """The mean of both cross-entropies; targets: symmetric, of which each row sums to 1."""
+  """The mean of both cross-entropies with targets that are symmetric, whose rows sum to 1."""
   rows, columns = (optax.softmax_cross_entropy(x, targets).mean() for x in (l, l.T))
   return (rows + columns) / 2
 
@@ -94,7 +94,7 @@ def siglip() -> Loss:
 
 
 def _chunk(image: Features, text: Features, log_scale: Scalar, bias: Scalar, own: Array | bool) -> Scalar:
-  """-sum_ij log sigma(z_ij l_ij) of some pictures with some texts; own: whether text i is picture i's."""
+  """-sum_ij log sigma(z_ij l_ij) of some pictures with some texts, which are theirs, in order, or all others'."""
   l = jnp.exp(log_scale) * (image @ text.T) + bias
   return -jnp.sum(jax.nn.log_sigmoid(jnp.where(jnp.eye(len(l), dtype=bool) & own, l, -l)))
 

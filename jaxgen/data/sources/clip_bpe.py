@@ -1,0 +1,88 @@
+"""CLIP's tokenizer: byte pair encoding of lower-case words, from its published merges file.
+
+Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.4. The file is OpenAI's `bpe_simple_vocab_16e6.txt.gz`,
+of whose lines it uses the first 48,894 after the heading, or transformers' `merges.txt`. Tokens are numbered as there:
+256 bytes, the same at a word's end, the merges, START and END. Ids equal those of transformers' `CLIPTokenizer`, which
+brings text to Unicode's NFC and to lower case; OpenAI's own code repairs mojibake and HTML's entities first.
+"""
+
+import functools
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxgen.core.errors import UserError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MERGES = 49_152 - 256 - 2  # the most that count: their file has more
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _letters() -> list[str]:
+  """A printable character for each byte, in the order of GPT-2's: the printable ones first, as themselves."""
+  printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
+  try:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    lines = data.decode("utf-8").split("\n")
+  except FileNotFoundError:
+    raise UserError(f"there is no merges file {path.absolute()}: CLIP's tokenizer is read from one") from None
+  except (OSError, EOFError, UnicodeDecodeError) as error:
+    raise UserError(f"{path} cannot be read as a merges file: {error}") from error
+  lines = [line.removesuffix("\r") for line in lines]
+  pairs = [tuple(line.split(" ")) for line in lines[1 if "#version" in lines[0] else 0 :] if line][:MERGES]
+  if wrong := [pair for pair in pairs if len(pair) != 2]:
+    raise UserError(f"{path} is no merges file: {' '.join(wrong[0])!r} is no pair of tokens with a space between them")
+  return pairs
+
+
+@functools.lru_cache(maxsize=2)
+def tokenizer(file: str | Path):
+  """The `tokenizers.Tokenizer` of a merges file.
+
+  Raises:
+    UserError: there is no such file, or it is no merges file.
+  """
+  from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+  path = Path(file).expanduser()
+  merges, letters = _merges(path), _letters()
+  words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
+  vocabulary = {word: number for number, word in enumerate(words)}
+  try:
+    bpe = models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=END, fuse_unk=False)
+  except Exception as error:  # the library has one class for all that is wrong
+    raise UserError(f"{path} is no merges file of CLIP's: {error}") from error
+  made = Tokenizer(bpe)
+  made.normalizer = normalizers.Sequence(
+    [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+  )
+  split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+  made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+  made.add_special_tokens([START, END])
+  return made
+
+
+def encode(file: str | Path, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "n {length}"], int]:
+  """(START, a text's tokens, END, filled with zeros as in OpenAI's code; how many texts lost their end).
+
+  Args:
+    file: the merges file.
+    texts: the texts.
+    length: tokens of a row; CLIP's is 77.
+  """
+  made = tokenizer(file)
+  start, end = made.token_to_id(START), made.token_to_id(END)
+  rows = [row.ids for row in made.encode_batch(list(texts), add_special_tokens=False)]
+  array = np.zeros((len(rows), length), np.int32)
+  for i, row in enumerate(rows):
+    ids = [start, *row[: length - 2], end]
+    array[i, : len(ids)] = ids
+  return array, sum(len(row) > length - 2 for row in rows)
