@@ -7,8 +7,9 @@ Improved techniques for training consistency models, https://arxiv.org/abs/2310.
     jaxgen train edm --name edm_digits
     jaxgen train consistency_digits --kind distillation --teacher runs/edm_digits --name distilled_digits
 
-Expect: not measured
-Cost: not measured
+Expect: improved, 4,000 steps: frechet_1437 1.60 times its floor with 2 network calls, 2.15 with 1, 2.19 with 4;
+distillation: 1.40 with 2 calls, 2.03 with 1, 1.56 with 4 (seed 0 alone); training as first published is not measured
+Cost: 3 min 15 s on 2 CPU cores; distillation 4 to 5 minutes
 """
 
 from typing import Literal
