@@ -19,21 +19,21 @@ import optax
 from jaxgen import Experiment, UserError, data, diffusion
 from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion import predictions
+from jaxgen.diffusion.grids import few_steps
 from jaxgen.diffusion.solvers.consistency import consistency
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.interop import runs
 from jaxgen.methods.diffusion.consistency import (
   TARGET,
   Pairs,
-  Teacher,
   consistency_model,
   constant,
-  few_steps,
   improved,
   square_root,
   target_decay,
 )
 from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.methods.diffusion.teacher import Teacher, fits
 from jaxgen.nn import UNet
 
 SIGMA_DATA = 0.75
@@ -79,7 +79,7 @@ def experiment(
     optax.radam(learning_rate),
     pairs,
     sigma_data=SIGMA_DATA,
-    teacher=teacher and Teacher(network(32), runs.frozen(teacher), predictions.edm(SIGMA_DATA)),
+    teacher=teacher and Teacher(network(32), runs.frozen(teacher, check=fits(process)), predictions.edm(SIGMA_DATA)),
     sampler=Sampler(consistency, few_steps, sampling_steps),
   )
   return Experiment(

@@ -21,6 +21,7 @@ from jaxgen.diffusion.times import TimeInput, Times, c_noise, steps_from_zero, t
 from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
+NOISE = "noise"  # a batch's noise of each example, where a stage has made pairs of both
 Mask = Bool[Array, "batch ..."] | None  # over an example's leading axes: True for entries, False for padding
 
 
@@ -128,7 +129,7 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
     t, likelier = times.draw(state.buffers.get("times"), times_key, t_keys, index)
     told = condition.dropped(condition.of(batch), example_keys(told_key, index))
     at = schedule.at(t)
-    x_t, eps = diffuse(schedule, x_0, t, eps_keys)
+    x_t, eps = diffuse(schedule, x_0, t, eps_keys, batch.get(NOISE))
     x_t = masked(x_t, mask)
     output, *fraction = model.output(params, x_t, t, told, mask, index=index, rngs={"dropout": dropout_key})
     each = jnp.zeros(x_0.shape[0], x_0.dtype)
