@@ -37,6 +37,10 @@ class Preset(NamedTuple):
   latent: int
   bottleneck: Bottleneck
 
+  def of_width(self, channels: int) -> KLAutoencoder | VQAutoencoder:
+    """The network, which halves the sides of a picture of one channel."""
+    return self.network(self.latent, 1, channels, (1, 2), blocks=1, groups=4)
+
 
 PRESETS = {"vq": Preset(VQAutoencoder, 4, codes(64)), "kl": Preset(KLAutoencoder, 3, kl(1e-4))}
 NAMES = {"vqgan_digits": {"preset": "vq"}, "kl_digits": {"preset": "kl"}}
@@ -65,7 +69,7 @@ def experiment(
     adversarial_weight: of its share in the decoder's gradient; 0 for no discriminator.
   """
   digits, p = data.digits(), PRESETS[preset]
-  network = p.network(p.latent, 1, channels, (1, 2), blocks=1, groups=4)
+  network = p.of_width(channels)
   rate = lambda: optimizers.adam(learning_rate, steps, warmup=50, clip=1.0, b1=0.5, b2=0.9)
   features, patches = ConvNet(10, channels=(32, 64), dropout=0.1), PatchDiscriminator(channels, 1)
   method = autoencoder(
