@@ -16,7 +16,7 @@ from jaxtyping import Float
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
-ABOUT = ("features", "preprocessing", "data")  # what a statistics file of ours says beside mu, sigma and n
+ABOUT = ("features", "weights", "data")  # what a statistics file of ours says beside mu, sigma and n
 
 
 class Moments(NamedTuple):
@@ -84,10 +84,19 @@ def write(file: str | pathlib.Path, moments: Moments, **about: str) -> None:
   """Writes moments as .npz with mu and sigma in float64, as other programs read them, and n and what they are of.
 
   Args:
-    about: the features' name, their preprocessing and the data, which `read` compares.
+    about: the features' name, which has their preprocessing, the SHA-256 of their weights, and the data.
   """
   with files.written(pathlib.Path(file)) as opened:
     np.savez(opened, mu=moments.mu, sigma=moments.sigma, n=np.int64(moments.n), **about)
+
+
+def is_statistics(file: str | pathlib.Path) -> bool:
+  """Whether a file is an .npz with mu or sigma, or one that cannot be read; otherwise it is of pictures."""
+  try:
+    with np.load(file, allow_pickle=False) as arrays:
+      return bool({"mu", "sigma"} & set(arrays.files))
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    return True
 
 
 def read(file: str | pathlib.Path, **about: str) -> tuple[Moments, dict[str, str]]:
@@ -96,7 +105,7 @@ def read(file: str | pathlib.Path, **about: str) -> tuple[Moments, dict[str, str
   Where the file does not say their number, n is 0 in effect and `sigma` still is the file's.
 
   Args:
-    about: what they must be of, where the file says: features="inception", preprocessing="tf1".
+    about: what they must be of, where the file says: features="inception_tf1", weights=SHA-256.
 
   Raises:
     UserError: the file is missing, damaged, has no mu and sigma of one size, or is of other features.

@@ -78,14 +78,14 @@ def test_statistics_files_are_as_others_write_and_read_them(tmp_path):
   assert said == {}
   assert frechet.of_moments(found, moments.of(Y)) == pytest.approx(float(KNOWN["fid"]), rel=1e-9)
   ours = tmp_path / "ours.npz"
-  moments.write(ours, moments.of(X), features="inception", preprocessing="tf1", data="x train")
+  moments.write(ours, moments.of(X), features="inception_tf1", weights="a5", data="x train")
   with np.load(ours, allow_pickle=False) as arrays:
     np.testing.assert_allclose(arrays["mu"], KNOWN["mu"], rtol=1e-12)
     np.testing.assert_allclose(arrays["sigma"], KNOWN["sigma"], rtol=1e-10, atol=1e-12)
-  found, said = moments.read(ours, features="inception", preprocessing="tf1")
+  found, said = moments.read(ours, features="inception_tf1", weights="a5")
   assert (found.n, said["data"]) == (230, "x train")
-  with pytest.raises(UserError, match="is of the preprocessing tf1, and the samples' are clean"):
-    moments.read(ours, features="inception", preprocessing="clean")
+  with pytest.raises(UserError, match="is of the features inception_tf1, and the samples' are inception_clean"):
+    moments.read(ours, features="inception_clean")
   np.savez(theirs, mu=np.zeros(3), sigma=np.eye(4))
   for file, words in ((theirs, r"mu is \[3\] and sigma \[4, 4\]"), (tmp_path / "none.npz", "there is no file")):
     with pytest.raises(UserError, match=words):
