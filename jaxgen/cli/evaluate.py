@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, print_numbers, workers_option
+from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option, print_numbers, workers_option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.provenance import note_on_test_data
@@ -18,6 +18,7 @@ def evaluate(subject: str, words: list[str]) -> None:
     words,
     {
       **CHECKPOINT,
+      **EMA,
       **workers_option(),
       "out": option(pathlib.Path | None, "also write the numbers to this .json file", None),
     },
@@ -33,5 +34,5 @@ def evaluate(subject: str, words: list[str]) -> None:
   if jax.process_index() == 0:
     print_numbers(numbers)
     if options["out"]:
-      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), **numbers}
+      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), "ema": options["ema"], **numbers}
       files.write(options["out"], json.dumps(document, indent=2) + "\n")

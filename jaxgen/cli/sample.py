@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option
+from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data.units import unit
@@ -16,6 +16,7 @@ from jaxgen.engine import shards
 
 OPTIONS = {
   **CHECKPOINT,
+  **EMA,
   "n": option(int, "number of samples", 64),
   "seed": option(int, "sample i depends on the seed and on i alone", 0),
   "first": option(int, "number of the first sample", 0),
@@ -94,6 +95,7 @@ def to_file(run, out: files.Place | None, options, progress) -> list[files.Place
   """Draws samples and writes them all together."""
   n, seed, first, given = options["n"], options["seed"], options["first"], out is not None
   chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"
+  chosen += "" if options["ema"] is None else f"_ema_{options['ema']:g}"
   out = out or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
   if given and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}, or into a folder")

@@ -27,6 +27,8 @@ PUBLISHED = {
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
+  ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
+  ("few_steps_digits", (("method", "dmd"), ("teacher", "runs/edm_digits"))): 3 * 284_513,  # and the fake score
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
   ("imagenet", ()): 25_557_032,
