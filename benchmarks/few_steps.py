@@ -5,11 +5,11 @@
 
 Each run is sampled with as many calls as it takes: a flow map or consistency model with all of them, a student of
 progressive distillation or DMD with its own number. Teachers are sampled by `SOLVERS`, with the most steps that the
-calls allow. Numbers are of as many samples as there are training digits, by seed of the samples: the Fréchet distance to
-the test digits over that of the training digits (its floor), precision and recall of samples among the test digits, in
-the features of the judge that `jaxgen evaluate` takes; and the seconds of sampling, without the first chunk, which
-compiles. The training's seconds and steps are those of run.json. Writes benchmarks/few_steps.json and docs/few_steps.png,
-and prints the table.
+calls allow. Numbers are of as many samples as there are training digits, by seed of the samples: the Fréchet distance
+to the test digits over that of the training digits (its floor), precision and recall of samples among the test digits,
+in the features of the judge that `jaxgen evaluate` takes; and the seconds of sampling, without the first chunk, which
+compiles. The training's seconds and steps are those of run.json. Writes benchmarks/few_steps.json and
+docs/few_steps.png, and prints the table.
 """
 
 import argparse
