@@ -158,8 +158,8 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
     judge(some(1, 1), some(2), SPACE, ("fid",), tmp_path / "one")
   with pytest.raises(UserError, match=r"prdc of 5 samples of some against some: the 5th neighbours need more than 5"):
     judge(some(1, 5), some(2), SPACE, ("prdc",), tmp_path / "five")
+  broken = SPACE._replace(features=lambda p: {"features": np.full((len(p), 4), np.nan, np.float32)})
   with pytest.raises(UserError, match="are not finite: are these its weights"):
-    broken = SPACE._replace(features=lambda p: {"features": np.full((len(p), 4), np.nan, np.float32)})
     judge(some(1), some(2), broken, ("fid",), tmp_path / "g")
 
 
