@@ -163,6 +163,7 @@ class ViT(nn.Module):
     dropout: dropout rate after positions are added, of each branch's output and of the MLPs' hidden layers.
     attention_dropout: dropout rate of attention weights.
     drop_path: stochastic depth's rate at the last block.
+    layer_scale: initial gain of each branch, as in DINOv2; None: no gains.
     head_init: initialiser of heads and of class and distillation tokens; zero for ViT.
     activation: the MLPs' activation.
     patch_bias: whether patches' linear map has a bias.
@@ -180,6 +181,7 @@ class ViT(nn.Module):
   dropout: float = 0.0
   attention_dropout: float = 0.0
   drop_path: float = 0.0
+  layer_scale: float | None = None
   eps: float = 1e-6
   remat: bool = False
   unroll: int = 1
@@ -224,6 +226,7 @@ class ViT(nn.Module):
         activation=self.activation,
         dropout=self.dropout,
         attention_dropout=self.attention_dropout,
+        layer_scale=self.layer_scale,
         eps=self.eps,
         kernel_init=self.kernel_init,
         name=name,
