@@ -9,6 +9,7 @@
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
   speech:FILE                   spoken digits
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
+  chain:VOCABULARY              sequences of a Markov chain of the second order, whose law is known
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
@@ -39,6 +40,7 @@ from jaxgen.data.sources.base import (
   check_example,
   into_memory,
 )
+from jaxgen.data.sources.chain import open_chain
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.folder import open_folder
 from jaxgen.data.sources.hf import open_hf
@@ -62,6 +64,7 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "pairs": ("pairs:LANGUAGES:SIZE:DIR", open_pairs),
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
+  "chain": ("chain:VOCABULARY", open_chain),
   "reversed": ("reversed:LETTERS", open_reversed),
   "hf": ("hf:DIR", open_hf),
   "tar": ("tar:DIR", open_tar),
