@@ -77,6 +77,7 @@ def experiment(
     kind: the process, the network's output and the loss.
     size: of the network, `jaxgen.nn.transformers.ddit.SIZES`.
     context: characters of a window.
+    dropout: rate after each branch of a block.
     ema: the average's decay.
     solver: what samples are drawn by; those of masks need a kind with masks.
     sampling_steps: of each window of a sample.

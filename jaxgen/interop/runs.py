@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import PathLike
 from jaxgen.core.method import Frozen, State
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.provenance import describe, keep_config
@@ -66,7 +66,7 @@ def _averaged(state: State) -> dict[str, Any]:
   return {**_variables(state), "params": state.averaged(NETWORK)}
 
 
-def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fresh: Sequence[str] = ()) -> int:
+def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: Sequence[str] = ()) -> int:
   """Makes the run's folder, at step 0, out of published weights; returns the number of values read.
 
   The averaged copy, where the method keeps one, starts from them too.
@@ -113,7 +113,7 @@ def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fres
   return sum(x.size for x in found.values())
 
 
-def export_weights(run: Run, file: pathlib.Path, layout: str | None = None, average: bool = True) -> int:
+def export_weights(run: Run, file: PathLike, layout: str | None = None, average: bool = True) -> int:
   """Writes the network's weights as others name them; returns the number of values.
 
   Args:
