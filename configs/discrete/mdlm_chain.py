@@ -6,8 +6,8 @@ data is ours: with it the least possible number of nats is known, `jaxgen.data.s
     jaxgen train mdlm_chain
     jaxgen train mdlm_chain --noise uniform
 
-Expect: a little above 1.071 nats per token, which is the entropy; not measured
-Cost: not measured
+Expect: at most 1.089 nats per token (standard error 0.003), 0.018 above the entropy of 1.071; one seed
+Cost: 2 to 3 minutes on 2 CPU cores that were busy with other work as well
 """
 
 from typing import Literal
@@ -23,7 +23,7 @@ NOISES = {"absorbing": discrete.absorbing, "uniform": discrete.uniform}
 
 def experiment(
   noise: Literal[*NOISES] = "absorbing",
-  steps: int = 2_000,
+  steps: int = 3_000,
   batch_size: int = 128,
   learning_rate: float = 2e-3,
   width: int = 64,
