@@ -95,10 +95,12 @@ class Frozen(NamedTuple):
   Attributes:
     source: where the values come from, in words: a run's folder, a file.
     load: () -> the values, a tree of arrays like the entry of `params`.
+    starts: trained networks of a new run, and their averages, that start from its "params", not from random ones.
   """
 
   source: str
   load: Callable[[], Params]
+  starts: tuple[str, ...] = ()
 
 
 class Method(NamedTuple):
@@ -114,7 +116,6 @@ class Method(NamedTuple):
       None: the method generates nothing.
     mean: every player's loss is a mean over examples (see `Player`).
     frozen: networks whose values are read when a run's state is made.
-    begun: trained networks whose first values are read then, too; those that the source lacks are initialised.
     facts: facts for the report by name, such as the cost of a sample.
     network_calls: number of network calls of a sample; None: it has no network calls, or their number is not fixed.
     check: (batch of arrays on the host) -> None; raises a UserError if the method cannot model its values. The training
@@ -130,7 +131,6 @@ class Method(NamedTuple):
   facts: Mapping[str, str] = MappingProxyType({})
   check: Callable[[Batch], None] = lambda batch: None
   network_calls: int | None = None
-  begun: Mapping[str, Frozen] = MappingProxyType({})
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:

@@ -1,7 +1,5 @@
 """Frozen networks in a run. They are read once from their source, saved once, and restored with each checkpoint.
 
-Trained networks that begin with the values of a source are read here, too (`filled`); from then on they are the run's.
-
 RUN/frozen/           their values, as a checkpoint of its own
 RUN/checkpoints/      the state without them
 RUN/run.json          "frozen": {name: {"source", "sha256"}}
@@ -9,73 +7,58 @@ RUN/run.json          "frozen": {name: {"source", "sha256"}}
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Frozen, Method, State
+from jaxgen.core.method import Frozen, State
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
 
 
-def filled(state: State, method: Method, like: State) -> State:
-  """A run's first state with the values of frozen networks, and the first values of trained ones that have a source.
+def start(frozen: Mapping[str, Frozen], state: State) -> State:
+  """A new run's state with the values of frozen networks, and with the networks and averages that start from them.
 
-  A network's averages begin as it does.
-
-  Args:
-    state: as the method's `init` makes it.
-    like: its shapes, dtypes and shardings.
+  A source whose name the method's params lack is not kept: networks start from it, and it may lack a part of them, such
+  as a head, which stays as it is initialised.
 
   Raises:
-    UserError: a source's arrays do not fit the network.
+    UserError: a source's arrays do not fit the network, or a network that should start from it.
   """
-  values = load(method.frozen, like.params)
-  for name, network in method.begun.items():
-    values |= {name: _placed(name, network.source, network.load(), like.params[name], state.params[name])}
-  copied = lambda a, p: jax.device_put(jnp.array(p, a.dtype, copy=True), a.sharding)
-  begins = lambda label: label.partition("/")[0] in method.begun
-  ema = {
-    label: jax.tree.map(copied, tree, values[label.partition("/")[0]]) if begins(label) else tree
-    for label, tree in state.ema.items()
-  }
-  return state.replace(params={**state.params, **values}, ema=ema)
+  params, ema = dict(state.params), dict(state.ema)
+  for name, network in frozen.items():
+    values = network.load()
+    if is_kept := name in params:
+      params[name] = _placed(f"the frozen network {name!r}", network.source, values, params[name])
+    for trained in network.starts:
+      title = f"the network {trained!r}, which starts from the {'frozen one' if is_kept else 'source'},"
+      place = partial(_placed, title, network.source, values["params"], partly=not is_kept)
+      params[trained] = place(params[trained])
+      ema |= {average: place(tree) for average, tree in ema.items() if average.partition("/")[0] == trained}
+  return state.replace(params=params, ema=ema)
 
 
-def load(frozen: Mapping[str, Frozen], like: Mapping[str, PyTree]) -> dict[str, PyTree]:
-  """The values of frozen networks, on the devices.
-
-  Args:
-    like: the shapes, dtypes and shardings from the method's `init`, by name.
-
-  Raises:
-    UserError: a source's arrays do not fit the network.
-  """
-  return {name: _placed(name, network.source, network.load(), like[name]) for name, network in frozen.items()}
-
-
-def _placed(name: str, source: str, values: PyTree, like: PyTree, own: PyTree | None = None) -> PyTree:
-  """The values on the devices. Where there are values of its own, those stay that the source lacks."""
+def _placed(title: str, source: str, values: PyTree, like: PyTree, partly: bool = False) -> PyTree:
   keyed = lambda tree: {
     jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
   found, wanted = keyed(values), keyed(like)
-  kept = {} if own is None else {leaf: x for leaf, x in keyed(own).items() if leaf not in found}
-  found |= kept
+  if partly and found.keys() & wanted.keys():
+    found = wanted | found
   for leaf in sorted(found.keys() | wanted.keys()):
     a, b = found.get(leaf), wanted.get(leaf)
     if a is None or b is None or np.shape(a) != b.shape:
       there, here = ("absent" if x is None else list(np.shape(x)) for x in (a, b))
-      raise UserError(f"the network {name!r} is not that of {source}: {leaf} is {there} there and {here} here")
+      raise UserError(f"{title} is not that of {source}: {leaf} is {there} there and {here} here")
 
   def put(leaf: str, x: Any) -> jax.Array:
-    if leaf in kept:
-      return kept[leaf]
+    if found[leaf] is x:
+      return x
     host = np.asarray(found[leaf]).astype(x.dtype)
     return jax.make_array_from_callback(host.shape, x.sharding, lambda index: host[index])
 
@@ -92,9 +75,8 @@ class RunCheckpoints(Checkpoints):
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
     """Saves a new run's frozen networks and returns their entry in run.json; {} if there are none."""
-    if not self._frozen:
+    if not (values := self._of(state)):
       return {}
-    values = {name: state.params[name] for name in self._frozen}
     with contextlib.closing(Checkpoints(self._apart, keep=1, check=self._run.check)) as apart:
       apart.save(0, values)
       apart.wait()
@@ -111,14 +93,18 @@ class RunCheckpoints(Checkpoints):
 
   def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:
     restored = super().restore(self._without(like), step)
-    if restored is None or not self._frozen:
+    if restored is None or not (wanted := self._of(like)):
       return restored
     with contextlib.closing(Checkpoints(self._apart)) as apart:
-      found = apart.restore({name: like.params[name] for name in self._frozen})
+      found = apart.restore(wanted)
     if found is None:
       raise UserError(f"{self._apart} is missing, where the run keeps its frozen networks: put back a copy")
     step, state = restored
     return step, state.replace(params={**state.params, **found[1]})
+
+  def _of(self, state: State) -> dict[str, PyTree]:
+    """A state's frozen networks."""
+    return {name: state.params[name] for name in self._frozen if name in state.params}
 
   def _without(self, state: State) -> State:
     kept = {name: params for name, params in state.params.items() if name not in self._frozen}

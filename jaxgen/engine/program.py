@@ -131,13 +131,13 @@ class Program:
       return self.method.evaluate(state, self._prepare(prepare_key, raw, False), key)
 
   def init(self, seed: int, raw: Mapping[str, Any]) -> State:
-    """The initial state of a run, with what networks are read from their sources.
+    """The initial state of a run, with frozen networks read from their sources.
 
     Args:
       raw: this process's rows of the first batch, for a method whose initial state depends on data.
     """
     state = self._jit_init(root(seed, "training"), self.put(raw))
-    return frozen.filled(state, self.method, self.abstract)
+    return frozen.start(self.method.frozen, state)
 
   @functools.cached_property
   def _jit_init(self):

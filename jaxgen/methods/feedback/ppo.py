@@ -5,7 +5,7 @@ them. Each token is an action; with the frozen reference q and the score R of th
 
     (P1)  r_t = - beta (log p(y_t) - log q(y_t)) + R [t is the answer's last token]       Ziegler et al. 2019, eq. 2
     (P2)  A_t = d_t + gamma lambda A_{t+1},  d_t = r_t + gamma V_{t+1} - V_t     Schulman et al. 2015, eq. 16 (GAE)
-    (P3)  L_p = max(- A_t c_t, - A_t clip(c_t, 1 - e, 1 + e)),  c_t = p(y_t) / p_old(y_t)     Schulman et al. 2017, eq. 7
+    (P3)  L_p = max(- A_t c_t, - A_t clip(c_t, 1 - e, 1 + e)),  c_t = p(y_t) / p_old(y_t)    Schulman et al. 2017, eq. 7
     (P4)  L_V = max((V_t - G_t)^2, (clip(V_t, V_old - e_V, V_old + e_V) - G_t)^2) / 2,  G_t = A_t + V_old
     (P5)  beta <- beta (1 + k clip(KL / target - 1, -0.2, 0.2))         Ziegler et al. 2019, section 2.2, adaptive beta
     (P6)  L_p - c log p(text)                                           PPO-ptx: InstructGPT's eq. 2
@@ -32,15 +32,14 @@ from jaxgen.methods.feedback.rows import (
   Counts,
   Tokens,
   answers,
-  begun,
   check_network,
   check_rows,
   check_scorer,
   check_values,
   log_p,
-  parameters_of,
   sampler,
   score,
+  starting,
   write,
 )
 from jaxgen.methods.sequence.language import AS_LEARNED, Sampling
@@ -193,8 +192,8 @@ def ppo(
     params = {
       "network": params,
       VALUE: value.init(value_key, tokens[:1])["params"],
-      REFERENCE: jax.tree.map(jnp.copy, params),
-      REWARD: reward.init(reward_key, tokens[:1])["params"],
+      REFERENCE: {"params": jax.tree.map(jnp.copy, params)},
+      REWARD: {"params": reward.init(reward_key, tokens[:1])["params"]},
     }
     state = State(None, None, None, params, None, {}, {"beta": jnp.asarray(penalty.beta, jnp.result_type(float))})
     shapes = jax.eval_shape(rollouts, state, tokens, batch[PROMPT], jax.random.split(key, len(tokens)))
@@ -207,8 +206,8 @@ def ppo(
     rows = write(policy, params, tokens, prompt, keys, levels=levels, marks=marks)
     mask = answers(rows, prompt, marks.end)
     ours = log_p(policy, params, rows, levels)
-    theirs = log_p(policy, state.params[REFERENCE], rows, levels)
-    scores = score(reward, state.params[REWARD], rows, prompt, marks.end)
+    theirs = log_p(policy, state.params[REFERENCE]["params"], rows, levels)
+    scores = score(reward, state.params[REWARD]["params"], rows, prompt, marks.end)
     if s.unfinished is not None:
       ended = jnp.any((rows[:, 1:] == marks.end) & mask, axis=1)
       scores = jnp.where(ended, scores, s.unfinished)
@@ -279,18 +278,17 @@ def ppo(
     count = jnp.sum(found["mask"], axis=1).astype(found["score"].dtype)
     return {"reward": found["score"], "kl_nats": jnp.sum(found["log_ratio"], axis=1), "answer_tokens": count}
 
-  sources = {REFERENCE: networks.reference_from, REWARD: networks.reward_from}
+  valued = (VALUE,) if value == reward else ()
   updates = dict(updates=s.minibatches)
-  method = compose(
+  return compose(
     init,
     [("network", Player(policy_loss, optimizer, **updates)), (VALUE, Player(value_loss, value_optimizer, **updates))],
     stages=[stage],
-    frozen={name: parameters_of(source) for name, source in sources.items() if source is not None},
+    frozen=starting(REFERENCE, networks.reference_from, "network") | starting(REWARD, networks.reward_from, *valued),
     evaluate=evaluate,
     sample=sampler(policy, spec, marks, sampling),
     check=lambda batch: check_values(batch, spec, marks),
   )
-  return begun(method, network=networks.reference_from, value=networks.reward_from if value == reward else None)
 
 
 def _check(settings: Settings, penalty: Penalty) -> None:

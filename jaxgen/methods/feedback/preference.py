@@ -26,13 +26,12 @@ from jaxgen.methods.feedback.rows import (
   PROMPT,
   REFERENCE,
   answers,
-  begun,
   check_network,
   check_rows,
   check_values,
   log_p,
-  parameters_of,
   sampler,
+  starting,
 )
 from jaxgen.methods.sequence.language import AS_LEARNED, Sampling
 from jaxgen.methods.sequence.seq2seq import MARKS, Marks
@@ -107,13 +106,13 @@ def preferences(
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
     check_rows(spec, batch)
     params = network.init(key, batch[spec.feature][:1, 0, :-1])["params"]
-    return {"network": params, REFERENCE: jax.tree.map(jnp.copy, params)}, {}
+    return {"network": params, REFERENCE: {"params": jax.tree.map(jnp.copy, params)}}, {}
 
   def ratios(params: Params, state: State, batch: Batch, **options: Any) -> Float[Array, "batch 2"]:
     """log p / q of both answers."""
     tokens, prompt = batch[spec.feature].reshape(-1, spec.shape[1]), jnp.repeat(batch[PROMPT], 2)
     ours = log_p(network, params, tokens, spec.levels, **options)
-    theirs = log_p(network, state.params[REFERENCE], tokens, spec.levels)
+    theirs = log_p(network, state.params[REFERENCE]["params"], tokens, spec.levels)
     each = (ours - theirs) * answers(tokens, prompt, marks.end)
     return jnp.sum(each, axis=1).reshape(-1, 2)
 
@@ -132,12 +131,11 @@ def preferences(
     return numbers(ratios(state.averaged(), state, batch))
 
   row = spec._replace(shape=spec.shape[1:])
-  method = compose(
+  return compose(
     init,
     [("network", Player(loss, optimizer))],
-    frozen={} if reference is None else {REFERENCE: parameters_of(reference)},
+    frozen=starting(REFERENCE, reference, "network"),
     evaluate=evaluate,
     sample=sampler(network, row, marks, sampling),
     check=lambda batch: check_values(batch, spec, marks),
   )
-  return begun(method, network=reference)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
-from jaxgen.methods.feedback.rows import PROMPT, check_rows, check_scorer, check_values, score
+from jaxgen.methods.feedback.rows import PROMPT, check_rows, check_scorer, check_values, score, starting
 from jaxgen.methods.sequence.seq2seq import MARKS, Marks
 
 
@@ -44,6 +44,7 @@ def reward_model(network: Any, *, spec: Spec, optimizer: optax.GradientTransform
   Args:
     network: `nn.sequence.scorer.Scorer`, or what is called as it is.
     spec: the data's, of K rows of T tokens; pairs have K = 2.
+    start: where the variables of a language model come from, or of a scorer; None: it is initialised.
     marks: the special tokens.
 
   `evaluate` gives "pair_nats", (R1); "correct", the share of pairs in order; and "score", the mean over the answers.
@@ -76,6 +77,7 @@ def reward_model(network: Any, *, spec: Spec, optimizer: optax.GradientTransform
   return compose(
     init,
     [("network", Player(loss, optimizer))],
+    frozen=starting("start", start, "network"),
     evaluate=evaluate,
     check=lambda batch: check_values(batch, spec, marks),
   )

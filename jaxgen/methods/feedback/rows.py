@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxgen import decoding
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Frozen, Method, Params, State
+from jaxgen.core.method import Frozen, Params, State
 from jaxgen.core.spec import Spec, check_batch
 from jaxgen.methods.sequence.language import AS_LEARNED, Sampling, within
 from jaxgen.methods.sequence.seq2seq import Marks
@@ -165,17 +165,12 @@ def check_values(batch: Mapping[str, np.ndarray], spec: Spec, marks: Marks) -> N
         raise UserError(f"an answer is padded and has no end, the token {marks.end}: end it, so that padding is known")
 
 
-def begun(method: Method, **networks: Frozen | None) -> Method:
-  """The method, some of whose trained networks begin with values that are read when a run's state is made.
+def starting(name: str, source: Frozen | None, *networks: str) -> dict[str, Frozen]:
+  """`compose`'s `frozen`: the entry `name` has the parameters of a source, and trained networks start from them.
 
   Args:
-    networks: a network's name and where its variables come from, {"params": ..}, as `interop.runs.frozen(RUN)` gives
-      it; None: the network begins as it is initialised. What the source lacks, a head for one, does so, too.
+    source: where variables {"params": ..} come from, as `interop.runs.frozen(RUN)` gives it; None: there is none.
   """
-  found = {name: parameters_of(source) for name, source in networks.items() if source is not None}
-  return method._replace(begun={**method.begun, **found})
-
-
-def parameters_of(source: Frozen) -> Frozen:
-  """The parameters alone of the variables {"params": ..} that a source gives."""
-  return Frozen(source.source, lambda: source.load()["params"])
+  if source is None:
+    return {}
+  return {name: Frozen(source.source, lambda: {"params": source.load()["params"]}, networks)}

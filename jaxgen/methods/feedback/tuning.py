@@ -2,7 +2,7 @@
 
     (S1)  L = - sum_t log p(y_t | x, y_1 .. y_{t-1})      of the answer y to a prompt x, its end included
 
-A `Method` for a language model as in `methods.sequence.language`. It begins as a trained one by `rows.begun`.
+A `Method` for a language model as in `methods.sequence.language`, which it may start from.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.method import Batch, Frozen, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.methods.feedback.rows import (
   PROMPT,
@@ -21,6 +21,7 @@ from jaxgen.methods.feedback.rows import (
   check_values,
   log_p,
   sampler,
+  starting,
 )
 from jaxgen.methods.sequence.language import AS_LEARNED, Sampling
 from jaxgen.methods.sequence.seq2seq import MARKS, Marks
@@ -31,6 +32,7 @@ def fine_tuning(
   *,
   spec: Spec,
   optimizer: optax.GradientTransformation,
+  start: Frozen | None = None,
   marks: Marks = MARKS,
   sampling: Sampling = AS_LEARNED,
 ) -> Method:
@@ -42,6 +44,7 @@ def fine_tuning(
   Args:
     network: a language model.
     spec: the data's, of rows of T tokens.
+    start: where the language model's variables come from; None: it is initialised.
     marks: the special tokens.
     sampling: how answers are drawn.
 
@@ -77,6 +80,7 @@ def fine_tuning(
   return compose(
     init,
     [("network", Player(loss, optimizer))],
+    frozen=starting("start", start, "network"),
     evaluate=evaluate,
     sample=sampler(network, spec, marks, sampling),
     check=lambda batch: check_values(batch, spec, marks),

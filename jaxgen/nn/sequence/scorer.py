@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxgen.nn.blocks.attention import Index
 from jaxgen.nn.blocks.layers import Dense
-from jaxgen.nn.sequence.transformer import SIZES, Embedding, Ids, Options, Stack
+from jaxgen.nn.sequence.options import SIZES, Options
+from jaxgen.nn.sequence.transformer import Embedding, Ids, Stack
 
 
 class Scorer(nn.Module):
