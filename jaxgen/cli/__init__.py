@@ -31,6 +31,7 @@ COMMANDS = {
   "train": Command("train", "train", ("CONFIG",)),
   "sample": Command("sample", "sample", ("RUN",)),
   "evaluate": Command("evaluate", "evaluate", ("RUN",)),
+  "probe": Command("probe", "probe", ("RUN",)),
   "report": Command("report", "report", ("RUN",)),
   "inspect": Command("inspect", "inspect", ("RUN|CONFIG",)),
   "benchmark": Command("benchmark", "benchmark", ("RUN|CONFIG",)),
@@ -47,6 +48,7 @@ USAGE = """usage: jaxgen COMMAND ...
   train CONFIG      train a config, or go on with its run        jaxgen train ddpm_digits
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
+  probe RUN         judge a run's features, beside the same network with random weights
   report RUN        write a run's report.html
   inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
   benchmark RUN|CONFIG  how fast it trains and samples here: throughput, latency, memory, share of the peak

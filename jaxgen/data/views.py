@@ -300,7 +300,7 @@ def solarize(probability: float = 0.2, threshold: float = 0.5) -> Transform:
   return _each("solarize", lambda key, x: jnp.where(x >= threshold, 1 - x, x), probability)
 
 
-def rotations(x: Float[Array, "batch side side channels"]) -> Float[Array, "turns side side channels"]:
+def rotations(x: Float[Array, "batch height width channels"]) -> Float[Array, "turns height width channels"]:
   """Every picture turned by 0, 90, 180 and 270 degrees against the clock: [4 B, ...], four of a picture in a row.
 
   Raises:
@@ -308,7 +308,7 @@ def rotations(x: Float[Array, "batch side side channels"]) -> Float[Array, "turn
   """
   if x.shape[1] != x.shape[2]:
     raise UserError(
-      f"pictures of {x.shape[1]} x {x.shape[2]} change their shape when they are turned: make them square"
+      f"pictures of {x.shape[1]} x {x.shape[2]} change their shape where they are turned: crop them square"
     )
   turned = jnp.stack([jnp.rot90(x, turns, axes=(1, 2)) for turns in range(4)], axis=1)
   return turned.reshape(-1, *x.shape[1:])

@@ -82,9 +82,8 @@ def test_parameters_are_the_papers():
 def test_without_masking_the_order_is_restored(x64):
   noise = jax.random.uniform(jax.random.key(0), (3, 10))
   masking = random_masking(noise, 0.0)
-  np.testing.assert_array_equal(
-    jnp.take_along_axis(masking.visible, masking.restore, 1), jnp.tile(jnp.arange(10), (3, 1))
-  )
+  restored = jnp.take_along_axis(masking.visible, masking.restore, 1)
+  np.testing.assert_array_equal(restored, jnp.tile(jnp.arange(10), (3, 1)))
   assert not masking.mask.any()
   masking = random_masking(noise, 0.75)
   assert masking.visible.shape == (3, 2)  # int(10 (1 - 0.75))

@@ -77,9 +77,7 @@ def masked_autoencoder(
     raise UserError(f"pictures of {height} x {width} do not divide into patches of {patch} x {patch}: choose another")
   count = height * width // patch**2
   if visible_patches(count, mask_ratio) == count:
-    raise UserError(
-      f"a mask ratio of {mask_ratio:g} masks none of {count} patches, and there is nothing to learn: raise it"
-    )
+    raise UserError(f"a mask ratio of {mask_ratio:g} masks none of {count} patches, so nothing is learned: raise it")
 
   def noise(batch: Batch, key: Array) -> Float[Array, "batch patches"]:
     keys = example_keys(key, batch["index"])

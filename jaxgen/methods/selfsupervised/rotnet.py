@@ -33,7 +33,7 @@ def rotnet(network: Any, *, spec: Spec, optimizer: optax.GradientTransformation)
   """
   if spec.shape[0] != spec.shape[1]:
     raise UserError(
-      f"pictures of {spec.shape[0]} x {spec.shape[1]} change their shape when they are turned: make them square"
+      f"pictures of {spec.shape[0]} x {spec.shape[1]} change their shape where they are turned: crop them square"
     )
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict[str, Any]]:

@@ -161,9 +161,7 @@ def _check(batch: Batch, spec: Spec, groups: int) -> Float[Array, "batch two hei
   if groups < 1 or len(views) % groups:
     raise UserError(f"{groups} groups do not divide a batch of {len(views)}: choose another batch_size, or groups")
   if groups > 1 and len(views) == groups:
-    raise UserError(
-      f"{groups} groups of one example have no batch statistics: use a larger batch_size, or fewer groups"
-    )
+    raise UserError(f"{groups} groups of one example have no statistics: use a larger batch_size, or fewer groups")
   return views
 
 
