@@ -23,6 +23,7 @@ from jaxgen.data import text
 from jaxgen.engine.experiment import Published
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.methods.sequence.language import Sampling, language
+from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 
 
@@ -50,8 +51,7 @@ SIZES = {
   "gpu": Size(5_000, 64, 256, 6, 6, 384, 0.2, 1.4697, "README, GPU"),
 }
 NOTE = (
-  "there on some windows of the last tenth of the text, here on all; here with biases, residual layers as "
-  "large as others at first, and embeddings that do not decay"
+  "there on some windows of the last tenth of the text, here on all; here with biases, and embeddings that do not decay"
 )
 NAMES = {"transformer_shakespeare_gpu": {"size": "gpu"}}
 
@@ -86,7 +86,7 @@ def experiment(
   chosen = SIZES[size]
   steps = chosen.steps if steps is None else steps
   document = text.document(corpus, length=chosen.context, vocabulary=vocabulary, characters=characters)
-  options = gpt(chosen.features, chosen.heads, chosen.depth, chosen.context, chosen.dropout)
+  options = gpt(chosen.features, chosen.heads, chosen.depth, chosen.context, chosen.dropout, activation=gelu)
   method = language(
     LanguageModel(vocabulary, options),
     spec=document.spec,

@@ -5,6 +5,7 @@ What a token is, and how files are read, is said in `jaxgen.data.sources.text` a
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,24 +14,71 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.dataset import Dataset
+from jaxgen.data.sources.documents import tokens_of
 from jaxgen.data.sources.pairs import END, PAD, START, tokenizer
 from jaxgen.data.sources.pairs import sentences as read_sentences
-from jaxgen.data.sources.text import codec
+from jaxgen.data.sources.text import Codec, codec, published
+from jaxgen.data.sources.tokenizer import marks
 
-__all__ = ["END", "PAD", "START", "decode", "document", "encode_prompts", "pairs", "render", "sentences"]
+__all__ = [
+  "END",
+  "PAD",
+  "START",
+  "decode",
+  "document",
+  "documents",
+  "encode_prompts",
+  "marks",
+  "pairs",
+  "render",
+  "segments",
+  "sentences",
+]
 
 
-def document(file: str | os.PathLike, *, length: int, vocabulary: int, characters: bool = True) -> Dataset:
+def document(
+  file: str | os.PathLike, *, length: int, vocabulary: int, characters: bool = True, tokenizer: str | None = None
+) -> Dataset:
   """Windows of a text.
 
   Args:
     length: tokens to be said in a window, which has one more.
     vocabulary: number of tokens.
     characters: tokens are characters, of which the whole text must have `vocabulary`; else byte pair encoding.
+    tokenizer: a published one's file or folder, in place of both.
   """
   tokens = jax.ShapeDtypeStruct((length + 1,), np.int32)
-  name = f"text:{'chars' if characters else vocabulary}:{file}"
+  name = f"text:{tokenizer or ('chars' if characters else vocabulary)}:{file}"
   return Dataset(name, {"tokens": tokens}, levels=vocabulary)
+
+
+def documents(files: str | os.PathLike, *, length: int, vocabulary: int, tokenizer: str | None = None) -> Dataset:
+  """Own documents, packed into rows of `length` tokens; see `jaxgen.data.sources.documents`.
+
+  Args:
+    files: a text file, a folder, a pattern, or JSON lines with a field's name, "data/*.jsonl#text".
+    vocabulary: number of tokens.
+    tokenizer: a published one's file or folder; None: byte pair encoding is trained.
+  """
+  tokens = jax.ShapeDtypeStruct((length,), np.int32)
+  name = f"documents:{tokenizer or vocabulary}:{files}"
+  return Dataset(name, {"tokens": tokens, "documents": tokens}, levels=vocabulary, feature="tokens")
+
+
+def segments(files: str | os.PathLike, *, length: int, vocabulary: int, tokenizer: str | None = None) -> Dataset:
+  """Pairs of segments of documents, as BERT reads them; see `jaxgen.data.sources.documents`.
+
+  Args:
+    files: as of `documents`; sentences are lines.
+    length: tokens of a pair.
+    vocabulary: number of tokens.
+    tokenizer: a published one's file or folder; None: WordPiece in lower case is trained. Its special tokens are
+      `marks(tokenizer)`.
+  """
+  row = jax.ShapeDtypeStruct((length,), np.int32)
+  features = {"tokens": row, "types": row, "label": jax.ShapeDtypeStruct((), np.int32)}
+  name = f"segments:{tokenizer or vocabulary}:{files}"
+  return Dataset(name, features, levels=vocabulary, classes=2, feature="tokens")
 
 
 def encode_prompts(name: str, prompts: Sequence[str]) -> Int[np.ndarray, "n length"]:
@@ -43,10 +91,14 @@ def encode_prompts(name: str, prompts: Sequence[str]) -> Int[np.ndarray, "n leng
   Raises:
     UserError: the prompts have different numbers of tokens, or a character has no token.
   """
-  rows = [codec(name).encode(prompt) for prompt in prompts]
+  rows = [_codec(name).encode(prompt) for prompt in prompts]
   if len({len(row) for row in rows}) > 1:
     raise UserError(f"prompts of {min(map(len, rows))} to {max(map(len, rows))} tokens: make them equally long")
   return np.stack(rows)
+
+
+def _codec(name: str) -> Codec:
+  return published(tokens_of(name), Path(name)) if name.startswith("documents:") else codec(name)
 
 
 def render(name: str) -> Callable[[Any, Any], dict[str, bytes]]:
@@ -54,7 +106,7 @@ def render(name: str) -> Callable[[Any, Any], dict[str, bytes]]:
 
   def show(samples: Int[np.ndarray, "n length"], conditions: Any) -> dict[str, bytes]:
     line = lambda i: f"{f' sample {i} ':-^80}\n"
-    pages = [line(i) + codec(name).decode(row) for i, row in enumerate(samples)]
+    pages = [line(i) + _codec(name).decode(row) for i, row in enumerate(samples)]
     return {".txt": ("\n".join(pages) + "\n").encode()}
 
   return show

@@ -7,7 +7,6 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.attention import DropPath
 from jaxgen.nn.blocks.embeddings import timestep_embedding
 from jaxgen.nn.blocks.layers import (
   BatchNorm,
@@ -19,6 +18,7 @@ from jaxgen.nn.blocks.layers import (
   groups_for,
   max_pool,
 )  # fmt: skip
+from jaxgen.nn.blocks.residual import DropPath
 
 
 def normal(seed, *shape, dtype=jnp.float64):

@@ -1,7 +1,10 @@
-"""The data sets `text:chars:FILE` and `text:SIZE:FILE`: windows of one text, {"tokens": int32 [length + 1]}.
+"""The data sets `text:chars:FILE`, `text:SIZE:FILE` and `text:TOKENIZER:FILE`: windows of one text.
+
+    {"tokens": int32 [length + 1]}
 
 A window has `length` tokens to be said after at least one. Tokens are characters, numbered in the order of their code
-points, or SIZE of byte pair encoding, trained on the split "train". That split is the first nine tenths of the
+points; or SIZE of byte pair encoding, trained on the split "train"; or those of a published tokenizer, a file or folder
+(`data.sources.tokenizer`). The split "train" is the first nine tenths of the
 characters, with a window from every token on; the rest is "test", whose windows share one token each, so that every
 token is to be said once.
 """
@@ -10,13 +13,13 @@ import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
-from jaxgen.data.sources import bpe
+from jaxgen.data.sources import bpe, tokenizer
 from jaxgen.data.sources.base import About, Examples, Request
 
 TRAIN_SHARE = 0.9  # of a document, its beginning
@@ -39,8 +42,11 @@ class Codec(NamedTuple):
 def _document(name: str) -> tuple[str, Path, str]:
   """(kind of tokens, file, its text)."""
   kind, _, file = name.removeprefix("text:").partition(":")
-  if not file or not (kind == "chars" or kind.isdecimal()):
-    raise UserError(f"{name!r} is neither text:chars:FILE nor text:SIZE:FILE: text:chars:tiny_shakespeare.txt is one")
+  if not file or not (kind == "chars" or kind.isdecimal() or Path(kind).expanduser().exists()):
+    raise UserError(
+      f"{name!r} is neither text:chars:FILE nor text:SIZE:FILE nor text:TOKENIZER:FILE with a tokenizer's file: "
+      "text:chars:tiny_shakespeare.txt is one"
+    )
   path = Path(file).expanduser()
   try:
     return kind, path, path.read_bytes().decode("utf-8-sig")  # without the mark that some editors put first
@@ -57,7 +63,10 @@ def _splits(text: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4)
 def codec(name: str) -> Codec:
-  """How a document's text becomes tokens, and back."""
+  """How a document's text becomes tokens, and back. With a published tokenizer the text itself is not read."""
+  kind = name.split(":")[1]
+  if kind != "chars" and not kind.isdecimal() and Path(kind).expanduser().exists():
+    return published(tokenizer.opened(kind), Path(kind))
   kind, path, text = _document(name)
   return _characters(text, path) if kind == "chars" else _pieces(_splits(text)["train"], int(kind), path)
 
@@ -84,9 +93,14 @@ def _characters(text: str, path: Path) -> Codec:
 
 def _pieces(text: str, size: int, path: Path) -> Codec:
   lines = io.StringIO(text, newline="\n").readlines()  # ended by line feeds alone, unlike those of `str.splitlines`
-  tokenizer = bpe.trained(lines, size, path, special=(), prefix_space=False)
-  encode = lambda text: np.array(tokenizer.encode(text).ids, np.int32)
-  return Codec(encode, lambda tokens: tokenizer.decode(_checked(tokens, size, path)), size)
+  return published(bpe.trained(lines, size, path, special=(), prefix_space=False), path)
+
+
+def published(pieces: Any, path: Path) -> Codec:
+  """The codec of a `tokenizers.Tokenizer`; `path` is where it is from, for what is said of it."""
+  size = pieces.get_vocab_size()
+  encode = lambda text: np.array(pieces.encode(text, add_special_tokens=False).ids, np.int32)
+  return Codec(encode, lambda tokens: pieces.decode(_checked(tokens, size, path)), size)
 
 
 class Windows:

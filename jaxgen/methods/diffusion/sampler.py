@@ -77,12 +77,23 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   return sample
 
 
-def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> tuple[str, int | None]:
-  """The cost of a sample: in words, and its number of network calls (None: the solver chooses)."""
+def cost(sampler: Sampler, schedule: Schedule, condition: Condition) -> tuple[dict[str, str], int | None]:
+  """A method's facts, of its samples' cost and its process, and a sample's network calls (None: the solver chooses)."""
   calls = sampling.network_calls(sampler.solver(schedule), sampler.grid(schedule, sampler.steps))
   plain = "as many network calls as its ODE solver needs" if calls is None else f"{calls:,} network calls"
   guided = sampler.guidance.cost(condition)
-  return f"{plain}, guided {guided}" if guided else plain, calls
+  words = f"{plain}, guided {guided}" if guided else plain
+  return {"A sample": words, "Process": described(schedule)}, calls
+
+
+def described(schedule: Schedule) -> str:
+  """A process in words, the same for the same process: alpha and sigma at three of its times."""
+  if schedule.learned:
+    return "learned"
+  times = [t for t in (schedule.t_min, schedule.T / 2, schedule.T) if t > 0]
+  at = lambda t: [float(f(np.array([t]))[0]) for f in (schedule.alpha, schedule.sigma)]
+  points = [f"{alpha:.4g} and {sigma:.4g} at t = {t:.4g}" for t in times for alpha, sigma in [at(t)]]
+  return f"alpha and sigma are {', '.join(points)}"
 
 
 def check_noise(schedule: Schedule) -> None:

@@ -90,6 +90,7 @@ def language(
   length: int | None = None,
   sampling: Sampling = AS_LEARNED,
   context: int | None = None,
+  documents: str | None = None,
 ) -> Method:
   """A model of sequences of tokens, by (L1).
 
@@ -107,6 +108,9 @@ def language(
     sampling: how samples are drawn.
     context: the most tokens that the network reads at a time; None: no limit. When the context of a longer sample is
       full, the network reads the last `context // 2` tokens again and goes on from there.
+    documents: the name of an array [B, T] in the batch, the number of each token's document in a row of several, and 0
+      for padding, as `data.text.documents` has it. The network is told it, `documents=[B, T]`, and no first token of a
+      document and no padding is predicted. An example's loss is the mean over what is predicted of it.
 
   `evaluate` gives "nll_nats", the sum over an example's tokens, and "tokens", their number.
 
@@ -125,6 +129,20 @@ def language(
   if code is None:
     code = tokens_of(spec) if np.issubdtype(spec.dtype, np.integer) else pixels(spec)
   length = spec.size if length is None else length
+  if documents is not None and start is not None:
+    raise UserError(f"rows of documents begin with a document, and not with the token {start}: leave out the start")
+
+  def weights(batch: Batch) -> Float[Array, "batch tokens"] | None:
+    """1 where a token follows one of its own document; None where all count."""
+    if documents is None:
+      return None
+    here, after = shifted(batch[documents], None)
+    return ((here == after) & (after > 0)).astype(jnp.result_type(float))
+
+  def others(batch: Batch) -> dict[str, Array]:
+    """What else the network is told."""
+    rows = {} if documents is None else {"documents": told(batch, (documents,))[documents][:, :-1]}
+    return told(batch, conditions) | rows
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
     check_batch(spec, batch)
@@ -136,7 +154,7 @@ def language(
       raise UserError(
         f"examples of {inputs.shape[1]} tokens to read, and a context of {context}: make one as long as the other"
       )
-    logits, variables = network.init_with_output(key, inputs, **told(batch, conditions))
+    logits, variables = network.init_with_output(key, inputs, **others(batch))
     if logits.shape[:2] != targets.shape or logits.shape[2] < max(spec.levels, (start or 0) + 1):
       raise UserError(
         f"the network's output for {targets.shape[1]} tokens is {logits.shape}, and tokens are {spec.levels}, begun by "
@@ -146,15 +164,19 @@ def language(
 
   def nll(params: Params, batch: Batch, **options) -> Float[Array, "batch tokens"]:
     inputs, targets = shifted(code.encode(batch), start)
-    logits = network.apply({"params": params}, inputs, **told(batch, conditions), **options)[..., : spec.levels]
+    logits = network.apply({"params": params}, inputs, **others(batch), **options)[..., : spec.levels]
     return optax.softmax_cross_entropy_with_integer_labels(wide(logits), targets)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    return jnp.mean(nll(params, batch, index=batch["index"], rngs={"dropout": key})), ({}, state.buffers)
+    nats, weight = nll(params, batch, index=batch["index"], rngs={"dropout": key}), weights(batch)
+    if weight is not None:
+      nats = jnp.sum(nats * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1)
+    return jnp.mean(nats), ({}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
-    nats = nll(state.averaged(), batch)
-    return {"nll_nats": nats.sum(axis=1), "tokens": jnp.full(len(nats), nats.shape[1], nats.dtype)}
+    nats, weight = nll(state.averaged(), batch), weights(batch)
+    weight = jnp.ones_like(nats) if weight is None else weight
+    return {"nll_nats": jnp.sum(nats * weight, axis=1), "tokens": jnp.sum(weight, axis=1).astype(nats.dtype)}
 
   def sample(
     state: State,

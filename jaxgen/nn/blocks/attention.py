@@ -19,6 +19,7 @@ from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.again import again, in_a_loop
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, RMSNorm, check_rate
 from jaxgen.nn.blocks.projections import Projections
+from jaxgen.nn.blocks.residual import DropPath, LayerScale
 
 Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
@@ -123,6 +124,7 @@ class Attention(nn.Module):
     dropout: dropout rate of the attention weights.
     scale: the factor of the logits; by default 1 / sqrt(features / heads).
     qk_norm: normalise each head's queries and keys by RMS: Henry et al. 2020, https://arxiv.org/abs/2010.04245.
+    out_init: initialiser of the last layer; None: kernel_init.
   """
 
   heads: int
@@ -132,6 +134,7 @@ class Attention(nn.Module):
   scale: float | None = None
   qk_norm: bool = False
   kernel_init: Any = xavier
+  out_init: Any = None
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -144,6 +147,7 @@ class Attention(nn.Module):
     mask: Bool[Array, "#batch #heads #tokens #keys"] | None = None,
     bias: Float[Array, "#batch #heads #tokens #keys"] | None = None,
     causal: bool = False,
+    window: Int[Array, ""] | None = None,
     rotate: Callable[[Array], Array] | None = None,
     index: Index = None,
     cache: Cache | None = None,
@@ -154,6 +158,7 @@ class Attention(nn.Module):
       x: the tokens.
       context: the tokens that x attends to; None: x.
       mask, bias, causal: as in `attend`.
+      window: a token sees those that are fewer than so many places before it, where it is causal the last `window`.
       rotate: a function that is applied to queries and keys [B, T, H, d], for rotary positions.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       cache: x are the next tokens; each attends to itself and to all before. Mask and bias have cache.length keys.
@@ -183,12 +188,18 @@ class Attention(nn.Module):
       k, v = self._with_earlier("k", k, cache), self._with_earlier("v", v, cache)
       seen = jnp.arange(cache.length) <= cache.position[:, None, None, None] + jnp.arange(x.shape[1])[:, None]
       mask, causal = seen if mask is None else seen & mask, False
+    if window is not None:
+      first = 0 if cache is None else cache.position[:, None, None, None]
+      near = first + jnp.arange(x.shape[1])[:, None] - jnp.arange(k.shape[1]) < window
+      near = jnp.broadcast_to(near, (*(1,) * (4 - near.ndim), *near.shape))
+      mask = near if mask is None else near & mask
     given = dict(mask=mask, bias=bias, causal=causal, scale=self.scale)
     if self.dropout and index is not None:
       weights = Dropout(self.dropout)(attention_weights(q, k, **given).astype(v.dtype), index)
       y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
     else:
       y = attend(q, k, v, **given)
+    options["kernel_init"] = self.out_init or self.kernel_init
     return spread.joined(Dense(features, self.out_bias, name="out", **options)(y.reshape(x.shape)))
 
   def _with_earlier(self, name: str, new: Array, cache: Cache) -> Array:
@@ -209,6 +220,7 @@ class MLP(nn.Module):
 
   Attributes:
     hidden_dropout: dropout rate after the first layer; None: `dropout`.
+    out_init: initialiser of the second layer; None: kernel_init.
   """
 
   hidden: int
@@ -216,6 +228,7 @@ class MLP(nn.Module):
   dropout: float = 0.0
   hidden_dropout: float | None = None
   kernel_init: Any = xavier
+  out_init: Any = None
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -226,38 +239,8 @@ class MLP(nn.Module):
     cut = spread.cuts(self.hidden, "features of a hidden layer")
     h = Dense(self.hidden, name="in", **options)(x if cut else spread.over_devices(x))
     h = Dropout(inner)(self.activation(spread.over_width(h) if cut else h), index)
+    options["kernel_init"] = self.out_init or self.kernel_init
     return Dropout(self.dropout)(spread.joined(Dense(x.shape[-1], name="out", **options)(h)), index)
-
-
-class DropPath(nn.Module):
-  """Stochastic depth: Huang et al. 2016, https://arxiv.org/abs/1603.09382. It drops a branch for some examples.
-
-  The other examples' branches are divided by 1 - rate. The rate is an argument of the call, so that it may differ
-  between the blocks of a scan. An example's draw depends on its position in the global batch.
-  """
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "batch *rest"], rate: float | Float[Array, ""], index: Index = None):
-    if isinstance(rate, float | int):
-      check_rate("drop_path", rate)
-    if index is None or (isinstance(rate, float | int) and rate == 0):
-      return x
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
-    keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
-
-
-class LayerScale(nn.Module):
-  """A learned gain per channel, on a branch: Touvron et al. 2021, https://arxiv.org/abs/2103.17239, eq. 4."""
-
-  initial: float
-  param_dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-    scale = self.param("scale", nn.initializers.constant(self.initial), x.shape[-1:], self.param_dtype)
-    return x * scale.astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -271,6 +254,7 @@ class Block(nn.Module):
     hidden_dropout: dropout rate of the MLP's hidden layer; None: `dropout`.
     layer_scale: initial gain of `LayerScale` on each branch; None: no LayerScale.
     attention: the attention module, made and called like `Attention`.
+    out_init: initialiser of each branch's last layer; None: kernel_init.
   """
 
   heads: int
@@ -285,6 +269,7 @@ class Block(nn.Module):
   eps: float = 1e-6
   attention: Callable[..., nn.Module] = Attention
   kernel_init: Any = xavier
+  out_init: Any = None
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -309,10 +294,12 @@ class Block(nn.Module):
       context: tokens that x attends to after itself, in a decoder.
       context_mask: which of the context's tokens are seen.
       cache: see `Attention`.
-      **attention: mask, bias, causal and rotate of `Attention`, for x with itself.
+      **attention: mask, bias, causal, window and rotate of `Attention`, for x with itself.
     """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     options = dict(kernel_init=self.kernel_init, **dtypes)
+    if self.out_init is not None:  # an attention module of another kind has none
+      options["out_init"] = self.out_init
 
     def branch(x: Tokens, name: str, of: Callable[[Tokens], Tokens]) -> Tokens:
       norm = LayerNorm(self.eps, name=f"norm_{name}", **dtypes)
@@ -354,12 +341,21 @@ class Blocks(nn.Module):
   unroll: int = 1
 
   @nn.compact
-  def __call__(self, x: PyTree[Row], index: Index = None, **attention: Any) -> PyTree[Row]:
-    """The last block's output.
+  def __call__(
+    self,
+    x: PyTree[Row],
+    index: Index = None,
+    *,
+    each: dict[str, Array] | None = None,
+    states: bool = False,
+    **attention: Any,
+  ) -> Any:
+    """The last block's output; with `states`, (that, every block's input [depth, ...]).
 
     Args:
       x: tokens, or a pytree of several rows of tokens.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
+      each: further arguments of a block that differ between blocks, [depth, ...].
       **attention: further arguments of a block.
 
     Raises:
@@ -376,12 +372,12 @@ class Blocks(nn.Module):
       kept = {name: self.variable("cache", name, jnp.zeros, shape, x.dtype) for name in ("k", "v")}
 
     def apply(module, carry, inputs):
-      (x, kept), (rate, layer) = carry, inputs
+      (x, kept), (rate, layer, own) = carry, inputs
       kept = dict(kept)
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
       with in_a_loop():
-        y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **attention, **seen)
-      return (jax.tree.map(over_batch, y), kept), None
+        y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **own, **attention, **seen)
+      return (jax.tree.map(over_batch, y), kept), x if states else None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # A context's keys and values have the batch as their first axis, like everything that decoding carries.
@@ -390,7 +386,8 @@ class Blocks(nn.Module):
     scan = nn.scan(apply, variable_axes=axes, split_rngs=rngs, length=self.depth, unroll=self.unroll)
     layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
     carry = jax.tree.map(spread.joined, x), {name: variable.value for name, variable in kept.items()}
-    (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers))
+    (x, new), inputs = scan(self.block(name="blocks"), carry, (rates, layers, each or {}))
     for name, variable in kept.items():
       variable.value = new[name]
-    return jax.tree.map(spread.joined, x)
+    x = jax.tree.map(spread.joined, x)
+    return (x, inputs) if states else x

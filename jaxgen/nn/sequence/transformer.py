@@ -14,7 +14,7 @@ Tokens are integers [B, T]. A mask [B, S] is True for tokens and False for paddi
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core import spread
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, gelu, normal, xavier
+from jaxgen.nn.blocks.activations import gelu_tanh
+from jaxgen.nn.blocks.attention import Block, Blocks, Cache, Index, normal
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
-from jaxgen.nn.blocks.positions import Learned, Sinusoidal
+from jaxgen.nn.blocks.positions import Learned
+from jaxgen.nn.sequence.options import SIZES, Options
 
 Dtype = Any
 Ids = Int[Array, "batch tokens"]
@@ -34,84 +36,22 @@ Mask = Bool[Array, "batch source"] | None
 Features = Float[Array, "batch tokens features"]
 
 
-class Options(NamedTuple):
-  """The sizes and choices of a Transformer.
-
-  Attributes:
-    features: width of the model.
-    heads: number of attention's heads, each of width features / heads.
-    hidden: width of the MLPs' hidden layer.
-    depth: number of blocks; in an encoder-decoder, of the encoder and of the decoder (see `EncoderDecoder`).
-    norm: "post" normalises after each branch, as in the paper; "pre" before it, and once at the end.
-    dropout: dropout rate of the embeddings and of each branch's output (section 5.4).
-    attention_dropout, hidden_dropout: dropout rates of the attention weights and of the MLPs' hidden layer.
-    scaled: whether embeddings are multiplied by sqrt(features) (section 3.4).
-    embedding_norm: whether embeddings are normalised, after positions are added.
-    absolute: (name) -> a module that adds positions; None: none are added. See `nn.blocks.positions`.
-    rotate: (queries or keys, positions) -> the rotated ones, such as `rotary`; None: no rotation.
-    relative: (heads, bidirectional, name) -> a module that gives a bias for each distance, such as `Relative`.
-    remat: keep only each block's input for the backward pass, and compute the rest again.
-    unroll: number of blocks in one turn of the loop over blocks, see `Blocks`.
-    embedding_init, kernel_init: initialisers of the embedding tables and of dense layers.
-  """
-
-  features: int = 512
-  heads: int = 8
-  hidden: int = 2048
-  depth: int = 6
-  norm: Literal["pre", "post"] = "post"
-  activation: Callable[[Array], Array] = jax.nn.relu
-  dropout: float = 0.1
-  attention_dropout: float = 0.0
-  hidden_dropout: float = 0.0
-  eps: float = 1e-6
-  scaled: bool = True
-  embedding_norm: bool = False
-  absolute: Callable[..., nn.Module] | None = Sinusoidal
-  rotate: Callable[[Array, Array], Array] | None = None
-  relative: Callable[..., nn.Module] | None = None
-  remat: bool = False
-  unroll: int = 1
-  embedding_init: Any = nn.initializers.variance_scaling(1.0, "fan_out", "normal")  # of variance 1 / features
-  kernel_init: Any = xavier
-  dtype: Dtype = jnp.float32
-  param_dtype: Dtype = jnp.float32
-
-
-_bert = Options(
-  activation=gelu,
-  attention_dropout=0.1,
-  eps=1e-12,
-  scaled=False,
-  embedding_norm=True,
-  absolute=partial(Learned, 512),
-  embedding_init=normal,
-  kernel_init=normal,
-)
-_bart = _bert._replace(eps=1e-5, attention_dropout=0.0, absolute=partial(Learned, 1024, 2))
-
-SIZES = {
-  # Vaswani et al. 2017, Table 3; 63 and 214 million parameters with the paper's 37,000 tokens (there "65" and "213")
-  "Transformer base": Options(),
-  "Transformer big": Options(1024, 16, 4096, dropout=0.3),
-  # Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 3; 109,482,240 and 335,141,888 with 30,522 tokens
-  "BERT base": _bert._replace(features=768, heads=12, hidden=3072, depth=12),
-  "BERT large": _bert._replace(features=1024, heads=16, hidden=4096, depth=24),
-  # Lewis et al. 2019, https://arxiv.org/abs/1910.13461, section 2; 139,420,416 and 406,291,456 with 50,265 tokens
-  "BART base": _bart._replace(features=768, heads=12, hidden=3072, depth=6),
-  "BART large": _bart._replace(features=1024, heads=16, hidden=4096, depth=12),
-  # Tiedemann and Thottingal 2020, https://aclanthology.org/2020.eamt-1.61; 73,886,208 with 58,101 tokens (en-de)
-  "OPUS-MT": Options(activation=jax.nn.silu, eps=1e-5, absolute=partial(Sinusoidal, interleaved=False)),
-}
-
-
 def gpt(
-  features: int, heads: int, depth: int, context: int, dropout: float = 0.0, dtype: Dtype = jnp.float32
+  features: int,
+  heads: int,
+  depth: int,
+  context: int,
+  dropout: float = 0.0,
+  dtype: Dtype = jnp.float32,
+  activation: Callable[[Array], Array] = gelu_tanh,
 ) -> Options:
   """The options of GPT-2: Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3.
 
+  The 2 `depth` layers that add to the residual stream are smaller at first, by 1 / sqrt(2 depth).
+
   Args:
     context: the largest number of tokens.
+    activation: of the MLPs; GELU's approximation, as in the authors' code and weights.
   """
   return Options(
     features,
@@ -119,7 +59,7 @@ def gpt(
     4 * features,
     depth,
     norm="pre",
-    activation=gelu,
+    activation=activation,
     dropout=dropout,
     attention_dropout=dropout,
     eps=1e-5,
@@ -127,6 +67,7 @@ def gpt(
     absolute=partial(Learned, context, param_dtype=dtype),
     embedding_init=normal,
     kernel_init=normal,
+    residual_init=nn.initializers.normal(0.02 / math.sqrt(2 * depth)),
     dtype=dtype,
     param_dtype=dtype,
   )
@@ -185,17 +126,20 @@ class Stack(nn.Module):
     x: Features,
     index: Index = None,
     *,
-    mask: Bool[Array, "batch tokens"] | None = None,
+    mask: Bool[Array, "batch *tokens_keys"] | None = None,
+    positions: Ids | None = None,
     context: Float[Array, "batch source features"] | None = None,
     context_mask: Mask = None,
     length: int | None = None,
-  ) -> Features:
-    """The last block's features of every token.
+    states: bool = False,
+  ) -> Any:
+    """The last block's features of every token [B, T, D]; with `states`, (these, every block's input [depth, B, T, D]).
 
     Args:
       x: embedded tokens.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
-      mask: the tokens that are seen; None: all.
+      mask: the tokens that are seen, [B, T], or by each token those that it sees, [B, T, T]; None: all.
+      positions: of the tokens, where they do not count from the row's start on.
       context: what a decoder attends to after itself.
       context_mask: the parts of the context that are seen; None: all.
       length: x holds the next tokens of sequences of at most this length; the earlier tokens are in the collection
@@ -206,7 +150,8 @@ class Stack(nn.Module):
       raise UserError(f"a Transformer normalises 'pre' or 'post', not {o.norm!r}: change its norm")
     batch, count, _ = x.shape
     dtypes = dict(dtype=o.dtype, param_dtype=o.param_dtype)
-    attention, positions, keys = {}, jnp.arange(count)[None], count
+    attention, keys = {}, count
+    positions = jnp.arange(count)[None] if positions is None else positions
     if length is not None:
       first = self.variable("cache", "position", jnp.zeros, (batch,), jnp.int32)
       attention["cache"], keys = Cache(length, first.value), length
@@ -218,7 +163,7 @@ class Stack(nn.Module):
       x = LayerNorm(o.eps, name="embedding_norm", **dtypes)(x)
     x = Dropout(o.dropout)(x, index)
 
-    across = lambda mask: None if mask is None else mask[:, None, None, :]
+    across = lambda mask: None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     attention |= dict(mask=across(mask), causal=self.causal)
     if o.rotate is not None:
       attention["rotate"] = lambda y: o.rotate(y, positions)
@@ -226,13 +171,19 @@ class Stack(nn.Module):
       attention["bias"] = o.relative(o.heads, not self.causal, name="relative")(positions, jnp.arange(keys))
     if context is not None:
       attention |= dict(context=context, context_mask=across(context_mask))
+    if o.windows:
+      widest = jnp.iinfo(jnp.int32).max
+      turns = [o.windows[i % len(o.windows)] or widest for i in range(o.depth)]
+      attention["each"] = {"window": jnp.asarray(turns, jnp.int32)}
     block = partial(
-      Block, o.heads, o.hidden, o.norm, o.activation,
+      Block, o.heads, o.hidden, o.norm, o.activation, o.qkv_bias,
       dropout=o.dropout, attention_dropout=o.attention_dropout, hidden_dropout=o.hidden_dropout,
-      eps=o.eps, kernel_init=o.kernel_init, **dtypes,
+      eps=o.eps, attention=o.attention, kernel_init=o.kernel_init, out_init=o.residual_init, **dtypes,
     )  # fmt: skip
-    x = Blocks(block, o.depth, remat=o.remat, unroll=o.unroll, name="stack")(x, index, **attention)
-    return LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
+    blocks = Blocks(block, o.depth, remat=o.remat, unroll=o.unroll, name="stack")
+    x, inputs = blocks(x, index, states=True, **attention) if states else (blocks(x, index, **attention), None)
+    x = LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
+    return (x, inputs) if states else x
 
 
 class Encoder(nn.Module):
@@ -240,28 +191,39 @@ class Encoder(nn.Module):
 
   Attributes:
     types: number of segment types, each with its own vector; 0: none.
+    pooled: whether there are features of the whole.
   """
 
   vocabulary: int
   options: Options = SIZES["BERT base"]
   types: int = 2
+  pooled: bool = True
 
-  @nn.compact
+  def setup(self):
+    o = self.options
+    self.embedding, self.encoder = Embedding(self.vocabulary, o), Stack(o)
+    if self.types:
+      self.segments = Embedding(self.types, o, name="types")
+    if self.pooled:
+      self.pooler = Dense(o.features, kernel_init=o.kernel_init, dtype=o.dtype, param_dtype=o.param_dtype)
+
   def __call__(
     self, tokens: Ids, mask: Bool[Array, "batch tokens"] | None = None, types: Ids | None = None, index: Index = None
-  ) -> tuple[Features, Float[Array, "batch features"]]:
+  ) -> tuple[Features, Float[Array, "batch features"] | None]:
     """(features of every token, features of the whole: a dense layer and tanh of the first token's).
 
     Args:
       types: each token's segment; by default 0.
     """
-    o = self.options
-    x = Embedding(self.vocabulary, o, name="embedding")(tokens)
+    x = self.embedding(tokens)
     if self.types:
-      x = x + Embedding(self.types, o, name="types")(jnp.zeros_like(tokens) if types is None else types)
-    x = Stack(o, name="encoder")(x, index, mask=mask)
-    options = dict(kernel_init=o.kernel_init, dtype=o.dtype, param_dtype=o.param_dtype)
-    return x, jnp.tanh(Dense(o.features, name="pooler", **options)(x[:, 0]))
+      x = x + self.segments(jnp.zeros_like(tokens) if types is None else types)
+    x = self.encoder(x, index, mask=mask)
+    return x, jnp.tanh(self.pooler(x[:, 0])) if self.pooled else None
+
+  def logits(self, x: Features) -> Float[Array, "batch tokens {self.vocabulary}"]:
+    """Logits of tokens, by the table of their vectors."""
+    return self.embedding.logits(x)
 
 
 class EncoderDecoder(nn.Module):
@@ -361,7 +323,7 @@ class LanguageModel(nn.Module):
     self.decoder = Stack(self.options, causal=True)
 
   def __call__(
-    self, tokens: Ids, index: Index = None, length: int | None = None
+    self, tokens: Ids, index: Index = None, length: int | None = None, documents: Ids | None = None
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
     """Logits of the token after each token.
 
@@ -369,8 +331,14 @@ class LanguageModel(nn.Module):
       tokens: the tokens.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       length: see `Stack`.
+      documents: the number of each token's document, where several stand in a row, one after the other. No token sees
+        another document, and positions count from a document's start.
     """
-    return self.embedding.logits(self.decoder(self.embedding(tokens), index, length=length))
+    packed = {}
+    if documents is not None:
+      mine = documents[:, :, None] == documents[:, None, :]
+      packed = dict(mask=mine, positions=jnp.sum(jnp.tril(mine, -1), axis=-1, dtype=jnp.int32))
+    return self.embedding.logits(self.decoder(self.embedding(tokens), index, length=length, **packed))
 
   @nn.nowrap
   def stepper(self, params: Any, prompt: Ids, length: int):

@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 
 from jaxgen.core import spread
 from jaxgen.core.arrays import wide
-from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, LayerScale, Tokens, head_width, normal
+from jaxgen.nn.blocks.attention import MLP, Attention, Block, Blocks, Index, Tokens, head_width, normal
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.projections import Projections
+from jaxgen.nn.blocks.residual import LayerScale
 from jaxgen.nn.vision.vit import PatchEmbedding, Pictures, positions, uniform
 
 Dtype = Any

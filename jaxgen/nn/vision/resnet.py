@@ -20,8 +20,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.nn.blocks.attention import DropPath, Index
+from jaxgen.nn.blocks.attention import Index
 from jaxgen.nn.blocks.layers import BatchNorm, Conv, Dense, average, max_pool
+from jaxgen.nn.blocks.residual import DropPath
 
 Dtype = Any
 Pictures = Float[Array, "batch height width channels"]

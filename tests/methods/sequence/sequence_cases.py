@@ -7,7 +7,11 @@ from cases import Case
 from jaxgen import data
 from jaxgen.core.wrappers import averaged
 from jaxgen.methods.sequence.language import Sampling, language
+from jaxgen.methods.sequence.masked import masked_language
+from jaxgen.methods.sequence.masking import Masking
 from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.sequence.bert import BERT
+from jaxgen.nn.sequence.options import SIZES
 from jaxgen.nn.sequence.seq2seq import Seq2Seq
 from jaxgen.nn.sequence.transformer import EncoderDecoder, LanguageModel, Options, gpt
 from jaxgen.nn.sequence.wavenet import WaveNet
@@ -40,9 +44,18 @@ def pixel_wavenet(dtype):
   return language(network, spec=DIGITS.spec, start=0, optimizer=optax.adam(5e-3), **options)
 
 
+def masked_strings(dtype):
+  """Letters of strings are told from the others; padding, start and end are never selected."""
+  options = SIZES["BERT base"]._replace(features=8, heads=2, hidden=16, depth=1, dtype=dtype, param_dtype=dtype)
+  spec = STRINGS.spec
+  network = BERT(spec.levels, options, next_sentence=False)
+  return masked_language(network, spec=spec, optimizer=optax.adam(5e-3), masking=Masking(1, (0, 1, 2), share=0.3))
+
+
 CASES = {
   "seq2seq, Transformer": Case(small_seq2seq, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
   "seq2seq, recurrent": Case(recurrent_seq2seq, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
   "Transformer over pixels": Case(pixel_transformer, DIGITS, unit=("nll_nats", {"loss": 64})),
+  "masked language": Case(masked_strings, STRINGS, unit=("masked_nats", {"loss": 1})),
   "WaveNet over pixels": Case(pixel_wavenet, DIGITS, conditions=some_labels, unit=("nll_nats", {"loss": 64})),
 }
