@@ -95,10 +95,12 @@ class Frozen(NamedTuple):
   Attributes:
     source: where the values come from, in words: a run's folder, a file.
     load: () -> the values, a tree of arrays like the entry of `params`.
+    starts: trained networks of a new run, and their averages, that start from its "params", not from random ones.
   """
 
   source: str
   load: Callable[[], Params]
+  starts: tuple[str, ...] = ()
 
 
 class Method(NamedTuple):

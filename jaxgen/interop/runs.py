@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import PathLike
-from jaxgen.core.method import Frozen, State
+from jaxgen.core.method import Frozen, Method, State
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.provenance import describe, keep_config
 from jaxgen.engine.run import Run, load
@@ -21,16 +21,21 @@ from jaxgen.interop.layout import Entry, read, write
 NETWORK = "network"  # the entry of a state's params that layouts are of
 
 
-def frozen(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
+def frozen(
+  folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
+) -> Frozen:
   """A trained run's network for a method that uses it and does not train it, a teacher for one; see `variables`."""
-  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint))
+  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint, check))
 
 
-def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict[str, Any]:
+def variables(
+  folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
+) -> dict[str, Any]:
   """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
 
   Args:
     checkpoint: as `jaxgen.load` takes it.
+    check: called with the run's method; raises a UserError if it is not of the kind that is asked for.
 
   Returns:
     {"params": .., "batch_stats": .., ..}, as the network's `init` gives them.
@@ -38,7 +43,9 @@ def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict
   Raises:
     UserError: the folder is not a run, or has no network of that name.
   """
-  state = load(folder, checkpoint=checkpoint).state
+  run = load(folder, checkpoint=checkpoint)
+  check(run.experiment.method)
+  state = run.state
   if NETWORK not in state.params:
     raise UserError(f"{folder} has no network called {NETWORK!r}: it has {', '.join(state.params)}")
   return jax.tree.map(np.asarray, _averaged(state))
@@ -98,6 +105,12 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
     buffers={name: put(tree, name) for name, tree in state.buffers.items()},
     ema={name: put(tree, "params") if name == NETWORK else tree for name, tree in state.ema.items()},
   )
+  begin(run, state, {"imported": str(file)})
+  return sum(x.size for x in found.values())
+
+
+def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:
+  """Makes a new run's folder with this state at step 0; run.json says where it is from."""
   run.folder.lock()
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -107,10 +120,9 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
       saved = checkpoints.save_frozen(state)
       checkpoints.save(0, state)
       checkpoints.wait()
-    run.folder.write_info(describe(run) | {"imported": str(file)} | ({"frozen": saved} if saved else {}))
+    run.folder.write_info(describe(run) | dict(origin) | ({"frozen": saved} if saved else {}))
   finally:
     run.folder.unlock()
-  return sum(x.size for x in found.values())
 
 
 def export_weights(run: Run, file: PathLike, layout: str | None = None, average: bool = True) -> int:
