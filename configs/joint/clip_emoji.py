@@ -11,9 +11,9 @@ It learns from two styles and is tested on a third, of the same emoji: their nam
 subgroups are told by texts alone, each class by the names of its emoji. Chance is 1 / 2,710 for names, 1 / 99 for
 subgroups, 1 / 9 for groups.
 
-Expect: the whole run is not measured. clip_emoji with `--steps 500`, one seed: of 2,710 names test_image_to_text recall at
-1, 5 and 10 is 0.086, 0.266 and 0.387, of 99 subgroups zero_shot_top_1 is 0.173. The nearest training picture by its
-pixels has the right name for 0.335 and the right subgroup for 0.552 of them: so short a run is far behind that
+Expect: the whole run is not measured. clip_emoji with `--steps 500`, one seed: of 2,710 names test_image_to_text
+recall at 1, 5 and 10 is 0.086, 0.266 and 0.387, of 99 subgroups zero_shot_top_1 is 0.173. The nearest training picture
+by its pixels has the right name for 0.335 and the right subgroup for 0.552 of them: so short a run is far behind that
 Cost: 500 steps: 4 minutes on 2 CPU cores that had much other work
 """
 
