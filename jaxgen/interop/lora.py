@@ -61,9 +61,10 @@ def write(
       up = up.T * adapter.scale
       down = down.transpose(3, 2, 0, 1) if window else down.T
       # A dense layer here may be a 1x1 convolution there.
-      is_convolution = entry.split(np.broadcast_to(np.zeros((), np.int8), shape))[0].ndim == 4
-      ones = lambda x: np.ascontiguousarray(x).reshape(*x.shape, *(1, 1)[: 2 * (is_convolution and x.ndim == 2)])
-      tensors |= {f"{prefix}{name}.lora_A.weight": ones(down), f"{prefix}{name}.lora_B.weight": ones(up)}
+      ones = (1, 1) if entry.split(np.broadcast_to(np.zeros((), np.int8), shape))[0].ndim == 4 else ()
+      down = down if window else down.reshape(*down.shape, *ones)
+      tensors[f"{prefix}{name}.lora_A.weight"] = np.ascontiguousarray(down)
+      tensors[f"{prefix}{name}.lora_B.weight"] = np.ascontiguousarray(up).reshape(*up.shape, *ones)
   return tensors
 
 
@@ -117,7 +118,8 @@ def read(layout: Sequence[Entry], tensors: Mapping[str, np.ndarray], params: Any
           f"{outputs // count} outputs: it is of another network"
         )
       a[number, ..., :r], b[number, :r] = down, up.T
-    each = lambda x, own: x.reshape(*stack, count, *x.shape[1:]) if not own else x
-    lora[path] = {"a": each(a, window), "b": each(b, window)}
+    if not window:
+      a, b = (x.reshape(*stack, count, *x.shape[1:]) for x in (a, b))
+    lora[path] = {"a": a, "b": b}
   where = "|".join(f"^{re.escape(path)}$" for path in lora)
   return LoRA(rank, None, where), flax.traverse_util.unflatten_dict(lora, sep="/")
