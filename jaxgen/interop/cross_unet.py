@@ -13,6 +13,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.interop.layout import Entry, conv, dense, same, shaped, stacked
 from jaxgen.interop.ldm import DIFFUSERS, convolution, residual
 from jaxgen.interop.vit import affine, norm, separate
+from jaxgen.nn.unets.controlnet import ControlNet
 from jaxgen.nn.unets.cross import CrossUNet, _CrossUNet
 
 OURS = DIFFUSERS | dict(time="time_emb_proj")
@@ -133,6 +134,21 @@ def diffusers(network: CrossUNet, linear: bool = False) -> list[Entry]:
   """
   entries = _diffusers(network, linear, up=True)
   return [*entries, *norm("conv_norm_out", "params/out_norm"), *convolution("conv_out", "params/out")]
+
+
+def control(network: ControlNet, linear: bool = False) -> list[Entry]:
+  """The layout of `ControlNetModel`.
+
+  Args:
+    network: the network.
+    linear: as in `diffusers`.
+  """
+  hint = "controlnet_cond_embedding"
+  ends = [*convolution(f"{hint}.conv_in", "params/hint_in"), *convolution(f"{hint}.conv_out", "params/hint_out")]
+  between = [e for i in range(2 * len(network.hint) - 2) for e in convolution(f"{hint}.blocks.{i}", f"params/hint_{i}")]
+  zeros = [e for i in range(network.maps) for e in convolution(f"controlnet_down_blocks.{i}", f"params/zero_{i}")]
+  middle = convolution("controlnet_mid_block", "params/zero_middle")
+  return [*_diffusers(network, linear, up=False), *ends, *between, *zeros, *middle]
 
 
 def authors(network: CrossUNet, linear: bool = False, prefix: str = "model.diffusion_model.") -> list[Entry]:

@@ -22,11 +22,12 @@ from jaxtyping import Array, Float
 from jaxgen.core.condition import UNCONDITIONAL, Condition, check_condition
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.method import Batch, Frozen, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion import Schedule
 from jaxgen.methods.diffusion.objective import SIMPLE, Loss, Model, Objective, training_loss, with_uncertainty
 from jaxgen.methods.diffusion.sampler import DDIM, Sampler, check_start, cost, sampling_function
+from jaxgen.nn.lora import LoRA
 
 Likelihood = Callable[..., Float[Array, " batch"]]
 
@@ -41,6 +42,8 @@ def gaussian_diffusion(
   condition: Condition = UNCONDITIONAL,
   sampler: Sampler = DDIM,
   likelihoods: Mapping[str, Likelihood] = MappingProxyType({}),
+  adapter: LoRA | None = None,
+  base: Frozen | None = None,
 ) -> Method:
   """Learns x_0 from x_t by a weighted squared error, a mean per entry. Batch {feature: [B, *shape], "index": [B]}.
 
@@ -58,6 +61,8 @@ def gaussian_diffusion(
     likelihoods: {name: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]} for `evaluate`, such
       as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or {"nll_nats_dequantized":
       partial(likelihood.ode_nll, levels=256)}.
+    adapter: learn this low-rank change of the network, "lora" in `params`, and leave "network" as it is.
+    base: where the network's values come from that is changed; None: they stay as initialised.
 
   `sample(state, keys, weight=None, **conditions)` gives [N, *shape]. Conditions have the names of the batch's entries.
   If none are given, the condition draws them. weight [N] is the sampler's guidance weight; None: no guidance.
@@ -65,6 +70,8 @@ def gaussian_diffusion(
   Raises:
     UserError: the choices do not fit each other, or the data has another shape or lacks the condition.
   """
+  if base is not None and adapter is None:
+    raise UserError("a base is what an adapter changes: give the adapter, or train the network itself")
   objective = objective.on(schedule)
   model = Model(network, schedule, objective.prediction, objective.time_input, objective.variance == "learned")
   sample = sampling_function(sampler, model, condition, spec)
@@ -78,7 +85,12 @@ def gaussian_diffusion(
     return Player(loss, optimizer, mean=objective.times.mean)
 
   networks = {"network": (network, condition)}  # with their conditions
-  players = [("network", player(training_loss(model, objective, condition, spec), optimizer))]
+  learned = training_loss(model, objective, condition, spec)
+  changed = lambda state, lora: adapter.merged(state.params["network"], lora)
+  players = [("network", player(learned, optimizer))]
+  if adapter is not None:
+    of_lora = lambda lora, state, batch, key: learned(changed(state, lora), state, batch, key)
+    players = [("lora", player(of_lora, optimizer))]
   if guide := sampler.guidance.guide:
     networks[guide.name] = guide.network, guide.condition(condition)
     players.append((guide.name, player(guide.loss(model, objective, condition, spec), guide.optimizer)))
@@ -97,14 +109,25 @@ def gaussian_diffusion(
     *outer, channels = spec.shape
     expected = (*outer, 2 * channels) if model.learned_variance else spec.shape
     check_output("the network's output", shapes["network"], expected, "change its out_channels")
+    if adapter is not None:
+      params["lora"] = adapter.init(jax.random.fold_in(key, 1), params["network"])
     buffers = objective.times.init()
     return params, {"times": buffers} if buffers else {}
 
+  def whole(state: State) -> State:
+    """The state in which the network is the changed one."""
+    if adapter is None:
+      return state
+    return state.replace(params={**state.params, "network": changed(state, state.averaged("lora"))})
+
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
+    state = whole(state)
     keys = example_keys(key, batch["index"])
     denoise = model.denoise(state.averaged(), condition.of(batch))
     return {name: nll(denoise, schedule, batch[spec.feature], keys) for name, nll in likelihoods.items()}
 
   facts, calls = cost(sampler, schedule, condition)
-  method = compose(init, players, evaluate=evaluate, sample=sample, facts=facts)
+  frozen = {} if base is None else {"network": base}
+  drawn = lambda state, keys, **given: sample(whole(state), keys, **given)
+  method = compose(init, players, frozen=frozen, evaluate=evaluate, sample=drawn, facts=facts)
   return method._replace(network_calls=calls)
