@@ -14,9 +14,10 @@ CIFAR-10's images are flipped. The paper's augmentation (flips, rotations, scali
 nor its 1,152 parameters.
 
 Expect: digits: frechet_1437 1.48, 1.34 and 1.27 with seeds 0, 1 and 2, 1.32, 1.20 and 1.13 times its floor, by 35
-network calls; at most 1.90 bits/dim. cifar10: FID somewhat above 1.97, which is not computed here; not run to the end here
-Cost: digits: 2 minutes on 2 idle CPU cores.
-cifar10: 391 k steps of 6.5e13 FLOPs, 7 days at a sustained 40 TFLOP/s; an estimate, not measured, and not for a CPU
+network calls; at most 1.90 bits/dim. cifar10: FID somewhat above 1.97, which is not computed here; not run to the
+end here
+Cost: digits: 2 minutes on 2 idle CPU cores. cifar10: 391 k steps of 6.5e13 FLOPs, 7 days at a sustained 40 TFLOP/s; an
+estimate, not measured, and not for a CPU
 """
 
 from functools import partial

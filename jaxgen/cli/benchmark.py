@@ -61,7 +61,7 @@ def benchmark(subject: str, given_words: list[str]) -> None:
     if options[flag] is not None:
       if options[flag].suffix != suffix:
         raise UserError(f"--{flag} {options[flag]}: it is a {suffix} file")
-      check_out(options[flag], f"--{flag}")
+      options[flag] = check_out(options[flag], f"--{flag}")
   join(options)
   arguments = {**before, **changed}
   shared = {name: options[name] for name in ("fsdp", "tensor")}
@@ -96,7 +96,11 @@ def benchmark(subject: str, given_words: list[str]) -> None:
 
 
 def _judge(run, config, samples: int, changed, place):
-  """(case) -> the Fréchet distance of its samples to the test split, and its floor. place: as in `load`."""
+  """(case) -> the Fréchet distance of its samples to the test split, and its floor.
+
+  Args:
+    place: fsdp, tensor and devices, as in `load`.
+  """
   if run is None:
     raise UserError(f"--quality {samples} is of a run, and {config.name} is a config: train it first")
   if "image" not in run.data.features or run.data.classes is None:

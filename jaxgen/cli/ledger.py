@@ -6,9 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxgen import ledger
-from jaxgen.cli.options import option, parse
+from jaxgen.cli.options import check_out, option, parse
 from jaxgen.core import files
-from jaxgen.core.errors import UserError
 from jaxgen.engine.catalogue import configs_in, shipped_folder
 
 
@@ -27,8 +26,7 @@ def show_ledger(words: list[str]) -> None:
   if out is None:
     print_ledger(lines, waiting)
     return
-  if not out.parent.is_dir():
-    raise UserError(f"--out {out}: there is no folder {out.parent}")
+  out = check_out(out)
   files.write(out, ledger.page(lines, waiting))
   print(out)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -128,24 +129,27 @@ def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:
   return Folder(runs / str(path))
 
 
-def check_out(path: files.Place, flag: str = "--out") -> None:
-  """Raises a UserError where a file cannot be written; asked before the work of hours that it is for.
+def check_out(path: files.PathLike, flag: str = "--out") -> files.Place:
+  """Where a file will be written; asked before the work of hours that it is for. On an object store only trying tells.
 
-  On an object store only trying tells.
+  Raises:
+    UserError: it cannot be written there.
   """
+  path = files.place(path)
   if isinstance(path, files.Remote):
     try:
-      files.write(probe := path.with_name(f".{path.name}.probe"), b"")
+      files.write(probe := path.with_name(f".{secrets.token_hex(8)}.probe"), b"")  # others may try there, too
       probe.unlink()
     except OSError as error:
       raise UserError(f"{path} cannot be written ({error.strerror}): say where with {flag}") from error
-    return
+    return path
   if not path.parent.is_dir():
     raise UserError(f"{flag} {path}: there is no folder {path.parent}")
   if path.is_dir():
     raise UserError(f"{flag} {path} is a folder: name a file in it")
   if not os.access(path.parent, os.W_OK):  # files are written under another name beside it, and then named
     raise UserError(f"{path} cannot be written, for {path.parent} is read-only: say where with {flag}")
+  return path
 
 
 def print_numbers(numbers: Mapping[str, float]) -> None:

@@ -6,6 +6,7 @@ import jax
 
 from jaxgen import ledger
 from jaxgen.cli.options import RUNS, check_out, cluster_options, join, option, parse, workers_option
+from jaxgen.core import files
 from jaxgen.engine.config import load_config
 
 
@@ -25,12 +26,13 @@ def reproduce(subject: str, words: list[str]) -> None:
     config,
   )
   join(options)
-  if options["ledger"].parent.is_dir():  # else it is made
-    check_out(options["ledger"], "--ledger")
+  file = files.place(options["ledger"])
+  if files.is_remote(file) or file.parent.is_dir():  # else it is made
+    check_out(file, "--ledger")
   chosen = {name: options[name] for name in ("seeds", "runs", "fsdp", "tensor", "workers")}
   lines = ledger.reproduce(config, changed, **chosen)
   if jax.process_index() == 0:
-    ledger.append(options["ledger"], lines)
+    ledger.append(file, lines)
     for line in lines:
       print(f"{line['metric']}  {line['mean']:.6g}, published {line['published']:g} ({line['paper']})")
-    print(options["ledger"])
+    print(file)

@@ -25,7 +25,7 @@ def import_weights(file: str, subject: str, words: list[str]) -> None:
   )
   folder = folder_of(options["runs"], options["name"], config.name)
   run = Run(folder, config, changed, options["seed"])
-  count = runs.import_weights(run, pathlib.Path(file), options["layout"], options["fresh"])
+  count = runs.import_weights(run, file, options["layout"], options["fresh"])
   print(f"{folder.path}  step 0, {count:,} values read")
 
 
@@ -42,5 +42,5 @@ def export_weights(subject: str, file: str, words: list[str]) -> None:
     "Write a run's weights as others name them, .safetensors or .npz.",
     cluster=False,
   )
-  count = runs.export_weights(run, pathlib.Path(file), options["layout"], options["average"])
+  count = runs.export_weights(run, file, options["layout"], options["average"])
   print(f"{file}  {count:,} values")

@@ -127,8 +127,8 @@ class Remote:
 
   @_as_oserror
   def iterdir(self) -> Iterator["Remote"]:
-    names = {path.rstrip("/").rpartition("/")[2] for path in self._store.ls(self._key, detail=False)}
-    return iter([self / name for name in sorted(names - {self.name, ""})])
+    paths = {path.strip("/") for path in self._store.ls(self._key, detail=False)} - {self._key}
+    return iter([self / name for name in sorted({path.rpartition("/")[2] for path in paths} - {""})])
 
   def glob(self, pattern: str) -> Iterator["Remote"]:
     """What is in the folder itself under such a name."""

@@ -93,7 +93,7 @@ def _box(
     ratio: the least and largest height over width.
     tries: the number of boxes that are drawn.
   """
-  u, v = jax.random.uniform(jax.random.fold_in(key, 0), (2, tries), minval=jnp.zeros((2, 1)))
+  u, v = jax.random.uniform(jax.random.fold_in(key, 0), (2, tries))
   size = height * width * (area[0] + u * (area[1] - area[0]))
   aspect = jnp.exp(jnp.log(ratio[0]) + v * (jnp.log(ratio[1]) - jnp.log(ratio[0])))
   h, w = (jnp.round(jnp.sqrt(x)).astype(jnp.int32) for x in (size * aspect, size / aspect))

@@ -72,6 +72,16 @@ def uniform(schedule: Schedule, first: float | None = None) -> Times:
   return Times(draw)
 
 
+def last(schedule: Schedule) -> Times:
+  """t = T for every example: the one time of a model of one step."""
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    t = jnp.full(index.shape, schedule.T, float)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
 def low_discrepancy(schedule: Schedule, batch_size: int, first: float | None = None) -> Times:
   """One uniform draw u for the whole batch; example i of B uses u + i / B, modulo 1.
 

@@ -150,7 +150,7 @@ class Checkpoints:
     local = self._hashing = self._hasher.submit(hashed.local if is_first else hashed.send)
 
     def describe(folder: files.Place) -> None:  # in process 0
-      found = hashed.whole(local.result(), reader=0)
+      found = hashed.whole(local.result(), sent=True)
       leaves = {name: Leaf(*described[name], found[name]) for name in found}
       self._may_write()  # afterwards the checkpoint is whole
       write_manifest(folder, leaves, step=step, metrics={}, meta=self._meta)

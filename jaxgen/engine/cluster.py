@@ -126,7 +126,7 @@ def leave(code: int, why: str) -> None:
     _lines.leave(code, why)
 
 
-def _client() -> Any:
+def coordination() -> Any:
   """jax's client of its coordination service, which works without the devices."""
   from jax._src import distributed
 
@@ -148,16 +148,16 @@ def by_main(act: Callable[[], Any]) -> Any:
     return act()
   key = f"jaxgen/main/{next(_turn)}"
   if jax.process_index() != 0:
-    value, error = json.loads(_client().blocking_key_value_get(key, _EVER * 1000))
+    value, error = json.loads(coordination().blocking_key_value_get(key, _EVER * 1000))
     if error is not None:
       raise UserError(error)
     return value
   try:
     value = act()
   except UserError as error:
-    _client().key_value_set(key, json.dumps([None, str(error)]))
+    coordination().key_value_set(key, json.dumps([None, str(error)]))
     raise
-  _client().key_value_set(key, json.dumps([value, None]))
+  coordination().key_value_set(key, json.dumps([value, None]))
   return value
 
 
@@ -172,7 +172,7 @@ def errors_of_all(error: Exception | None) -> list[str]:
   """
   if jax.process_count() == 1:
     return []
-  client, turn, own = _client(), next(_turn), jax.process_index()
+  client, turn, own = coordination(), next(_turn), jax.process_index()
   if error is not None:
     client.key_value_set(f"jaxgen/errors/{turn}/{own}", f"{type(error).__name__}: {_words(error)}")
   try:

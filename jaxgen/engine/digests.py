@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.engine.cluster import coordination
 
 BLOCK = 2**20  # bytes
 WAYS = (64, 32, 16, 8, 4, 2, 1)
@@ -175,42 +176,42 @@ class Digests:
     self._mine = []
     return found
 
-  def send(self, reader: int = 0) -> None:
-    """Hands the digests of this process's blocks to the reader, which calls `whole`; or says that there are none.
+  def send(self) -> None:
+    """Hands the digests of this process's blocks to process 0, which calls `whole`; or says that there are none.
 
     Raises:
-      what `local` raises, once the reader can hear of it: it would wait for an hour.
+      what `local` raises, once process 0 can hear of it: it would wait for an hour.
     """
     try:
       message = GOOD + self.local()
     except Exception as error:
       self._say(BAD + (str(error).strip() or type(error).__name__).encode())
       raise
-    if jax.process_index() != reader:
+    if jax.process_index() != 0:
       self._say(message)
 
   def _say(self, message: bytes) -> None:
-    _client().key_value_set_bytes(f"jaxgen/digests/{self._turn}/{jax.process_index()}", message)
+    coordination().key_value_set_bytes(f"jaxgen/digests/{self._turn}/{jax.process_index()}", message)
 
-  def whole(self, local: bytes, reader: int | None = None) -> dict[str, str]:
-    """SHA-256 of every array by name. Waits for all processes, which come here, or to `send` if `reader` is given.
+  def whole(self, local: bytes, sent: bool = False) -> dict[str, str]:
+    """SHA-256 of every array by name. Waits for all processes, which come here, or `sent` theirs to this one.
 
     Raises:
       UserError: another process could not hash its blocks.
     """
     parts = {jax.process_index(): local}
     if jax.process_count() > 1:
-      if reader is None:
+      if not sent:
         self._say(GOOD + local)
       wanted = {0 if owner is None else owner for owners in self._owners.values() for owner in owners}
       for p in sorted(wanted - parts.keys()):
         key = f"jaxgen/digests/{self._turn}/{p}"
-        message = _client().blocking_key_value_get_bytes(key, PATIENCE * 1000)
+        message = coordination().blocking_key_value_get_bytes(key, PATIENCE * 1000)
         if not message.startswith(GOOD):
           raise UserError(f"process {p} could not hash its part of the state: {message[1:].decode(errors='replace')}")
         parts[p] = message[1:]
-        if reader is not None:
-          _client().key_value_delete(key)  # the service would keep each save's until the job ends
+        if sent:
+          coordination().key_value_delete(key)  # the service would keep each save's until the job ends
     at, found = dict.fromkeys(parts, 0), {}
     for name, owners in self._owners.items():
       digests = []
@@ -225,13 +226,6 @@ def digests(arrays: Mapping[str, Any], version: int = 2) -> dict[str, str]:
   """SHA-256 of every array by name. If arrays are spread over several processes, all of them call it."""
   found = Digests(arrays, version)
   return found.whole(found.local())
-
-
-def _client() -> Any:
-  """jax's client of its coordination service."""
-  from jax._src import distributed
-
-  return distributed.global_state.client
 
 
 def _together(part: np.ndarray) -> np.ndarray:

@@ -60,8 +60,7 @@ class Experiment:
     keep: number of newest checkpoints to keep.
     best: (metric, "min" or "max"): also keep the checkpoint that is best by this metric, and save at every evaluation.
     render: (samples, their conditions) -> {a file's suffix: its contents} to show samples; by default a picture.
-    figures: functions of a `Run` that return files by name (pictures, sounds, texts) that show what was learned. They
-      are drawn at the end of training into the run's folder `figures/` and shown in its report.
+    figures: functions of a `Run` -> files by name that show what was learned, drawn at the end, for its report.
     published: numbers that papers report for this experiment, for `jaxgen reproduce` and the ledger.
     layouts: layouts of published weights of the network called "network", by name ("timm", "transformers"): lists of
       `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.

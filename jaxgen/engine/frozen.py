@@ -20,19 +20,25 @@ from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
 
 
-def load(frozen: Mapping[str, Frozen], like: Mapping[str, PyTree]) -> dict[str, PyTree]:
-  """The values of frozen networks, on the devices.
-
-  Args:
-    like: the shapes, dtypes and shardings from the method's `init`, by name.
+def start(frozen: Mapping[str, Frozen], state: State) -> State:
+  """A new run's state with the values of frozen networks, and with the networks and averages that start from them.
 
   Raises:
-    UserError: a source's arrays do not fit the network.
+    UserError: a source's arrays do not fit the network, or a network that should start from it.
   """
-  return {name: _placed(name, network.source, network.load(), like[name]) for name, network in frozen.items()}
+  params, ema = dict(state.params), dict(state.ema)
+  for name, network in frozen.items():
+    values = network.load()
+    params[name] = _placed(f"the frozen network {name!r}", network.source, values, params[name])
+    for trained in network.starts:
+      title = f"the network {trained!r}, which starts from the frozen one,"
+      params[trained] = _placed(title, network.source, values["params"], params[trained])
+      for average in [average for average in ema if average.partition("/")[0] == trained]:
+        ema[average] = _placed(title, network.source, values["params"], ema[average])
+  return state.replace(params=params, ema=ema)
 
 
-def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
+def _placed(title: str, source: str, values: PyTree, like: PyTree) -> PyTree:
   keyed = lambda tree: {
     jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
@@ -41,7 +47,7 @@ def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
     a, b = found.get(leaf), wanted.get(leaf)
     if a is None or b is None or np.shape(a) != b.shape:
       there, here = ("absent" if x is None else list(np.shape(x)) for x in (a, b))
-      raise UserError(f"the frozen network {name!r} is not that of {source}: {leaf} is {there} there and {here} here")
+      raise UserError(f"{title} is not that of {source}: {leaf} is {there} there and {here} here")
 
   def put(leaf: str, x: Any) -> jax.Array:
     host = np.asarray(found[leaf]).astype(x.dtype)

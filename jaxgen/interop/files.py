@@ -10,13 +10,15 @@ from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
 
-def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def load(path: files.PathLike) -> dict[str, np.ndarray]:
   """The arrays of a .safetensors or .npz file, by name.
 
   Raises:
-    UserError: there is no such file, it is of another kind (a pickle, which may run anything when it is read), or it is
-      damaged.
+    UserError: there is no such file, it is on an object store, it is of another kind (a pickle, which may run anything
+      when it is read), or it is damaged.
   """
+  if files.is_remote(path):
+    raise UserError(f"{path}: weights are read from this machine's files: copy it here first")
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path} is not a file: give the .safetensors or .npz file of the weights")
@@ -48,16 +50,16 @@ def _pickled(path: pathlib.Path) -> bool:
     return False
 
 
-def save(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+def save(path: files.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
   """Writes arrays by name to a .safetensors or .npz file, whole or not at all. In .npz, bfloat16 becomes float32.
 
   Raises:
     UserError: another suffix, or no such folder.
   """
-  path = pathlib.Path(path)
+  path = files.place(path)
   if path.suffix not in (".safetensors", ".npz"):
     raise UserError(f"{path}: weights are written as .safetensors or .npz")
-  if not path.parent.is_dir():
+  if not files.is_remote(path) and not path.parent.is_dir():
     raise UserError(f"{path}: there is no folder {path.parent}")
   with files.written(path) as file:
     if path.suffix == ".npz":

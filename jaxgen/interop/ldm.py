@@ -22,7 +22,7 @@ def residual(theirs: str, ours: str, names: dict[str, str], shortcut: bool) -> l
 
   Args:
     theirs, ours: names of the block.
-    names: their layers', by ours: "norm_1", "conv_1", "norm_2", "conv_2" and "shortcut".
+    names: their layers', by ours: "norm_1", "conv_1", "norm_2", "conv_2" and "shortcut", and "time" where it has one.
     shortcut: whether the width changes.
   """
   entries = [
@@ -31,6 +31,7 @@ def residual(theirs: str, ours: str, names: dict[str, str], shortcut: bool) -> l
     *norm(f"{theirs}.{names['norm_2']}", f"{ours}/norm_2"),
     *convolution(f"{theirs}.{names['conv_2']}", f"{ours}/conv_2"),
   ]
+  entries += affine(f"{theirs}.{names['time']}", f"{ours}/time") if "time" in names else []
   return [*entries, *convolution(f"{theirs}.{names['shortcut']}", f"{ours}/shortcut")] if shortcut else entries
 
 

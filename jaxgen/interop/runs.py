@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -11,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Frozen, State
+from jaxgen.core.files import PathLike
+from jaxgen.core.method import Frozen, Method, State
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.provenance import describe, keep_config
 from jaxgen.engine.run import Run, load
@@ -21,16 +21,21 @@ from jaxgen.interop.layout import Entry, read, write
 NETWORK = "network"  # the entry of a state's params that layouts are of
 
 
-def frozen(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
+def frozen(
+  folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
+) -> Frozen:
   """A trained run's network for a method that uses it and does not train it, a teacher for one; see `variables`."""
-  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint))
+  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint, check))
 
 
-def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict[str, Any]:
+def variables(
+  folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
+) -> dict[str, Any]:
   """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
 
   Args:
     checkpoint: as `jaxgen.load` takes it.
+    check: called with the run's method; raises a UserError if it is not of the kind that is asked for.
 
   Returns:
     {"params": .., "batch_stats": .., ..}, as the network's `init` gives them.
@@ -38,7 +43,9 @@ def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict
   Raises:
     UserError: the folder is not a run, or has no network of that name.
   """
-  state = load(folder, checkpoint=checkpoint).state
+  run = load(folder, checkpoint=checkpoint)
+  check(run.experiment.method)
+  state = run.state
   if NETWORK not in state.params:
     raise UserError(f"{folder} has no network called {NETWORK!r}: it has {', '.join(state.params)}")
   return jax.tree.map(np.asarray, _averaged(state))
@@ -66,7 +73,7 @@ def _averaged(state: State) -> dict[str, Any]:
   return {**_variables(state), "params": state.averaged(NETWORK)}
 
 
-def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fresh: Sequence[str] = ()) -> int:
+def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: Sequence[str] = ()) -> int:
   """Makes the run's folder, at step 0, out of published weights; returns the number of values read.
 
   The averaged copy, where the method keeps one, starts from them too.
@@ -113,7 +120,7 @@ def import_weights(run: Run, file: pathlib.Path, layout: str | None = None, fres
   return sum(x.size for x in found.values())
 
 
-def export_weights(run: Run, file: pathlib.Path, layout: str | None = None, average: bool = True) -> int:
+def export_weights(run: Run, file: PathLike, layout: str | None = None, average: bool = True) -> int:
   """Writes the network's weights as others name them; returns the number of values.
 
   Args:

@@ -47,10 +47,10 @@ def patches(theirs: str) -> list[Entry]:
   return [conv(f"{theirs}.weight", "params/patches/kernel"), same(f"{theirs}.bias", "params/patches/bias")]
 
 
-def separate(names: tuple[str, ...], ours: str) -> list[Entry]:
+def separate(names: tuple[str, ...], ours: str, bias: bool = True) -> list[Entry]:
   """Dense layers side by side in one of ours, with their biases."""
   kernels = joined([dense(f"{name}.weight", f"{ours}/kernel") for name in names])
-  return [kernels, joined([same(f"{name}.bias", f"{ours}/bias") for name in names])]
+  return [kernels, *([joined([same(f"{name}.bias", f"{ours}/bias") for name in names])] if bias else [])]
 
 
 def timm_block(theirs: str, ours: str, qkv_bias: bool = True) -> list[Entry]:

@@ -46,6 +46,9 @@ def test_files_and_folders(bucket):
   assert not bucket.is_file()
   assert (bucket / "a" / "x.txt").is_file()
   assert [path.name for path in (bucket / "a").iterdir()] == ["deep", "x.txt"]
+  files.write(bucket / "same" / "same", "")
+  assert list((bucket / "same").iterdir()) == [bucket / "same" / "same"]
+  (bucket / "same").rmtree()
   assert [path.name for path in (bucket / "a").glob("x.*")] == ["x.txt"]
   assert files.sizes(bucket)["a/x.txt"] == 4
   assert set(files.sizes(bucket)) == {"a/x.txt", "a/deep/y.npz"}

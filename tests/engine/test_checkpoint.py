@@ -322,16 +322,16 @@ def test_a_save_during_which_the_folder_is_lost_makes_no_checkpoint(tmp_path, mo
       raise Gone
 
   lost, checkpoints, hash_now = [], Checkpoints(tmp_path, keep=1, check=check), threading.Event()
-  checkpoints.save(1, {"x": np.arange(3)})
+  checkpoints.save(1, {"x": jnp.arange(3)})
   checkpoints.wait()
   whole = Digests.local
   monkeypatch.setattr(Digests, "local", lambda self: (hash_now.wait(), whole(self))[1])
-  checkpoints.save(2, {"x": np.arange(3)})
+  checkpoints.save(2, {"x": jnp.arange(3)})
   lost.append(True)
   hash_now.set()
-  for _ in range(2):  # the second is of `close`
-    with pytest.raises(Gone):
-      checkpoints.wait()
+  with pytest.raises(Gone):
+    checkpoints.wait()
+  checkpoints.close()
   assert checkpoints.steps() == [1]
   assert any(TEMPORARY in name for name in os.listdir(tmp_path))
 

@@ -26,7 +26,7 @@ class Service(dict):
 def play(monkeypatch):
   """(number of the process) -> None: what follows is done in that of two processes."""
   service = Service()
-  monkeypatch.setattr(digests, "_client", lambda: service)
+  monkeypatch.setattr(digests, "coordination", lambda: service)
 
   def process(number):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -48,7 +48,7 @@ def test_the_reader_gets_what_another_process_has_hashed(play):
   play(1)
   hashed.send()
   play(0)
-  assert hashed.whole(b"", reader=0) == expected
+  assert hashed.whole(b"", sent=True) == expected
 
 
 def test_a_process_that_cannot_hash_says_so_at_once(play, monkeypatch):
@@ -62,7 +62,7 @@ def test_a_process_that_cannot_hash_says_so_at_once(play, monkeypatch):
     hashed.send()
   play(0)
   with pytest.raises(UserError, match="process 1 could not hash its part of the state: no room for a block"):
-    hashed.whole(b"", reader=0)
+    hashed.whole(b"", sent=True)
 
 
 def test_a_save_that_cannot_be_hashed_is_an_error_of_the_next_wait(tmp_path, monkeypatch):

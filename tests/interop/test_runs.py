@@ -1,5 +1,6 @@
 """Weights in and out of runs, on files that the test makes in the published layouts."""
 
+import io
 import pathlib
 
 import jax
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import jaxgen
 from jaxgen import cli
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import place
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
@@ -267,6 +269,10 @@ def test_other_bad_input(config, tmp_path):
     export_weights(run, tmp_path / "out.bin", "timm")
   with pytest.raises(UserError, match="no folder"):
     export_weights(run, pathlib.Path(tmp_path / "nowhere" / "out.npz"), "timm")
+  export_weights(run, "memory://weights/out.npz", "timm")
+  assert np.load(io.BytesIO(place("memory://weights/out.npz").read_bytes())).files
+  with pytest.raises(UserError, match="copy it here first"):
+    import_weights(run_of(config, tmp_path, "other"), "memory://weights/out.npz")
   digits = load_config("backbone_digits")
   with pytest.raises(UserError, match="no layouts"):
     import_weights(run_of(digits, tmp_path, "digits"), tmp_path / "in.npz")

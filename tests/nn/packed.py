@@ -1,4 +1,4 @@
-"""Reads what tests/fixtures/make_sequences.py wrote."""
+"""Reads fixtures that keep a network by its publisher's names, one array each or all in one."""
 
 import json
 import pathlib
@@ -9,15 +9,15 @@ FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 
 
 def load(file: str, network: str) -> dict[str, dict[str, np.ndarray]]:
-  """The arrays of one network: {"weight": {name: array}, "gradient": ..., "argument": ..., "output": ..., ...}."""
+  """The arrays of one network: {"weight": {name: array}, "gradient": ..., "argument": ..}; "" names what has none."""
   found = {}
   with np.load(FIXTURES / file) as arrays:
     for key in arrays.files:
       prefix, group, *name = key.split("/", 2)
       if prefix != network or group.endswith("_shapes"):
         continue
-      if name:
-        found.setdefault(group, {})[name[0]] = arrays[key]
+      if f"{key}_shapes" not in arrays.files:
+        found.setdefault(group, {})[name[0] if name else ""] = arrays[key]
       else:
         shapes = json.loads(str(arrays[f"{key}_shapes"]))
         ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])

@@ -1,28 +1,13 @@
 """Reads fixtures that keep a network by its publisher's names: tests/fixtures/records.py."""
 
-import pathlib
-
 import jax.extend
 import numpy as np
-
-FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
+from packed import load  # noqa: F401 - for the tests that compare with published networks
 
 
 def projected(name: str, gradient: np.ndarray) -> np.ndarray:
   """As in the scripts that made the fixtures."""
   return np.random.default_rng(list(name.encode())).standard_normal((4, gradient.size)) @ gradient.ravel()
-
-
-def load(file: str, network: str) -> dict[str, dict[str, np.ndarray]]:
-  """The arrays of one network: {"weight": {name: array}, "argument": .., "gradient": .., "output": {"": array}, ..}."""
-  found = {}
-  with np.load(FIXTURES / file) as arrays:
-    for key in arrays.files:
-      prefix, _, rest = key.partition("/")
-      if prefix == network:
-        group, _, name = rest.partition("/")
-        found.setdefault(group, {})[name] = arrays[key]
-  return found
 
 
 def products(jaxpr):

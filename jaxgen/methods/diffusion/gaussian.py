@@ -104,6 +104,6 @@ def gaussian_diffusion(
     denoise = model.denoise(state.averaged(), condition.of(batch))
     return {name: nll(denoise, schedule, batch[spec.feature], keys) for name, nll in likelihoods.items()}
 
-  words, calls = cost(sampler, schedule, condition)
-  method = compose(init, players, evaluate=evaluate, sample=sample, facts={"A sample": words})
+  facts, calls = cost(sampler, schedule, condition)
+  method = compose(init, players, evaluate=evaluate, sample=sample, facts=facts)
   return method._replace(network_calls=calls)

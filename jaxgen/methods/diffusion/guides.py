@@ -90,7 +90,7 @@ def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None =
       raise UserError("this model has nothing to be guided by: train it with dropout of its condition, or a guide")
     params = state.averaged()
     # The mask goes along with the condition, but is never dropped.
-    predict = lambda x, t, both: model.predict(params, x, t, *both)
+    predict = lambda x, *rest: model.predict(params, x, rest[0], *rest[-1], *rest[1:-1])
     both, nothing = (asked.told, asked.mask), (condition.nothing, asked.mask)
     return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
 

@@ -21,6 +21,7 @@ from jaxgen.diffusion.times import TimeInput, Times, c_noise, steps_from_zero, t
 from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
+NOISE = "noise"  # a batch's noise of each example, where a stage has made pairs of both
 Mask = Bool[Array, "batch ..."] | None  # over an example's leading axes: True for entries, False for padding
 
 
@@ -64,7 +65,8 @@ class Model(NamedTuple):
   Attributes:
     network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
       array like x, or with twice the channels if a variance is learned. `told` is the condition's pytree, or None. If
-      examples have padding, it also gets `mask=mask`. Without index there is no dropout.
+      examples have padding, it also gets `mask=mask`. Without index there is no dropout. A flow map is told two times,
+      [B, 2]: those of t and of t - s, where s is where its step leads.
   """
 
   network: Any
@@ -74,30 +76,43 @@ class Model(NamedTuple):
   learned_variance: bool = False
 
   def output(
-    self, params: Params, x: Examples, t: Float[Array, " batch"], told: Told, mask: Mask = None, **options: Any
+    self,
+    params: Params,
+    x: Examples,
+    t: Float[Array, " batch"],
+    told: Told,
+    mask: Mask = None,
+    to: Float[Array, " batch"] | None = None,
+    **options: Any,
   ) -> tuple[Array, ...]:
-    """(the network's output,), followed by the fraction of a learned variance."""
+    """(the network's output,), followed by the fraction of a learned variance. `to` is a flow map's s."""
     at = self.schedule.at(t)
+    time = self.time_input(at)
+    if to is not None:
+      time = jnp.stack([time, self.time_input(self.schedule.at(t - to))], axis=-1)
     options = options if mask is None else {"mask": mask, **options}
     seen = self.prediction.input(x, at.like(x))
-    output = self.network.apply({"params": params}, seen, self.time_input(at), told, **options).astype(x.dtype)
+    output = self.network.apply({"params": params}, seen, time, told, **options).astype(x.dtype)
     if not self.learned_variance:
       return (output,)
     output, raw = jnp.split(output, 2, axis=-1)
     return output, (raw + 1) / 2
 
   def predict(
-    self, params: Params, x: Examples, t: Float[Array, "..."], told: Told, mask: Mask = None
+    self, params: Params, x: Examples, t: Float[Array, "..."], told: Told, mask: Mask = None, *to: Float[Array, "..."]
   ) -> tuple[Examples, ...]:
-    """(x_0, eps), followed by the fraction of a learned variance; t [] or [B]. Padding is 0 in input and output."""
+    """(x_0, eps), followed by the fraction of a learned variance; t [] or [B]. Padding is 0 in input and output.
+
+    A flow map is also given the time to which it leads, and its (x_0, eps) make one step of (14) there exact.
+    """
     x, t = masked(x, mask), jnp.broadcast_to(t, x.shape[:1])
-    output, *fraction = self.output(params, x, t, told, mask)
+    output, *fraction = self.output(params, x, t, told, mask, *(jnp.broadcast_to(s, x.shape[:1]) for s in to))
     x_0, eps = to_x0_eps(self.prediction, output, x, self.schedule.at(t).like(x))
     return masked(x_0, mask), masked(eps, mask), *fraction
 
   def denoise(self, params: Params, told: Told, mask: Mask = None) -> Denoise:
     """`predict` as samplers and likelihoods call it."""
-    return lambda x, t: self.predict(params, x, t, told, mask)
+    return lambda x, t, *to: self.predict(params, x, t, told, mask, *to)
 
 
 Loss = Callable[[Params, State, Batch, Array], tuple[Array, tuple[dict, Any]]]
@@ -128,7 +143,7 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
     t, likelier = times.draw(state.buffers.get("times"), times_key, t_keys, index)
     told = condition.dropped(condition.of(batch), example_keys(told_key, index))
     at = schedule.at(t)
-    x_t, eps = diffuse(schedule, x_0, t, eps_keys)
+    x_t, eps = diffuse(schedule, x_0, t, eps_keys, batch.get(NOISE))
     x_t = masked(x_t, mask)
     output, *fraction = model.output(params, x_t, t, told, mask, index=index, rngs={"dropout": dropout_key})
     each = jnp.zeros(x_0.shape[0], x_0.dtype)

@@ -13,9 +13,10 @@ and that of a discriminator of patches D, which sees nothing for as long,
     (F4)  mean max(0, 1 - D(x)) / 2 + mean max(0, 1 + D(x_hat)) / 2.
 
 d compares the features of a frozen network, (F5), and L_latents keeps latents near N(0, I), or near the codes of a
-codebook: `kl`, `codes`. Their code has N times (F1) and (F2). Mean and standard deviation of each channel of the
-latents are measured over the last steps and stored with the run: a diffusion model's latents are scaled by them, see
-`latents`. Let the learning rate end at 0.
+codebook: `kl`, `codes`. The KL autoencoder's code has N times (F1) and (F2); VQGAN's has (F1), and in (F2) the mean of
+L_latents over the values of z. Mean and standard deviation of each channel of the latents are measured over the last
+steps and stored with the run: a diffusion model's latents are scaled by them, see `latents`. Let the learning rate end
+at 0.
 """
 
 from collections.abc import Callable

@@ -41,6 +41,26 @@ def _gelu_tanh_jvp(primals, tangents):
   return gelu_tanh(x), slope.astype(x.dtype) * dx
 
 
+def geglu(x: Float[Array, "*batch features"]) -> Float[Array, "*batch half"]:
+  """Half of the features, times `gelu` of the others: Shazeer 2020, https://arxiv.org/abs/2002.05202, eq. 5."""
+  x, gate = jnp.split(x, 2, axis=-1)
+  return x * gelu(gate)
+
+
+@jax.custom_jvp
+def quick_gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+  """x sigmoid(1.702 x): Hendrycks and Gimpel's other approximation of `gelu`, section 2; OpenAI's CLIP has it."""
+  return (wide(x) * jax.nn.sigmoid(1.702 * wide(x))).astype(x.dtype)
+
+
+@quick_gelu.defjvp
+def _quick_gelu_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  z = wide(x)
+  s = jax.nn.sigmoid(1.702 * z)
+  return quick_gelu(x), (s + 1.702 * z * s * (1 - s)).astype(x.dtype) * dx
+
+
 def _argument(x):
   return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
 

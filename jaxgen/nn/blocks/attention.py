@@ -342,9 +342,15 @@ class Blocks(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: PyTree[Row], index: Index = None, *, each: dict[str, Array] | None = None, **attention: Any
-  ) -> PyTree[Row]:
-    """The last block's output.
+    self,
+    x: PyTree[Row],
+    index: Index = None,
+    *,
+    each: dict[str, Array] | None = None,
+    states: bool = False,
+    **attention: Any,
+  ) -> Any:
+    """The last block's output; with `states`, (that, every block's input [depth, ...]).
 
     Args:
       x: tokens, or a pytree of several rows of tokens.
@@ -371,7 +377,7 @@ class Blocks(nn.Module):
       seen = {} if cache is None else {"cache": cache._replace(kept=kept, layer=layer)}
       with in_a_loop():
         y = module(jax.tree.map(over_batch, x), index, 0.0 if rate is None else rate, **own, **attention, **seen)
-      return (jax.tree.map(over_batch, y), kept), None
+      return (jax.tree.map(over_batch, y), kept), x if states else None
 
     apply = nn.remat(apply, prevent_cse=False) if self.remat else apply
     # A context's keys and values have the batch as their first axis, like everything that decoding carries.
@@ -380,7 +386,8 @@ class Blocks(nn.Module):
     scan = nn.scan(apply, variable_axes=axes, split_rngs=rngs, length=self.depth, unroll=self.unroll)
     layers = None if cache is None else jnp.arange(self.depth, dtype=jnp.int32)
     carry = jax.tree.map(spread.joined, x), {name: variable.value for name, variable in kept.items()}
-    (x, new), _ = scan(self.block(name="blocks"), carry, (rates, layers, each or {}))
+    (x, new), inputs = scan(self.block(name="blocks"), carry, (rates, layers, each or {}))
     for name, variable in kept.items():
       variable.value = new[name]
-    return jax.tree.map(spread.joined, x)
+    x = jax.tree.map(spread.joined, x)
+    return (x, inputs) if states else x

@@ -131,8 +131,9 @@ class Stack(nn.Module):
     context: Float[Array, "batch source features"] | None = None,
     context_mask: Mask = None,
     length: int | None = None,
-  ) -> Features:
-    """The last block's features of every token.
+    states: bool = False,
+  ) -> Any:
+    """The last block's features of every token [B, T, D]; with `states`, (these, every block's input [depth, B, T, D]).
 
     Args:
       x: embedded tokens.
@@ -179,8 +180,10 @@ class Stack(nn.Module):
       dropout=o.dropout, attention_dropout=o.attention_dropout, hidden_dropout=o.hidden_dropout,
       eps=o.eps, attention=o.attention, kernel_init=o.kernel_init, out_init=o.residual_init, **dtypes,
     )  # fmt: skip
-    x = Blocks(block, o.depth, remat=o.remat, unroll=o.unroll, name="stack")(x, index, **attention)
-    return LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
+    blocks = Blocks(block, o.depth, remat=o.remat, unroll=o.unroll, name="stack")
+    x, inputs = blocks(x, index, states=True, **attention) if states else (blocks(x, index, **attention), None)
+    x = LayerNorm(o.eps, name="norm", **dtypes)(x) if o.norm == "pre" else x
+    return (x, inputs) if states else x
 
 
 class Encoder(nn.Module):

@@ -18,7 +18,7 @@ from jaxgen.core import spread
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
-from jaxgen.nn.blocks.embeddings import check_label, timestep_embedding
+from jaxgen.nn.blocks.embeddings import check_label, of_times
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift
 
 Dtype = Any
@@ -149,30 +149,68 @@ def u_shape(
     attention: heights of the feature maps that are attended to after a block.
     attention_up: whether attention follows "every" block of a level on the way up, or the "last" alone.
   """
-  skips = [h]
 
-  def block(h: Array, level: int, name: str, attends: bool = True) -> Array:
+  def block(h: Array, level: int, name: str, last: bool) -> Array:
     h = residual(h, level, name)
+    attends = attention_up == "every" or last or name.startswith("down")
     return attend(h, f"{name}_attention") if attends and h.shape[1] in attention else h
 
+  h, skips = way_down(h, levels, blocks, block, sample)
+  h = residual(h, levels - 1, "middle_0")
+  h = attend(h, "middle_attention")
+  h = residual(h, levels - 1, "middle_1")
+  return way_up(h, skips, levels, blocks, block, lambda h, level, way, sides: sample(h, level, way))
+
+
+def way_down(
+  h: Map,
+  levels: int,
+  blocks: int,
+  block: Callable[[Array, int, str, bool], Array],
+  sample: Callable[[Array, int, str], Array] | None,
+) -> tuple[Float[Array, "batch h w lowest"], list[Array]]:
+  """A U-Net's levels down: (the lowest features, the maps that the way up gets, the largest first).
+
+  Args:
+    h: the features at full resolution.
+    block: (h, level, name, whether it is the level's last) -> the output of a block.
+    levels, blocks, sample: as in `u_shape`.
+  """
+  skips = [h]
   for level in range(levels):
     for number in range(blocks):
-      h = block(h, level, f"down_{level}_{number}")
+      h = block(h, level, f"down_{level}_{number}", number == blocks - 1)
       skips.append(h)
     if level < levels - 1:
       h = spread.joined(sample(h, level, "down"))
       skips.append(h)
+  return h, skips
 
-  h = residual(h, levels - 1, "middle_0")
-  h = attend(h, "middle_attention")
-  h = residual(h, levels - 1, "middle_1")
 
+def way_up(
+  h: Float[Array, "batch h w lowest"],
+  skips: Sequence[Array],
+  levels: int,
+  blocks: int,
+  block: Callable[[Array, int, str, bool], Array],
+  sample: Callable[[Array, int, str, tuple[int, int]], Array] | None,
+) -> Float[Array, "batch height width features"]:
+  """A U-Net's levels up: the features at full resolution.
+
+  Args:
+    h: the lowest features.
+    skips: the maps of `way_down`.
+    block: (h with a map beside it, level, name, whether it is the level's last) -> the output of a block.
+    sample: (h, level, "up", height and width of the next map) -> the map at the next resolution.
+    levels, blocks: as in `u_shape`.
+  """
+  skips = list(skips)
   for level in reversed(range(levels)):
     for number in range(blocks + 1):
       h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = block(h, level, f"up_{level}_{number}", attention_up == "every" or number == blocks)
+      h = block(h, level, f"up_{level}_{number}", number == blocks)
     if level:
-      h = spread.joined(sample(h, level, "up"))
+      h = spread.joined(sample(h, level, "up", skips[-1].shape[1:3]))
   return h
 
 
@@ -239,11 +277,11 @@ class UNet(nn.Module):
   def __call__(
     self,
     x: Float[Array, "batch height width channels"],
-    t: Float[Array, "batch"],
+    t: Float[Array, "batch *times"],
     label: Int[Array, "batch"] | None = None,
     index: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch height width {self.out_channels}"]:
-    """The network's output at x [B, H, W, C] and times t [B] (DDPM's 0..T-1), in x's dtype.
+    """The network's output at x [B, H, W, C] and times t [B] (DDPM's 0..T-1), or several of each, [B, K]; x's dtype.
 
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
@@ -258,7 +296,7 @@ class UNet(nn.Module):
     groups = groups_for(self.channels)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)
 
-    embedding = dense(name="time_1")(timestep_embedding(t, self.channels))
+    embedding = dense(name="time_1")(of_times(t, self.channels))
     embedding = dense(name="time_2")(nn.silu(embedding))
     if self.classes is not None:
       normal = nn.initializers.normal(1.0)

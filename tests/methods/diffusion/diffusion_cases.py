@@ -16,12 +16,17 @@ from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
-from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy
-from jaxgen.methods.diffusion.consistency import TARGET, Teacher, consistency_model, improved
+from jaxgen.diffusion.solvers.flow_map import flow_map
+from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy, steps_from_zero
+from jaxgen.methods.diffusion.consistency import TARGET, consistency_model, improved
+from jaxgen.methods.diffusion.flow_maps import Guided, mean_flow, shortcut
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.guides import autoguidance, classifier
 from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.progressive import progressive
+from jaxgen.methods.diffusion.reflow import reflow
 from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.methods.diffusion.teacher import Teacher
 from jaxgen.methods.diffusion.vdm import vdm
 from jaxgen.nn import UNet
 from jaxgen.nn.blocks.layers import Dropout
@@ -140,10 +145,14 @@ def small_vdm(dtype):
   return averaged(method, 0.9)
 
 
-def distilled_consistency(dtype):
+def a_teacher(dtype, prediction, **options):
   network = Perceptron(dtype)
   values = lambda: network.init(jax.random.key(7), jnp.zeros((1, *SPEC.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-  teacher = Teacher(network, Frozen("a test", values), predictions.edm(0.75))
+  return Teacher(network, Frozen("a test", values), prediction, **options)
+
+
+def distilled_consistency(dtype):
+  teacher = a_teacher(dtype, predictions.edm(0.75))
   method = consistency_model(
     Perceptron(dtype),
     diffusion.edm(),
@@ -157,6 +166,52 @@ def distilled_consistency(dtype):
   return averaged(method, {"network": 0.9, TARGET: 0.5})
 
 
+def halved(dtype):
+  teacher = a_teacher(dtype, diffusion.PREDICTIONS["v"], time_input=steps_from_zero)
+  method = progressive(
+    Perceptron(dtype), diffusion.cosine(16), SPEC, optax.adam(2e-3), teacher, 4, condition=labels(SPEC)
+  )
+  return averaged(method, 0.9)
+
+
+def second_flow(dtype):
+  teacher = a_teacher(dtype, predictions.edm(0.75), schedule=diffusion.edm())
+  method = reflow(
+    Perceptron(dtype),
+    diffusion.rectified_flow(),
+    SPEC,
+    optax.adam(2e-3),
+    teacher,
+    rollout=Sampler(diffusion.heun, diffusion.karras, 3),
+    condition=labels(SPEC),
+  )
+  return averaged(method, 0.9)
+
+
+class TwoTimes(nn.Module):
+  """A flow map of the perceptron's: its second time joins the picture."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None):
+    step = nn.Dense(x[0].size, dtype=self.dtype, param_dtype=self.dtype)(t[:, 1:] / 999).reshape(x.shape)
+    return Perceptron(self.dtype)(x + step, t[:, 0] / 50, label, index)
+
+
+def small_mean_flow(dtype):
+  spec = SPEC._replace(classes=9)  # the tenth stands for none; labels of the data go to 9, which is dropped then
+  condition = labels(spec, 0.1)
+  method = mean_flow(TwoTimes(dtype), SPEC, optax.adam(2e-3), guided=Guided(2.0, 0.3), condition=condition)
+  return averaged(method, 0.9)
+
+
+def small_shortcut(dtype):
+  sampler = Sampler(flow_map, steps=2, clip=False)
+  method = shortcut(TwoTimes(dtype), SPEC, optax.adam(2e-3), condition=labels(SPEC), sampler=sampler)
+  return averaged(method, 0.9)
+
+
 # A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
   "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
@@ -167,5 +222,9 @@ CASES = {
   ),
   "improved DDPM, importance-sampled": Case(improved_ddpm, DIGITS, unit=("nll_nats", {"loss": 64})),
   "consistency, distilled": Case(distilled_consistency, DIGITS, falls=None),
+  "progressive distillation": Case(halved, DIGITS, falls=None),
+  "reflow": Case(second_flow, DIGITS, falls=None),
+  "MeanFlow": Case(small_mean_flow, DIGITS, falls="squared_error"),
+  "shortcut model": Case(small_shortcut, DIGITS, unit=(1.6, {"loss": 1})),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

@@ -134,6 +134,58 @@ def test_the_adaptive_weight_is_that_of_the_whole_gradients():
   assert found == pytest.approx(a / (b + 1e-4), rel=1e-3)
 
 
+def test_a_step_goes_down_the_gradients_of_both_losses():
+  """(F1) to (F4), written out: parameters before and after one step of gradient descent with a rate of 1."""
+  exact = BOTTLENECK._replace(  # the latents' mean instead of a draw: which key draws them is another test's
+    train=lambda encoded, buffers, keys, key: BOTTLENECK.train(encoded, buffers, keys, key)._replace(z=encoded[0]),
+    latents=lambda encoded, keys: encoded[0],
+  )
+  patches = PatchDiscriminator(4, 1)
+  method = autoencoder(
+    NETWORK,
+    exact,
+    spec=DIGITS.spec,
+    optimizer=optax.sgd(1.0),
+    perceptual=FEATURES._replace(weight=0.7),
+    adversary=Adversary(patches, optax.sgd(1.0), 0, weight=0.3),
+  )
+  batch = batch_of(4)
+  x = batch["image"]
+  before = jax.jit(method.init)(jax.random.key(0), batch)
+  after, metrics = jax.jit(method.step)(before, batch)
+  see = lambda d, x: patches.apply({"params": d}, x, mutable=["batch_stats"])[0]
+
+  @jax.jit
+  def gradients(params):
+    def parts(p):
+      mean, log_std = NETWORK.apply({"params": p}, x, method="encode")
+      y = NETWORK.apply({"params": p}, mean, method="decode")
+      rec = jnp.abs(x - y).sum() / x.size + 0.7 * FEATURES.distance(params["perceptual"], x, y).mean()
+      nats = (mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std).sum() / 2 / len(x)
+      return rec, 1e-3 * nats / 64, -see(params["discriminator"], y).mean(), y
+
+    def of(i):
+      return jax.grad(lambda p: parts(p)[i])(params["network"])
+
+    rec, latent, adv = of(0), of(1), of(2)
+    norm = lambda tree: jnp.linalg.norm(tree["decoder"]["out"]["kernel"])
+    w = 0.3 * norm(rec) / (norm(adv) + 1e-4)
+    total = jax.tree.map(lambda a, b, c: a + b + w * c, rec, latent, adv)
+
+    def hinge(d, y):
+      return (jnp.maximum(0, 1 - see(d, x)).mean() + jnp.maximum(0, 1 + see(d, y)).mean()) / 2
+
+    return total, jax.grad(hinge)(params["discriminator"], parts(params["network"])[3]), w
+
+  # The discriminator sees what the network made before this step, or after it, by the order of the players.
+  total, _, w = gradients(before.params)
+  _, hinge, _ = gradients({**before.params, "network": after.params["network"]})
+  assert metrics["network/adaptive_weight"] == pytest.approx(float(w), rel=1e-3)
+  for name, expected in (("network", total), ("discriminator", hinge)):
+    moved = jax.tree.map(lambda a, b: a - b, before.params[name], after.params[name])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6), moved, expected)
+
+
 def test_a_number_with_a_gradient():
   f = lambda x: with_gradient(jnp.float32(3), x, jnp.full((1, 1, 2, 1), 5.0))
   value, gradient = jax.value_and_grad(f)(jnp.ones((1, 1, 2, 1)))

@@ -9,8 +9,9 @@ that is trained here take VGG's place in the perceptual loss: give its run.
     jaxgen train first_stage --perceptual runs/classifier_digits
     jaxgen train kl_digits --perceptual runs/classifier_digits
 
-Expect: no number; not run to the end here
-Cost: a few minutes on 2 CPU cores; not measured
+Expect: kl_digits: test_squared_error 0.0133 (standard error 0.0004) of values in [-1, 1]; its latents have mean
+0.004 and mean square 0.984 on the test split. vqgan_digits: 0.0235. One seed
+Cost: 2 minutes 21 seconds and 1 minute 43 on 2 CPU cores that had other work
 """
 
 from typing import Literal, NamedTuple
@@ -36,6 +37,10 @@ class Preset(NamedTuple):
   network: type
   latent: int
   bottleneck: Bottleneck
+
+  def of_width(self, channels: int) -> KLAutoencoder | VQAutoencoder:
+    """The network, which halves the sides of a picture of one channel."""
+    return self.network(self.latent, 1, channels, (1, 2), blocks=1, groups=4)
 
 
 PRESETS = {"vq": Preset(VQAutoencoder, 4, codes(64)), "kl": Preset(KLAutoencoder, 3, kl(1e-4))}
@@ -65,7 +70,7 @@ def experiment(
     adversarial_weight: of its share in the decoder's gradient; 0 for no discriminator.
   """
   digits, p = data.digits(), PRESETS[preset]
-  network = p.network(p.latent, 1, channels, (1, 2), blocks=1, groups=4)
+  network = p.of_width(channels)
   rate = lambda: optimizers.adam(learning_rate, steps, warmup=50, clip=1.0, b1=0.5, b2=0.9)
   features, patches = ConvNet(10, channels=(32, 64), dropout=0.1), PatchDiscriminator(channels, 1)
   method = autoencoder(
