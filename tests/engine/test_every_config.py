@@ -31,6 +31,12 @@ PUBLISHED = {
   ("bert", (("size", "base"), ("next_sentence", False))): 109_514_298,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
+  ("gpt2", (("size", "gpt"),)): 116_534_784,
+  ("gpt2", (("size", "gpt3_small"),)): 125_226_240,
+  ("gpt2", (("size", "gpt3_175b"),)): 174_604_259_328,
+  ("denoising", (("size", "base"),)): 139_420_416 + 50_265,  # the bias of the logits
+  ("denoising", (("size", "large"),)): 406_291_456 + 50_265,
+  ("denoising", (("method", "prophetnet"), ("size", "large"), ("vocabulary", 30_522))): 391_321_600,
   ("imagenet", ()): 25_557_032,
   ("imagenet", (("backbone", "resnet50_v2"),)): 25_549_352,
   ("imagenet", (("backbone", "densenet121"),)): 7_978_856,
