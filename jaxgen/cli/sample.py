@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import Progress
 
 from jaxgen.cli import edits
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option
+from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data.units import unit
@@ -17,6 +17,7 @@ from jaxgen.engine import shards
 
 OPTIONS = {
   **CHECKPOINT,
+  **EMA,
   **edits.OPTIONS,
   "n": option(int, "number of samples", 64),
   "seed": option(int, "sample i depends on the seed and on i alone", 0),
@@ -99,6 +100,7 @@ def to_file(run, out: files.Place | None, options, progress, conditions) -> list
   """Draws samples, with conditions [n, ...] by name beside the config's own, and writes them all together."""
   n, seed, first, given = options["n"], options["seed"], options["first"], out is not None
   chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"
+  chosen += "" if options["ema"] is None else f"_ema_{options['ema']:g}"
   out = out or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
   if given and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}, or into a folder")

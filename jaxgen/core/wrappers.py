@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxgen.core import edits
@@ -14,6 +13,7 @@ from jaxgen.core.arrays import wide
 from jaxgen.core.errors import check_decays
 from jaxgen.core.keys import example_keys, fold_in
 from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
+from jaxgen.core.profiles import gamma_of
 
 STAGE = "first_stage"
 ENCODE_STREAM = 0xC0000000  # fold_in data of the keys that encode, a number that no update or stage reaches
@@ -82,16 +82,12 @@ def warmed_up(decay: float) -> Decay:
 def power(sigma_rel: float) -> Decay:
   """The power-function average of relative width sigma_rel: Karras et al. 2024, https://arxiv.org/abs/2312.02696.
 
-  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at step t. The weights then have the profile t^gamma. A cubic equation gives
-  gamma > 0 for a standard deviation sigma_rel t: sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
+  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at step t. The weights then have the profile t^gamma; see `core.profiles`.
 
   Raises:
-    ValueError: no profile has this width.
+    UserError: no profile has this width.
   """
-  if not 0 < sigma_rel < 12**-0.5:  # that of gamma = 0, all steps alike
-    raise ValueError(f"a power-function average has a relative width between 0 and 0.288, not {sigma_rel:g}")
-  t = sigma_rel**-2
-  gamma = np.roots([1, 7, 16 - t, 12 - t]).real.max()
+  gamma = gamma_of(sigma_rel)
   return Share(lambda n: -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / (n + 1.0))))
 
 
