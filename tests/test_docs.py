@@ -38,6 +38,7 @@ def test_files_that_a_page_names_exist(page):
 
 # What commands write and read, and the reader's own files.
 OUTPUTS = {"run.json", "speed.json", "config.py", "ledger.md", "samples.png", "squares.png", "commit_success.txt"}
+OUTPUTS |= {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}
 OUTPUTS |= {"tiny_shakespeare.txt", "data/tiny_shakespeare.txt"}
 OUTPUTS |= set(re.findall(r"[Ss]ave (?:it|this) as\s+`([\w/.]+)`", "\n".join(PAGES.values())))
 

@@ -63,6 +63,10 @@ def test_published_tokenizers_give_the_librarys_ids(files):
       assert ours.encode(one, **options).ids == theirs.encode(one, **options).ids, (path, one)
   assert tokenizer.marks(str(files / "wordpiece")) == tokenizer.Marks(*map(words.token_to_id, tokenizer.WORDPIECES))
   assert tokenizer.marks(None) == tokenizer.Marks()
+  name = text.document("no/such/text", length=4, vocabulary=99, tokenizer=str(files / "bytes")).name
+  row = text.encode_prompts(name, [ODD[1]])  # a prompt needs no corpus
+  assert row[0].tolist() == data.encode(ODD[1]).ids
+  assert ODD[1].encode() in text.render(name)(row, {})[".txt"]
   lower, upper = (tokenizer.opened(str(files / "wordpiece")).encode(x).ids for x in ("one", "ONE"))
   assert lower == upper
   cased = files / "wordpiece" / "tokenizer_config.json"

@@ -34,6 +34,12 @@ PUBLISHED = {
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
   ("clip", ()): 151_277_313,
+  ("gpt2", (("size", "gpt"),)): 116_534_784,
+  ("gpt2", (("size", "gpt3_small"),)): 125_226_240,
+  ("gpt2", (("size", "gpt3_175b"),)): 174_604_259_328,
+  ("denoising", (("size", "base"),)): 139_420_416 + 50_265,  # the bias of the logits
+  ("denoising", (("size", "large"),)): 406_291_456 + 50_265,
+  ("denoising", (("method", "prophetnet"), ("size", "large"), ("vocabulary", 30_522))): 391_321_600,
   # MAE's counts have the fixed positions of encoder and decoder, as transformers counts them.
   ("mae", (("preset", "base"),)): 111_907_840,
   ("mae", (("preset", "huge"),)): 657_074_508,

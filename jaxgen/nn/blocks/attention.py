@@ -115,6 +115,17 @@ class Cache(NamedTuple):
   layer: Int[Array, ""] | None = None
 
 
+def with_earlier(name: str, new: Array, cache: Cache) -> Array:
+  """Writes new keys or values into the cache and returns all of them, [B, length, heads, d]."""
+  batch, count, *heads = new.shape
+  columns = jnp.moveaxis(new.reshape(batch, count, math.prod(heads)), 1, 2).astype(cache.kept[name].dtype)
+  zero = jnp.zeros_like(cache.layer)
+  put = lambda kept, columns, position: jax.lax.dynamic_update_slice(kept, columns[None], (cache.layer, zero, position))
+  cache.kept[name] = jax.vmap(put)(cache.kept[name], columns, cache.position)
+  own = jax.lax.dynamic_index_in_dim(cache.kept[name], cache.layer, axis=1, keepdims=False)
+  return jnp.moveaxis(own.reshape(batch, *heads, cache.length), -1, 1).astype(new.dtype)
+
+
 class Attention(nn.Module):
   """Multi-head attention: Vaswani et al. 2017, section 3.2.2.
 
@@ -185,7 +196,7 @@ class Attention(nn.Module):
     if rotate is not None:
       q, k = rotate(q), rotate(k)
     if cache is not None and context is None:
-      k, v = self._with_earlier("k", k, cache), self._with_earlier("v", v, cache)
+      k, v = with_earlier("k", k, cache), with_earlier("v", v, cache)
       seen = jnp.arange(cache.length) <= cache.position[:, None, None, None] + jnp.arange(x.shape[1])[:, None]
       mask, causal = seen if mask is None else seen & mask, False
     if window is not None:
@@ -201,18 +212,6 @@ class Attention(nn.Module):
       y = attend(q, k, v, **given)
     options["kernel_init"] = self.out_init or self.kernel_init
     return spread.joined(Dense(features, self.out_bias, name="out", **options)(y.reshape(x.shape)))
-
-  def _with_earlier(self, name: str, new: Array, cache: Cache) -> Array:
-    """Writes new keys or values into the cache and returns all of them, [B, length, heads, d]."""
-    batch, count, *heads = new.shape
-    columns = jnp.moveaxis(new.reshape(batch, count, math.prod(heads)), 1, 2).astype(cache.kept[name].dtype)
-    zero = jnp.zeros_like(cache.layer)
-    put = lambda kept, columns, position: jax.lax.dynamic_update_slice(
-      kept, columns[None], (cache.layer, zero, position)
-    )
-    cache.kept[name] = jax.vmap(put)(cache.kept[name], columns, cache.position)
-    own = jax.lax.dynamic_index_in_dim(cache.kept[name], cache.layer, axis=1, keepdims=False)
-    return jnp.moveaxis(own.reshape(batch, *heads, cache.length), -1, 1).astype(new.dtype)
 
 
 class MLP(nn.Module):
@@ -253,7 +252,7 @@ class Block(nn.Module):
     attention_dropout: dropout rate of the attention weights.
     hidden_dropout: dropout rate of the MLP's hidden layer; None: `dropout`.
     layer_scale: initial gain of `LayerScale` on each branch; None: no LayerScale.
-    attention: the attention module, made and called like `Attention`.
+    attention: the self-attention module, made and called like `Attention`.
     out_init: initialiser of each branch's last layer; None: kernel_init.
   """
 
@@ -311,13 +310,14 @@ class Block(nn.Module):
 
     if cache is not None:
       attention["cache"] = cache
-    attend = partial(self.attention, self.heads, self.qkv_bias, dropout=self.attention_dropout, **options)
+    given = dict(dropout=self.attention_dropout, **options)
+    attend, look = (partial(kind, self.heads, self.qkv_bias, **given) for kind in (self.attention, Attention))
     mlp = MLP(self.hidden, self.activation, self.dropout, self.hidden_dropout, name="mlp", **options)
     drop = Dropout(self.dropout)
     x = branch(x, "attention", lambda x: drop(attend(name="attention")(x, index=index, **attention), index))
     if context is not None:
       seen = dict(mask=context_mask, cache=cache)
-      x = branch(x, "context", lambda x: drop(attend(name="context")(x, context, index=index, **seen), index))
+      x = branch(x, "context", lambda x: drop(look(name="context")(x, context, index=index, **seen), index))
     return branch(x, "mlp", lambda x: mlp(x, index))
 
 

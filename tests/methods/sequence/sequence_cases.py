@@ -1,17 +1,22 @@
 """The methods of sequences that `test_every_method.py` tests."""
 
+from functools import partial
+
 import numpy as np
 import optax
 from cases import Case
 
 from jaxgen import data
 from jaxgen.core.wrappers import averaged
+from jaxgen.methods.sequence import noise
 from jaxgen.methods.sequence.language import Sampling, language
 from jaxgen.methods.sequence.masked import masked_language
 from jaxgen.methods.sequence.masking import Masking
 from jaxgen.methods.sequence.seq2seq import seq2seq
+from jaxgen.nn.blocks.positions import Learned
 from jaxgen.nn.sequence.bert import BERT
 from jaxgen.nn.sequence.options import SIZES
+from jaxgen.nn.sequence.prophetnet import LARGE, ProphetNet
 from jaxgen.nn.sequence.seq2seq import Seq2Seq
 from jaxgen.nn.sequence.transformer import EncoderDecoder, LanguageModel, Options, gpt
 from jaxgen.nn.sequence.wavenet import WaveNet
@@ -52,10 +57,20 @@ def masked_strings(dtype):
   return masked_language(network, spec=spec, optimizer=optax.adam(5e-3), masking=Masking(1, (0, 1, 2), share=0.3))
 
 
+def prophecies(dtype):
+  """ProphetNet tells half of each string, by two streams."""
+  options = LARGE._replace(features=8, heads=2, hidden=16, depth=1, absolute=partial(Learned, 7, 1, param_dtype=dtype))
+  network = ProphetNet(8, options._replace(dtype=dtype, param_dtype=dtype), 2)
+  known = noise.Tokens(1, 0, (1, 2))
+  method = dict(lessons=noise.mass(known), future=(0.5, 0.5))
+  return seq2seq(network, spec=STRINGS.spec, optimizer=optax.adam(5e-3), **method)
+
+
 CASES = {
   "seq2seq, Transformer": Case(small_seq2seq, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
   "seq2seq, recurrent": Case(recurrent_seq2seq, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
   "Transformer over pixels": Case(pixel_transformer, DIGITS, unit=("nll_nats", {"loss": 64})),
+  "ProphetNet by MASS": Case(prophecies, STRINGS, conditions=some_strings, unit=("nll_nats", {"loss": 6})),
   "masked language": Case(masked_strings, STRINGS, unit=("masked_nats", {"loss": 1})),
   "WaveNet over pixels": Case(pixel_wavenet, DIGITS, conditions=some_labels, unit=("nll_nats", {"loss": 64})),
 }
