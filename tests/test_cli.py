@@ -22,6 +22,7 @@ import pytest
 import tiny
 
 from jaxgen import cli
+from jaxgen.cli import sweep
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.progress import Progress
 
@@ -111,6 +112,87 @@ def test_evaluate_and_report(trained):
   assert (run / "report.html").exists()
 
 
+def test_evaluate_judges_samples_as_papers_do(trained, tmp_path, monkeypatch):
+  from jaxgen.evaluation import judge
+
+  small, trained_on = judge.Recipe(channels=(4,), features=8, steps=20, batch_size=64, dropout=0.0), judge.trained_on
+  monkeypatch.setattr(judge, "trained_on", lambda data: trained_on(data, small))
+  monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
+  run = trained[0] / "runs" / "tiny"
+  words = ("--space", "judge", "--metrics", "fid,kid,prdc,authentic", "--split", "test", "--out", tmp_path / "n.json")
+  result = command("evaluate", run, "--samples", 48, *words)
+  numbers = json.loads((tmp_path / "n.json").read_text())
+  assert {"fid_48_judge_test", "fid_48_judge_test_se", "kid_48_judge_test", "precision_k3_48_judge_test"} <= set(
+    numbers
+  )
+  assert (numbers["step"], numbers["samples"], numbers["against"]) == (30, 48, "test")
+  assert "fid_48_judge_test" in result.stdout
+  again = command("evaluate", run, "--samples", 48, *words, "--resume", True)
+  assert "images a second" not in again.stderr  # nothing was left to compute
+  assert json.loads((tmp_path / "n.json").read_text())["fid_48_judge_test"] == numbers["fid_48_judge_test"]
+  command("sample", run, "--n", 48, "--out", tmp_path / "drawn.npz")
+  words = (
+    "--space",
+    "judge",
+    "--metrics",
+    "fid",
+    "--against",
+    "digits",
+    "--split",
+    "test",
+    "--out",
+    tmp_path / "m.json",
+  )
+  command("evaluate", tmp_path / "drawn.npz", *words)
+  found = json.loads((tmp_path / "m.json").read_text())["fid_48_judge_digits_test"]
+  assert found == pytest.approx(numbers["fid_48_judge_test"], rel=0.05)  # not rounded to the digits' 17 levels first
+  assert "there is no metric 'fdd'" in error_of("evaluate", run, "--metrics", "fdd")
+  assert "--samples is of --metrics" in error_of("evaluate", run, "--samples", 5)
+  assert "which is no file: make it of pt_inception" in error_of("evaluate", run, "--metrics", "fid")
+  assert "say which --metrics" in error_of("evaluate", tmp_path / "drawn.npz", "--against", "digits")
+  assert "none is not a run" in error_of("evaluate", tmp_path / "none", "--metrics", "fid")
+
+
+def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path, monkeypatch):
+  config = trained[0] / "tiny.py"
+  words = ("sweep", config, "--over", "learning_rate=1e-3,3e-3", "--steps", 4, "--runs", tmp_path)
+  dry = command(*words, "--seeds", 2, "--dry", True).stdout.split()
+  assert [name.rpartition("/")[2] for name in dry] == [
+    f"learning_rate={rate}_seed={seed}" for rate in ("0.001", "0.003") for seed in (0, 1)
+  ]
+  trained_ones, train = [], sweep.loop.train
+
+  def killed(run, **options):
+    if trained_ones:
+      raise KeyboardInterrupt
+    trained_ones.append(run.name)
+    return train(run, **options)
+
+  monkeypatch.setattr(sweep.loop, "train", killed)
+  command(*words, code=130)
+  monkeypatch.setattr(
+    sweep.loop, "train", lambda run, **options: trained_ones.append(run.name) or train(run, **options)
+  )
+  out = command(*words).stdout
+  assert trained_ones == ["learning_rate=0.001_seed=0", "learning_rate=0.003_seed=0"]  # each once
+  assert re.search(r"learning_rate\s+.*test_bits_per_dim_17_levels", out)
+  assert "Samples of the same noise" in (tmp_path / "tiny_sweep" / "compare.html").read_text()
+  one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0", "--page", tmp_path / "p.html").stdout
+  assert "training examples" in one
+  for given, words in (
+    (("learning_rat=1",), "has no argument 'learning_rat': perhaps you meant 'learning_rate'"),
+    (("learning_rate=fast,1",), "'fast' is no value of learning_rate"),
+    (("learning_rate",), "write it as NAME=VALUE,VALUE"),
+    (("steps=1,1",), "has a value twice"),
+    (("steps=1", "steps=2"), "--over steps is given twice"),
+    (("solver=ddim,nonsuch",), "'nonsuch' is no value of solver"),
+  ):
+    assert words in error_of("sweep", config, "--runs", tmp_path, "--over", *given)
+  assert "is in --over, too" in error_of("sweep", config, "--over", "steps=1,2", "--steps", 3)
+  assert "a sweep is --over one argument or more" in error_of("sweep", config)
+  assert "RUN is missing" in error_of("compare")
+
+
 def test_inspect(trained):
   folder, _ = trained
   run = command("inspect", folder / "runs" / "tiny").stdout
@@ -130,6 +212,19 @@ def test_list_names_every_config():
   out = command("list").stdout
   for path in (conftest.REPOSITORY / "configs").rglob("*_*.py"):
     assert path.stem in out
+  lines = out.splitlines()
+  assert max(map(len, lines)) <= 150
+  mnist = next(line for line in lines if line.strip().startswith("vae_mnist "))
+  assert "Kingma" not in mnist  # papers are in the whole
+  some = command("list", "cifar", "diffusion").stdout
+  assert "score_sde_cifar10" in some
+  assert "gan_mnist" not in some
+  assert len(some.splitlines()) < len(lines) / 2
+  one = command("list", "ddpm_cifar10").stdout
+  assert "Ho et al. 2020" in one
+  assert "--preset cifar10" in one
+  assert "no config has 'nonsuch'" in error_of("list", "nonsuch")
+  assert "takes words and no flags, not --all" in error_of("list", "--all")
 
 
 @pytest.mark.parametrize(

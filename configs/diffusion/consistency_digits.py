@@ -7,8 +7,9 @@ Improved techniques for training consistency models, https://arxiv.org/abs/2310.
     jaxgen train edm --name edm_digits
     jaxgen train consistency_digits --kind distillation --teacher runs/edm_digits --name distilled_digits
 
-Expect: not measured
-Cost: not measured
+Expect: improved, 4,000 steps: frechet_1437 1.60 times its floor with 2 network calls, 2.15 with 1, 2.19 with 4;
+distillation: 1.40 with 2 calls, 2.03 with 1, 1.56 with 4 (seed 0 alone); training as first published is not measured
+Cost: 3 min 15 s on 2 CPU cores; distillation 4 to 5 minutes
 """
 
 from typing import Literal
@@ -18,21 +19,21 @@ import optax
 from jaxgen import Experiment, UserError, data, diffusion
 from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion import predictions
+from jaxgen.diffusion.grids import few_steps
 from jaxgen.diffusion.solvers.consistency import consistency
 from jaxgen.evaluation.evaluators import frechet
 from jaxgen.interop import runs
 from jaxgen.methods.diffusion.consistency import (
   TARGET,
   Pairs,
-  Teacher,
   consistency_model,
   constant,
-  few_steps,
   improved,
   square_root,
   target_decay,
 )
 from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.methods.diffusion.teacher import Teacher, fits
 from jaxgen.nn import UNet
 
 SIGMA_DATA = 0.75
@@ -78,7 +79,7 @@ def experiment(
     optax.radam(learning_rate),
     pairs,
     sigma_data=SIGMA_DATA,
-    teacher=teacher and Teacher(network(32), runs.frozen(teacher), predictions.edm(SIGMA_DATA)),
+    teacher=teacher and Teacher(network(32), runs.frozen(teacher, check=fits(process)), predictions.edm(SIGMA_DATA)),
     sampler=Sampler(consistency, few_steps, sampling_steps),
   )
   return Experiment(

@@ -9,8 +9,8 @@ that is trained here take VGG's place in the perceptual loss: give its run.
     jaxgen train first_stage --perceptual runs/classifier_digits
     jaxgen train kl_digits --perceptual runs/classifier_digits
 
-Expect: kl_digits: test_squared_error 0.0133 (standard error 0.0004) of values in [-1, 1]; its latents have mean 0.004 and
-mean square 0.984 on the test split. vqgan_digits: 0.0235. One seed
+Expect: kl_digits: test_squared_error 0.0133 (standard error 0.0004) of values in [-1, 1]; its latents have mean
+0.004 and mean square 0.984 on the test split. vqgan_digits: 0.0235. One seed
 Cost: 2 minutes 21 seconds and 1 minute 43 on 2 CPU cores that had other work
 """
 

@@ -30,8 +30,12 @@ class Command(NamedTuple):
 COMMANDS = {
   "train": Command("train", "train", ("CONFIG",)),
   "sample": Command("sample", "sample", ("RUN",)),
-  "evaluate": Command("evaluate", "evaluate", ("RUN",)),
+  "evaluate": Command("evaluate", "evaluate", ("RUN|PICTURES",)),
+  "statistics": Command("statistics", "statistics", ("DATA",)),
+  "averages": Command("averages", "averages", ("RUN",)),
   "report": Command("report", "report", ("RUN",)),
+  "compare": Command("compare", "compare", computes=False),
+  "sweep": Command("sweep", "sweep", ("CONFIG",)),
   "inspect": Command("inspect", "inspect", ("RUN|CONFIG",)),
   "benchmark": Command("benchmark", "benchmark", ("RUN|CONFIG",)),
   "import": Command("weights", "import_weights", ("FILE", "CONFIG")),
@@ -47,18 +51,25 @@ USAGE = """usage: jaxgen COMMAND ...
   train CONFIG      train a config, or go on with its run        jaxgen train ddpm_digits
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
+                    or metrics of its samples, as papers do      jaxgen evaluate runs/ddpm --metrics fid,prdc
+  evaluate PICTURES  the same of a folder or an .npz             jaxgen evaluate a.npz --metrics kid --against npz:b.npz
+  statistics DATA   mean and covariance of a data set's features, as other programs read and write them
+  averages RUN      evaluate averages of many lengths, of a run that keeps them, and draw the curve
   report RUN        write a run's report.html
+  compare RUN ...   what differs between runs, and their numbers and curves beside each other
+  sweep CONFIG      train every combination of arguments         jaxgen sweep ddpm_digits --over ema=0.99,0.999
   inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
   benchmark RUN|CONFIG  how fast it trains and samples here: throughput, latency, memory, share of the peak
   import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
   export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
   reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number
   ledger            the ledger: papers' numbers and ours
-  list              the configs by family, their papers, expected numbers and costs
+  list [WORD ...]   the configs by family, a line each, those with these words; or the whole of one by its name
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
 CONFIG is a Python file, or the name of one that `jaxgen list` shows: those in ./configs, and those that jaxgen has.
-RUN is a run's folder, or its address on an object store. Both come before the flags.
+RUN is a run's folder, or its address on an object store. DATA is folder:DIR, npz:FILE, tar:DIR, hf:DIR, tfds:NAME or
+digits. All come before the flags.
 `jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
 
 exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or SIGTERM with the state saved

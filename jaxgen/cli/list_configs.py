@@ -1,6 +1,9 @@
-"""jaxgen list: the configs, with their further names, their papers, expected numbers and costs."""
+"""jaxgen list [WORD ...]: one line a config, by family; jaxgen list NAME: the whole of one."""
 
+import ast
 import itertools
+import re
+import textwrap
 
 from rich.console import Console
 from rich.table import Table
@@ -8,32 +11,82 @@ from rich.text import Text
 
 from jaxgen.core.errors import UserError
 from jaxgen.engine.arguments import as_flags
-from jaxgen.engine.catalogue import all_configs, config_summary
+from jaxgen.engine.catalogue import Entry, all_configs, config_summary
+
+USAGE = """usage: jaxgen list [WORD ...]
+
+One line a config, grouped by family: its name, what it is, the first number that is expected of it ("not run" where
+none was measured here), and its cost; below it its further names, with the flags that each stands for. With words,
+those configs alone that have all of them in their name, family, title, paper or further names. With a config's name,
+the whole of it: paper, numbers, costs and commands.
+"""
+LINE = 150  # columns of a line where the output is no terminal
 
 
 def list_configs(words: list[str]) -> None:
   if words and words[0] in ("-h", "--help"):
-    print(
-      "usage: jaxgen list\n\nThe configs by family, their papers, expected numbers and costs, and their further names "
-      "with the flags that each stands for."
-    )
+    print(USAGE, end="")
     return
-  if words:
-    raise UserError(f"jaxgen list takes no arguments, not {' '.join(words)}")
-  table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-  for name in ("config", "what", "paper", "expect", "cost"):
-    table.add_column(name, overflow="fold", no_wrap=name == "config")
-  for family, configs in itertools.groupby(all_configs(), key=lambda entry: entry.family):
+  if flags := [word for word in words if word.startswith("-")]:
+    raise UserError(f"jaxgen list takes words and no flags, not {flags[0]}")
+  entries = all_configs()
+  same = [entry for entry in entries if len(words) == 1 and words[0] in (entry.name, *entry.names)]
+  if same:
+    print("\n\n".join(whole(entry) for entry in same))
+    return
+  chosen = [entry for entry in entries if all(word.lower() in _searched(entry) for word in words)]
+  if not chosen:
+    raise UserError(f"no config has {' and '.join(map(repr, words))}: `jaxgen list` shows all {len(entries)}")
+  console = Console()
+  console = console if console.is_terminal else Console(width=LINE)
+  console.print(table(chosen))
+
+
+def table(entries: list[Entry]) -> Table:
+  """A line for each config, what does not fit cut off; a table cannot be wider than its terminal."""
+  found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+  found.add_column("config", no_wrap=True)
+  for name, share in (("what", 5), ("expect", 4), ("cost", 3)):
+    found.add_column(name, no_wrap=True, overflow="ellipsis", ratio=share)
+  for family, configs in itertools.groupby(entries, key=lambda entry: entry.family):
     if family:
-      table.add_row(Text(family, style="bold"))
-      table.add_row()
+      found.add_row(Text(family, style="bold"))
     indent = "  " if family else ""
     for entry in configs:
       summary = config_summary(entry.path)
-      texts = (summary[field] for field in ("title", "paper", "expect", "cost"))
-      table.add_row(Text(indent + entry.name), *map(Text, texts))
+      texts = summary["title"].rstrip("."), headline(summary["expect"]), first_clause(summary["cost"])
+      found.add_row(Text(indent + entry.name), *map(Text, texts))
       for name, arguments in entry.names.items():
-        table.add_row(Text(f"{indent}  {name}"), Text(as_flags(arguments)))
-      table.add_row()
-  console = Console()
-  Console(width=max(console.width, 120) if not console.is_terminal else None).print(table)
+        found.add_row(Text(f"{indent}  {name}", style="dim"), Text(as_flags(arguments), style="dim"))
+  return found
+
+
+def headline(expect: str) -> str:
+  """The first number that a config expects, or "not run" where its first sentence says so."""
+  sentence = re.split(r"\.\s+(?=[A-Za-z])", expect, maxsplit=1)[0]
+  return "not run" if not expect or re.search(r"not run|not measured", sentence) else first_clause(expect)
+
+
+def first_clause(text: str) -> str:
+  """A text up to its first semicolon, or the end of its first sentence."""
+  return re.split(r";\s|\.\s+(?=[A-Za-z])", text, maxsplit=1)[0].strip().rstrip(".")
+
+
+def whole(entry: Entry) -> str:
+  """A config's docstring, and its further names with their flags."""
+  try:
+    doc = ast.get_docstring(ast.parse(entry.path.read_text())) or "It has no docstring."
+  except (SyntaxError, ValueError, OSError):
+    doc = config_summary(entry.path)["title"]
+  parts = [f"{entry.name}  ({entry.path})", doc]
+  if entry.names:
+    width = max(map(len, entry.names))
+    lines = [f"{name:<{width}}  {as_flags(arguments)}" for name, arguments in entry.names.items()]
+    parts.append("Further names, with the flags that each stands for:\n\n" + textwrap.indent("\n".join(lines), "    "))
+  parts.append(f"`jaxgen train {entry.name} --help` shows its flags.")
+  return "\n\n".join(parts)
+
+
+def _searched(entry: Entry) -> str:
+  summary = config_summary(entry.path)
+  return " ".join((entry.name, entry.family, summary["title"], summary["paper"], *entry.names)).lower()

@@ -95,10 +95,12 @@ class Frozen(NamedTuple):
   Attributes:
     source: where the values come from, in words: a run's folder, a file.
     load: () -> the values, a tree of arrays like the entry of `params`.
+    starts: trained networks of a new run, and their averages, that start from its "params", not from random ones.
   """
 
   source: str
   load: Callable[[], Params]
+  starts: tuple[str, ...] = ()
 
 
 class Method(NamedTuple):
@@ -109,7 +111,7 @@ class Method(NamedTuple):
     step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). Every gradient is accumulated over
       `microbatches` parts of its slice, and equals that of the whole slice. Gradients and metrics are averaged over the
       pmap axis `axis`.
-    evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
+    evaluate: (state, batch, key) -> {name: [B] or, of features, [B, ...]}, per example: "nll_nats", "correct", ...
     sample: (state, keys [N], **conditions [N, ...]) -> [N, ...]. Sample i depends only on keys[i] and conditions[i].
       None: the method generates nothing.
     mean: every player's loss is a mean over examples (see `Player`).

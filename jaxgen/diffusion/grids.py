@@ -108,6 +108,14 @@ def karras(schedule: Schedule, n: int, rho: float = 7.0) -> Times:
   )
 
 
+def few_steps(schedule: Schedule, n: int) -> Times:
+  """T, n - 1 times between T and t_min as Karras's grid of one time more has them, and 0.
+
+  With 2 n steps it has every time of n steps, which distillation by halving needs. One step is from T to 0.
+  """
+  return np.append(karras(schedule, n + 1)[:n], 0.0)
+
+
 def _down(schedule: Schedule, n: int, at: Callable[[np.ndarray], np.ndarray]) -> Times:
   """n times from T = at(0) to t_min = at(1), then 0. If t_min is 0, n + 1 times from T to 0."""
   times = at(np.linspace(0, 1, n if schedule.t_min else n + 1))

@@ -8,7 +8,8 @@ They work for any schedule and prediction, because they act on (x_0, eps), and t
 
 Weight w = 1 gives the better prediction, bit for bit (some networks round differently in batches of other sizes), and
 w = 0 the worse one. Ho and Salimans 2022 write 1 + w for our w. A weight may be traced, and there may be one for each
-sample: another value compiles nothing. t is [] or [N].
+sample: another value compiles nothing. t is [] or [N]. A flow map's denoiser, which is told where its step leads, takes
+that time after t, and so does the guided one.
 
 Results after (x_0, eps), such as a learned variance, are those of the better prediction. Clip the predicted x_0 after
 guidance, with `clipped`, not before.
@@ -58,10 +59,10 @@ def classifier_free(
     UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
 
-  def pair(x, t):
+  def pair(x, t, *to):
     twice = lambda a, b: jnp.stack([a, jnp.broadcast_to(b, a.shape)], 1).reshape(-1, *a.shape[1:])
     labels = jax.tree.map(lambda a, b: twice(jnp.asarray(a), b), label, no_label)
-    both = predict(twice(x, x), twice(t, t) if t.ndim else t, labels)
+    both = predict(twice(x, x), *(twice(v, v) if v.ndim else v for v in (t, *to)), labels)
     return tuple(v[::2] for v in both), tuple(v[1::2] for v in both)
 
   return _guided(pair, schedule, weight, rescale, interval)
@@ -85,7 +86,7 @@ def autoguidance(
   Raises:
     UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
-  return _guided(lambda x, t: (main(x, t), guide(x, t)), schedule, weight, rescale, interval)
+  return _guided(lambda x, *t: (main(x, *t), guide(x, *t)), schedule, weight, rescale, interval)
 
 
 def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array], scale: Weight = 1.0) -> Denoise:
@@ -112,8 +113,8 @@ def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array]
 def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float = 1.0) -> Denoise:
   """Clips the predicted x_0 to the data's range [low, high], and computes eps from it by (1)."""
 
-  def clip(x, t):
-    x_0, _, *more = denoise(x, t)
+  def clip(x, t, *to):
+    x_0, _, *more = denoise(x, t, *to)
     x_0 = x_0.clip(low, high)
     return x_0, (x - per_example(schedule.alpha(t), x) * x_0) / per_example(schedule.sigma(t), x), *more
 
@@ -138,8 +139,8 @@ def _guided(
   """(G1) with pair(x, t) -> (the better prediction, the worse), each (x_0, eps, ...)."""
   check(rescale, interval)
 
-  def guided(x, t):
-    (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t)
+  def guided(x, t, *to):
+    (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t, *to)
     alpha, sigma = per_example(schedule.alpha(t), x), per_example(schedule.sigma(t), x)
     w = per_example(jnp.asarray(weight, x.dtype), x)
     if interval is not None:

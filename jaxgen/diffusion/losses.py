@@ -137,10 +137,14 @@ def bound_nll(
 
 
 def diffuse(
-  schedule: Schedule, x_0: Float[Array, "batch ..."], t: Float[Array, " batch"], keys: Key[Array, " batch"]
+  schedule: Schedule,
+  x_0: Float[Array, "batch ..."],
+  t: Float[Array, " batch"],
+  keys: Key[Array, " batch"],
+  eps: Float[Array, "batch ..."] | None = None,
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-  """(x_t, eps) by (1), each example's noise from its own key."""
-  eps = normal(keys, x_0.shape[1:], x_0.dtype)
+  """(x_t, eps) by (1), each example's noise from its own key, unless the noise is given."""
+  eps = normal(keys, x_0.shape[1:], x_0.dtype) if eps is None else eps
   return per_example(schedule.alpha(t), x_0) * x_0 + per_example(schedule.sigma(t), x_0) * eps, eps
 
 

@@ -72,6 +72,16 @@ def uniform(schedule: Schedule, first: float | None = None) -> Times:
   return Times(draw)
 
 
+def last(schedule: Schedule) -> Times:
+  """t = T for every example: the one time of a model of one step."""
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    t = jnp.full(index.shape, schedule.T, float)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
 def low_discrepancy(schedule: Schedule, batch_size: int, first: float | None = None) -> Times:
   """One uniform draw u for the whole batch; example i of B uses u + i / B, modulo 1.
 
@@ -205,3 +215,8 @@ def thousandths(at: Point) -> Array:
 def c_noise(at: Point) -> Array:
   """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1. Log-SNR below -30 counts as -30."""
   return -jnp.maximum(at.log_snr, -30) / 8
+
+
+def itself(at: Point) -> Array:
+  """t: Lu and Song 2024 (TrigFlow), who divide the embedding's range instead, section 4.1."""
+  return at.t

@@ -58,10 +58,10 @@ class Experiment:
     sample_chunk: samples are computed in padded chunks of this size. Sample i depends on nothing else.
     evaluate_batch: examples in a batch of an evaluation; by default `batch_size`.
     keep: number of newest checkpoints to keep.
+    profiles: the relative widths of averages by `power`, by name. They are kept from every checkpoint, for `--ema`.
     best: (metric, "min" or "max"): also keep the checkpoint that is best by this metric, and save at every evaluation.
     render: (samples, their conditions) -> {a file's suffix: its contents} to show samples; by default a picture.
-    figures: functions of a `Run` that return files by name (pictures, sounds, texts) that show what was learned. They
-      are drawn at the end of training into the run's folder `figures/` and shown in its report.
+    figures: functions of a `Run` -> files by name that show what was learned, drawn at the end, for its report.
     published: numbers that papers report for this experiment, for `jaxgen reproduce` and the ledger.
     layouts: layouts of published weights of the network called "network", by name ("timm", "transformers"): lists of
       `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.
@@ -84,6 +84,7 @@ class Experiment:
   sample_chunk: int = 64
   evaluate_batch: int | None = None
   keep: int = 2
+  profiles: Mapping[str, float] = dataclasses.field(default_factory=dict)
   best: tuple[str, str] | None = None
   render: Callable[[Any, Mapping[str, Any]], dict[str, bytes]] = as_pictures
   figures: Sequence[Figure] = ()

@@ -1,12 +1,17 @@
-"""Frozen networks in a run. They are read once from their source, saved once, and restored with each checkpoint.
+"""A run's checkpoints, with what they keep apart: frozen networks, and averages for later.
+
+Frozen networks are read once from their source, saved once, and restored with each checkpoint. Averages by power
+functions are kept from every checkpoint, so that `engine.averages` can make others of them.
 
 RUN/frozen/           their values, as a checkpoint of its own
 RUN/checkpoints/      the state without them
+RUN/averages/         the averages of each checkpoint's step, as checkpoints of their own
 RUN/run.json          "frozen": {name: {"source", "sha256"}}
 """
 
 import contextlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,20 +24,29 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
 
+AVERAGES = "averages"
+ALL = 2**31  # checkpoints to keep
 
-def load(frozen: Mapping[str, Frozen], like: Mapping[str, PyTree]) -> dict[str, PyTree]:
-  """The values of frozen networks, on the devices.
 
-  Args:
-    like: the shapes, dtypes and shardings from the method's `init`, by name.
+def start(frozen: Mapping[str, Frozen], state: State) -> State:
+  """A new run's state with the values of frozen networks, and with the networks and averages that start from them.
 
   Raises:
-    UserError: a source's arrays do not fit the network.
+    UserError: a source's arrays do not fit the network, or a network that should start from it.
   """
-  return {name: _placed(name, network.source, network.load(), like[name]) for name, network in frozen.items()}
+  params, ema = dict(state.params), dict(state.ema)
+  for name, network in frozen.items():
+    values = network.load()
+    params[name] = _placed(f"the frozen network {name!r}", network.source, values, params[name])
+    for trained in network.starts:
+      title = f"the network {trained!r}, which starts from the frozen one,"
+      params[trained] = _placed(title, network.source, values["params"], params[trained])
+      for average in [average for average in ema if average.partition("/")[0] == trained]:
+        ema[average] = _placed(title, network.source, values["params"], ema[average])
+  return state.replace(params=params, ema=ema)
 
 
-def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
+def _placed(title: str, source: str, values: PyTree, like: PyTree) -> PyTree:
   keyed = lambda tree: {
     jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
@@ -41,7 +55,7 @@ def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
     a, b = found.get(leaf), wanted.get(leaf)
     if a is None or b is None or np.shape(a) != b.shape:
       there, here = ("absent" if x is None else list(np.shape(x)) for x in (a, b))
-      raise UserError(f"the frozen network {name!r} is not that of {source}: {leaf} is {there} there and {here} here")
+      raise UserError(f"{title} is not that of {source}: {leaf} is {there} there and {here} here")
 
   def put(leaf: str, x: Any) -> jax.Array:
     host = np.asarray(found[leaf]).astype(x.dtype)
@@ -54,9 +68,11 @@ def _placed(name: str, source: str, values: PyTree, like: PyTree) -> PyTree:
 class RunCheckpoints(Checkpoints):
   """A run's checkpoints. They have the state without the frozen networks, which are saved apart, once."""
 
-  def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
+  def __init__(
+    self, folder: Folder, frozen: Mapping[str, Frozen], profiles: Mapping[str, float] = MappingProxyType({}), **options
+  ):
     super().__init__(folder / "checkpoints", check=folder.check, **options)
-    self._run, self._frozen, self._apart = folder, frozen, folder / "frozen"
+    self._run, self._frozen, self._apart, self._profiles = folder, frozen, folder / "frozen", profiles
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
     """Saves a new run's frozen networks and returns their entry in run.json; {} if there are none."""
@@ -75,6 +91,9 @@ class RunCheckpoints(Checkpoints):
 
   def save(self, step: int, state: State, *rest: Any) -> None:
     self._run.flush()
+    if self._profiles:  # before the checkpoint, so that a run that goes on from there has them all
+      with contextlib.closing(Checkpoints(self._run / AVERAGES, keep=ALL, check=self._run.check)) as averages:
+        averages.save(step, {name: state.ema[name] for name in self._profiles})
     super().save(step, self._without(state), *rest)
 
   def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:

@@ -137,8 +137,7 @@ class Program:
       raw: this process's rows of the first batch, for a method whose initial state depends on data.
     """
     state = self._jit_init(root(seed, "training"), self.put(raw))
-    values = frozen.load(self.method.frozen, self.abstract.params)
-    return state.replace(params={**state.params, **values})
+    return frozen.start(self.method.frozen, state)
 
   @functools.cached_property
   def _jit_init(self):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.files import PathLike
-from jaxgen.core.method import Frozen, State
+from jaxgen.core.method import Frozen, Method, State
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.provenance import describe, keep_config
 from jaxgen.engine.run import Run, load
@@ -21,16 +21,21 @@ from jaxgen.interop.layout import Entry, read, write
 NETWORK = "network"  # the entry of a state's params that layouts are of
 
 
-def frozen(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
+def frozen(
+  folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
+) -> Frozen:
   """A trained run's network for a method that uses it and does not train it, a teacher for one; see `variables`."""
-  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint))
+  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint, check))
 
 
-def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict[str, Any]:
+def variables(
+  folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
+) -> dict[str, Any]:
   """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
 
   Args:
     checkpoint: as `jaxgen.load` takes it.
+    check: called with the run's method; raises a UserError if it is not of the kind that is asked for.
 
   Returns:
     {"params": .., "batch_stats": .., ..}, as the network's `init` gives them.
@@ -38,7 +43,9 @@ def variables(folder: str | os.PathLike, checkpoint: str | int = "last") -> dict
   Raises:
     UserError: the folder is not a run, or has no network of that name.
   """
-  state = load(folder, checkpoint=checkpoint).state
+  run = load(folder, checkpoint=checkpoint)
+  check(run.experiment.method)
+  state = run.state
   if NETWORK not in state.params:
     raise UserError(f"{folder} has no network called {NETWORK!r}: it has {', '.join(state.params)}")
   return jax.tree.map(np.asarray, _averaged(state))

@@ -15,7 +15,13 @@ Rows = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 
 POINTS = 2_000  # points of a curve
 INK = "#123456"  # stands for the page's text colour in figures, until `drawing` puts that in
-HIDDEN = ("steps_per_second", "data_wait_seconds", "skipped")  # the tables tell these, and no curve needs to
+HIDDEN = (
+  "steps_per_second",
+  "examples_per_second",
+  "device_peak_gib",
+  "data_wait_seconds",
+  "skipped",
+)  # the tables tell these, and no curve needs to
 BLUE, ORANGE = "#3b82c4", "#e07b39"  # both readable on white and on near-black
 
 
@@ -97,6 +103,41 @@ def _curve(kind: str, name: str, lines: Sequence[Line], error: tuple[np.ndarray,
       axes.legend()
 
   return drawing(name + (" (log scale)" if log else ""), f"{kind}/{name}", draw)
+
+
+COLORS = (BLUE, ORANGE, "#3f9c5a", "#a35bbf", "#c2484f", "#8a7a2e", "#2f9aa0", "#9a6a4a")  # of runs in one figure
+
+
+def overlaid(title: str, name: str, lines: Sequence[tuple[str | None, int, Sequence[tuple[int, float]]]]) -> Drawing:
+  """Several runs' curves of one number in one pair of axes.
+
+  Args:
+    title: the number's name.
+    name: as in `drawing`.
+    lines: of each run its label (None: it has that of the one before), the number of its colour, and (step, value)
+      pairs. Long curves are shown by their running means.
+  """
+  values = np.array([y for _, _, points in lines for _, y in points])
+  log = bool(values.min() > 0 and values.max() / values.min() > 8)
+
+  def draw(axes: Any) -> None:
+    for label, number, points in lines:
+      steps, y = np.array(points, np.float64).T
+      if len(y) > 50:
+        smooth = _running_mean(np.log(y) if log else y, max(5, len(y) // 50))
+        thin = spread(len(steps), POINTS)
+        steps, y = steps[thin], (np.exp(smooth) if log else smooth)[thin]
+      marker = "o" if len(y) <= 30 else None
+      color = COLORS[number % len(COLORS)]
+      axes.plot(steps, y, color=color, linewidth=1.5, marker=marker, markersize=3.5, label=label)
+    if log:
+      axes.set_yscale("log")
+      _label_log_axis(axes, values)
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+
+  return drawing(title + (" (log scale)" if log else ""), name, draw)
 
 
 def _running_mean(y: np.ndarray, width: int) -> np.ndarray:

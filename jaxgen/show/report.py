@@ -24,6 +24,7 @@ from jaxgen.core import files, pictures
 from jaxgen.core.errors import UserError
 from jaxgen.data import real
 from jaxgen.engine.experiment import AnyRun
+from jaxgen.engine.folder import Folder
 from jaxgen.evaluation.nearest import nearest
 from jaxgen.show import words
 from jaxgen.show.curves import Rows, curves, distances, spread
@@ -72,9 +73,9 @@ def page(run: AnyRun) -> str:
   """The report as HTML."""
   info, rows = run.folder.info(), run.folder.metrics()
   title, _, rest = run.config.doc.partition("\n")
-  grids = _grids(run)
+  grids = _grids(run.folder)
   chosen = [grids[i] for i in spread(len(grids), GRIDS)] if grids else []
-  return _template().render(
+  return template("report.html.j2").render(
     name=run.name,
     title=title.removesuffix(".") or run.config.name,
     prose=words.prose(rest),
@@ -89,13 +90,14 @@ def page(run: AnyRun) -> str:
   )
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+  """A page's template; what it is given is escaped."""
   loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates")
   environment = jinja2.Environment(
     loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )
   environment.filters |= {"breakable": _breakable, "linked": _linked}
-  return environment.get_template("report.html.j2")
+  return environment.get_template(name)
 
 
 def _breakable(name: str) -> markupsafe.Markup:
@@ -163,14 +165,20 @@ def _numbers(rows: Rows) -> dict[str, Any] | None:
   return {"step": last["step"], "rows": lines, "has_errors": any(map(is_error, last))}
 
 
-def _grids(run: AnyRun) -> list[tuple[int, list[files.Place]]]:
+def _grids(folder: Folder) -> list[tuple[int, list[files.Place]]]:
   """The files that show samples, by step."""
   found: dict[int, list[files.Place]] = {}
-  for path in sorted((run.folder / "samples").glob("step_*.*")):
+  for path in sorted((folder / "samples").glob("step_*.*")):
     match = re.fullmatch(r"step_(\d+)", path.stem)
     if match and path.suffix in KINDS:
       found.setdefault(int(match[1]), []).append(path)
   return sorted(found.items())
+
+
+def pictures_of(folder: Folder) -> list[Shown]:
+  """What shows a run's last samples, drawn in training; [] where there is nothing yet."""
+  grids = _grids(folder)
+  return [shown(path, f"samples at step {grids[-1][0]}") for path in grids[-1][1]] if grids else []
 
 
 def _figures(run: AnyRun) -> list[Shown]:

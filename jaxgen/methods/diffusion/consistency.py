@@ -22,22 +22,21 @@ import optax
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from jaxgen.core.condition import UNCONDITIONAL, Condition, check_condition
+from jaxgen.core.condition import UNCONDITIONAL, Condition
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys, normal, split
-from jaxgen.core.method import Batch, Frozen, Method, Params, Player, State, compose
-from jaxgen.core.spec import Spec, check_batch, check_output
-from jaxgen.diffusion import Prediction, Schedule, predictions
-from jaxgen.diffusion.grids import Times as Grid
-from jaxgen.diffusion.grids import karras
+from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.spec import Spec
+from jaxgen.diffusion import Schedule, predictions
+from jaxgen.diffusion.grids import few_steps
 from jaxgen.diffusion.solvers.consistency import consistency
 from jaxgen.diffusion.solvers.heun import heun
-from jaxgen.diffusion.times import TimeInput, c_noise
+from jaxgen.diffusion.times import c_noise
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
+from jaxgen.methods.diffusion.teacher import Teacher, initial
 
 RHO = 7.0
-TEACHER = "teacher"
 TARGET = "network/target"
 
 
@@ -142,26 +141,6 @@ def distance(a: Examples, b: Examples, kind: Distance = "pseudo-Huber", c: float
   return square if kind == "squared" else square / (jnp.sqrt(square + c**2) + c)
 
 
-class Teacher(NamedTuple):
-  """A diffusion model whose ODE a consistency model follows.
-
-  Attributes:
-    network: its network, told of the time by `time_input`, and of a condition as the student.
-    frozen: where its parameters come from.
-    prediction: what it outputs.
-  """
-
-  network: Any
-  frozen: Frozen
-  prediction: Prediction
-  time_input: TimeInput = c_noise
-
-
-def few_steps(schedule: Schedule, n: int) -> Grid:
-  """T, n - 1 times between T and t_min as Karras's grid has them, and 0. One step is from T to 0."""
-  return np.append(karras(schedule, n + 1)[:n], 0.0)
-
-
 FEW = Sampler(consistency, few_steps, steps=2)
 
 
@@ -206,21 +185,9 @@ def consistency_model(
   low, high = (float(r[0]) for r in ends)
   model = Model(network, schedule, predictions.consistency(sigma_data, low), c_noise)
   sample = sampling_function(sampler, model, condition, spec)
-  check_condition(condition, network)
   ode = heun(schedule)
-  taught = teacher and Model(teacher.network, schedule, teacher.prediction, teacher.time_input)
+  init = initial({"network": network}, spec, condition, teacher)
   time = lambda r: schedule.time(-2 * jnp.log(r))
-
-  def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
-    check_batch(spec, batch)
-    one = jax.tree.map(lambda x: x[:1], batch)
-    x, t, told = one[spec.feature], jnp.zeros(1, one[spec.feature].dtype), condition.of(one)
-    output, variables = network.init_with_output(key, x, t, told)
-    check_output("the network's output", output.shape[1:], spec.shape, "change its out_channels")
-    params = {"network": variables["params"]}
-    if teacher:
-      params[TEACHER] = teacher.network.init(jax.random.fold_in(key, 1), x, t, told)
-    return params, {}
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
     noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
@@ -235,8 +202,8 @@ def consistency_model(
     told = condition.dropped(condition.of(batch), example_keys(told_key, index))
     noisy = lambda at: at.alpha * x_0 + at.sigma * z
     x_t = noisy(schedule.at(t).like(x_0))
-    if taught:
-      denoise = taught.denoise(state.params[TEACHER]["params"], told)
+    if teacher:
+      denoise = teacher.denoise(state, schedule, condition, told)
       each_its_own = lambda t: t.reshape(-1, *(1,) * (x_0.ndim - 1))
       at_its_own = lambda x, t: denoise(x, t.reshape(-1))
       x_s, _ = ode.step(at_its_own, (), x_t, each_its_own(t), each_its_own(s), pair_keys)  # which draws nothing
@@ -252,8 +219,8 @@ def consistency_model(
     each = each / (above - r) if pairs.by_distance else each
     return jnp.mean(each), ({"times": pairs.number.of(state.step).astype(each.dtype)}, state.buffers)
 
-  frozen = {TEACHER: teacher.frozen} if teacher else {}
-  words, calls = cost(sampler, schedule, condition)
+  frozen = teacher.starting() if teacher else {}
+  facts, calls = cost(sampler, schedule, condition)
   players = [("network", Player(loss, optimizer))]
-  method = compose(init, players, sample=sample, frozen=frozen, facts={"A sample": words})
+  method = compose(init, players, sample=sample, frozen=frozen, facts=facts)
   return method._replace(network_calls=calls)

@@ -90,7 +90,7 @@ def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None =
       raise UserError("this model has nothing to be guided by: train it with dropout of its condition, or a guide")
     params = state.averaged()
     # The mask goes along with the condition, but is never dropped.
-    predict = lambda x, t, both: model.predict(params, x, t, *both)
+    predict = lambda x, *rest: model.predict(params, x, rest[0], *rest[-1], *rest[1:-1])
     both, nothing = (asked.told, asked.mask), (condition.nothing, asked.mask)
     return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
 
@@ -123,7 +123,9 @@ def autoguidance(
   def loss(model: Model, objective: Objective, condition: Condition, spec: Spec) -> Loss:
     # A distribution of t that learns from losses learns only from the first network's.
     times = objective.times._replace(update=lambda buffers, t, loss: buffers)
-    return training_loss(model._replace(network=network), objective._replace(times=times), condition, spec)
+    return training_loss(
+      model._replace(network=network), objective._replace(times=times, uncertainty=None), condition, spec
+    )
 
   guide = Guide("guide", network, optimizer, lambda condition: condition, loss)
   return Guidance(denoise, lambda condition: "one more of the guide beside each", guide=guide)

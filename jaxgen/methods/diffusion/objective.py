@@ -21,6 +21,8 @@ from jaxgen.diffusion.times import TimeInput, Times, c_noise, steps_from_zero, t
 from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
+LOG_VARIANCE = "log_variance"  # an entry of the network's parameters, which its module does not use
+NOISE = "noise"  # a batch's noise of each example, where a stage has made pairs of both
 Mask = Bool[Array, "batch ..."] | None  # over an example's leading axes: True for entries, False for padding
 
 
@@ -37,6 +39,8 @@ class Objective(NamedTuple):
       channels, (12).
     vlb: factor of the discrete variational bound (8), in nats per dimension, estimated by one t per example, which is
       added to the loss. With a weighting it trains only the learned variance: Nichol and Dhariwal 2021, eq. 16.
+    uncertainty: a module of c_noise [B] -> u [B], such as `LogVariance`, the entry "log_variance" of the network's
+      parameters; the loss at t is L / exp(u) + u, so that u learns log L: Karras et al. 2024 (EDM2), eq. 14 to 17.
   """
 
   prediction: Prediction = PREDICTIONS["eps"]
@@ -45,6 +49,7 @@ class Objective(NamedTuple):
   time_input: TimeInput | None = None
   variance: Variance = "posterior"
   vlb: float = 0.0
+  uncertainty: Any = None
 
   def on(self, schedule: Schedule) -> "Objective":
     """The objective with the schedule's default `times` and `time_input` in place of None."""
@@ -64,7 +69,8 @@ class Model(NamedTuple):
   Attributes:
     network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
       array like x, or with twice the channels if a variance is learned. `told` is the condition's pytree, or None. If
-      examples have padding, it also gets `mask=mask`. Without index there is no dropout.
+      examples have padding, it also gets `mask=mask`. Without index there is no dropout. A flow map is told two times,
+      [B, 2]: those of t and of t - s, where s is where its step leads.
   """
 
   network: Any
@@ -74,30 +80,58 @@ class Model(NamedTuple):
   learned_variance: bool = False
 
   def output(
-    self, params: Params, x: Examples, t: Float[Array, " batch"], told: Told, mask: Mask = None, **options: Any
+    self,
+    params: Params,
+    x: Examples,
+    t: Float[Array, " batch"],
+    told: Told,
+    mask: Mask = None,
+    to: Float[Array, " batch"] | None = None,
+    **options: Any,
   ) -> tuple[Array, ...]:
-    """(the network's output,), followed by the fraction of a learned variance."""
+    """(the network's output,), followed by the fraction of a learned variance. `to` is a flow map's s."""
     at = self.schedule.at(t)
+    time = self.time_input(at)
+    if to is not None:
+      time = jnp.stack([time, self.time_input(self.schedule.at(t - to))], axis=-1)
     options = options if mask is None else {"mask": mask, **options}
     seen = self.prediction.input(x, at.like(x))
-    output = self.network.apply({"params": params}, seen, self.time_input(at), told, **options).astype(x.dtype)
+    output = self.network.apply({"params": params}, seen, time, told, **options).astype(x.dtype)
     if not self.learned_variance:
       return (output,)
     output, raw = jnp.split(output, 2, axis=-1)
     return output, (raw + 1) / 2
 
   def predict(
-    self, params: Params, x: Examples, t: Float[Array, "..."], told: Told, mask: Mask = None
+    self, params: Params, x: Examples, t: Float[Array, "..."], told: Told, mask: Mask = None, *to: Float[Array, "..."]
   ) -> tuple[Examples, ...]:
-    """(x_0, eps), followed by the fraction of a learned variance; t [] or [B]. Padding is 0 in input and output."""
+    """(x_0, eps), followed by the fraction of a learned variance; t [] or [B]. Padding is 0 in input and output.
+
+    A flow map is also given the time to which it leads, and its (x_0, eps) make one step of (14) there exact.
+    """
     x, t = masked(x, mask), jnp.broadcast_to(t, x.shape[:1])
-    output, *fraction = self.output(params, x, t, told, mask)
+    output, *fraction = self.output(params, x, t, told, mask, *(jnp.broadcast_to(s, x.shape[:1]) for s in to))
     x_0, eps = to_x0_eps(self.prediction, output, x, self.schedule.at(t).like(x))
     return masked(x_0, mask), masked(eps, mask), *fraction
 
   def denoise(self, params: Params, told: Told, mask: Mask = None) -> Denoise:
     """`predict` as samplers and likelihoods call it."""
-    return lambda x, t: self.predict(params, x, t, told, mask)
+    return lambda x, t, *to: self.predict(params, x, t, told, mask, *to)
+
+
+def weighed(
+  uncertainty: Any, params: Params, c: Float[Array, " batch"], each: Float[Array, " batch"]
+) -> Float[Array, " batch"]:
+  """L / exp(u(c)) + u(c), with u of the network's parameters; see `Objective`."""
+  u = uncertainty.apply({"params": params[LOG_VARIANCE]}, c)
+  return each / jnp.exp(u) + u
+
+
+def with_uncertainty(uncertainty: Any, params: Params, key: Array, dtype: Any) -> Params:
+  """A network's parameters with those of its uncertainty, if it has one."""
+  if uncertainty is None:
+    return params
+  return {**params, LOG_VARIANCE: uncertainty.init(key, jnp.zeros(1, dtype))["params"]}
 
 
 Loss = Callable[[Params, State, Batch, Array], tuple[Array, tuple[dict, Any]]]
@@ -128,7 +162,7 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
     t, likelier = times.draw(state.buffers.get("times"), times_key, t_keys, index)
     told = condition.dropped(condition.of(batch), example_keys(told_key, index))
     at = schedule.at(t)
-    x_t, eps = diffuse(schedule, x_0, t, eps_keys)
+    x_t, eps = diffuse(schedule, x_0, t, eps_keys, batch.get(NOISE))
     x_t = masked(x_t, mask)
     output, *fraction = model.output(params, x_t, t, told, mask, index=index, rngs={"dropout": dropout_key})
     each = jnp.zeros(x_0.shape[0], x_0.dtype)
@@ -139,6 +173,8 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
       predicted, _ = to_x0_eps(prediction, mean, x_t, at.like(x_0))
       nats = bound.prior(x_0) + schedule.steps * bound.term(x_0, predicted, t, *fraction)
       each += vlb * nats / x_0[0].size
+    if objective.uncertainty is not None:
+      each = weighed(objective.uncertainty, params, c_noise(at), each)
     buffers = state.buffers
     if "times" in buffers:
       buffers = {**buffers, "times": times.update(buffers["times"], t, each)}

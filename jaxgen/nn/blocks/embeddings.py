@@ -18,6 +18,19 @@ def timestep_embedding(t: Float[Array, "batch"], dim: int, period: float = 10_00
   return jnp.pad(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1), ((0, 0), (0, dim % 2)))
 
 
+def of_times(t: Float[Array, "batch *times"], dim: int) -> Float[Array, "batch {dim}"]:
+  """`timestep_embedding` of one time [B]; of several times [B, K], those of dim / K entries each, side by side.
+
+  Raises:
+    UserError: dim does not divide by the number of times.
+  """
+  if t.ndim == 1:
+    return timestep_embedding(t, dim)
+  if dim % t.shape[1]:
+    raise UserError(f"{t.shape[1]} times share an embedding of {dim} entries: make it a multiple")
+  return jnp.concatenate([timestep_embedding(one, dim // t.shape[1]) for one in t.T], axis=-1)
+
+
 def cosines_first(t: Float[Array, "batch"], dim: int) -> Float[Array, "batch {dim}"]:
   """That of improved DDPM: cosines before sines, frequencies 10,000^(-i / half), i < half, all above 1 / 10,000."""
   half = dim // 2

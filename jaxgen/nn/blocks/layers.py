@@ -186,6 +186,7 @@ class Conv(nn.Module):
   """2D convolution, NHWC, with "SAME" padding as in TensorFlow. 1x1 convolutions are computed as dense layers.
 
   Attributes:
+    kernel: its side, or its height and width.
     padding: as in `jax.lax.conv_general_dilated`. PyTorch's padding=1 is ((1, 1), (1, 1)), which differs from "SAME"
       with stride 2. 1x1 convolutions have no padding.
     groups: number of groups of channels and of features; each group of features sees one group of channels.
@@ -193,7 +194,7 @@ class Conv(nn.Module):
   """
 
   features: int
-  kernel: int = 3
+  kernel: int | tuple[int, int] = 3
   stride: int = 1
   padding: Any = "SAME"
   groups: int = 1
@@ -205,12 +206,12 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w {self.features}"]:
-    size = (self.kernel, self.kernel)
+    size = (self.kernel, self.kernel) if isinstance(self.kernel, int) else tuple(self.kernel)
     shape = (*size, x.shape[-1] // self.groups, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    if self.kernel == self.groups == 1:
+    if size == (1, 1) and self.groups == 1:
       return add_bias(matmul(subsample(x, self.stride), kernel[0, 0]), bias)
     if self.double:
       return add_bias(conv_of_doubled(x, kernel), bias)

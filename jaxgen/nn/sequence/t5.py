@@ -1,8 +1,8 @@
 """T5's encoder, whose features of a text Stable Diffusion 3 and Imagen are told.
 
-Raffel et al. 2019, https://arxiv.org/abs/1910.10683, section 2.1: norms without means before each branch, no biases, one
-table of relative positions for all blocks, logits that are not scaled. Version 1.1 has MLPs with gates: Shazeer 2020,
-https://arxiv.org/abs/2002.05202.
+Raffel et al. 2019, https://arxiv.org/abs/1910.10683, section 2.1: norms without means before each branch, no biases,
+one table of relative positions for all blocks, logits that are not scaled. Version 1.1 has MLPs with gates: Shazeer
+2020, https://arxiv.org/abs/2002.05202.
 
     T5Encoder(**SIZES["v1.1 XXL"])        4,762,310,656
     T5Encoder(**SIZES["small"])              35,330,816

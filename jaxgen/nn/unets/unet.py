@@ -18,7 +18,7 @@ from jaxgen.core import spread
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError, check_sizes
 from jaxgen.nn.blocks.attention import attend, head_width
-from jaxgen.nn.blocks.embeddings import check_label, timestep_embedding
+from jaxgen.nn.blocks.embeddings import check_label, of_times
 from jaxgen.nn.blocks.layers import Conv, Dense, Dropout, GroupNorm, groups_for, scale_shift
 
 Dtype = Any
@@ -277,11 +277,11 @@ class UNet(nn.Module):
   def __call__(
     self,
     x: Float[Array, "batch height width channels"],
-    t: Float[Array, "batch"],
+    t: Float[Array, "batch *times"],
     label: Int[Array, "batch"] | None = None,
     index: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch height width {self.out_channels}"]:
-    """The network's output at x [B, H, W, C] and times t [B] (DDPM's 0..T-1), in x's dtype.
+    """The network's output at x [B, H, W, C] and times t [B] (DDPM's 0..T-1), or several of each, [B, K]; x's dtype.
 
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
 
@@ -296,7 +296,7 @@ class UNet(nn.Module):
     groups = groups_for(self.channels)
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **dtypes)
 
-    embedding = dense(name="time_1")(timestep_embedding(t, self.channels))
+    embedding = dense(name="time_1")(of_times(t, self.channels))
     embedding = dense(name="time_2")(nn.silu(embedding))
     if self.classes is not None:
       normal = nn.initializers.normal(1.0)

@@ -19,21 +19,21 @@ from jaxgen.core.spec import Spec
 from jaxgen.core.wrappers import averaged
 from jaxgen.diffusion import predictions, sampling
 from jaxgen.diffusion.closed_form import gaussian
+from jaxgen.diffusion.grids import few_steps
 from jaxgen.diffusion.solvers.consistency import consistency
 from jaxgen.methods.diffusion.consistency import (
   TARGET,
   Pairs,
-  Teacher,
   consistency_model,
   constant,
   distance,
   doubling,
-  few_steps,
   improved,
   square_root,
   target_decay,
 )
 from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.methods.diffusion.teacher import Teacher
 
 MEAN, STD, LOW, HIGH = 0.3, 0.4, 0.002, 80.0
 PROCESS = diffusion.edm()

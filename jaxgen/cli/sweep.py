@@ -1,0 +1,126 @@
+"""jaxgen sweep CONFIG --over a=1,2 b=3,4 --seeds 3: trains every combination, one after another, resumably."""
+
+import contextlib
+import difflib
+import io
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from jaxgen.cli.compare import write
+from jaxgen.cli.options import RUNS, check_out, folder_of, option, parse, workers_option
+from jaxgen.core import files
+from jaxgen.core.errors import UserError
+from jaxgen.engine import loop
+from jaxgen.engine.config import Config, load_config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import Run
+from jaxgen.show import report
+
+
+def sweep(subject: str, words: list[str]) -> None:
+  config = load_config(subject)
+  options, changed = parse(
+    f"sweep {subject}",
+    words,
+    {
+      "over": option(tuple[str, ...], "arguments and their values: learning_rate=1e-3,3e-3 ema=0.99,0.999", ()),
+      "seeds": option(int, "number of seeds of each combination, from 0", 1),
+      "runs": option(pathlib.Path, "folder of runs", RUNS),
+      "name": option(str | None, "the sweep's folder within it (CONFIG_sweep); one that exists goes on", None),
+      "dry": option(bool, "print the runs, and train none", False),
+      **workers_option(),
+    },
+    config.doc,
+    config,
+  )
+  if options["seeds"] < 1:
+    raise UserError(f"--seeds {options['seeds']}: it takes 1 or more")
+  over = [parsed(config, word) for word in options["over"]]
+  if not over and options["seeds"] == 1:
+    raise UserError("a sweep is --over one argument or more, or has several --seeds: --over learning_rate=1e-3,3e-3")
+  names = [name for name, _ in over]
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise UserError(f"--over {twice[0]} is given twice: all of its values go together, {twice[0]}=1,2,3")
+  if clash := [name for name in names if name in changed]:
+    raise UserError(f"--{clash[0].replace('_', '-')} is in --over, too: give it once")
+  folder = folder_of(options["runs"], options["name"], f"{config.name}_sweep")
+  wanted = [(name, arguments, seed) for name, arguments, seed in combinations(over, options["seeds"])]
+  for _, arguments, _ in wanted[:: options["seeds"]]:
+    config.build(**changed, **arguments)  # refused before the first is trained
+  if options["dry"]:
+    for name, _, _ in wanted:
+      print(folder.path / name)
+    return
+  page = folder.path / "compare.html"
+  folder.path.mkdir(parents=True, exist_ok=True)
+  check_out(page, "--name")
+  runs = []
+  for number, (name, arguments, seed) in enumerate(wanted, 1):
+    run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed, workers=options["workers"])
+    runs.append(run.folder)
+    print(f"{number} of {len(wanted)}: {name}", flush=True)
+    if is_trained(run):
+      continue
+    loop.train(run, report=report.write)
+    jax.clear_caches()  # the next run has programs of its own
+  about = {"config": config.name, "over": dict(over), "seeds": options["seeds"], "arguments": config.to_json(changed)}
+  files.write(folder.path / "sweep.json", json.dumps(about, indent=2, default=str) + "\n")
+  write(runs, page)
+
+
+def is_trained(run: Run) -> bool:
+  """Whether a run is at its last step with the same arguments; it need not be loaded then."""
+  if not run.folder.exists():
+    return False
+  info = run.folder.info()
+  same = info["arguments"] == json.loads(json.dumps(run.config.to_json(run.arguments))) and info["seed"] == run.seed
+  return same and run.folder.evaluation(run.experiment.steps) is not None
+
+
+def parsed(config: Config, word: str) -> tuple[str, list[Any]]:
+  """An argument and its values out of "learning_rate=1e-3,3e-3".
+
+  Raises:
+    UserError: it is written otherwise, or the config has no such argument, or it does not take such a value.
+  """
+  name, equals, values = word.partition("=")
+  name = name.removeprefix("--").replace("-", "_")
+  if not equals or not name or not all(values.split(",")):
+    raise UserError(f"--over {word}: write it as NAME=VALUE,VALUE, such as learning_rate=1e-3,3e-3")
+  if name not in config.parameters:
+    near = difflib.get_close_matches(name, config.parameters, 1)
+    hint = f": perhaps you meant {near[0]!r}" if near else f"; it has {', '.join(config.parameters)}"
+    raise UserError(f"--over {word}: config {config.name} has no argument {name!r}{hint}")
+  found = []
+  for value in values.split(","):
+    try:  # as the command line would take it
+      with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        _, changed = parse("sweep", [f"--{name.replace('_', '-')}", value], {}, "", config)
+    except SystemExit:
+      raise UserError(
+        f"--over {word}: {value!r} is no value of {name}, whose type is {config.types.get(name)}"
+      ) from None
+    found.append(changed.get(name, config.defaults()[name]))
+  if len({json.dumps(config.to_json({name: x})) for x in found}) < len(found):
+    raise UserError(f"--over {word} has a value twice")
+  return name, found
+
+
+def combinations(over: Sequence[tuple[str, list[Any]]], seeds: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+  """(a run's name within the sweep's folder, its arguments, its seed), the last argument and then the seed fastest."""
+  names = [name for name, _ in over]
+  for values in itertools.product(*(values for _, values in over)):
+    arguments = dict(zip(names, values, strict=True))
+    label = "_".join(f"{name}={_plain(value)}" for name, value in arguments.items())
+    for seed in range(seeds):
+      yield "_".join(filter(None, (label, f"seed={seed}"))), arguments, seed
+
+
+def _plain(value: Any) -> str:
+  text = f"{value:g}" if isinstance(value, float) else str(getattr(value, "name", value))
+  return "".join(c if c.isalnum() or c in ".-+" else "_" for c in text)

@@ -1,0 +1,196 @@
+"""What is judged, and against what: pictures of a run, a data set, a folder or a file, as uint8, a chunk at a time."""
+
+import itertools
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxgen.core import pictures as core_pictures
+from jaxgen.core.errors import UserError
+from jaxgen.data import Dataset, real
+from jaxgen.data.own import LOOKS, own
+from jaxgen.data.sources.images import FORMATS, SUFFIXES
+from jaxgen.engine.drawing import stream
+from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.run import Run
+
+NAMES = ("samples", "arr_0", "image", "train_image", "images", "x")  # of pictures in an npz, in this order
+
+
+class Pictures(NamedTuple):
+  """A set of pictures in an order.
+
+  Attributes:
+    name: what stands in numbers' names, "train", "test", a folder's name.
+    n: how many there are.
+    about: what tells this set from another one; JSON.
+    read: first -> the pictures from that one on, [H, W, C] uint8, one after the other.
+  """
+
+  name: str
+  n: int
+  about: dict[str, Any]
+  read: Callable[[int], Iterator[UInt8[np.ndarray, "_ _ _"]]]
+
+  def first(self, n: int) -> "Pictures":
+    """The first n of them.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    if n > self.n:
+      raise UserError(f"there are {self.n:,} pictures of {self.name}, and {n:,} were asked for")
+    return self._replace(n=n)
+
+
+def of_run(run: Run, n: int, seed: int = 0, batch: int | None = None) -> Pictures:
+  """The samples 0 .. n - 1 of a run's seed, rounded to the data's levels and to uint8.
+
+  Raises:
+    UserError: the method generates nothing, or what it generates is no pictures.
+  """
+  stream(run, n, seed=seed, batch=batch)  # says what cannot be drawn
+  like = run.program.sample_shapes(1, run.conditions(np.arange(1)))
+  if not hasattr(like, "shape") or len(like.shape) != 4 or like.shape[-1] not in (1, 3, 4):
+    raise UserError(f"samples of config {run.config.name} are no pictures: these metrics are of pictures")
+
+  def read(first: int) -> Iterator[np.ndarray]:
+    for piece in stream(run, n - first, seed=seed, first=first, batch=batch):
+      if not np.isfinite(piece).all():
+        raise UserError(f"there are samples of {run.name} that are not finite: no metric of pictures judges them")
+      if run.data.levels is not None:
+        piece = core_pictures.quantize(piece, run.data.levels)
+      yield from core_pictures.to_uint8(piece)
+
+  about = {
+    "config": run.config.name,
+    "arguments": run.config.to_json(run.arguments),
+    "step": run.step,
+    "sha256": state_hash(run.state),
+    "seed": seed,
+    "batch": batch or run.experiment.sample_chunk,
+  }
+  return Pictures(run.name, n, about, read)
+
+
+def of_data(data: Dataset, split: str | None = "train", name: str | None = None) -> Pictures:
+  """A split of a data set, as evaluation sees it.
+
+  Args:
+    split: "train", "test", or the name that the data set has for it.
+    name: what stands in numbers' names; by default the split.
+
+  Raises:
+    UserError: there is no such split, or its examples are no pictures.
+  """
+  if "image" not in data.features:
+    raise UserError(f"the examples of {data.name} are no pictures, only {', '.join(data.features)}")
+  where = {"train": data.train, "test": data.test}.get(split, split)
+  n = len(data.source(where))
+
+  def read(first: int) -> Iterator[np.ndarray]:
+    for chunk in real.images(data, where, np.arange(first, n)):
+      yield from core_pictures.to_uint8(chunk)
+
+  return Pictures(name or split, n, {"data": data.name, "split": where, "n": n}, read)
+
+
+def of_subject(subject: str, split: str | None = None) -> Pictures:
+  """Pictures by a name of a data set (folder:DIR, tfds:NAME, ...), by a folder of image files or samples, or an npz.
+
+  Raises:
+    UserError: there are none.
+  """
+  kind = subject.partition(":")[0]
+  if kind in LOOKS and not pathlib.Path(subject).exists():
+    return of_data(own(subject), split or "train", plain(f"{subject}_{split or 'train'}"))
+  path = pathlib.Path(subject).expanduser()
+  if split is not None:
+    raise UserError(f"--split {split}: {path} has no splits: name it as folder:{path}, or leave --split out")
+  if path.is_dir():
+    return _of_samples(path) if (path / "samples.json").is_file() else _of_folder(path)
+  if path.suffix == ".npz":
+    return _of_file(path)
+  raise UserError(
+    f"{subject} is no run, no folder, no .npz file, and no data set: name one as {', '.join(f'{k}:...' for k in LOOKS)}"
+  )
+
+
+def plain(name: str) -> str:
+  """A name as it may stand in a number's."""
+  return "".join(c if c.isalnum() else "_" for c in name).strip("_")
+
+
+def _of_folder(path: pathlib.Path) -> Pictures:
+  """Image files below a folder, in the order of their paths, each at its own size.
+
+  Colours are what PIL's convert("RGB") makes of them, as in torch-fidelity and pytorch-fid: alpha is left out.
+  """
+  paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+  if not paths:
+    raise UserError(f"{path} has no image files ({', '.join(sorted(SUFFIXES))}) and no samples of jaxgen")
+
+  def read(first: int) -> Iterator[np.ndarray]:
+    from PIL import Image
+
+    for file in paths[first:]:
+      try:
+        with Image.open(file, formats=FORMATS) as image:
+          if image.mode.startswith(("I", "F")):
+            raise UserError(f"{file} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+          x = np.array(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+      except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
+      yield x if x.ndim == 3 else x[..., None]
+
+  about = {"files": [str(p.relative_to(path)) for p in paths], "bytes": [p.stat().st_size for p in paths]}
+  return Pictures(plain(path.name), len(paths), about, read)
+
+
+def _of_samples(path: pathlib.Path) -> Pictures:
+  """A folder that `jaxgen sample --out FOLDER` has written."""
+  try:
+    about = json.loads((path / "samples.json").read_text())
+    n, kind = about["n"], about["format"]
+  except (OSError, ValueError, KeyError) as error:
+    raise UserError(f"{path / 'samples.json'} cannot be read: draw the samples anew") from error
+  if kind == "images":
+    return _of_folder(path)._replace(about=about)
+  paths = sorted(path.glob("samples_*.npz"))
+  parts = [_of_file(p) for p in paths]
+  if sum(part.n for part in parts) != n:
+    raise UserError(
+      f"{path} has {sum(part.n for part in parts):,} of {n:,} samples: the command that draws them goes on"
+    )
+
+  def read(first: int) -> Iterator[np.ndarray]:
+    return itertools.islice(itertools.chain.from_iterable(part.read(0) for part in parts), first, None)
+
+  return Pictures(plain(path.name), n, about, read)
+
+
+def _of_file(path: pathlib.Path) -> Pictures:
+  """An npz of pictures: "arr_0" in uint8, as guided-diffusion writes them, or "samples" in [-1, 1], as jaxgen does."""
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      name = next((name for name in NAMES if name in arrays.files), None)
+      if name is None:
+        raise UserError(f"{path} has none of {', '.join(NAMES)}, only {', '.join(arrays.files)}")
+      x = arrays[name]
+  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    raise UserError(f"{path} cannot be read as a NumPy file of pictures: {error}") from error
+  if x.ndim != 4 or x.shape[-1] not in (1, 3, 4) or not len(x):
+    raise UserError(f"{path}: pictures are [N, height, width, channels], and {name} is {list(x.shape)}")
+  if np.issubdtype(x.dtype, np.floating):
+    if not np.isfinite(x).all() or np.abs(x).max() > 2:
+      raise UserError(f"{path}: pictures of {x.dtype} are in [-1, 1], and {name} is not: write them as uint8")
+    x = core_pictures.to_uint8(x)
+  elif x.dtype != np.uint8:
+    raise UserError(f"{path}: pictures are uint8, or float in [-1, 1], and {name} is {x.dtype}")
+  about = {"file": path.name, "bytes": path.stat().st_size, "n": len(x)}
+  return Pictures(plain(path.stem), len(x), about, lambda first: iter(x[first:]))
