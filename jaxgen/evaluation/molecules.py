@@ -1,6 +1,6 @@
 """Judges of molecules in space: bonds by their lengths, and whether every atom has as many as it should.
 
-Hoogeboom et al. 2022, https://arxiv.org/abs/2203.17003, Appendix C, with the lengths of their code, for H, C, N, O and F.
+Hoogeboom et al. 2022, https://arxiv.org/abs/2203.17003, with the lengths of their code, for H, C, N, O and F.
 """
 
 import numpy as np

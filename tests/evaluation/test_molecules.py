@@ -1,4 +1,4 @@
-"""Bonds and stability of molecules against the code of tests/fixtures/make_bonds.py, and of molecules that are known."""
+"""Bonds and stability against the code of tests/fixtures/make_bonds.py, and of molecules that are known."""
 
 import types
 
