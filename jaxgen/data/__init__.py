@@ -9,6 +9,7 @@ from jaxgen.data.known import (
   imagenet,
   markov_chain,
   mnist,
+  molecules,
   points,
   reversed_strings,
 )
@@ -27,6 +28,7 @@ __all__ = [
   "imagenet",
   "images",
   "markov_chain",
+  "molecules",
   "mnist",
   "own",
   "points",

@@ -3,6 +3,7 @@
 `data_dir` is the folder where tensorflow-datasets prepared them.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -143,6 +144,16 @@ def points(modes: str, std: float) -> Dataset:
     std: the clouds' standard deviation.
   """
   return Dataset(f"points:{modes}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
+
+
+def molecules(file: str | os.PathLike, atoms: int) -> Dataset:
+  """Molecules in space, "molecule" float32 [atoms, 4]: x, y, z in angstrom and the atomic number, 0 for no atom.
+
+  Args:
+    file: a NumPy file, see `jaxgen.data.sources.molecules`; `jaxgen.data.small_molecules` makes one.
+    atoms: the most atoms of a molecule.
+  """
+  return Dataset(f"molecules:{file}", {"molecule": jax.ShapeDtypeStruct((atoms, 4), np.float32)})
 
 
 def markov_chain(vocabulary: int, length: int) -> Dataset:

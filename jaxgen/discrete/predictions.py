@@ -61,14 +61,15 @@ def score(process: Process, output: Float[Array, "batch ... v"], x_t: Tokens, t:
   In an absorbing process the network's output is log s - log(alpha / (1 - alpha)), as Lou's code scales it.
   u is what (6) makes of the ratios, and 0 where they are too small to be any.
   """
-  schedule = process.schedule
+  schedule, ratios = process.schedule, output
   if process.mask is not None:
     at = per_example(logs.log(schedule.alpha(t)) - logs.log(schedule.noise(t)), output)
     output = output + at
   log_s = jnp.where(logs.one_hot(x_t, process.states, t.dtype) == 0, 0.0, _padded(process, output))
   noise = per_example(logs.log(schedule.noise(t)), log_s) + jnp.asarray(process.log_noise, t.dtype)
+  if process.mask is not None:  # at a mask the ratios are in proportion to u, also at alpha = 0, where they vanish
+    return Predicted(_padded(process, logs.normalized(ratios)), log_s)
   signal = logs.log(jnp.exp(logs.normalized(log_s)) - jnp.exp(noise))
-  signal = jnp.where(jnp.arange(process.states) < process.vocabulary, signal, logs.NEVER)
   return Predicted(logs.normalized(signal), log_s)
 
 

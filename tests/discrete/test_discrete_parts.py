@@ -128,6 +128,10 @@ def test_predictions_say_the_same(kind, x64):
   with np.errstate(divide="ignore"):
     log_joint, log_ratio = np.maximum(np.log(joint), -1e30), np.maximum(np.log(ratios), -1e30)
   of = lambda name, output: discrete.PREDICTIONS[name](process, jnp.asarray(output)[None], x_t, t)
+  output = jnp.asarray(rng.normal(size=(1, 3, 2)))  # at the end of the noise, where alpha is 0, u is still a law
+  at_noise = discrete.PREDICTIONS["score"](process, output, jnp.full((1, 3), process.states - 1), jnp.ones(1)).log_u
+  if kind == "absorbing":
+    np.testing.assert_allclose(np.exp(at_noise)[..., :2], jax.nn.softmax(output, -1), atol=1e-9)
   shows = np.asarray(x_t[0]) < 2 if kind == "absorbing" else np.zeros(3, bool)  # where u is free
   scale = np.log(0.6 / 0.4) if kind == "absorbing" else 0.0
   for found in (of("posterior", log_joint), of("score", log_ratio[:, :2] - scale)):

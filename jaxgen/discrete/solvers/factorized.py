@@ -24,18 +24,18 @@ Time = Float[Array, " n"]
 Law = Callable[[Predicted, Tokens, Time, Time], Float[Array, "n ... k"]]
 
 
-def factorized(process: Process, law: Law) -> Solver:
-  """The solver that draws each token from a law."""
+def factorized(process: Process, law: Law, latest: float = 1.0) -> Solver:
+  """The solver that draws each token from a law, with the prediction at t, or at `latest` where that is earlier."""
 
   def step(predict: Predict, x: Tokens, t: Array, s: Array, keys: Array) -> Tokens:
     t, s = jnp.broadcast_to(t, len(x)), jnp.broadcast_to(s, len(x))
-    return categorical(keys, law(predict(x, t), x, t, s))
+    return categorical(keys, law(predict(x, jnp.minimum(t, latest)), x, t, s))
 
   return Solver(process, step)
 
 
 def ancestral_law(process: Process) -> Law:
-  """(4): Austin's p_theta; of a score it is Lou's Tweedie tau-leaping, their theorem 4.2."""
+  """(4): Austin's p_theta; of ratios that are those of some law it is Lou's theorem 4.2."""
   return lambda predicted, x, t, s: process.log_posterior(predicted.log_u, x, s, t)
 
 
@@ -110,12 +110,12 @@ def ancestral(process: Process) -> Solver:
 
 def euler(process: Process) -> Solver:
   """Raises a UserError for a process of matrices."""
-  return factorized(process, euler_law(process))
+  return factorized(process, euler_law(process), LAST)
 
 
 def tau_leaping(process: Process) -> Solver:
   """Raises a UserError for a process of matrices."""
-  return factorized(process, tau_leaping_law(process))
+  return factorized(process, tau_leaping_law(process), LAST)
 
 
 def remasking(process: Process, eta: float = 0.1) -> Solver:

@@ -128,7 +128,8 @@ def discrete_diffusion(
   whole = np.issubdtype(spec.dtype, np.integer)
 
   def tokens_of(batch: Batch) -> Tokens:
-    return batch[spec.feature] if whole else to_integers(batch[spec.feature], spec.levels)
+    x = jnp.asarray(batch[spec.feature])
+    return x if whole else to_integers(x, spec.levels)
 
   def predict_with(params: Params, told: Told, **options: Any) -> Predict:
     def predict(x: Tokens, t: Float[Array, " n"]) -> Predicted:
@@ -204,9 +205,11 @@ def discrete_diffusion(
     def window(known: Tokens | None, keys: Key[Array, " n"]) -> Tokens:
       start_keys, solver_keys = split(keys)
       x = sampling.start(process, start_keys, spec.shape)
-      if known is not None:
-        x = jnp.concatenate([known.astype(x.dtype), x[:, known.shape[1] :]], axis=1)
-      return sampling.sample(solver, predict, times, x, solver_keys)
+      if known is None:
+        return sampling.sample(solver, predict, times, x, solver_keys)
+      hold = lambda x: jnp.concatenate([known.astype(x.dtype), x[:, known.shape[1] :]], axis=1)
+      held = solver._replace(step=lambda *now: hold(solver.step(*now)))  # remasking would take it away
+      return sampling.sample(held, predict, times, hold(x), solver_keys)
 
     if prompt is not None:
       check_mask(process, "a prompt")
