@@ -96,9 +96,9 @@ def of_samples(run: Any, options: dict[str, Any]) -> None:
 
 def of_others(subject: str, words: list[str]) -> None:
   """Metrics of pictures that some program has written."""
+  options, _ = parse(f"evaluate {subject}", words, OPTIONS, "Metrics of pictures against others.")
   if not pathlib.Path(subject).exists() and ":" not in subject:
     Folder(subject).info()  # says why it is no run
-  options, _ = parse(f"evaluate {subject}", words, OPTIONS, "Metrics of pictures against others.")
   if options["out"]:
     check_out(files.place(options["out"]))
   if options["metrics"] is None or options["against"] is None:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from jaxgen.core import edits
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import check_decays
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, fold_in
 from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
 from jaxgen.core.profiles import gamma_of
 
@@ -148,11 +149,9 @@ def first_stage(
   """
 
   def latents(params: Params, batch: Batch, key: Array) -> Batch:
-    z = encode(params, batch[feature], example_keys(key, batch["index"]))
-    return {**batch, feature: jax.lax.stop_gradient(z)}
+    return {**batch, feature: jax.lax.stop_gradient(encode(params, batch[feature], example_keys(key, batch["index"])))}
 
-  def without(state: State) -> State:
-    return state.replace(params={name: p for name, p in state.params.items() if name != STAGE})
+  without = lambda state: state.replace(params={name: p for name, p in state.params.items() if name != STAGE})
 
   def initial(key: Array, batch: Batch) -> State:
     # Not fold_in(key, 1), which is the second of split(key), the run's key.
@@ -170,10 +169,10 @@ def first_stage(
     encode_key, key = jax.random.split(key)
     return method.evaluate(without(state), latents(state.params[STAGE], batch, encode_key), key)
 
-  def sample(state: State, keys: Array, **conditions: Any) -> PyTree:
-    return decode(state.params[STAGE], method.sample(without(state), keys, **conditions))
+  def sample(state: State, keys: Array, **asked: Any) -> PyTree:
+    stage = state.params[STAGE]
+    given, finish = edits.through(asked, lambda x: encode(stage, x, fold_in(keys, ENCODE_STREAM)))
+    return finish(decode(stage, method.sample(without(state), keys, **given)))
 
-  stages = {} if frozen is None else {STAGE: frozen}
-  return method._replace(
-    init=initial, step=step, evaluate=evaluate, sample=method.sample and sample, frozen={**method.frozen, **stages}
-  )
+  stages = {**method.frozen, **({} if frozen is None else {STAGE: frozen})}
+  return method._replace(init=initial, step=step, evaluate=evaluate, sample=method.sample and sample, frozen=stages)
