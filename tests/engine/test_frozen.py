@@ -105,11 +105,15 @@ def test_what_is_no_teacher_is_said(student, tmp_path):
 def test_a_network_and_its_averages_start_from_a_frozen_one():
   """Exactly, as arrays of their own, in the dtype of each; a network of another shape is named."""
   w = np.random.default_rng(0).normal(size=(3, 2))
-  frozen = {"teacher": Frozen("a file", lambda: {"params": {"w": w}}, starts=("student",))}
+  frozen = {"teacher": Frozen("a file", lambda: {"params": {"w": w}}, starts=("student",), fresh=("own",))}
   zeros = lambda dtype: {"w": jnp.zeros((3, 2), dtype)}
 
   def init(key, batch):
-    return {"student": zeros(jnp.bfloat16), "other": zeros(jnp.float32), "teacher": {"params": zeros(jnp.float32)}}, {}
+    return {
+      "student": {**zeros(jnp.bfloat16), "own": jnp.full(2, 7.0)},
+      "other": zeros(jnp.float32),
+      "teacher": {"params": zeros(jnp.float32)},
+    }, {}
 
   loss = lambda params, state, batch, key: (params["w"].sum(), ({}, state.buffers))
   players = [(name, Player(loss, optax.sgd(0.1))) for name in ("student", "other")]
@@ -118,6 +122,7 @@ def test_a_network_and_its_averages_start_from_a_frozen_one():
   np.testing.assert_array_equal(state.params["student"]["w"], w.astype(jnp.bfloat16))
   for name in ("student", "student/long"):
     np.testing.assert_array_equal(state.ema[name]["w"], w.astype(np.float32))
+  assert np.all(state.params["student"]["own"] == 7)
   assert not np.any(state.params["other"]["w"])
   assert not np.any(state.ema["other"]["w"])
   leaves = [x for x in jax.tree.leaves((state.params, state.ema)) if x.ndim]
