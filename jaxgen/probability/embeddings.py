@@ -9,15 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgen.core.arrays import wide
+from jaxgen.core.arrays import unit
 
 Vectors = Float[Array, "n features"]
-
-
-def unit(x: Float[Array, "*rows features"], eps: float = 1e-12) -> Float[Array, "*rows features"]:
-  """x / max(|x|, eps), row by row, in float32 or wider. Its gradient is finite where x = 0."""
-  x = wide(x)
-  return x / jnp.sqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), eps**2))
 
 
 def alignment(a: Vectors, b: Vectors) -> Float[Array, ""]:

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxgen.core.arrays import wide
-from jaxgen.probability.embeddings import unit
+from jaxgen.core.arrays import unit, wide
 
 Rows = Float[Array, "batch features"]
 Scalar = Float[Array, ""]

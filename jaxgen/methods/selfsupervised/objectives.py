@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxgen.core.arrays import unit
 from jaxgen.core.errors import UserError, check_decays
 from jaxgen.methods.selfsupervised import losses
 from jaxgen.methods.selfsupervised.two_views import Carried, Embeddings, Objective, toward_one
 from jaxgen.nn.selfsupervised.heads import Embedding
-from jaxgen.probability.embeddings import unit
 
 
 def _temperature(*taus: float) -> None:

@@ -136,7 +136,8 @@ def two_views(
     return value, (_geometry(views), {**new, **({CARRIED: carried} if carried else {})})
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
-    return feature_norm(network, state, batch[spec.feature])
+    # The heads, too: a probe may read their layers.
+    return length(network.apply(evaluated(state), batch[spec.feature]).h)
 
   method = compose(init, [("network", Player(loss, optimizer, mean=False))], evaluate=evaluate)
   return method if objective.momentum is None else averaged(method, {TARGET: objective.momentum})
@@ -177,6 +178,14 @@ def feature_norm(network: Any, state: State, x: Array) -> dict[str, Float[Array,
 
   A probe reads the features themselves where they are computed here.
   """
-  variables = {"params": state.averaged(), **{k: v for k, v in state.buffers.items() if k != CARRIED}}
-  h = wide(network.apply(variables, x, method="features"))
-  return {"feature_norm": jnp.sqrt(jnp.sum(h**2, axis=-1))}
+  return length(network.apply(evaluated(state), x, method="features"))
+
+
+def length(h: Float[Array, "batch features"]) -> dict[str, Float[Array, "batch"]]:
+  """{"feature_norm": the length of each example's features}."""
+  return {"feature_norm": jnp.sqrt(jnp.sum(wide(h) ** 2, axis=-1))}
+
+
+def evaluated(state: State) -> Params:
+  """The variables that are evaluated: averaged parameters and running statistics."""
+  return {"params": state.averaged(), **{name: tree for name, tree in state.buffers.items() if name != CARRIED}}

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import unit
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.attention import Index
 from jaxgen.nn.blocks.layers import BatchNorm, Dense
-from jaxgen.probability.embeddings import unit
 
 Dtype = Any
 Pictures = Float[Array, "batch height width channels"]
