@@ -90,7 +90,8 @@ def measured(run, calls: int, name: str, seeds: int, looks, test: np.ndarray, to
 
 def table(rows: list[dict]) -> str:
   head = "| model | calls | Fréchet distance over its floor | precision | recall | seconds | training |"
-  spread = lambda v, digits: f"{np.mean(v):.{digits}f} ± {np.std(v, ddof=1) if len(v) > 1 else float('nan'):.{digits}f}"
+  mean = lambda v, digits: f"{np.mean(v):.{digits}f}"
+  spread = lambda v, digits: mean(v, digits) + (f" ± {np.std(v, ddof=1):.{digits}f}" if len(v) > 1 else "")
   lines = [head, "|---|---|---|---|---|---|---|"]
   for row in rows:
     training = f"{row['training_steps']:,} steps, {row['training_seconds'] / 60:.1f} min"

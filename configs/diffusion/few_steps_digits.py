@@ -45,6 +45,7 @@ from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher, fits
 from jaxgen.nn import UNet
+from jaxgen.nn.unets.edm2 import LogVariance
 
 SIGMA_DATA = 0.75
 
@@ -151,6 +152,7 @@ def experiment(
       optimizer,
       sigma_data=SIGMA_DATA,
       warmup=max(p.steps // 4, 1),
+      uncertainty=LogVariance(),
       teacher=of_edm()._replace(schedule=edm) if teacher else None,
       start=channels == 32,
       sampler=Sampler(clean, middle(), n),

@@ -96,11 +96,13 @@ class Frozen(NamedTuple):
     source: where the values come from, in words: a run's folder, a file.
     load: () -> the values, a tree of arrays like the entry of `params`.
     starts: trained networks of a new run, and their averages, that start from its "params", not from random ones.
+    fresh: their entries that the source lacks, and that stay as they were initialised.
   """
 
   source: str
   load: Callable[[], Params]
   starts: tuple[str, ...] = ()
+  fresh: tuple[str, ...] = ()
 
 
 class Method(NamedTuple):

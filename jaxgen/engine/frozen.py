@@ -11,7 +11,6 @@ RUN/run.json          "frozen": {name: {"source", "sha256"}}
 
 import contextlib
 from collections.abc import Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -45,7 +44,13 @@ def start(frozen: Mapping[str, Frozen], state: State) -> State:
       params[name] = _placed(f"the frozen network {name!r}", network.source, values, params[name])
     for trained in network.starts:
       title = f"the network {trained!r}, which starts from the {'frozen one' if is_kept else 'source'},"
-      place = partial(_placed, title, network.source, values["params"], partly=not is_kept)
+
+      def place(tree: PyTree, network: Frozen = network, given=values, title: str = title, partly: bool = not is_kept):
+        fresh = {part: tree[part] for part in network.fresh if part in tree}
+        rest = {part: x for part, x in tree.items() if part not in fresh} if fresh else tree
+        placed = _placed(title, network.source, given["params"], rest, partly)
+        return {**placed, **fresh} if fresh else placed
+
       params[trained] = place(params[trained])
       ema |= {average: place(tree) for average, tree in ema.items() if average.partition("/")[0] == trained}
   return state.replace(params=params, ema=ema)

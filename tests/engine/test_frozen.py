@@ -2,13 +2,19 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxgen
 from jaxgen.core.errors import UserError
+from jaxgen.core.method import Frozen, Player, compose
+from jaxgen.core.wrappers import averaged
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.frozen import start
 from jaxgen.engine.hashing import MANIFEST
 from jaxgen.engine.loop import train
 from jaxgen.engine.run import Run
@@ -94,3 +100,34 @@ def test_what_is_no_teacher_is_said(student, tmp_path):
   np.savez(tmp_path / "teacher.npz", w=np.zeros((4, 4, 1), np.float32))
   with pytest.raises(UserError, match=r"'teacher' is not that of the file .*: w is \[4, 4, 1\] there and \[8, 8, 1\]"):
     train(run_of(student))
+
+
+def test_a_network_and_its_averages_start_from_a_frozen_one():
+  """Exactly, as arrays of their own, in the dtype of each; a network of another shape is named."""
+  w = np.random.default_rng(0).normal(size=(3, 2))
+  frozen = {"teacher": Frozen("a file", lambda: {"params": {"w": w}}, starts=("student",), fresh=("own",))}
+  zeros = lambda dtype: {"w": jnp.zeros((3, 2), dtype)}
+
+  def init(key, batch):
+    return {
+      "student": {**zeros(jnp.bfloat16), "own": jnp.full(2, 7.0)},
+      "other": zeros(jnp.float32),
+      "teacher": {"params": zeros(jnp.float32)},
+    }, {}
+
+  loss = lambda params, state, batch, key: (params["w"].sum(), ({}, state.buffers))
+  players = [(name, Player(loss, optax.sgd(0.1))) for name in ("student", "other")]
+  method = averaged(compose(init, players), {"student": 0.5, "student/long": 0.9, "other": 0.5})
+  state = start(frozen, method.init(jax.random.key(0), {}))
+  np.testing.assert_array_equal(state.params["student"]["w"], w.astype(jnp.bfloat16))
+  for name in ("student", "student/long"):
+    np.testing.assert_array_equal(state.ema[name]["w"], w.astype(np.float32))
+  assert np.all(state.params["student"]["own"] == 7)
+  assert not np.any(state.params["other"]["w"])
+  assert not np.any(state.ema["other"]["w"])
+  leaves = [x for x in jax.tree.leaves((state.params, state.ema)) if x.ndim]
+  assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)  # a step may be given them for good
+  frozen["teacher"] = frozen["teacher"]._replace(starts=("other", "bias"))
+  state = state.replace(params={**state.params, "bias": {"b": jnp.zeros(2)}})
+  with pytest.raises(UserError, match="'bias', which starts from the frozen one, is not that of a file: b is absent"):
+    start(frozen, state)

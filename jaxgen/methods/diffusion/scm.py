@@ -110,8 +110,6 @@ def scm(
   """
   if warmup < 1:
     raise UserError(f"the tangent warms up over 1 or more steps, not {warmup}: change it")
-  if teacher and start and uncertainty is not None:
-    raise UserError("a student that starts from its teacher has its parameters alone: set start or uncertainty to none")
   if spec.mask is not None:
     raise UserError("a consistency model of examples with padding is not here: use data without")
   schedule = trig_flow(sigma_data)

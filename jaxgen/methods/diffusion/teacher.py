@@ -19,7 +19,7 @@ from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion import Prediction, Schedule, guidance
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.times import TimeInput, c_noise
-from jaxgen.methods.diffusion.objective import Examples, Model
+from jaxgen.methods.diffusion.objective import LOG_VARIANCE, Examples, Model
 from jaxgen.methods.diffusion.sampler import described
 
 TEACHER = "teacher"
@@ -61,8 +61,11 @@ class Teacher(NamedTuple):
     return guidance.classifier_free(predict, schedule, told, condition.nothing, self.weight)
 
   def starting(self, *networks: str) -> dict[str, Frozen]:
-    """The `frozen` of a method, in which these networks start from the teacher's parameters."""
-    return {TEACHER: self.frozen._replace(starts=networks)}
+    """The `frozen` of a method, in which these networks start from the teacher's parameters.
+
+    The logarithm of a loss's size, if a student learns one, is its own.
+    """
+    return {TEACHER: self.frozen._replace(starts=networks, fresh=(LOG_VARIANCE,))}
 
 
 def check_teacher(teacher: Teacher | None, condition: Condition) -> None:

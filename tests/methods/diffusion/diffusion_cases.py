@@ -225,7 +225,6 @@ def continuous_consistency(dtype):
     warmup=5,
     uncertainty=LogVariance(8, dtype),
     teacher=teacher,
-    start=False,
     condition=labels(SPEC),
     sampler=Sampler(clean, middle(), 2),
   )

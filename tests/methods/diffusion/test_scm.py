@@ -154,8 +154,6 @@ def test_the_boundary_is_exact_and_the_weight_learns_the_losses_size(x64):
 def test_what_does_not_go_together_is_said():
   with pytest.raises(UserError, match="warms up"):
     scm(Exact(), SPEC, optax.sgd(0.1), warmup=0)
-  with pytest.raises(UserError, match="its parameters alone"):
-    scm(Exact(), SPEC, optax.sgd(0.1), teacher=OF_EDM, uncertainty=LogVariance(8))
   with pytest.raises(UserError, match="padding"):
     scm(Exact(), Spec((4, 3), mask="mask"), optax.sgd(0.1))
   with pytest.raises(UserError, match="sigma_data"):
