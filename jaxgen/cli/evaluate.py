@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, parse, print_numbers, workers_option
+from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option, parse, print_numbers, workers_option
 from jaxgen.core import files
 from jaxgen.core.cache import cache_folder
 from jaxgen.core.errors import UserError
@@ -50,6 +50,7 @@ def evaluate(subject: str, words: list[str]) -> None:
     return
   options = {
     **CHECKPOINT,
+    **EMA,
     **workers_option(),
     **OPTIONS,
     "seed": option(int, "of --metrics: sample i depends on the seed and on i alone", 0),
@@ -73,7 +74,7 @@ def evaluate(subject: str, words: list[str]) -> None:
   if jax.process_index() == 0:
     print_numbers(numbers)
     if options["out"]:
-      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), **numbers}
+      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), "ema": options["ema"], **numbers}
       files.write(options["out"], json.dumps(document, indent=2) + "\n")
 
 

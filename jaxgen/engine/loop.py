@@ -139,7 +139,7 @@ class _Training:
     self.can_save = jax.process_count() == 1  # after an error; several processes must all know of it
     self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
     self.checkpoints = RunCheckpoints(
-      run.folder, e.method.frozen, keep=e.keep, best=e.best, meta={"config": run.config.name}
+      run.folder, e.method.frozen, e.profiles, keep=e.keep, best=e.best, meta={"config": run.config.name}
     )
     self.stream = run.batches()
     self.log = self.window = None
