@@ -179,3 +179,43 @@ def kernels(params: PyTree) -> PyTree:
   By name, "kernel", since in blocks that are stacked a bias has two axes as well.
   """
   return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
+
+
+def lars(
+  rate: float | optax.Schedule,
+  steps: int | None = None,
+  *,
+  warmup: int = 0,
+  momentum: float = 0.9,
+  weight_decay: float = 1e-6,
+  trust: float = 1e-3,
+) -> optax.GradientTransformation:
+  """LARS on a `schedule`: You et al. 2017, https://arxiv.org/abs/1708.03888, as SimCLR and BYOL use it.
+
+  Biases, gains and whatever else is not in `kernels` have neither weight decay nor a rate of their own.
+
+  Args:
+    rate, steps, warmup: as in `schedule`.
+    momentum: share of the last update that stays.
+    weight_decay: joins the gradient, of kernels.
+    trust: eta, a layer's rate is eta |w| / |g|.
+  """
+  rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup)
+  return optax.lars(
+    rate,
+    weight_decay,
+    weight_decay_mask=kernels,
+    trust_coefficient=trust,
+    trust_ratio_mask=kernels,
+    momentum=momentum,
+  )
+
+
+def without(optimizer: optax.GradientTransformation, *names: str) -> optax.GradientTransformation:
+  """The optimizer, and no update for parameters below an entry of one of these names: MoCo v3's "patches"."""
+
+  def label(params: PyTree) -> PyTree:
+    within = lambda path: any(str(key.key) in names for key in path)
+    return jax.tree_util.tree_map_with_path(lambda path, _: "fixed" if within(path) else "trained", params)
+
+  return optax.multi_transform({"trained": optimizer, "fixed": optax.set_to_zero()}, label)

@@ -1,15 +1,20 @@
 """jaxgen train CONFIG: train a config, or go on with its run."""
 
 import pathlib
+from typing import Annotated
 
 import jax
+import tyro
 
 from jaxgen.cli.options import RUNS, cluster_options, folder_of, join, option, parse, print_numbers, workers_option
 from jaxgen.engine import loggers, loop, profiling
 from jaxgen.engine.config import load_config
 from jaxgen.engine.loggers import Logger
 from jaxgen.engine.run import Run
+from jaxgen.interop import transfer
 from jaxgen.show import report
+
+FROM = "RUN or RUN:PATH, a new run starts from another's weights wherever paths and shapes are the same"
 
 
 def train(subject: str, words: list[str]) -> None:
@@ -25,6 +30,7 @@ def train(subject: str, words: list[str]) -> None:
       "log": option(
         tuple[Logger, ...], "also log to these: wandb, mlflow (their extras; offline without an account)", ()
       ),
+      "origin": (Annotated[str | None, tyro.conf.arg(name="from", help=FROM)], None),
       "other_data": option(bool, "go on with a run though the content of its data is not what it was", False),
       **workers_option(),
       **cluster_options(),
@@ -39,6 +45,8 @@ def train(subject: str, words: list[str]) -> None:
   if options["profile"] is not None:
     run.hooks.append(profiling.Profile(folder, *profiling.parse(options["profile"]), run.experiment.steps))
   run.on_metrics += [loggers.LOGGERS[name](run) for name in options["log"]]
+  if options["origin"] is not None and not transfer.is_from(run, options["origin"]):
+    print(f"from {options['origin']}: {transfer.start_from(run, options['origin'])}")
   if jax.process_index() == 0:
     print_data(run)
   numbers = loop.train(run, report=report.write, other_data=options["other_data"])

@@ -2,9 +2,9 @@
 
     jaxgen train ddpm_digits --profile 100:110
 
-The trace in RUN/profile has the devices' and the host's work of the updates after step 100, up to 110. Operations have
-the names of the Flax modules that they come from. Dispatches end at multiples of the two steps' greatest common
-divisor; without a profile nothing changes.
+The trace has the devices' and the host's work of the updates after step 100, up to 110, in RUN/profile.
+Operations have the names of the Flax modules that they come from. Dispatches end at multiples of the two steps'
+greatest common divisor; without a profile nothing changes.
 """
 
 import math

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.blocks.attention import MLP, Block, Blocks, Index, Tokens, attend, head_width, normal, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, add_bias, matmul
+from jaxgen.nn.blocks.positions import over_grid
 from jaxgen.nn.blocks.projections import separately
 
 Dtype = Any
@@ -101,6 +103,20 @@ class PatchEmbedding(nn.Module):
     return add_bias(matmul(x.reshape(*x.shape[:3], -1), kernel.reshape(-1, self.features)), bias)
 
 
+def grid_positions(rows: int, columns: int, tokens: int) -> Any:
+  """An initialiser of a table of fixed positions: zeros for so many tokens, then sines and cosines of the grid.
+
+  As in MAE: He et al. 2021, https://arxiv.org/abs/2111.06377, section 3.
+  """
+
+  def init(key: Array, shape: tuple[int, int], dtype: Dtype) -> Float[Array, "tokens features"]:
+    wide = wide_dtype(dtype)
+    grid = over_grid(jnp.arange(rows), jnp.arange(columns), shape[1], wide)
+    return jnp.concatenate([jnp.zeros((tokens, shape[1]), wide), grid]).astype(dtype)
+
+  return init
+
+
 def positions(
   module: nn.Module, count: int, features: int, dtype: Dtype, init: Any = normal
 ) -> Float[Array, "{count} {features}"]:
@@ -168,6 +184,8 @@ class ViT(nn.Module):
     activation: the MLPs' activation.
     patch_bias: whether patches' linear map has a bias.
     norm_first: whether tokens are normalised before the first block, as in CLIP.
+    fixed_positions: positions are sines and cosines of the grid, see `grid_positions`. They are an entry of the
+      parameters that has no gradient.
   """
 
   patch: int
@@ -191,6 +209,7 @@ class ViT(nn.Module):
   activation: Any = gelu
   patch_bias: bool = True
   norm_first: bool = False
+  fixed_positions: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -204,19 +223,42 @@ class ViT(nn.Module):
       self.readout = AttentionReadout(self.heads, hidden, self.activation, self.eps, **dtypes)
 
   @nn.compact
-  def tokens(self, x: Pictures, index: Index = None) -> Tokens:
-    """Normalised tokens [B, T, D]: the class token, the distillation token, then the patches in row-major order."""
+  def tokens(
+    self,
+    x: Pictures,
+    index: Index = None,
+    *,
+    visible: Int[Array, "batch seen"] | None = None,
+    masked: Bool[Array, "batch patches"] | None = None,
+  ) -> Tokens:
+    """Normalised tokens [B, T, D]: the class token, the distillation token, then the patches in row-major order.
+
+    Args:
+      x: the pictures.
+      index: the examples' positions in the global batch, in training.
+      visible: the patches that are seen at all, in this order, as in MAE; None: all.
+      masked: patches in whose place a learned token, "mask_token", is seen, as in SimMIM; None: none.
+    """
     if self.distilled and self.pool != "class":
       raise UserError("a distilled network has two tokens to read out: pool must be 'class'")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = PatchEmbedding(self.width, self.patch, self.patch_init, self.patch_bias, name="patches", **dtypes)(x)
+    rows, columns = x.shape[1:3]
     x = x.reshape(x.shape[0], -1, self.width)
+    if masked is not None:
+      token = self.param("mask_token", normal, (1, self.width), self.param_dtype)
+      x = jnp.where(masked[..., None], token.astype(x.dtype), x)
     names = (["class"] if self.pool == "class" else []) + (["distillation"] if self.distilled else [])
     first = [self.param(f"{name}_token", self.head_init, (1, self.width), self.param_dtype) for name in names]
     x = jnp.concatenate([*(jnp.broadcast_to(t.astype(x.dtype), (len(x), *t.shape)) for t in first), x], axis=1)
-    x = x + positions(self, x.shape[1], self.width, self.param_dtype).astype(x.dtype)
+    init = grid_positions(rows, columns, len(names)) if self.fixed_positions else normal
+    table = positions(self, x.shape[1], self.width, self.param_dtype, init).astype(x.dtype)
+    x = x + (jax.lax.stop_gradient(table) if self.fixed_positions else table)
     if self.norm_first:
       x = LayerNorm(self.eps, name="norm_first", **dtypes)(x)
+    if visible is not None:
+      patches = jnp.take_along_axis(x[:, len(names) :], visible[..., None], axis=1)
+      x = jnp.concatenate([x[:, : len(names)], patches], axis=1)
     x = Dropout(self.dropout)(x, index)
 
     def block(name: str) -> nn.Module:
@@ -249,8 +291,8 @@ class ViT(nn.Module):
 
   def __call__(self, x: Pictures, index: Index = None):
     """Logits [B, classes]. A distilled network's are the mean of both heads, and in training (class, distillation)."""
-    tokens = self.tokens(x, index)
     if not self.distilled:
-      return self.head(self._read(tokens))
+      return self.head(self.features(x, index))
+    tokens = self.tokens(x, index)
     logits = self.head(tokens[:, 0]), self.distillation_head(tokens[:, 1])
     return sum(logits) / 2 if index is None else logits
