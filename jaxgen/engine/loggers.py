@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -81,9 +82,10 @@ class Mlflow:
   def __call__(self, step: int, kind: str, numbers: dict[str, float]) -> None:
     if self._client is None:
       self._begin()
-    for name, value in numbers.items():
-      if math.isfinite(value):
-        self._client.log_metric(self._id, f"{kind}/{name}", value, step=step)
+    entry, now = self._module.entities.Metric, int(time.time() * 1000)
+    finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    metrics = [entry(f"{kind}/{name}", value, now, step) for name, value in finite.items()]
+    self._client.log_batch(self._id, metrics=metrics)  # one by one each takes 40 ms in SQLite
 
   def close(self) -> None:
     if self._client is not None:

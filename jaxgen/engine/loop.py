@@ -69,7 +69,7 @@ class Diverged(UserError):
   """Losses or gradients have not been finite for too long."""
 
 
-def cuts(start: int, steps: int, size: int, hooks: Sequence[Hook]) -> Iterator[tuple[int, int]]:
+def cuts(start: int, steps: int, size: int, hooks: Sequence[Any]) -> Iterator[tuple[int, int]]:
   """(first step, number of steps) of each dispatch: at most `size` steps, ending wherever a hook is due."""
   periods = [hook.every for hook in hooks if hook.every]
   while start < steps:

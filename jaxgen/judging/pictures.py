@@ -95,6 +95,8 @@ def of_data(data: Dataset, split: str | None = "train", name: str | None = None)
 
   def read(first: int) -> Iterator[np.ndarray]:
     for chunk in real.images(data, where, np.arange(first, n)):
+      if np.abs(chunk).max() > 1.01:  # standardised, for one
+        raise UserError(f"the pictures of {data.name} are not in [-1, 1] after its transforms: say --against the data")
       yield from core_pictures.to_uint8(chunk)
 
   return Pictures(name or split, n, {"data": data.name, "split": where, "n": n}, read)

@@ -7,6 +7,8 @@
     dinov2_antialias   DINOv2's ViT-L/14 on pictures of 224 x 224, resized by PyTorch's antialiased bicubic filter, as
                        EDM2's evaluator does: FD-DINOv2 is `fid` in this space
     dinov2_tf1         the same network on pictures resized as TensorFlow 1 does, as torch-fidelity does
+    clip_336           CLIP's ViT-L/14 of OpenAI, on pictures of 336 x 336 resized by Pillow's bicubic filter, its
+                       features of length 1: CMMD's. Pictures that are no squares are squeezed, not cropped
     judge              the classifier that is trained here on the data's training split; needs no file
 
 Pictures are always rounded to uint8 before. A file of weights is safetensors or npz; nothing is unpickled.
@@ -30,7 +32,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset
 from jaxgen.evaluation import judge as judges
 from jaxgen.evaluation.resizing import resize
-from jaxgen.interop import dinov2, files, inception, layout
+from jaxgen.interop import dinov2, dual, files, inception, layout
+from jaxgen.nn.joint.dual import MEAN, STD, DualEncoder, clip
 from jaxgen.nn.vision.inception import Inception
 from jaxgen.nn.vision.vit import SIZES, ViT
 
@@ -63,6 +66,7 @@ class Network(NamedTuple):
 
   Attributes:
     module: the Flax module.
+    init: (module, pictures) -> variables of all that the file has.
     entries: (module, names in the file) -> the layout of the file.
     outputs: (module, variables, pictures) -> its outputs by our names, "features" among them.
     size: the side of the pictures that it takes, in pixels.
@@ -71,6 +75,7 @@ class Network(NamedTuple):
   """
 
   module: Any
+  init: Callable[[Any, Any], Any]
   entries: Callable[[Any, Mapping[str, Any]], list[layout.Entry]]
   outputs: Callable[[Any, Any, Any], dict[str, Any]]
   size: int
@@ -92,6 +97,24 @@ def _inception(module: Inception, variables: Any, x: Any) -> dict[str, Any]:
   return {"features": found["2048"], "spatial": found["spatial"], "logits": found["logits_unbiased"]}
 
 
+def _clip(module: DualEncoder, variables: Any, x: Any) -> dict[str, Any]:
+  """The picture's features, of length 1."""
+  return {"features": module.apply(variables, x, method="of_pictures")}
+
+
+def _init(module: Any, x: Any) -> Any:
+  return module.init(jax.random.key(0), x)
+
+
+def _init_tokens(module: ViT, x: Any) -> Any:
+  """A ViT's variables without a head."""
+  return module.init(jax.random.key(0), x, method="tokens")
+
+
+def _init_both(module: DualEncoder, x: Any) -> Any:
+  return module.init(jax.random.key(0), x, jnp.zeros((1, 1), jnp.int32))
+
+
 def _dinov2(module: ViT, variables: Any, x: Any) -> dict[str, Any]:
   """The normalised class token."""
   return {"features": module.apply(variables, x, method="features")}
@@ -108,6 +131,7 @@ def _converted(file: str, where: str, to: str) -> str:
 NETWORKS: dict[str, Network] = {
   "inception": Network(
     Inception(),
+    _init,
     lambda module, names: inception.torch_fidelity(module),
     _inception,
     299,
@@ -120,6 +144,7 @@ NETWORKS: dict[str, Network] = {
   ),
   "dinov2": Network(
     ViT(**SIZES["L/14"], layer_scale=1.0),
+    _init_tokens,
     lambda module, names: (dinov2.hub if "cls_token" in names else dinov2.transformers)(module),
     _dinov2,
     224,
@@ -130,14 +155,30 @@ NETWORKS: dict[str, Network] = {
       "dinov2_vitl14.safetensors",
     ),
   ),
+  "clip": Network(
+    clip("L/14"),
+    _init_both,
+    lambda module, names: (dual.openai if "visual.conv1.weight" in names else dual.transformers)(module),
+    _clip,
+    336,
+    "clip_vitl14_336.safetensors",
+    _converted(
+      "pytorch_model.bin",
+      "https://huggingface.co/openai/clip-vit-large-patch14-336",
+      "clip_vitl14_336.safetensors",
+    ),
+  ),
 }
-IMAGENET = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])  # mean, standard deviation
+# Means and standard deviations of the channels, of values 0..255.
+IMAGENET = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])
+OPENAI = 255 * np.array(MEAN), 255 * np.array(STD)
 SPACES: dict[str, Known] = {
   "inception_tf1": Known("inception", "tf1", 128.0, 128.0),
   "inception_pytorch": Known("inception", "bilinear", 127.5, 127.5),
   "inception_clean": Known("inception", "clean", 128.0, 128.0),
   "dinov2_antialias": Known("dinov2", "antialias_bicubic", *IMAGENET),
   "dinov2_tf1": Known("dinov2", "tf1", *IMAGENET),
+  "clip_336": Known("clip", "pil_bicubic", *OPENAI),
 }
 JUDGE = "judge"  # the space that needs no file
 
@@ -176,8 +217,9 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
   tensors = files.load(path)
   blank = jax.ShapeDtypeStruct((1, network.size, network.size, 3), np.float32)
   outputs_of = functools.partial(network.outputs, network.module)
-  like = jax.eval_shape(lambda x: _init(network, x), blank)
+  like = jax.eval_shape(lambda x: network.init(network.module, x), blank)
   variables = layout.read(network.entries(network.module, tensors), tensors, like)
+  variables["params"].pop("text", None)  # of CLIP, whose pictures alone are compared
   with open(path, "rb") as file:
     content = hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -193,12 +235,6 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
     return apply(x)
 
   return Space(name, features, shapes["features"].shape[1], content, tuple(shapes))
-
-
-def _init(network: Network, x: Any) -> Any:
-  """The variables that the outputs are of; a ViT's head is none of them."""
-  method = "tokens" if isinstance(network.module, ViT) else None
-  return network.module.init(jax.random.key(0), x, method=method)
 
 
 def trained_space(data: Dataset) -> Space:

@@ -190,6 +190,28 @@ def test_a_published_network_is_a_space_with_its_weights(tmp_path, monkeypatch):
     open_space("dinov2_tf1", tmp_path / "none.npz")
 
 
+def test_clip_is_a_space_of_features_of_length_1(tmp_path, monkeypatch):
+  import jax
+  import jax.numpy as jnp
+
+  from jaxgen.evaluation.resizing import resize
+  from jaxgen.interop import dual, layout
+  from jaxgen.nn.joint.dual import MEAN, STD, Size, clip
+
+  module = clip(Size(12, dict(patch=14, width=24, depth=2, heads=3), (16, 2, 1)), vocabulary=11, context=5)
+  monkeypatch.setitem(spaces.NETWORKS, "clip", spaces.NETWORKS["clip"]._replace(module=module, size=42))
+  variables = module.init(jax.random.key(0), jnp.zeros((1, 42, 42, 3)), jnp.zeros((1, 5), jnp.int32))
+  pictures = [np.random.default_rng(i).integers(0, 256, (17 + i, 30, 3), np.uint8) for i in range(3)]
+  x = np.stack([resize(p, (42, 42), "pil_bicubic") for p in pictures]) / 255
+  expected = module.apply(variables, jnp.asarray((x - MEAN) / STD, np.float32), method="of_pictures")
+  for entries in (dual.transformers(module), dual.openai(module)):
+    weight_files.save(tmp_path / "w.safetensors", layout.write(entries, variables))
+    space = open_space("clip_336", tmp_path / "w.safetensors")
+    found = space.features(pictures)["features"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
 def test_the_trained_judge_is_a_space_of_its_own(monkeypatch, tmp_path):
   """On digits: training examples against the test split come closer than noise does."""
   from jaxgen.data import digits

@@ -130,7 +130,7 @@ POOLS = {
 
 
 class Inception(nn.Module):
-  """Inception-v3 of the TensorFlow graph of 2015, for evaluation: 23,871,904 parameters.
+  """Inception-v3 of the TensorFlow graph of 2015, for evaluation: 23,850,960 parameters.
 
   Attributes:
     classes: number of outputs.
