@@ -8,12 +8,14 @@
   text:chars:FILE               windows of a text, in characters; text:SIZE:FILE in tokens
   documents:TOKENIZER:FILES     own documents, packed into rows; segments:TOKENIZER:FILES BERT's pairs of segments
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
+  feedback:TOKENIZER:FILE       prompts with answers, or with ranked ones; rated:TOKENIZER:SOURCE:FILE rated texts
   speech:FILE                   spoken digits
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
-Each has its file here, named as its kind (`segments` in that of `documents`), which says what its examples are.
+Each has its file here, named as its kind (`segments` in that of `documents`, `rated` in that of `feedback`), which says
+what its examples are.
 
 A source has `len(s)`, `s[i] -> {"image": uint8 [H, W, C], "label": int32 ()}`,
 `s.gather(indices) -> {name: [n, ...]}` and `s.in_memory`. It reads what `features` names, and nothing else of the data
@@ -42,6 +44,7 @@ from jaxgen.data.sources.base import (
 )
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.documents import open_documents, open_segments
+from jaxgen.data.sources.feedback import open_feedback, open_rated
 from jaxgen.data.sources.folder import open_folder
 from jaxgen.data.sources.hf import open_hf
 from jaxgen.data.sources.npz import open_npz
@@ -64,6 +67,8 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "documents": ("documents:TOKENIZER:FILES", open_documents),
   "segments": ("segments:TOKENIZER:FILES", open_segments),
   "pairs": ("pairs:LANGUAGES:SIZE:DIR", open_pairs),
+  "feedback": ("feedback:TOKENIZER:FILE", open_feedback),
+  "rated": ("rated:TOKENIZER:SOURCE:FILE", open_rated),
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
   "reversed": ("reversed:LETTERS", open_reversed),
