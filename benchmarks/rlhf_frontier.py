@@ -13,8 +13,8 @@ policies that started from that language model. Of each policy, and of the best 
 
 Where the reward rises with KL and the second judge's sentiment falls, the reward model is over-optimised. Beside them
 stand the reward model's accuracy on held-out pairs, and the share of pairs whose order the ratings themselves would
-keep if people rated anew: each mean of ratings then has the error s / sqrt(n). The file says neither s, --rater-std, nor
-n, --raters: both are assumed (the means' fractions fit 14 to 20 people). Writes rlhf_frontier.json and, with
+keep if people rated anew: each mean of ratings then has the error s / sqrt(n). The file says neither s, --rater-std,
+nor n, --raters: both are assumed (the means' fractions fit 14 to 20 people). Writes rlhf_frontier.json and, with
 matplotlib, docs/rlhf_frontier.png.
 """
 

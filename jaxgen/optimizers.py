@@ -90,6 +90,36 @@ def sgd(
   return optax.chain(optax.add_decayed_weights(weight_decay, mask or kernels), optimizer)
 
 
+def inverse_root(rate: float, constant: int, warmup: int = 0) -> optax.Schedule:
+  """EDM2's rate: `rate` for `constant` updates, then rate sqrt(constant / count), after a linear warm-up from 0.
+
+  Karras et al. 2024, https://arxiv.org/abs/2312.02696, eq. 67.
+  """
+
+  def at(count: Array) -> Array:
+    rising = jnp.minimum(count / warmup, 1.0) if warmup else 1.0
+    return rate * rising / jnp.sqrt(jnp.maximum(count / constant, 1.0))
+
+  return at
+
+
+def projected(
+  optimizer: optax.GradientTransformation, onto: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformation:
+  """An optimizer after each of whose updates the parameters are projected: p <- onto(p + update).
+
+  Args:
+    onto: parameters -> parameters of the same structure, such as `nn.unets.edm2.forced`.
+  """
+
+  def update(updates: PyTree, state: Any, params: PyTree | None = None):
+    updates, state = optimizer.update(updates, state, params)
+    moved = onto(optax.apply_updates(params, updates))
+    return jax.tree.map(jnp.subtract, moved, params), state
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
 def layer_decay(
   rate: float,
   depth: int,
@@ -149,3 +179,43 @@ def kernels(params: PyTree) -> PyTree:
   By name, "kernel", since in blocks that are stacked a bias has two axes as well.
   """
   return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
+
+
+def lars(
+  rate: float | optax.Schedule,
+  steps: int | None = None,
+  *,
+  warmup: int = 0,
+  momentum: float = 0.9,
+  weight_decay: float = 1e-6,
+  trust: float = 1e-3,
+) -> optax.GradientTransformation:
+  """LARS on a `schedule`: You et al. 2017, https://arxiv.org/abs/1708.03888, as SimCLR and BYOL use it.
+
+  Biases, gains and whatever else is not in `kernels` have neither weight decay nor a rate of their own.
+
+  Args:
+    rate, steps, warmup: as in `schedule`.
+    momentum: share of the last update that stays.
+    weight_decay: joins the gradient, of kernels.
+    trust: eta, a layer's rate is eta |w| / |g|.
+  """
+  rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup)
+  return optax.lars(
+    rate,
+    weight_decay,
+    weight_decay_mask=kernels,
+    trust_coefficient=trust,
+    trust_ratio_mask=kernels,
+    momentum=momentum,
+  )
+
+
+def without(optimizer: optax.GradientTransformation, *names: str) -> optax.GradientTransformation:
+  """The optimizer, and no update for parameters below an entry of one of these names: MoCo v3's "patches"."""
+
+  def label(params: PyTree) -> PyTree:
+    within = lambda path: any(str(key.key) in names for key in path)
+    return jax.tree_util.tree_map_with_path(lambda path, _: "fixed" if within(path) else "trained", params)
+
+  return optax.multi_transform({"trained": optimizer, "fixed": optax.set_to_zero()}, label)

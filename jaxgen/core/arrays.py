@@ -17,6 +17,12 @@ def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   return x.astype(wide_dtype(x.dtype))
 
 
+def unit(x: Float[Array, "*rows features"], eps: float = 1e-12) -> Float[Array, "*rows features"]:
+  """x / max(|x|, eps), row by row, in float32 or wider. Its gradient is finite where x = 0."""
+  x = wide(x)
+  return x / jnp.sqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), eps**2))
+
+
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
   """Whether all floating-point numbers of a tree are finite. Integers and keys count as finite."""
   real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating) and x.size]

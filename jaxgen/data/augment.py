@@ -253,7 +253,7 @@ def _affine(matrix, shift, x: Image) -> Image:
   return jax.vmap(read, -1, -1)(x)
 
 
-def _gray(x: Image) -> Float[Array, "height width 1"]:
+def gray(x: Image) -> Float[Array, "height width 1"]:
   """The luma of ITU-R 601 for three channels, else the channels' mean."""
   if x.shape[-1] != 3:
     return x.mean(-1, keepdims=True)
@@ -320,11 +320,11 @@ def _posterize(x: Image, m: Array) -> Image:
 
 
 def _color(x: Image, m: Array) -> Image:
-  return _blend(_gray(x), x, m)
+  return _blend(gray(x), x, m)
 
 
 def _contrast(x: Image, m: Array) -> Image:
-  return _blend(_gray(x).mean(), x, m)
+  return _blend(gray(x).mean(), x, m)
 
 
 def _brightness(x: Image, m: Array) -> Image:

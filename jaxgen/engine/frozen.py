@@ -1,13 +1,18 @@
-"""Frozen networks in a run. They are read once from their source, saved once, and restored with each checkpoint.
+"""A run's checkpoints, with what they keep apart: frozen networks, and averages for later.
+
+Frozen networks are read once from their source, saved once, and restored with each checkpoint. Averages by power
+functions are kept from every checkpoint, so that `engine.averages` can make others of them.
 
 RUN/frozen/           their values, as a checkpoint of its own
 RUN/checkpoints/      the state without them
+RUN/averages/         the averages of each checkpoint's step, as checkpoints of their own
 RUN/run.json          "frozen": {name: {"source", "sha256"}}
 """
 
 import contextlib
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,6 +24,9 @@ from jaxgen.core.method import Frozen, State
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
+
+AVERAGES = "averages"
+ALL = 2**31  # checkpoints to keep
 
 
 def start(frozen: Mapping[str, Frozen], state: State) -> State:
@@ -69,9 +77,11 @@ def _placed(title: str, source: str, values: PyTree, like: PyTree, partly: bool 
 class RunCheckpoints(Checkpoints):
   """A run's checkpoints. They have the state without the frozen networks, which are saved apart, once."""
 
-  def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
+  def __init__(
+    self, folder: Folder, frozen: Mapping[str, Frozen], profiles: Mapping[str, float] = MappingProxyType({}), **options
+  ):
     super().__init__(folder / "checkpoints", check=folder.check, **options)
-    self._run, self._frozen, self._apart = folder, frozen, folder / "frozen"
+    self._run, self._frozen, self._apart, self._profiles = folder, frozen, folder / "frozen", profiles
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
     """Saves a new run's frozen networks and returns their entry in run.json; {} if there are none."""
@@ -89,6 +99,9 @@ class RunCheckpoints(Checkpoints):
 
   def save(self, step: int, state: State, *rest: Any) -> None:
     self._run.flush()
+    if self._profiles:  # before the checkpoint, so that a run that goes on from there has them all
+      with contextlib.closing(Checkpoints(self._run / AVERAGES, keep=ALL, check=self._run.check)) as averages:
+        averages.save(step, {name: state.ema[name] for name in self._profiles})
     super().save(step, self._without(state), *rest)
 
   def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:

@@ -105,6 +105,12 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
     buffers={name: put(tree, name) for name, tree in state.buffers.items()},
     ema={name: put(tree, "params") if name == NETWORK else tree for name, tree in state.ema.items()},
   )
+  begin(run, state, {"imported": str(file)})
+  return sum(x.size for x in found.values())
+
+
+def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:
+  """Makes a new run's folder with this state at step 0; run.json says where it is from."""
   run.folder.lock()
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -114,10 +120,9 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
       saved = checkpoints.save_frozen(state)
       checkpoints.save(0, state)
       checkpoints.wait()
-    run.folder.write_info(describe(run) | {"imported": str(file)} | ({"frozen": saved} if saved else {}))
+    run.folder.write_info(describe(run) | dict(origin) | ({"frozen": saved} if saved else {}))
   finally:
     run.folder.unlock()
-  return sum(x.size for x in found.values())
 
 
 def export_weights(run: Run, file: PathLike, layout: str | None = None, average: bool = True) -> int:

@@ -27,10 +27,15 @@ PUBLISHED = {
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
+  ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
+  ("few_steps_digits", (("method", "dmd"), ("teacher", "runs/edm_digits"))): 3 * 284_513,  # and the fake score
   ("bert", ()): 110_106_428,  # with 30,522 tokens and both heads
   ("bert", (("size", "base"), ("next_sentence", False))): 109_514_298,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
   ("gpt2", (("size", "xl"),)): 1_557_611_200,
+  # MAE's counts have the fixed positions of encoder and decoder, as transformers counts them.
+  ("mae", (("preset", "base"),)): 111_907_840,
+  ("mae", (("preset", "huge"),)): 657_074_508,
   ("imagenet", ()): 25_557_032,
   ("imagenet", (("backbone", "resnet50_v2"),)): 25_549_352,
   ("imagenet", (("backbone", "densenet121"),)): 7_978_856,
@@ -49,20 +54,22 @@ PUBLISHED = {
 
 # The names that experiments were published and measured under: the ledger and its readers know them.
 KNOWN = """
-attention_multi30k cait_digits cait_imagenet classifier_digits conv_vae_digits dcgan_celeba dcgan_digits ddpm_cifar10
-ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits densenet_imagenet dit_digits dit_imagenet ebm_digits
-ebm_mnist ebm_rings edm_cifar10 edm_digits efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet
-flow_contrastive_rings flow_matching_cifar10 flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist
-gan_rings gated_pixelcnn_cifar10 gated_pixelcnn_digits gaussian_rbm_digits glow_cifar10 glow_digits googlenet_digits
-googlenet_imagenet guided_digits improved_ddpm_cifar10 improved_ddpm_digits iwae_mnist kl_digits ldm_digits made_digits
-made_mnist multigrid_cifar10 multigrid_digits nade_digits nade_mnist nce_digits nce_rings ncsn_cifar10 ncsn_digits
-nice_digits nice_mnist pixelcnn_digits pixelcnn_mnist pixelcnnpp_cifar10 pixelcnnpp_digits rbm_digits rbm_mnist
-realnvp_cifar10 realnvp_digits realnvp_rings resnet18_cifar10 resnet_digits resnet_imagenet reverse_strings rnade_digits
-score_matching_digits score_matching_rings score_sde_digits score_sde_subvp_cifar10 score_sde_ve_cifar10
-score_sde_vp_cifar10 sit_digits sit_imagenet sngan_cifar10 swin_digits swin_imagenet t2t_digits t2t_imagenet
+attention_multi30k barlow_twins_digits byol_digits cait_digits cait_imagenet classifier_digits conv_vae_digits
+dcgan_celeba dcgan_digits ddpm_cifar10 ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits
+densenet_imagenet dino_digits dit_digits dit_imagenet ebm_digits ebm_mnist ebm_rings edm_cifar10 edm_digits
+efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet flow_contrastive_rings flow_matching_cifar10
+flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist gan_rings gated_pixelcnn_cifar10
+gated_pixelcnn_digits gaussian_rbm_digits glow_cifar10 glow_digits googlenet_digits googlenet_imagenet guided_digits
+improved_ddpm_cifar10 improved_ddpm_digits iwae_mnist kl_digits ldm_digits made_digits made_mnist mae_cifar10
+mae_digits mae_imagenet moco_cifar10 moco_digits multigrid_cifar10 multigrid_digits nade_digits nade_mnist nce_digits
+nce_rings ncsn_cifar10 ncsn_digits nice_digits nice_mnist pixelcnn_digits pixelcnn_mnist pixelcnnpp_cifar10
+pixelcnnpp_digits rbm_digits rbm_mnist realnvp_cifar10 realnvp_digits realnvp_rings resnet18_cifar10 resnet_digits
+resnet_imagenet reverse_strings rnade_digits rotnet_cifar10 rotnet_digits score_matching_digits score_matching_rings
+score_sde_digits score_sde_subvp_cifar10 score_sde_ve_cifar10 score_sde_vp_cifar10 simclr_cifar10 simclr_digits
+simmim_digits simsiam_digits sit_digits sit_imagenet sngan_cifar10 swin_digits swin_imagenet t2t_digits t2t_imagenet
 transformer_digits transformer_multi30k transformer_shakespeare transformer_shakespeare_gpu vae_digits vae_mnist
-vdm_cifar10 vdm_digits vit_digits vit_imagenet vit_ti_cifar10 vqgan_digits vqvae_cifar10 vqvae_digits wavenet_speech
-wgan_gp_cifar10
+vdm_cifar10 vdm_digits vicreg_digits vit_digits vit_imagenet vit_ti_cifar10 vqgan_digits vqvae_cifar10 vqvae_digits
+wavenet_speech wgan_gp_cifar10
 """
 
 

@@ -313,10 +313,14 @@ class BatchNorm(nn.Module):
   Statistics are over the global batch, on any number of devices. Collection "batch_stats" keeps moving averages of
   "mean" and "var", the latter with n - 1 in its denominator (Algorithm 2):
   average <- momentum * average + (1 - momentum) * statistic. PyTorch's momentum is 1 - momentum.
+
+  Attributes:
+    affine: a gain and a bias follow.
   """
 
   momentum: float = 0.9
   eps: float = 1e-5
+  affine: bool = True
   scale_init: Any = nn.initializers.ones
   dtype: Dtype = None
   param_dtype: Dtype = jnp.float32
@@ -330,8 +334,10 @@ class BatchNorm(nn.Module):
       train: normalise by the batch's statistics and advance the averages; otherwise normalise by the averages.
     """
     channels = x.shape[-1:]
-    scale = self.param("scale", self.scale_init, channels, self.param_dtype)
-    bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
+    scale, bias = jnp.ones(channels, self.param_dtype), jnp.zeros(channels, self.param_dtype)
+    if self.affine:
+      scale = self.param("scale", self.scale_init, channels, self.param_dtype)
+      bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
     mean_average = self.variable("batch_stats", "mean", jnp.zeros, channels, self.param_dtype)
     var_average = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)
     x = x.astype(self.dtype or x.dtype)
