@@ -12,7 +12,10 @@ from tables import Policy, Values
 
 from jaxgen import decoding
 from jaxgen.core.errors import UserError
+from jaxgen.core.method import Frozen
 from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
+from jaxgen.engine import frozen
 from jaxgen.methods.feedback import best, rows
 from jaxgen.methods.feedback.preference import conservative, ipo, preferences
 from jaxgen.methods.feedback.reward import bradley_terry, reward_model
@@ -111,12 +114,18 @@ def test_answers_are_written_after_prompts_of_any_length_with_the_probability_of
   batch, network = put(some_rows(64)), transformer()
   params = randomised(jit(network.init)(jax.random.key(0), batch["tokens"])["params"])
   keys = jax.random.split(jax.random.key(2), 64)
-  step, carry = network.stepper(params, batch["tokens"][:, :0], T - 1)
-  given = decoding.Given(batch["tokens"][:, 1:], batch["prompt"] - 1)
-  options = dict(length=T - 1, given=given, end=END, pad=0)
-  new, nats = decoding.ancestral(within(step, V), carry, batch["tokens"][:, 0], keys, **options)
   marks = Marks()
-  whole = rows.write(network, params, batch["tokens"], batch["prompt"], keys, levels=V, marks=marks)
+
+  @jit
+  def drawn(params):
+    step, carry = network.stepper(params, batch["tokens"][:, :0], T - 1)
+    given = decoding.Given(batch["tokens"][:, 1:], batch["prompt"] - 1)
+    options = dict(length=T - 1, given=given, end=END, pad=0)
+    new, nats = decoding.ancestral(within(step, V), carry, batch["tokens"][:, 0], keys, **options)
+    whole = rows.write(network, params, batch["tokens"], batch["prompt"], keys, levels=V, marks=marks)
+    return new, nats, whole, rows.log_p(network, params, whole, V) * rows.answers(whole, batch["prompt"], END)
+
+  new, nats, whole, each = drawn(params)
   np.testing.assert_array_equal(whole[:, 1:], new)
   whole, ended = np.asarray(whole), 0
   for row, old, first in zip(whole, batch["tokens"], batch["prompt"], strict=True):
@@ -125,8 +134,6 @@ def test_answers_are_written_after_prompts_of_any_length_with_the_probability_of
     assert (row[final + 1 :] == 0).all()
     ended += row[final] == END
   assert 0 < ended < 64
-  whole = jnp.asarray(whole)
-  each = rows.log_p(network, params, whole, V) * rows.answers(whole, batch["prompt"], END)
   np.testing.assert_allclose(nats, each.sum(1), atol=1e-10)
 
 
@@ -170,6 +177,24 @@ def test_a_score_is_that_of_the_last_token_of_the_answer():
   for row, first, one in list(zip(batch["tokens"], batch["prompt"], found, strict=True))[:3]:
     alone = row[: answer_places(row, first)[-1] + 1]
     np.testing.assert_allclose(jit(network.apply)({"params": params}, jnp.asarray(alone[None]))[0, -1], one, atol=1e-10)
+
+
+def test_a_reward_model_starts_from_a_language_model_but_for_its_head():
+  language, scorer = transformer(), transformer(Scorer)
+  tokens = jnp.zeros((1, T), jnp.int32)
+  learnt = randomised(jit(language.init)(jax.random.key(0), tokens)["params"])
+  source = Frozen("a run", lambda: {"params": learnt, "codebook": np.zeros(3)})
+  spec = Spec((2, T), V, feature="tokens", dtype=np.int32)
+  method = averaged(reward_model(scorer, spec=spec, optimizer=optax.sgd(1.0), start=source), 0.9)
+  state = jit(method.init)(jax.random.key(1), put(two_rows(some_rows(4))))
+  started = frozen.start(method.frozen, state)
+  assert set(started.params) == {"network"}
+  for found in (started.params["network"], started.ema["network"]):
+    jax.tree.map(np.testing.assert_array_equal, {k: found[k] for k in ("embedding", "decoder")}, dict(learnt))
+    np.testing.assert_array_equal(found["head"]["kernel"], state.params["network"]["head"]["kernel"])
+  wider = Frozen("a run", lambda: {"params": {**learnt, "embedding": {"table": np.zeros((V + 1, 8))}}}, ("network",))
+  with pytest.raises(UserError, match=r"not that of a run: embedding/table is \[9, 8\] there and \[8, 8\] here"):
+    frozen.start({"start": wider}, state)
 
 
 def two_rows(batch):
