@@ -10,6 +10,7 @@
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
   captions:TOKENIZER:PATH       pictures and their captions, in tokens: lists .jsonl or .tsv, or shards of webdataset
   emoji:LABELS:SIZE:FILE        pictures of emoji, their names in tokens, and labels
+  feedback:TOKENIZER:FILE       prompts with answers, or with ranked ones; rated:TOKENIZER:SOURCE:FILE rated texts
   speech:FILE                   spoken digits
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   molecules:FILE                molecules in space: positions and atomic numbers
@@ -17,7 +18,8 @@
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
-Each has its file here, named as its kind (`segments` in that of `documents`), which says what its examples are.
+Each has its file here, named as its kind (`segments` in that of `documents`, `rated` in that of `feedback`), which says
+what its examples are.
 
 A source has `len(s)`, `s[i] -> {"image": uint8 [H, W, C], "label": int32 ()}`,
 `s.gather(indices) -> {name: [n, ...]}` and `s.in_memory`. It reads what `features` names, and nothing else of the data
@@ -49,6 +51,7 @@ from jaxgen.data.sources.chain import open_chain
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.documents import open_documents, open_segments
 from jaxgen.data.sources.emoji import open_emoji
+from jaxgen.data.sources.feedback import open_feedback, open_rated
 from jaxgen.data.sources.folder import open_folder
 from jaxgen.data.sources.hf import open_hf
 from jaxgen.data.sources.molecules import open_molecules
@@ -74,6 +77,8 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "pairs": ("pairs:LANGUAGES:SIZE:DIR", open_pairs),
   "captions": ("captions:TOKENIZER:PATH", open_captions),
   "emoji": ("emoji:LABELS:SIZE:FILE", open_emoji),
+  "feedback": ("feedback:TOKENIZER:FILE", open_feedback),
+  "rated": ("rated:TOKENIZER:SOURCE:FILE", open_rated),
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
   "molecules": ("molecules:FILE", open_molecules),

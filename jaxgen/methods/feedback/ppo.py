@@ -50,7 +50,7 @@ Steps = Float[Array, "batch predicted"]
 
 
 class Penalty(NamedTuple):
-  """beta: what deviations from the reference cost.
+  """What deviations from the reference cost.
 
   Attributes:
     beta: its value, or its first one.
@@ -195,30 +195,33 @@ def ppo(
       REFERENCE: {"params": jax.tree.map(jnp.copy, params)},
       REWARD: {"params": reward.init(reward_key, tokens[:1])["params"]},
     }
-    state = State(None, None, None, params, None, {}, {"beta": jnp.asarray(penalty.beta, jnp.result_type(float))})
-    shapes = jax.eval_shape(rollouts, state, tokens, batch[PROMPT], jax.random.split(key, len(tokens)))
+    beta, zero = jnp.asarray(penalty.beta, jnp.result_type(float)), jnp.zeros((), jnp.result_type(float))
+    shapes = jax.eval_shape(rollouts, params, beta, tokens, batch[PROMPT], jax.random.split(key, len(tokens)))
     chains = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    zero = jnp.zeros_like(state.buffers["beta"])
-    return params, {**state.buffers, "kl_nats": zero, "reward": zero, "rollouts": {"chains": chains}}
+    return params, {"beta": beta, "kl_nats": zero, "reward": zero, "rollouts": {"chains": chains}}
 
-  def spoken(state: State, params: Params, tokens: Tokens, prompt: Counts, keys: Key[Array, "n"]) -> dict[str, Array]:
+  def spoken(
+    params: dict[str, Params], acting: Params, tokens: Tokens, prompt: Counts, keys: Key[Array, "n"]
+  ) -> dict[str, Array]:
     """Answers, with what the networks say of their tokens."""
-    rows = write(policy, params, tokens, prompt, keys, levels=levels, marks=marks)
+    rows = write(policy, acting, tokens, prompt, keys, levels=levels, marks=marks)
     mask = answers(rows, prompt, marks.end)
-    ours = log_p(policy, params, rows, levels)
-    theirs = log_p(policy, state.params[REFERENCE]["params"], rows, levels)
-    scores = score(reward, state.params[REWARD]["params"], rows, prompt, marks.end)
+    ours = log_p(policy, acting, rows, levels)
+    theirs = log_p(policy, params[REFERENCE]["params"], rows, levels)
+    scores = score(reward, params[REWARD]["params"], rows, prompt, marks.end)
     if s.unfinished is not None:
       ended = jnp.any((rows[:, 1:] == marks.end) & mask, axis=1)
       scores = jnp.where(ended, scores, s.unfinished)
     return {"rows": rows, "mask": mask, "log_p": ours, "log_ratio": jnp.where(mask, ours - theirs, 0), "score": scores}
 
-  def rollouts(state: State, tokens: Tokens, prompt: Counts, keys: Key[Array, "n"]) -> dict[str, Array]:
+  def rollouts(
+    params: dict[str, Params], beta: Float[Array, ""], tokens: Tokens, prompt: Counts, keys: Key[Array, "n"]
+  ) -> dict[str, Array]:
     """Answers, and all that the updates need of them: [B, ..]."""
-    found = spoken(state, state.params["network"], tokens, prompt, keys)
-    mask, values = found["mask"], value.apply({"params": state.params[VALUE]}, found["rows"])[:, :-1]
+    found = spoken(params, params["network"], tokens, prompt, keys)
+    mask, values = found["mask"], value.apply({"params": params[VALUE]}, found["rows"])[:, :-1]
     is_last = jnp.arange(1, spec.size) == (prompt - 1 + jnp.sum(mask, axis=1))[:, None]
-    rewards = -state.buffers["beta"].astype(values.dtype) * found["log_ratio"] + found["score"][:, None] * is_last
+    rewards = -beta.astype(values.dtype) * found["log_ratio"] + found["score"][:, None] * is_last
     advantages = gae(rewards, values, mask, s.gamma, s.lam)
     targets = advantages + values
     if s.whiten:
@@ -231,7 +234,7 @@ def ppo(
 
     def new() -> Buffers:
       keys = example_keys(draw_key, batch["index"])
-      found = rollouts(state, batch[spec.feature], batch[PROMPT], keys)
+      found = rollouts(state.params, kept["beta"], batch[spec.feature], batch[PROMPT], keys)
       kl, mean = jnp.mean(jnp.sum(found["log_ratio"], axis=1)), jnp.mean(found["score"])
       numbers = {"kl_nats": kl, "reward": mean}
       numbers = {name: x.astype(kept[name].dtype) for name, x in numbers.items()}
@@ -274,7 +277,7 @@ def ppo(
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
     keys = example_keys(key, batch["index"])
-    found = spoken(state, state.averaged(), batch[spec.feature], batch[PROMPT], keys)
+    found = spoken(state.params, state.averaged(), batch[spec.feature], batch[PROMPT], keys)
     count = jnp.sum(found["mask"], axis=1).astype(found["score"].dtype)
     return {"reward": found["score"], "kl_nats": jnp.sum(found["log_ratio"], axis=1), "answer_tokens": count}
 

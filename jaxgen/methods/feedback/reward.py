@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
-from jaxgen.core.method import Batch, Method, Params, Player, State, compose
+from jaxgen.core.method import Batch, Frozen, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.methods.feedback.rows import PROMPT, check_rows, check_scorer, check_values, score, starting
 from jaxgen.methods.sequence.seq2seq import MARKS, Marks
@@ -35,7 +35,14 @@ def in_order(scores: Float[Array, "batch k"]) -> Float[Array, "batch"]:
   return jnp.mean((1 + jnp.sign(scores[:, above] - scores[:, below])) / 2, axis=1)
 
 
-def reward_model(network: Any, *, spec: Spec, optimizer: optax.GradientTransformation, marks: Marks = MARKS) -> Method:
+def reward_model(
+  network: Any,
+  *,
+  spec: Spec,
+  optimizer: optax.GradientTransformation,
+  start: Frozen | None = None,
+  marks: Marks = MARKS,
+) -> Method:
   """A model of preferences, batch {"tokens": [B, K, T], "prompt": [B], "index": [B]}: K ranked answers, the best first.
 
   The loss is the mean of (R1), in nats per pair. All answers to a prompt stand in one example, as their pairs are not
