@@ -54,7 +54,7 @@ USAGE = """usage: jaxgen COMMAND ...
                     or metrics of its samples, as papers do      jaxgen evaluate runs/ddpm --metrics fid,prdc
   evaluate PICTURES  the same of a folder or an .npz             jaxgen evaluate a.npz --metrics kid --against npz:b.npz
   statistics DATA   mean and covariance of a data set's features, as other programs read and write them
-  probe RUN         judge a run's features, beside the same network with random weights
+  probe RUN         judge a run's features, beside random weights and pixels
   report RUN        write a run's report.html
   compare RUN ...   what differs between runs, and their numbers and curves beside each other
   sweep CONFIG      train every combination of arguments         jaxgen sweep ddpm_digits --over ema=0.99,0.999
