@@ -10,6 +10,7 @@ carry holds what it keeps of earlier tokens: a Transformer's keys and values, or
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,18 @@ from jaxgen.core.keys import fold_in
 
 Carry = PyTree
 Step = Callable[[Carry, Array], tuple[Array, Carry]]
+
+
+class Given(NamedTuple):
+  """The first tokens of sequences, which are read and not drawn.
+
+  Attributes:
+    tokens: [B, length], of which the first count[b] are given.
+    count: [B].
+  """
+
+  tokens: Int[Array, "batch length"]
+  count: Int[Array, "batch"]
 
 
 def _log_probabilities(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
@@ -151,6 +164,9 @@ def ancestral(
   temperature: float | Float[Array, "batch"] = 1.0,
   top_k: int | None = None,
   top_p: float | None = None,
+  given: Given | None = None,
+  end: int | None = None,
+  pad: int = 0,
 ) -> tuple[Int[Array, "batch {length}"], Float[Array, "batch"]]:
   """Draws each token given those before it: (tokens, their log-probability in nats under the model).
 
@@ -160,20 +176,31 @@ def ancestral(
     first: the position of the first token, if earlier tokens were drawn with the same keys.
     temperature: logits are divided by it before `top_k` and `top_p`.
     top_k, top_p: see `truncated`.
+    given: the first tokens, if sequences begin with some; their probability does not count.
+    end: the drawn token that ends a sequence; None: none does.
+    pad: the token that fills the result after the end.
   """
   temperature = jnp.broadcast_to(jnp.asarray(temperature), start.shape)[:, None]
 
   def body(state, t):
-    carry, token, total = state
+    carry, token, total, ended = state
     logits, carry = step(carry, token)
     log_p = _log_probabilities(logits)
     kept = truncated(log_p / temperature.astype(log_p.dtype), top_k, top_p)
     token = jax.vmap(jax.random.categorical)(fold_in(keys, t), kept)
     token = token.astype(start.dtype)
-    total = total + jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
-    return (carry, token, total), token
+    nats = jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+    if given is not None:
+      read = t - first < given.count
+      nats = jnp.where(read, 0, nats)
+      token = jnp.where(read, given.tokens[:, t - first].astype(start.dtype), token)
+    if end is not None:
+      token, nats = jnp.where(ended, pad, token), jnp.where(ended, 0, nats)
+      ended = ended | (token == end) & (True if given is None else ~read)
+    return (carry, token, total + nats, ended), token
 
   logits = jax.eval_shape(step, carry, start)[0]
   total = wide(jnp.zeros(start.shape, logits.dtype))
-  (_, _, total), tokens = jax.lax.scan(body, (carry, start, total), first + jnp.arange(length))
+  state = (carry, start, total, jnp.zeros(start.shape, bool))
+  (_, _, total, _), tokens = jax.lax.scan(body, state, first + jnp.arange(length))
   return tokens.T, total

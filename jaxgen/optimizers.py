@@ -90,6 +90,36 @@ def sgd(
   return optax.chain(optax.add_decayed_weights(weight_decay, mask or kernels), optimizer)
 
 
+def inverse_root(rate: float, constant: int, warmup: int = 0) -> optax.Schedule:
+  """EDM2's rate: `rate` for `constant` updates, then rate sqrt(constant / count), after a linear warm-up from 0.
+
+  Karras et al. 2024, https://arxiv.org/abs/2312.02696, eq. 67.
+  """
+
+  def at(count: Array) -> Array:
+    rising = jnp.minimum(count / warmup, 1.0) if warmup else 1.0
+    return rate * rising / jnp.sqrt(jnp.maximum(count / constant, 1.0))
+
+  return at
+
+
+def projected(
+  optimizer: optax.GradientTransformation, onto: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformation:
+  """An optimizer after each of whose updates the parameters are projected: p <- onto(p + update).
+
+  Args:
+    onto: parameters -> parameters of the same structure, such as `nn.unets.edm2.forced`.
+  """
+
+  def update(updates: PyTree, state: Any, params: PyTree | None = None):
+    updates, state = optimizer.update(updates, state, params)
+    moved = onto(optax.apply_updates(params, updates))
+    return jax.tree.map(jnp.subtract, moved, params), state
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
 def layer_decay(
   rate: float,
   depth: int,

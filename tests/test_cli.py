@@ -150,7 +150,7 @@ def test_evaluate_judges_samples_as_papers_do(trained, tmp_path, monkeypatch):
   assert "--samples is of --metrics" in error_of("evaluate", run, "--samples", 5)
   assert "which is no file: make it of pt_inception" in error_of("evaluate", run, "--metrics", "fid")
   assert "say which --metrics" in error_of("evaluate", tmp_path / "drawn.npz", "--against", "digits")
-  assert "is no run" in error_of("evaluate", tmp_path / "none", "--metrics", "fid")
+  assert "none is not a run" in error_of("evaluate", tmp_path / "none", "--metrics", "fid")
 
 
 def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ COMMANDS = {
   "sample": Command("sample", "sample", ("RUN",)),
   "evaluate": Command("evaluate", "evaluate", ("RUN|PICTURES",)),
   "statistics": Command("statistics", "statistics", ("DATA",)),
+  "averages": Command("averages", "averages", ("RUN",)),
   "probe": Command("probe", "probe", ("RUN",)),
   "report": Command("report", "report", ("RUN",)),
   "compare": Command("compare", "compare", computes=False),
@@ -54,6 +55,7 @@ USAGE = """usage: jaxgen COMMAND ...
                     or metrics of its samples, as papers do      jaxgen evaluate runs/ddpm --metrics fid,prdc
   evaluate PICTURES  the same of a folder or an .npz             jaxgen evaluate a.npz --metrics kid --against npz:b.npz
   statistics DATA   mean and covariance of a data set's features, as other programs read and write them
+  averages RUN      evaluate averages of many lengths, of a run that keeps them, and draw the curve
   probe RUN         judge a run's features, beside random weights and pixels
   report RUN        write a run's report.html
   compare RUN ...   what differs between runs, and their numbers and curves beside each other

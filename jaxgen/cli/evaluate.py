@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, parse, print_numbers, workers_option
+from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option, parse, print_numbers, workers_option
 from jaxgen.core import files
 from jaxgen.core.cache import cache_folder
 from jaxgen.core.errors import UserError
@@ -50,6 +50,7 @@ def evaluate(subject: str, words: list[str]) -> None:
     return
   options = {
     **CHECKPOINT,
+    **EMA,
     **workers_option(),
     **OPTIONS,
     "seed": option(int, "of --metrics: sample i depends on the seed and on i alone", 0),
@@ -73,7 +74,7 @@ def evaluate(subject: str, words: list[str]) -> None:
   if jax.process_index() == 0:
     print_numbers(numbers)
     if options["out"]:
-      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), **numbers}
+      document = {"step": run.step, "arguments": run.config.to_json(run.arguments), "ema": options["ema"], **numbers}
       files.write(options["out"], json.dumps(document, indent=2) + "\n")
 
 
@@ -95,9 +96,9 @@ def of_samples(run: Any, options: dict[str, Any]) -> None:
 
 def of_others(subject: str, words: list[str]) -> None:
   """Metrics of pictures that some program has written."""
+  options, _ = parse(f"evaluate {subject}", words, OPTIONS, "Metrics of pictures against others.")
   if not pathlib.Path(subject).exists() and ":" not in subject:
     Folder(subject).info()  # says why it is no run
-  options, _ = parse(f"evaluate {subject}", words, OPTIONS, "Metrics of pictures against others.")
   if options["out"]:
     check_out(files.place(options["out"]))
   if options["metrics"] is None or options["against"] is None:

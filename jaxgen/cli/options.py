@@ -42,6 +42,16 @@ CHECKPOINT = {
 }
 
 
+EMA = {
+  "ema": option(
+    float | None,
+    "relative width of the average of parameters, made of those that the run has kept (0.10: the last tenth or so of "
+    "training); by default the average that it samples by",
+    None,
+  )
+}
+
+
 def workers_option() -> Options:
   """The option of commands that read data sets larger than the memory."""
   help = "processes that read and decode data which is not in memory, 0 for threads; the bits do not depend on it"
@@ -113,7 +123,12 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
   if cluster:
     join(given)
   how = {name: given[name] for name in ("fsdp", "tensor", "checkpoint", "workers") if name in given}
-  return load(subject, **how, **changed), given
+  run = load(subject, **how, **changed)
+  if given.get("ema") is not None:
+    from jaxgen.engine.averages import reconstructed
+
+    run.state = reconstructed(run, given["ema"])
+  return run, given
 
 
 def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option
+from jaxgen.cli import edits
+from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.data.units import unit
@@ -16,6 +17,8 @@ from jaxgen.engine import shards
 
 OPTIONS = {
   **CHECKPOINT,
+  **EMA,
+  **edits.OPTIONS,
   "n": option(int, "number of samples", 64),
   "seed": option(int, "sample i depends on the seed and on i alone", 0),
   "first": option(int, "number of the first sample", 0),
@@ -62,6 +65,9 @@ def sample(subject: str, words: list[str]) -> None:
   if not is_folder and (options["chunk"] or options["format"] != "npz"):
     flag = f"--chunk {options['chunk']}" if options["chunk"] else f"--format {options['format']}"
     raise UserError(f"{flag} is of a folder: name one with --out FOLDER")
+  given = edits.given(run, options)
+  if is_folder and given:
+    raise UserError("--image is of samples that are written together: give --out FILE, or none")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task, clock = bar.add_task("sampling", total=options["n"]), Clock()
 
@@ -70,7 +76,7 @@ def sample(subject: str, words: list[str]) -> None:
       if drawn:
         clock.mark(drawn)
 
-    paths = (to_folder if is_folder else to_file)(run, out, options, progress)
+    paths = to_folder(run, out, options, progress) if is_folder else to_file(run, out, options, progress, given)
   if jax.process_index() != 0:
     return
   if clock.marks and (rate := clock.rate()) is not None:
@@ -90,15 +96,17 @@ def to_folder(run, out: files.Place, options, progress) -> list[files.Place]:
   return [out]
 
 
-def to_file(run, out: files.Place | None, options, progress) -> list[files.Place]:
-  """Draws samples and writes them all together."""
+def to_file(run, out: files.Place | None, options, progress, conditions) -> list[files.Place]:
+  """Draws samples, with conditions [n, ...] by name beside the config's own, and writes them all together."""
   n, seed, first, given = options["n"], options["seed"], options["first"], out is not None
   chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"
+  chosen += "" if options["ema"] is None else f"_ema_{options['ema']:g}"
   out = out or run.folder / "samples" / f"seed_{seed}_{first}_{n}{chosen}"
   if given and out.suffix not in (suffixes := [".npz", *run.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}, or into a folder")
   check_out(out)
-  samples = run.sample(n, seed=seed, first=first, batch=options["batch"], progress=lambda drawn: progress(0, drawn))
+  wanted = dict(seed=seed, first=first, batch=options["batch"], **conditions)
+  samples = run.sample(n, progress=lambda drawn: progress(0, drawn), **wanted)
   if jax.process_index() != 0:
     return []
   if given and out.suffix == ".npz":

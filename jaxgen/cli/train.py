@@ -7,8 +7,9 @@ import jax
 import tyro
 
 from jaxgen.cli.options import RUNS, cluster_options, folder_of, join, option, parse, print_numbers, workers_option
-from jaxgen.engine import loop
+from jaxgen.engine import loggers, loop, profiling
 from jaxgen.engine.config import load_config
+from jaxgen.engine.loggers import Logger
 from jaxgen.engine.run import Run
 from jaxgen.interop import transfer
 from jaxgen.show import report
@@ -25,6 +26,10 @@ def train(subject: str, words: list[str]) -> None:
       "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
       "name": option(str | None, "the run's name (the config's by default); a run that exists goes on", None),
       "seed": option(int, "seed of initialisation, data order and noise", 0),
+      "profile": option(str | None, "trace the steps from one to another, 100:110, into RUN/profile", None),
+      "log": option(
+        tuple[Logger, ...], "also log to these: wandb, mlflow (their extras; offline without an account)", ()
+      ),
       "origin": (Annotated[str | None, tyro.conf.arg(name="from", help=FROM)], None),
       "other_data": option(bool, "go on with a run though the content of its data is not what it was", False),
       **workers_option(),
@@ -37,6 +42,9 @@ def train(subject: str, words: list[str]) -> None:
   folder = folder_of(options["runs"], options["name"], config.name)
   where = {name: options[name] for name in ("fsdp", "tensor", "workers")}
   run = Run(folder, config, changed, options["seed"], **where)
+  if options["profile"] is not None:
+    run.hooks.append(profiling.Profile(folder, *profiling.parse(options["profile"]), run.experiment.steps))
+  run.on_metrics += [loggers.LOGGERS[name](run) for name in options["log"]]
   if options["origin"] is not None and not transfer.is_from(run, options["origin"]):
     print(f"from {options['origin']}: {transfer.start_from(run, options['origin'])}")
   if jax.process_index() == 0:
@@ -49,6 +57,8 @@ def train(subject: str, words: list[str]) -> None:
     if run.experiment.method.sample is not None and run.experiment.samples:
       print(f"samples      {folder / 'samples'}")
     print(f"report       {folder / 'report.html'}")
+    if options["profile"] is not None:
+      print(f"profile      {folder / 'profile'}")
 
 
 def print_data(run: Run) -> None:

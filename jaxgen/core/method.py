@@ -111,7 +111,7 @@ class Method(NamedTuple):
     step: (state, batch, *, microbatches=1, axis=None) -> (state, metrics). Every gradient is accumulated over
       `microbatches` parts of its slice, and equals that of the whole slice. Gradients and metrics are averaged over the
       pmap axis `axis`.
-    evaluate: (state, batch, key) -> {name: [B]}, per example: "nll_nats", "correct", ...
+    evaluate: (state, batch, key) -> {name: [B] or, of features, [B, ...]}, per example: "nll_nats", "correct", ...
     sample: (state, keys [N], **conditions [N, ...]) -> [N, ...]. Sample i depends only on keys[i] and conditions[i].
       None: the method generates nothing.
     mean: every player's loss is a mean over examples (see `Player`).

@@ -63,6 +63,11 @@ def _axes(*wanted: str) -> tuple[tuple[str, ...], int]:
   return axes, math.prod(mesh.shape[name] for name in axes)
 
 
+def batch_axes() -> tuple[tuple[str, ...], int]:
+  """The mesh's axes that a batch is spread over, and over how many devices; ((), 1) without a mesh."""
+  return _axes(*BATCH_AXES)
+
+
 def over_batch(x: Shaped[Array, "batch *rest"]) -> Shaped[Array, "batch *rest"]:
   """Constrains x, and its derivatives, to be spread over the devices along the first axis and whole along the others.
 

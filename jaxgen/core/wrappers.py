@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxgen.core import edits
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import check_decays
-from jaxgen.core.keys import example_keys
+from jaxgen.core.keys import example_keys, fold_in
 from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
+from jaxgen.core.profiles import gamma_of
 
 STAGE = "first_stage"
 ENCODE_STREAM = 0xC0000000  # fold_in data of the keys that encode, a number that no update or stage reaches
@@ -81,16 +82,12 @@ def warmed_up(decay: float) -> Decay:
 def power(sigma_rel: float) -> Decay:
   """The power-function average of relative width sigma_rel: Karras et al. 2024, https://arxiv.org/abs/2312.02696.
 
-  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at step t. The weights then have the profile t^gamma. A cubic equation gives
-  gamma > 0 for a standard deviation sigma_rel t: sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
+  Section 3.1: d = (1 - 1 / t)^(gamma + 1) at step t. The weights then have the profile t^gamma; see `core.profiles`.
 
   Raises:
-    ValueError: no profile has this width.
+    UserError: no profile has this width.
   """
-  if not 0 < sigma_rel < 12**-0.5:  # that of gamma = 0, all steps alike
-    raise ValueError(f"a power-function average has a relative width between 0 and 0.288, not {sigma_rel:g}")
-  t = sigma_rel**-2
-  gamma = np.roots([1, 7, 16 - t, 12 - t]).real.max()
+  gamma = gamma_of(sigma_rel)
   return Share(lambda n: -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / (n + 1.0))))
 
 
@@ -152,11 +149,9 @@ def first_stage(
   """
 
   def latents(params: Params, batch: Batch, key: Array) -> Batch:
-    z = encode(params, batch[feature], example_keys(key, batch["index"]))
-    return {**batch, feature: jax.lax.stop_gradient(z)}
+    return {**batch, feature: jax.lax.stop_gradient(encode(params, batch[feature], example_keys(key, batch["index"])))}
 
-  def without(state: State) -> State:
-    return state.replace(params={name: p for name, p in state.params.items() if name != STAGE})
+  without = lambda state: state.replace(params={name: p for name, p in state.params.items() if name != STAGE})
 
   def initial(key: Array, batch: Batch) -> State:
     # Not fold_in(key, 1), which is the second of split(key), the run's key.
@@ -174,10 +169,10 @@ def first_stage(
     encode_key, key = jax.random.split(key)
     return method.evaluate(without(state), latents(state.params[STAGE], batch, encode_key), key)
 
-  def sample(state: State, keys: Array, **conditions: Any) -> PyTree:
-    return decode(state.params[STAGE], method.sample(without(state), keys, **conditions))
+  def sample(state: State, keys: Array, **asked: Any) -> PyTree:
+    stage = state.params[STAGE]
+    given, finish = edits.through(asked, lambda x: encode(stage, x, fold_in(keys, ENCODE_STREAM)))
+    return finish(decode(stage, method.sample(without(state), keys, **given)))
 
-  stages = {} if frozen is None else {STAGE: frozen}
-  return method._replace(
-    init=initial, step=step, evaluate=evaluate, sample=method.sample and sample, frozen={**method.frozen, **stages}
-  )
+  stages = {**method.frozen, **({} if frozen is None else {STAGE: frozen})}
+  return method._replace(init=initial, step=step, evaluate=evaluate, sample=method.sample and sample, frozen=stages)

@@ -1,7 +1,17 @@
 """Data: sources with random access, transforms on the device, batches that are a function of the step."""
 
 from jaxgen.data.dataset import Dataset, binarized, images
-from jaxgen.data.known import binarized_mnist, cifar10, deit_augment, digits, imagenet, mnist, points, reversed_strings
+from jaxgen.data.known import (
+  binarized_mnist,
+  cifar10,
+  deit_augment,
+  digits,
+  imagenet,
+  markov_chain,
+  mnist,
+  points,
+  reversed_strings,
+)
 from jaxgen.data.own import own
 from jaxgen.data.sources.views import CenterCrop, RandomResizedCrop
 
@@ -16,6 +26,7 @@ __all__ = [
   "digits",
   "imagenet",
   "images",
+  "markov_chain",
   "mnist",
   "own",
   "points",

@@ -145,6 +145,17 @@ def points(modes: str, std: float) -> Dataset:
   return Dataset(f"points:{modes}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
 
 
+def markov_chain(vocabulary: int, length: int) -> Dataset:
+  """Sequences of a Markov chain of the second order, "tokens" int32 [length]: 50,000 train and 10,000 test.
+
+  Args:
+    vocabulary: the number of different tokens.
+    length: the number of tokens of a sequence.
+  """
+  tokens = jax.ShapeDtypeStruct((length,), np.int32)
+  return Dataset(f"chain:{vocabulary}", {"tokens": tokens}, vocabulary)
+
+
 def reversed_strings(letters: int, width: int, *, train: str, test: str) -> Dataset:
   """Random strings, "source", and the same strings reversed, "target", as tokens int32 [width]: 8,192 in each split.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
@@ -56,6 +56,7 @@ def sample(
   x: Float[Array, "n ..."],
   keys: Key[Array, " n"],
   carry: Any = None,
+  begin: Int[Array, ""] | None = None,
 ) -> Float[Array, "n ..."]:
   """Solves from x, which is at times[0], to times[-1]. Step i of sample n draws from fold_in(keys[n], i).
 
@@ -65,6 +66,8 @@ def sample(
   Args:
     carry: the carry to start with, for a multistep solver with a known past, as its `step` returns it:
       `multistep.Past`, or the `Carry` of the solver's module. A single step is then enough. None: `solver.init(x)`.
+    begin: the number of the first step that is taken: x is at times[begin]. It may be traced, and the network is called
+      for the steps that are left alone.
 
   Raises:
     UserError: a multistep solver is given fewer steps than its order, or another's carry; times do not decrease within
@@ -76,6 +79,8 @@ def sample(
   check(solver if carry is None else solver._replace(order=1), n)
   check_times(solver.schedule, times)
   if solver.solve is not None:
+    if begin is not None:
+      raise UserError("this solver chooses its own steps and cannot begin with one of the grid's: choose another")
     return solver.solve(denoise, times, x, keys)
   first, last = apart(solver, times)
   times = jnp.asarray(times, x.dtype)
@@ -83,7 +88,8 @@ def sample(
   simple = first_order(solver.schedule)
 
   if first:
-    x, _ = simple(denoise, (), x, times[0], times[1], step_keys(0))
+    far = lambda x: simple(denoise, (), x, times[0], times[1], step_keys(0))[0]
+    x = far(x) if begin is None else jax.lax.cond(begin == 0, far, lambda x: x, x)
   nothing = solver.init(x)
   if carry is not None and jax.tree.structure(carry) != jax.tree.structure(nothing):
     raise UserError(
@@ -98,7 +104,10 @@ def sample(
     return solver.step(denoise, carry, x, t, s, step_keys(i)), None
 
   steps = jnp.arange(first, n - last)
-  if len(steps):
+  if begin is not None:
+    one = lambda i, state: step(state, (i, times[i], times[i + 1]))[0]
+    state = jax.lax.fori_loop(jnp.maximum(begin, int(first)), n - last, one, state)
+  elif len(steps):
     state, _ = jax.lax.scan(step, state, (steps, times[first : n - last], times[first + 1 : n - last + 1]))
   x, carry = state
   return simple(denoise, carry, x, times[-2], times[-1], step_keys(n - 1))[0] if last else x

@@ -215,3 +215,8 @@ def thousandths(at: Point) -> Array:
 def c_noise(at: Point) -> Array:
   """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1. Log-SNR below -30 counts as -30."""
   return -jnp.maximum(at.log_snr, -30) / 8
+
+
+def itself(at: Point) -> Array:
+  """t: Lu and Song 2024 (TrigFlow), who divide the embedding's range instead, section 4.1."""
+  return at.t

@@ -45,7 +45,7 @@ RESERVED = frozenset(
   + ["process", "join_seconds", "layout", "fresh", "average", "seeds", "ledger", "compile", "other_data", "checkpoint"]
   + ["target", "format", "chunk", "batch", "what", "devices", "turns", "quality", "peers", "peer_python", "json"]
   + ["page", "quick", "help", "version", "data_dir", "manual_dir", "workers", "metrics", "space", "weights", "samples"]
-  + ["against", "split", "resume", "over", "dry"]
+  + ["against", "split", "resume", "over", "dry", "profile", "log"]
 )
 
 # The sentences in --help for arguments that nearly every config has.

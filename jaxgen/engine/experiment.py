@@ -58,6 +58,7 @@ class Experiment:
     sample_chunk: samples are computed in padded chunks of this size. Sample i depends on nothing else.
     evaluate_batch: examples in a batch of an evaluation; by default `batch_size`.
     keep: number of newest checkpoints to keep.
+    profiles: the relative widths of averages by `power`, by name. They are kept from every checkpoint, for `--ema`.
     best: (metric, "min" or "max"): also keep the checkpoint that is best by this metric, and save at every evaluation.
     render: (samples, their conditions) -> {a file's suffix: its contents} to show samples; by default a picture.
     figures: functions of a `Run` -> files by name that show what was learned, drawn at the end, for its report.
@@ -83,6 +84,7 @@ class Experiment:
   sample_chunk: int = 64
   evaluate_batch: int | None = None
   keep: int = 2
+  profiles: Mapping[str, float] = dataclasses.field(default_factory=dict)
   best: tuple[str, str] | None = None
   render: Callable[[Any, Mapping[str, Any]], dict[str, bytes]] = as_pictures
   figures: Sequence[Figure] = ()

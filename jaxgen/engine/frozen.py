@@ -1,12 +1,18 @@
-"""Frozen networks in a run. They are read once from their source, saved once, and restored with each checkpoint.
+"""A run's checkpoints, with what they keep apart: frozen networks, and averages for later.
+
+Frozen networks are read once from their source, saved once, and restored with each checkpoint. Averages by power
+functions are kept from every checkpoint, so that `engine.averages` can make others of them.
 
 RUN/frozen/           their values, as a checkpoint of its own
 RUN/checkpoints/      the state without them
+RUN/averages/         the averages of each checkpoint's step, as checkpoints of their own
 RUN/run.json          "frozen": {name: {"source", "sha256"}}
 """
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,9 +25,15 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
 
+AVERAGES = "averages"
+ALL = 2**31  # checkpoints to keep
+
 
 def start(frozen: Mapping[str, Frozen], state: State) -> State:
   """A new run's state with the values of frozen networks, and with the networks and averages that start from them.
+
+  A source whose name the method's params lack is not kept: networks start from it, and it may lack a part of them, such
+  as a head, which stays as it is initialised.
 
   Raises:
     UserError: a source's arrays do not fit the network, or a network that should start from it.
@@ -29,20 +41,23 @@ def start(frozen: Mapping[str, Frozen], state: State) -> State:
   params, ema = dict(state.params), dict(state.ema)
   for name, network in frozen.items():
     values = network.load()
-    params[name] = _placed(f"the frozen network {name!r}", network.source, values, params[name])
+    if is_kept := name in params:
+      params[name] = _placed(f"the frozen network {name!r}", network.source, values, params[name])
     for trained in network.starts:
-      title = f"the network {trained!r}, which starts from the frozen one,"
-      params[trained] = _placed(title, network.source, values["params"], params[trained])
-      for average in [average for average in ema if average.partition("/")[0] == trained]:
-        ema[average] = _placed(title, network.source, values["params"], ema[average])
+      title = f"the network {trained!r}, which starts from the {'frozen one' if is_kept else 'source'},"
+      place = partial(_placed, title, network.source, values["params"], partly=not is_kept)
+      params[trained] = place(params[trained])
+      ema |= {average: place(tree) for average, tree in ema.items() if average.partition("/")[0] == trained}
   return state.replace(params=params, ema=ema)
 
 
-def _placed(title: str, source: str, values: PyTree, like: PyTree) -> PyTree:
+def _placed(title: str, source: str, values: PyTree, like: PyTree, partly: bool = False) -> PyTree:
   keyed = lambda tree: {
     jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
   found, wanted = keyed(values), keyed(like)
+  if partly and found.keys() & wanted.keys():
+    found = wanted | found
   for leaf in sorted(found.keys() | wanted.keys()):
     a, b = found.get(leaf), wanted.get(leaf)
     if a is None or b is None or np.shape(a) != b.shape:
@@ -50,6 +65,8 @@ def _placed(title: str, source: str, values: PyTree, like: PyTree) -> PyTree:
       raise UserError(f"{title} is not that of {source}: {leaf} is {there} there and {here} here")
 
   def put(leaf: str, x: Any) -> jax.Array:
+    if found[leaf] is x:
+      return x
     host = np.asarray(found[leaf]).astype(x.dtype)
     return jax.make_array_from_callback(host.shape, x.sharding, lambda index: host[index])
 
@@ -60,15 +77,16 @@ def _placed(title: str, source: str, values: PyTree, like: PyTree) -> PyTree:
 class RunCheckpoints(Checkpoints):
   """A run's checkpoints. They have the state without the frozen networks, which are saved apart, once."""
 
-  def __init__(self, folder: Folder, frozen: Mapping[str, Frozen], **options: Any):
+  def __init__(
+    self, folder: Folder, frozen: Mapping[str, Frozen], profiles: Mapping[str, float] = MappingProxyType({}), **options
+  ):
     super().__init__(folder / "checkpoints", check=folder.check, **options)
-    self._run, self._frozen, self._apart = folder, frozen, folder / "frozen"
+    self._run, self._frozen, self._apart, self._profiles = folder, frozen, folder / "frozen", profiles
 
   def save_frozen(self, state: State) -> dict[str, dict[str, str]]:
     """Saves a new run's frozen networks and returns their entry in run.json; {} if there are none."""
-    if not self._frozen:
+    if not (values := self._of(state)):
       return {}
-    values = {name: state.params[name] for name in self._frozen}
     with contextlib.closing(Checkpoints(self._apart, keep=1, check=self._run.check)) as apart:
       apart.save(0, values)
       apart.wait()
@@ -81,18 +99,25 @@ class RunCheckpoints(Checkpoints):
 
   def save(self, step: int, state: State, *rest: Any) -> None:
     self._run.flush()
+    if self._profiles:  # before the checkpoint, so that a run that goes on from there has them all
+      with contextlib.closing(Checkpoints(self._run / AVERAGES, keep=ALL, check=self._run.check)) as averages:
+        averages.save(step, {name: state.ema[name] for name in self._profiles})
     super().save(step, self._without(state), *rest)
 
   def restore(self, like: State, step: int | None = None) -> tuple[int, State] | None:
     restored = super().restore(self._without(like), step)
-    if restored is None or not self._frozen:
+    if restored is None or not (wanted := self._of(like)):
       return restored
     with contextlib.closing(Checkpoints(self._apart)) as apart:
-      found = apart.restore({name: like.params[name] for name in self._frozen})
+      found = apart.restore(wanted)
     if found is None:
       raise UserError(f"{self._apart} is missing, where the run keeps its frozen networks: put back a copy")
     step, state = restored
     return step, state.replace(params={**state.params, **found[1]})
+
+  def _of(self, state: State) -> dict[str, PyTree]:
+    """A state's frozen networks."""
+    return {name: state.params[name] for name in self._frozen if name in state.params}
 
   def _without(self, state: State) -> State:
     kept = {name: params for name, params in state.params.items() if name not in self._frozen}

@@ -121,8 +121,7 @@ def train(
 
 def _is_trained(run: Run) -> bool:
   """Whether the folder has a checkpoint of the last step or a later one."""
-  newest = max(Checkpoints(run.folder / "checkpoints").steps(), default=-1)
-  return agreed(newest) >= run.experiment.steps
+  return agreed(max(Checkpoints(run.folder / "checkpoints").steps(), default=-1)) >= run.experiment.steps
 
 
 class _Training:
@@ -140,11 +139,12 @@ class _Training:
     self.can_save = jax.process_count() == 1  # after an error; several processes must all know of it
     self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
     self.checkpoints = RunCheckpoints(
-      run.folder, e.method.frozen, keep=e.keep, best=e.best, meta={"config": run.config.name}
+      run.folder, e.method.frozen, e.profiles, keep=e.keep, best=e.best, meta={"config": run.config.name}
     )
     self.stream = run.batches()
     self.log = self.window = None
-    self.hooks = [Hook("", e.checkpoint_every, self.save, lambda step: False)]  # `Checkpoints.save` sees what is there
+    # `Checkpoints.save` sees what is there already.
+    self.hooks = [Hook("", e.checkpoint_every, self.save, lambda step: False), *run.hooks]
     if e.method.sample is not None and e.samples:
       drawn = lambda step: any((run.folder / "samples").glob(f"{sample_name(step)}.*"))
       self.hooks.append(Hook("sampling", e.sample_every, self.sample, drawn))
@@ -163,7 +163,7 @@ class _Training:
       stack.callback(self.checkpoints.close)
       stack.enter_context(contextlib.closing(self.stream))
       self.restore(other_data)
-      self.log = stack.enter_context(contextlib.closing(Log(run.folder, self.step)))
+      self.log = stack.enter_context(contextlib.closing(Log(run, self.step)))
       if self.step < last:
         stopped = self.session()
         if stopped is not None:

@@ -12,15 +12,20 @@ from jaxgen.engine.run import Run
 
 
 class Log:
-  """Numbers by step, in metrics.jsonl and, in a folder of a file system, in tensorboard/."""
+  """Numbers by step, in metrics.jsonl, in a folder of a file system in tensorboard/, and in the run's `on_metrics`.
 
-  def __init__(self, folder: Folder, step: int):
+  Attributes:
+    batch_size: examples in a step.
+  """
+
+  def __init__(self, run: Run, step: int):
     """Opens the log.
 
     Args:
-      folder: the run's folder.
+      run: the run.
       step: the step that training goes on from; TensorBoard's later events are discarded.
     """
+    folder, self.batch_size, self._others = run.folder, run.experiment.batch_size, run.on_metrics
     self._folder, self._events = folder, None
     self._is_main = jax.process_index() == 0
     if self._is_main and not files.is_remote(folder.path):
@@ -40,16 +45,20 @@ class Log:
     if not self._is_main:
       return
     self._folder.append_metrics({"step": step, "kind": kind, **numbers})
-    if self._events is None:
-      return
-    for name, value in numbers.items():
-      self._events.add_scalar(f"{kind}/{name}", value, step)
-    self._events.flush()
+    if self._events is not None:
+      for name, value in numbers.items():
+        self._events.add_scalar(f"{kind}/{name}", value, step)
+      self._events.flush()
+    for other in self._others:
+      other(step, kind, dict(numbers))
 
   def close(self) -> None:
     self._folder.flush()
     if self._events is not None:
       self._events.close()
+    for other in self._others:
+      if hasattr(other, "close"):
+        other.close()
 
 
 class Window:
@@ -86,6 +95,10 @@ class Window:
     numbers["skipped"] = len(self._rows) - sum(row["skipped"] == 0 for row in self._rows)
     now = time.perf_counter()
     numbers["steps_per_second"] = (step - self._since) / (now - self._time)
+    numbers["examples_per_second"] = numbers["steps_per_second"] * self._log.batch_size
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in memory:  # CPUs do not say
+      numbers["device_peak_gib"] = memory["peak_bytes_in_use"] / 2**30
     numbers["data_wait_seconds"] = (self.waited - self._waited) / (step - self._since)  # a step
     self._rows, self._time, self._since, self._waited = [], now, step, self.waited
     self._log.write(step, "train", numbers)

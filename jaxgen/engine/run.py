@@ -34,6 +34,10 @@ class Run:
     seed: the run's seed.
     state: the training state; a finished run's is restored when it is first asked for.
     workers: processes that read data which is not in memory; 0: threads of this process.
+    hooks: further hooks of the training loop, see `engine.loop.Hook`.
+    on_metrics: functions of (step, "train" or "evaluate", numbers by name), called by process 0 with every line of
+      metrics.jsonl after it is written; one that has `close` is closed when training ends. What one raises ends
+      training, with its state saved: an Optuna trial is pruned so.
   """
 
   def __init__(
@@ -67,6 +71,8 @@ class Run:
     self._mesh, self._checkpoint, self.workers = (fsdp, devices, tensor), str(checkpoint), workers
     self._program = None
     self._state = None
+    self.hooks: list[Any] = []
+    self.on_metrics: list[Callable[[int, str, dict[str, float]], Any]] = []
     self.rehearsed: tuple[list[str] | None] | None = None  # what `rehearsal.rehearse` has found
 
   @property

@@ -4,11 +4,15 @@
                        torch-fidelity, guided-diffusion's evaluator
     inception_pytorch  the same network on pictures resized as pytorch-fid does, (x - 127.5) / 127.5
     inception_clean    the same network on pictures resized as clean-fid does
+    dinov2_antialias   DINOv2's ViT-L/14 on pictures of 224 x 224, resized by PyTorch's antialiased bicubic filter, as
+                       EDM2's evaluator does: FD-DINOv2 is `fid` in this space
+    dinov2_tf1         the same network on pictures resized as TensorFlow 1 does, as torch-fidelity does
     judge              the classifier that is trained here on the data's training split; needs no file
 
 Pictures are always rounded to uint8 before. A file of weights is safetensors or npz; nothing is unpickled.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -26,8 +30,9 @@ from jaxgen.core.errors import UserError
 from jaxgen.data import Dataset
 from jaxgen.evaluation import judge as judges
 from jaxgen.evaluation.resizing import resize
-from jaxgen.interop import files, inception, layout
+from jaxgen.interop import dinov2, files, inception, layout
 from jaxgen.nn.vision.inception import Inception
+from jaxgen.nn.vision.vit import SIZES, ViT
 
 BATCH = {"cpu": 16}  # pictures that a network sees at once, over all of this process's devices; elsewhere 64
 
@@ -58,16 +63,16 @@ class Network(NamedTuple):
 
   Attributes:
     module: the Flax module.
-    entries: the layout of its file.
-    features: its outputs by our names.
+    entries: (module, names in the file) -> the layout of the file.
+    outputs: (module, variables, pictures) -> its outputs by our names, "features" among them.
     size: the side of the pictures that it takes, in pixels.
     file: the file's name among the weights that are kept.
     convert: how its user makes that file, for the error where there is none.
   """
 
   module: Any
-  entries: Callable[[Any], list[layout.Entry]]
-  features: Mapping[str, str]
+  entries: Callable[[Any, Mapping[str, Any]], list[layout.Entry]]
+  outputs: Callable[[Any, Any, Any], dict[str, Any]]
   size: int
   file: str
   convert: str
@@ -82,23 +87,57 @@ class Known(NamedTuple):
   scale: Any
 
 
-FID_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+def _inception(module: Inception, variables: Any, x: Any) -> dict[str, Any]:
+  found = module.apply(variables, x)
+  return {"features": found["2048"], "spatial": found["spatial"], "logits": found["logits_unbiased"]}
+
+
+def _dinov2(module: ViT, variables: Any, x: Any) -> dict[str, Any]:
+  """The normalised class token."""
+  return {"features": module.apply(variables, x, method="features")}
+
+
+def _converted(file: str, where: str, to: str) -> str:
+  """How a pickled file of weights becomes one that is read here, by a command of its user's."""
+  return (
+    f'{file} of {where}, converted on a machine with torch: python -c "import torch, safetensors.torch as s; '
+    f"s.save_file({{k: v.contiguous() for k, v in torch.load('{file}', weights_only=True).items()}}, '{to}')\""
+  )
+
+
 NETWORKS: dict[str, Network] = {
   "inception": Network(
     Inception(),
-    inception.torch_fidelity,
-    {"features": "2048", "spatial": "spatial", "logits": "logits_unbiased"},
+    lambda module, names: inception.torch_fidelity(module),
+    _inception,
     299,
     "inception.safetensors",
-    f"{FID_WEIGHTS} of https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights, converted on a machine with "
-    f'torch: python -c "import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in '
-    f"torch.load('{FID_WEIGHTS}', weights_only=True).items()}}, 'inception.safetensors')\"",
+    _converted(
+      "pt_inception-2015-12-05-6726825d.pth",
+      "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights",
+      "inception.safetensors",
+    ),
+  ),
+  "dinov2": Network(
+    ViT(**SIZES["L/14"], layer_scale=1.0),
+    lambda module, names: (dinov2.hub if "cls_token" in names else dinov2.transformers)(module),
+    _dinov2,
+    224,
+    "dinov2_vitl14.safetensors",
+    _converted(
+      "dinov2_vitl14_pretrain.pth",
+      "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+      "dinov2_vitl14.safetensors",
+    ),
   ),
 }
+IMAGENET = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])  # mean, standard deviation
 SPACES: dict[str, Known] = {
   "inception_tf1": Known("inception", "tf1", 128.0, 128.0),
   "inception_pytorch": Known("inception", "bilinear", 127.5, 127.5),
   "inception_clean": Known("inception", "clean", 128.0, 128.0),
+  "dinov2_antialias": Known("dinov2", "antialias_bicubic", *IMAGENET),
+  "dinov2_tf1": Known("dinov2", "tf1", *IMAGENET),
 }
 JUDGE = "judge"  # the space that needs no file
 
@@ -134,19 +173,19 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
       f"--space {name} needs the weights {path}, which is no file: make it of {network.convert}; and give it as "
       f"--weights, or take --space {JUDGE}, which needs none"
     )
-  like = jax.eval_shape(
-    network.module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, network.size, network.size, 3), np.float32)
-  )
-  variables = layout.read(network.entries(network.module), files.load(path), like)
+  tensors = files.load(path)
+  blank = jax.ShapeDtypeStruct((1, network.size, network.size, 3), np.float32)
+  outputs_of = functools.partial(network.outputs, network.module)
+  like = jax.eval_shape(lambda x: _init(network, x), blank)
+  variables = layout.read(network.entries(network.module, tensors), tensors, like)
   with open(path, "rb") as file:
     content = hashlib.file_digest(file, "sha256").hexdigest()
 
   def outputs(variables: Any, x: Any) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):  # an accelerator's own would be another network's features
-      found = network.module.apply(variables, (x - np.float32(known.centre)) / np.float32(known.scale))
-    return {ours: found[theirs] for ours, theirs in network.features.items()}
+      return outputs_of(variables, (x - np.float32(known.centre)) / np.float32(known.scale))
 
-  shapes = jax.eval_shape(outputs, variables, jax.ShapeDtypeStruct((1, network.size, network.size, 3), np.float32))
+  shapes = jax.eval_shape(outputs, variables, blank)
   apply = _spread(outputs, variables)
 
   def features(pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
@@ -154,6 +193,12 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
     return apply(x)
 
   return Space(name, features, shapes["features"].shape[1], content, tuple(shapes))
+
+
+def _init(network: Network, x: Any) -> Any:
+  """The variables that the outputs are of; a ViT's head is none of them."""
+  method = "tokens" if isinstance(network.module, ViT) else None
+  return network.module.init(jax.random.key(0), x, method=method)
 
 
 def trained_space(data: Dataset) -> Space:

@@ -15,7 +15,13 @@ Rows = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 
 POINTS = 2_000  # points of a curve
 INK = "#123456"  # stands for the page's text colour in figures, until `drawing` puts that in
-HIDDEN = ("steps_per_second", "data_wait_seconds", "skipped")  # the tables tell these, and no curve needs to
+HIDDEN = (
+  "steps_per_second",
+  "examples_per_second",
+  "device_peak_gib",
+  "data_wait_seconds",
+  "skipped",
+)  # the tables tell these, and no curve needs to
 BLUE, ORANGE = "#3b82c4", "#e07b39"  # both readable on white and on near-black
 
 

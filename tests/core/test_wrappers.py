@@ -91,7 +91,7 @@ def test_a_power_average_has_its_relative_width(sigma_rel, x64):
   assert abs(weights.sum() - 1) < 1e-12
   np.testing.assert_allclose(np.sqrt((weights * (t - mean) ** 2).sum()) / steps, sigma_rel, rtol=2e-3)
   for wrong in (0.0, 0.3):
-    with pytest.raises(ValueError, match="relative width"):
+    with pytest.raises(UserError, match="relative width"):
       power(wrong)
 
 

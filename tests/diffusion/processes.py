@@ -21,6 +21,7 @@ CONTINUOUS = {
   "ve": diffusion.ve(),
   "edm": diffusion.edm(),
   "rectified_flow": diffusion.rectified_flow(),
+  "trig_flow": diffusion.trig_flow(0.7),
   "continuous_cosine": diffusion.continuous_cosine(),
   "shifted flow": diffusion.shift(diffusion.rectified_flow(), 3.0),
   "shifted edm": diffusion.shift(diffusion.edm(), 2.0),

@@ -102,7 +102,7 @@ def test_every_schedule(name):
   assert (
     schedule.is_noise(schedule.T)
     == (alpha[-1] == 0)
-    == (name in ("zero_terminal_snr", "rectified_flow", "shifted flow"))
+    == (name in ("zero_terminal_snr", "rectified_flow", "shifted flow", "trig_flow"))
   )
   assert not schedule.is_noise(float(t[-2]))
   # What sampling starts from is x_T of data of standard deviation 1 or less, up to one part in ten (SD's own flaw).

@@ -27,6 +27,8 @@ PUBLISHED = {
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
+  ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
+  ("few_steps_digits", (("method", "dmd"), ("teacher", "runs/edm_digits"))): 3 * 284_513,  # and the fake score
   ("bert", ()): 110_106_428,  # with 30,522 tokens and both heads
   ("bert", (("size", "base"), ("next_sentence", False))): 109_514_298,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights

@@ -30,7 +30,7 @@ def make_run(folder, name="run", seed=0, source=tiny.SOURCE, **arguments):
   return Run(Folder(folder / name), load_config(tiny.write(folder, source=source)), arguments, seed)
 
 
-TIMES = ("steps_per_second", "data_wait_seconds")  # numbers that differ from run to run
+TIMES = ("steps_per_second", "examples_per_second", "data_wait_seconds")  # numbers that differ from run to run
 
 
 def quiet():

@@ -6,7 +6,7 @@ import inspect
 
 import conftest
 
-LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers"}
+LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers", "openai", "open_clip"}
 OTHERS = {"__init__", "files", "layout", "runs"}  # modules of `interop` that are no network's
 
 

@@ -163,6 +163,33 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
     judge(some(1), some(2), broken, ("fid",), tmp_path / "g")
 
 
+def test_a_published_network_is_a_space_with_its_weights(tmp_path, monkeypatch):
+  """DINOv2 in small: the file's network, the filter and the normalisation that the space's name stands for."""
+  import jax
+  import jax.numpy as jnp
+
+  from jaxgen.evaluation.resizing import resize
+  from jaxgen.interop import dinov2, layout
+  from jaxgen.nn.vision.vit import ViT
+
+  module = ViT(14, 24, 2, 3, layer_scale=1.0)
+  monkeypatch.setitem(spaces.NETWORKS, "dinov2", spaces.NETWORKS["dinov2"]._replace(module=module, size=42))
+  variables = module.init(jax.random.key(0), jnp.zeros((1, 42, 42, 3)), method="tokens")
+  weight_files.save(tmp_path / "w.safetensors", layout.write(dinov2.hub(module), variables))
+  space = open_space("dinov2_antialias", tmp_path / "w.safetensors")
+  assert (space.width, space.gives) == (24, ("features",))
+  pictures = [np.random.default_rng(i).integers(0, 256, (17 + i, 30, 1 + 2 * (i % 2)), np.uint8) for i in range(19)]
+  mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+  x = np.stack([resize(np.broadcast_to(p, (*p.shape[:2], 3)), (42, 42), "antialias_bicubic") for p in pictures])
+  expected = module.apply(variables, jnp.asarray((x / 255 - mean) / deviation, np.float32), method="features")
+  np.testing.assert_allclose(space.features(pictures)["features"], expected, rtol=0, atol=1e-5)
+  other = open_space("dinov2_tf1", tmp_path / "w.safetensors")
+  assert other.content == space.content
+  assert np.abs(other.features(pictures)["features"] - expected).max() > 1e-3
+  with pytest.raises(UserError, match="dinov2_vitl14_pretrain.pth of https"):
+    open_space("dinov2_tf1", tmp_path / "none.npz")
+
+
 def test_the_trained_judge_is_a_space_of_its_own(monkeypatch, tmp_path):
   """On digits: training examples against the test split come closer than noise does."""
   from jaxgen.data import digits

@@ -1,5 +1,6 @@
 """Towers for pictures and texts against transformers (tests/fixtures/make_joint.py), and their sizes."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from published import load, projected
+from packed import load
+from published import projected
 
 from jaxgen.core.errors import UserError
+from jaxgen.interop import dual as dual_layout
 from jaxgen.interop import layout, text_tower
 from jaxgen.nn.blocks.activations import gelu, gelu_tanh, quick_gelu
-from jaxgen.nn.joint import text
+from jaxgen.nn.joint import dual, text
 from jaxgen.nn.joint.text import TextTower
 
 
@@ -37,7 +40,33 @@ def _text(apply, tokens, mask=None):
 
 
 def options(activation) -> text.Options:
-  return text.clip(12, 3, 3, activation, context=8, hidden=10, dtype=jnp.float64)
+  return text.clip(12, 3, 2, activation, context=8, hidden=10, dtype=jnp.float64)
+
+
+def _joint(apply, pictures, tokens):
+  found = apply(pictures, tokens)
+  logits = jnp.exp(found.log_scale) * found.image @ found.text.T + (0 if found.bias is None else found.bias)
+  return logits, found.image, found.text
+
+
+SMALL = dict(patch=4, width=12, depth=2, heads=3)
+TEXT = dict(vocabulary=13, context=8, dtype=jnp.float64)
+
+
+def transformers_clip(activation: str) -> dual.DualEncoder:
+  found = dual.clip(dual.Size(5, SMALL | dict(hidden=10), (12, 3, 2)), activation, **TEXT)
+  # The end by its number: a text without one is read out at its first token, as in transformers.
+  return found.clone(text=found.text.clone(options=found.text.options._replace(hidden=10), end=12))
+
+
+def transformers_siglip(activation=gelu_tanh) -> dual.DualEncoder:
+  found = dual.siglip(SMALL | dict(hidden=10), 13, 8, jnp.float64)
+  options = found.text.options._replace(activation=activation)
+  return found.clone(text=found.text.clone(options=options))
+
+
+def open_clip(activation: str, image: dict = SMALL) -> dual.DualEncoder:
+  return dual.clip(dual.Size(5, image, (12, 3, 2)), activation, **TEXT)
 
 
 QUICK, EXACT = TextTower(13, options(quick_gelu), 5), TextTower(13, options(gelu), end=9)
@@ -49,6 +78,17 @@ KNOWN = {
     _text,
     (EXACT.clone(options=options(quick_gelu)), EXACT.clone(options=options(gelu_tanh)), EXACT.clone(end=None)),
   ),
+  "CLIP, transformers": Known(
+    transformers_clip("quick"), dual_layout.transformers, _joint, (transformers_clip("exact"),)
+  ),
+  "SigLIP": Known(transformers_siglip(), dual_layout.transformers, _joint, (transformers_siglip(gelu),)),
+  "CLIP, OpenCLIP": Known(open_clip("exact"), dual_layout.open_clip, _joint, (open_clip("quick"),)),
+  "CLIP, residual": Known(
+    open_clip("quick", dict(depths=(1, 2, 1, 1), width=2, heads=4)),
+    dual_layout.openai,
+    _joint,
+    (open_clip("exact", dict(depths=(1, 2, 1, 1), width=2, heads=4)),),
+  ),
 }
 
 
@@ -57,7 +97,8 @@ def read(name: str):
   network, arrays = KNOWN[name].network, load("joint.npz", name)
   arguments = {k: jnp.asarray(v) for k, v in arrays["argument"].items()}
   shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
-  return network, layout.read(KNOWN[name].layout(network), arrays["weight"], shapes), arguments, arrays
+  variables = layout.read(KNOWN[name].layout(network), arrays["weight"], shapes)
+  return network, jax.tree.map(jnp.asarray, variables), arguments, arrays
 
 
 def row(outputs) -> jax.Array:
@@ -67,16 +108,16 @@ def row(outputs) -> jax.Array:
 @pytest.mark.parametrize("name", KNOWN)
 def test_outputs_and_gradients_equal_the_originals(name, x64):
   network, variables, arguments, arrays = read(name)
-  cotangent, expected, wanted = arrays["cotangent"][""].ravel(), arrays["output"][""].ravel(), arrays["gradient"]
+  cotangent, expected, wanted = arrays["cotangent"]["row"].ravel(), arrays["output"]["row"].ravel(), arrays["gradient"]
   outputs = lambda network, variables: row(KNOWN[name].call(partial(network.apply, variables), **arguments))
 
-  def loss(variables):
-    output = outputs(network, variables)
+  def loss(params):
+    output = outputs(network, variables | {"params": params})
     return jnp.sum(output * cotangent), output
 
-  (_, output), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
+  (_, output), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
   np.testing.assert_allclose(output, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
-  found = layout.write(KNOWN[name].layout(network), gradients)
+  found = layout.write([e for e in KNOWN[name].layout(network) if "batch_stats" not in e.ours], {"params": gradients})
   assert found.keys() >= wanted.keys()
   largest = max(np.abs(gradient).max() for gradient in wanted.values())
   for tensor, gradient in wanted.items():
@@ -101,7 +142,8 @@ def size(network: nn.Module, *arguments) -> int:
   return sum(x.size for x in jax.tree.leaves(shapes))
 
 
-TOKENS = jax.ShapeDtypeStruct((1, 77), jnp.int32)
+PICTURES, TOKENS = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32), jax.ShapeDtypeStruct((1, 77), jnp.int32)
+TOKENS_64 = jax.ShapeDtypeStruct((1, 64), jnp.int32)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +159,69 @@ def test_text_towers_have_the_published_sizes(network, parameters):
   assert size(network, TOKENS) == parameters
 
 
+@pytest.mark.parametrize(
+  ("network", "parameters"),
+  [
+    (dual.clip("B/32"), 151_277_313),
+    (dual.clip("B/16"), 149_620_737),
+    (dual.clip("L/14"), 427_616_513),
+    (dual.clip("H/14"), 986_109_441),
+    (dual.clip("RN50"), 102_007_137),
+    (dual.siglip("B/16"), 203_155_970),
+  ],
+)
+def test_dual_encoders_have_the_published_sizes(network, parameters):
+  shapes = jax.eval_shape(network.init, jax.random.key(0), PICTURES, TOKENS if network.bias is None else TOKENS_64)
+  assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == parameters
+
+
+def test_positions_of_another_size_are_resized_and_what_is_missing_is_named(x64):
+  network, variables, arguments, arrays = read("CLIP, transformers")
+  larger = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 12, 12, 3)), arguments["tokens"])
+  for entries in (dual_layout.transformers(network), dual_layout.openai(network)):
+    found = layout.read(entries, layout.write(entries, variables), larger)["params"]["image"]["positions"]
+    assert found.shape == (1 + 9, 12)
+    np.testing.assert_array_equal(found[0], variables["params"]["image"]["positions"][0])
+  short = {k: v for k, v in arrays["weight"].items() if k != "logit_scale"}
+  with pytest.raises(UserError, match="logit_scale"):
+    layout.read(dual_layout.transformers(network), short, larger)
+
+
+def test_an_activation_that_nobody_told_is_asked_for(tmp_path, x64):
+  network, _, arguments, arrays = read("CLIP, transformers")
+  shapes = jax.eval_shape(partial(network.init, jax.random.key(0)), **arguments)
+  entries = dual_layout.transformers(network)
+  with pytest.raises(UserError, match="give --activation quick .* or --activation exact"):
+    layout.read(dual_layout.unless_told(entries, None), arrays["weight"], shapes)
+  layout.read(dual_layout.unless_told(entries, "quick"), arrays["weight"], shapes)
+
+  file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+  with pytest.raises(UserError, match="model.safetensors cannot be told: there is no config.json"):
+    dual_layout.activation_of(file)
+  for text_config, image, expected in (("gelu", "gelu", "exact"), ("quick_gelu", "quick_gelu", "quick")):
+    towers = dict(text_config=dict(hidden_act=text_config), vision_config=dict(hidden_act=image))
+    config.write_text(json.dumps(towers))
+    assert dual_layout.activation_of(file) == expected
+  config.write_text(json.dumps(dict(text_config=dict(hidden_act="gelu"), vision_config=dict(hidden_act="relu"))))
+  with pytest.raises(UserError, match="config.json says gelu, relu"):
+    dual_layout.activation_of(file)
+  (tmp_path / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=dict(embed_dim=512))))
+  assert dual_layout.activation_of(file) == "exact"
+
+
+def test_sizes_and_activations_that_there_are_not():
+  with pytest.raises(UserError, match="no CLIP 'B/64': it is one of B/32"):
+    dual.clip("B/64")
+  with pytest.raises(UserError, match="no activation 'relu'"):
+    dual.clip("B/32", "relu")
+  with pytest.raises(UserError, match="no SigLIP 'B/64'"):
+    dual.siglip("B/64")
+  with pytest.raises(UserError, match="no CLIP with a residual network"):
+    dual_layout.transformers(dual.clip("RN50"))
+  with pytest.raises(UserError, match="has SigLIP's bias"):
+    dual_layout.openai(dual.siglip("B/16"))
+
+
 def test_what_a_text_tower_cannot_read(x64):
   with pytest.raises(UserError, match="9 tokens, and the network has 8 positions"):
     QUICK.init(jax.random.key(0), jnp.zeros((1, 9), int))
@@ -128,7 +233,7 @@ def test_what_a_text_tower_cannot_read(x64):
 
 @pytest.mark.parametrize("f", [gelu, gelu_tanh, quick_gelu])
 def test_derivatives_of_activations_are_those_of_their_formulas(f, x64):
-  x = jnp.linspace(-9, 9, 37)
+  x = jnp.linspace(-9, 9, 13)
   formula = {
     gelu: lambda x: x * jax.scipy.stats.norm.cdf(x),
     gelu_tanh: lambda x: jax.nn.gelu(x, approximate=True),

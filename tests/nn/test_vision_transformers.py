@@ -73,7 +73,7 @@ KNOWN = {
     "ViT",
     (
       dict(eps=1e-5),
-      {"vit.Block": BLOCK_WITH_TANH},
+      dict(activation=jax.nn.gelu),
       {"vit.positions": lambda *arguments: RIGHT_TABLE(*arguments)[::-1]},
     ),
   ),

@@ -10,6 +10,8 @@
   pairs:LANGUAGES:SIZE:DIR      sentences and their translations, in tokens
   speech:FILE                   spoken digits
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
+  molecules:FILE                molecules in space: positions and atomic numbers
+  chain:VOCABULARY              sequences of a Markov chain of the second order, whose law is known
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
 
@@ -40,10 +42,12 @@ from jaxgen.data.sources.base import (
   check_example,
   into_memory,
 )
+from jaxgen.data.sources.chain import open_chain
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.documents import open_documents, open_segments
 from jaxgen.data.sources.folder import open_folder
 from jaxgen.data.sources.hf import open_hf
+from jaxgen.data.sources.molecules import open_molecules
 from jaxgen.data.sources.npz import open_npz
 from jaxgen.data.sources.pairs import open_pairs
 from jaxgen.data.sources.points import modes, open_points
@@ -66,6 +70,8 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "pairs": ("pairs:LANGUAGES:SIZE:DIR", open_pairs),
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
+  "molecules": ("molecules:FILE", open_molecules),
+  "chain": ("chain:VOCABULARY", open_chain),
   "reversed": ("reversed:LETTERS", open_reversed),
   "hf": ("hf:DIR", open_hf),
   "tar": ("tar:DIR", open_tar),

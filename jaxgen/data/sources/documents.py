@@ -181,7 +181,9 @@ class Segments:
       raise UserError("pairs of segments take documents of several lines, and each of these has one: put them together")
     self.before = np.cumsum([0, *map(len, self.documents)])
     flat = np.array([token for lines in self.documents for line in lines for token in line], np.int32)
-    self.arrays, self.about = {"tokens": flat}, About()
+    # What examples may have, in the shares that are drawn.
+    self.arrays = {"tokens": flat, "types": np.arange(2, dtype=np.int32), "label": np.arange(len(self.firsts)) % 2}
+    self.about = About()
 
   def __len__(self) -> int:
     return len(self.firsts)

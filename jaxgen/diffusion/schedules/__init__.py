@@ -25,7 +25,7 @@ from jaxgen.diffusion.schedules.base import (
   softplus,
   unscaled,
 )
-from jaxgen.diffusion.schedules.continuous import continuous_cosine, rectified_flow, sub_vp, vp
+from jaxgen.diffusion.schedules.continuous import continuous_cosine, rectified_flow, sub_vp, trig_flow, vp
 from jaxgen.diffusion.schedules.discrete import (
   constant,
   cosine,

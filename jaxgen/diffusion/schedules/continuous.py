@@ -55,6 +55,40 @@ def rectified_flow(t_min: float = 1e-3) -> Schedule:
   return Schedule(lambda t: 1 - t, lambda t: t * 1, time, line, 1.0, t_min)
 
 
+def trig_flow(sigma_data: float = 0.5, t_min: float = 1e-3) -> Schedule:
+  """alpha = cos t, sigma = sigma_data sin t, t in [0, pi / 2]: Lu and Song 2024, https://arxiv.org/abs/2410.11081.
+
+  Data of standard deviation sigma_data keep it at every t. alpha is 0 at the last time.
+
+  Raises:
+    UserError: sigma_data <= 0.
+  """
+  if sigma_data <= 0:
+    raise UserError(f"sigma_data is the data's standard deviation, not {sigma_data:g}: give a positive number")
+
+  def time(log_snr: Times) -> Times:
+    xp = log_snr.__array_namespace__()
+    return xp.arctan(xp.exp(-log_snr / 2) / sigma_data)
+
+  def alpha(t: Times) -> Times:
+    xp = t.__array_namespace__()
+    return xp.where(t < np.pi / 2, xp.cos(t), np.pi / 2 - t)  # 0 at the last time, with cos's slope
+
+  def ellipse(a: Times, b: Times) -> tuple[Times, Times]:
+    cosine, sine = circle(a, b / sigma_data)
+    return cosine, sigma_data * sine
+
+  return Schedule(
+    alpha,
+    lambda t: sigma_data * t.__array_namespace__().sin(t),
+    time,
+    ellipse,
+    np.pi / 2,
+    t_min,
+    prior_std=sigma_data,
+  )
+
+
 def continuous_cosine(log_snr_min: float = -15.0, log_snr_max: float = 15.0, t_min: float = 1e-3) -> Schedule:
   """log-SNR = -2 log tan(a t + b), t in [0, 1], with a and b such that it runs between the two ends given.
 

@@ -25,7 +25,7 @@ from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion import Schedule
-from jaxgen.methods.diffusion.objective import SIMPLE, Loss, Model, Objective, training_loss
+from jaxgen.methods.diffusion.objective import SIMPLE, Loss, Model, Objective, training_loss, with_uncertainty
 from jaxgen.methods.diffusion.sampler import DDIM, Sampler, check_start, cost, sampling_function
 
 Likelihood = Callable[..., Float[Array, " batch"]]
@@ -93,6 +93,7 @@ def gaussian_diffusion(
       output, variables = module.init_with_output(key, x, jnp.zeros(1, x.dtype), told.of(one), **options)
       params[name], shapes[name] = variables["params"], output.shape[1:]
       key = jax.random.fold_in(key, 1)
+    params["network"] = with_uncertainty(objective.uncertainty, params["network"], key, x.dtype)
     *outer, channels = spec.shape
     expected = (*outer, 2 * channels) if model.learned_variance else spec.shape
     check_output("the network's output", shapes["network"], expected, "change its out_channels")

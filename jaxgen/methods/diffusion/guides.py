@@ -123,7 +123,9 @@ def autoguidance(
   def loss(model: Model, objective: Objective, condition: Condition, spec: Spec) -> Loss:
     # A distribution of t that learns from losses learns only from the first network's.
     times = objective.times._replace(update=lambda buffers, t, loss: buffers)
-    return training_loss(model._replace(network=network), objective._replace(times=times), condition, spec)
+    return training_loss(
+      model._replace(network=network), objective._replace(times=times, uncertainty=None), condition, spec
+    )
 
   guide = Guide("guide", network, optimizer, lambda condition: condition, loss)
   return Guidance(denoise, lambda condition: "one more of the guide beside each", guide=guide)

@@ -21,6 +21,7 @@ from jaxgen.diffusion.times import TimeInput, Times, c_noise, steps_from_zero, t
 from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
+LOG_VARIANCE = "log_variance"  # an entry of the network's parameters, which its module does not use
 NOISE = "noise"  # a batch's noise of each example, where a stage has made pairs of both
 Mask = Bool[Array, "batch ..."] | None  # over an example's leading axes: True for entries, False for padding
 
@@ -38,6 +39,8 @@ class Objective(NamedTuple):
       channels, (12).
     vlb: factor of the discrete variational bound (8), in nats per dimension, estimated by one t per example, which is
       added to the loss. With a weighting it trains only the learned variance: Nichol and Dhariwal 2021, eq. 16.
+    uncertainty: a module of c_noise [B] -> u [B], such as `LogVariance`, the entry "log_variance" of the network's
+      parameters; the loss at t is L / exp(u) + u, so that u learns log L: Karras et al. 2024 (EDM2), eq. 14 to 17.
   """
 
   prediction: Prediction = PREDICTIONS["eps"]
@@ -46,6 +49,7 @@ class Objective(NamedTuple):
   time_input: TimeInput | None = None
   variance: Variance = "posterior"
   vlb: float = 0.0
+  uncertainty: Any = None
 
   def on(self, schedule: Schedule) -> "Objective":
     """The objective with the schedule's default `times` and `time_input` in place of None."""
@@ -115,6 +119,21 @@ class Model(NamedTuple):
     return lambda x, t, *to: self.predict(params, x, t, told, mask, *to)
 
 
+def weighed(
+  uncertainty: Any, params: Params, c: Float[Array, " batch"], each: Float[Array, " batch"]
+) -> Float[Array, " batch"]:
+  """L / exp(u(c)) + u(c), with u of the network's parameters; see `Objective`."""
+  u = uncertainty.apply({"params": params[LOG_VARIANCE]}, c)
+  return each / jnp.exp(u) + u
+
+
+def with_uncertainty(uncertainty: Any, params: Params, key: Array, dtype: Any) -> Params:
+  """A network's parameters with those of its uncertainty, if it has one."""
+  if uncertainty is None:
+    return params
+  return {**params, LOG_VARIANCE: uncertainty.init(key, jnp.zeros(1, dtype))["params"]}
+
+
 Loss = Callable[[Params, State, Batch, Array], tuple[Array, tuple[dict, Any]]]
 
 
@@ -154,6 +173,8 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
       predicted, _ = to_x0_eps(prediction, mean, x_t, at.like(x_0))
       nats = bound.prior(x_0) + schedule.steps * bound.term(x_0, predicted, t, *fraction)
       each += vlb * nats / x_0[0].size
+    if objective.uncertainty is not None:
+      each = weighed(objective.uncertainty, params, c_noise(at), each)
     buffers = state.buffers
     if "times" in buffers:
       buffers = {**buffers, "times": times.update(buffers["times"], t, each)}

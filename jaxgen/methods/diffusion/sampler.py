@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core import edits
 from jaxgen.core.arrays import masked
 from jaxgen.core.condition import Condition, check_names
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import normal, split
 from jaxgen.core.method import State
-from jaxgen.core.spec import Spec
-from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, guidance, sampling, trailing
+from jaxgen.core.spec import Spec, check_output
+from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, editing, guidance, sampling, trailing
 from jaxgen.methods.diffusion.guides import FREE, Asked, Guidance
 from jaxgen.methods.diffusion.objective import Examples, Model
 
@@ -27,6 +28,7 @@ class Sampler(NamedTuple):
     steps: number of steps.
     clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance.
     guidance: the guidance of samples with a weight.
+    jump, resampling: of `diffusion.editing.repaint`, where a part of a picture is filled.
   """
 
   solver: Callable[[Schedule], Solver] = ddim
@@ -34,6 +36,8 @@ class Sampler(NamedTuple):
   steps: int = 100
   clip: bool = True
   guidance: Guidance = FREE
+  jump: int = 10
+  resampling: int = 10
 
 
 DDIM = Sampler()
@@ -42,10 +46,12 @@ DDIM = Sampler()
 def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec: Spec) -> Callable[..., Examples]:
   """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
 
-  Padding is 0. Without a mask samples have no padding.
+  Padding is 0. Without a mask samples have no padding. A picture is changed by "start" with "strength", SDEdit, or with
+  "keep", RePaint: see `core.edits`.
 
   Raises:
-    UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions.
+    UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions, and
+      for edits that this solver cannot do or of other sizes.
   """
   schedule = model.schedule
   solver = sampler.solver(schedule)
@@ -63,6 +69,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   ) -> Float[Array, "n ..."]:
     start_keys, solver_keys, told_keys = split(keys, 3)
     mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
+    edit, given = edits.taken(given)
     check_names(given, condition, sampler.guidance.condition)
     told = condition.asked(given, told_keys)
     x = masked(start_std * normal(start_keys, spec.shape), mask)
@@ -72,7 +79,16 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
       asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask)
       denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
     denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
-    return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+    if edit is None:
+      return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+    start = masked(edit.start.astype(x.dtype), mask)
+    check_output("the picture to start from", start.shape[1:], spec.shape, "give one of that size")
+    if edit.keep is not None:
+      pace = sampler.jump, sampler.resampling
+      return masked(editing.repaint(solver, denoise, visited, x, solver_keys, start, edit.keep, *pace), mask)
+    begin = editing.beginning(sampler.steps, edit.strength.reshape(-1)[0])
+    x = masked(editing.noised(schedule, start, jnp.asarray(visited, x.dtype)[begin], start_keys), mask)
+    return masked(sampling.sample(solver, denoise, visited, x, solver_keys, begin=begin), mask)
 
   return sample
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.condition import Condition, Told, check_condition
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch, Frozen, Method, Params, State
@@ -138,3 +139,17 @@ def first_order(schedule: Schedule, denoise: Denoise, x: Examples, t: Array, s: 
   x_0, eps = denoise(x, t)[:2]
   at = schedule.at(s).like(x)
   return at.alpha * x_0 + at.sigma * eps
+
+
+def carried(denoise: Denoise, theirs: Schedule, ours: Schedule) -> Denoise:
+  """A denoiser of one process as a denoiser of another, between which x / alpha and sigma / alpha are the same.
+
+  alpha is above 0 where it is called. Times beyond the first process's last one count as its last.
+  """
+
+  def on(x: Examples, t: Array) -> tuple[Examples, ...]:
+    at = ours.at(t)
+    there = jnp.minimum(theirs.time(at.log_snr), theirs.T)
+    return denoise(x * per_example(theirs.alpha(there) / at.alpha, x), there)
+
+  return on

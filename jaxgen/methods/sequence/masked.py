@@ -68,7 +68,7 @@ def masked_language(
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
     check_batch(spec, batch)
-    one = jax.tree.map(lambda x: x[:1], dict(batch))
+    one = jax.tree.map(lambda x: jnp.asarray(x[:1]), dict(batch))
     outputs, variables = network.init_with_output(key, **call(one, read(one, jax.random.key(0))))
     logits, following = outputs
     if logits.shape[-1] != vocabulary:

@@ -92,7 +92,7 @@ def text_infilling(known: Tokens, share: float = 0.3, mean: float = 3.0) -> Nois
   A span of no tokens puts a mask between two tokens. Lengths are drawn until their sum is the number that is to be
   hidden, the last one cut; spans are placed so that they do not touch, each arrangement equally likely, among what the
   masks leave (no mask follows another, unless a span is empty). Where a row has no room for a mask more, an empty span
-  is left out. Special tokens end a span: it is cut there.
+  is left out. A span goes on behind a special token.
 
   Raises:
     UserError: a share outside [0, 1], or a mean that is not above 0.
@@ -193,34 +193,57 @@ def together(*noises: Noise) -> Noise:
   return noise
 
 
-class Span(NamedTuple):
-  """MASS's halves of a text.
+class Lesson(NamedTuple):
+  """What an encoder-decoder learns of a text [T].
 
   Attributes:
-    source: the text whose span is masked, which the encoder reads.
-    target: the text, whose span alone is to be told.
-    weights: 1 at the span's tokens.
-    seen: what the decoder may read, [T]: the span's tokens but the last, each one place later; else masks.
+    source: what the encoder reads.
+    read: what the decoder reads where it is to tell each token.
+    weights: 1 for the tokens that are to be told.
   """
 
   source: Row
-  target: Row
+  read: Row
   weights: Float[Array, "tokens"]
-  seen: Row
 
 
-def mass(known: Tokens, row: Row, key: Key[Array, ""], share: float = 0.5) -> Span:
-  """One span of `share` of a text's ordinary tokens, rounded, at a place that is drawn uniformly.
+Lessons = Callable[[Row, Key[Array, ""]], Lesson]
 
-  The decoder reads token t - 1 where it is to tell token t, if both are within the span, and else the mask: it has the
-  places of the text, and nothing else of it.
+
+def denoising(known: Tokens, noise: Noise, start: int) -> Lessons:
+  """BART's: the whole text is told from its noisy copy.
+
+  Args:
+    start: the token that the decoder reads first.
   """
-  ordinary = known.ordinary(row)
-  count, rank = jnp.sum(ordinary), jnp.cumsum(ordinary) - 1
-  size = jnp.where(count > 0, jnp.maximum(jnp.round(share * count).astype(jnp.int32), 1), 0)
-  start = jax.random.randint(key, (), 0, count - size + 1)
-  within = ordinary & (rank >= start) & (rank < start + size)
-  before = jnp.roll(within, 1).at[0].set(False)
-  seen = jnp.where(within & before, jnp.roll(row, 1), known.mask)
-  source = jnp.where(within, known.mask, row)
-  return Span(source.astype(row.dtype), row, within.astype(jnp.result_type(float)), seen.astype(row.dtype))
+
+  def lesson(row: Row, key: Array) -> Lesson:
+    weights = (row != known.pad).astype(jnp.result_type(float))
+    return Lesson(noise(row, key), jnp.roll(row, 1).at[0].set(start), weights)
+
+  return lesson
+
+
+def mass(known: Tokens, share: float = 0.5) -> Lessons:
+  """MASS's: of a text's ordinary tokens, one span of `share`, rounded, at a place that is drawn uniformly.
+
+  The encoder reads masks in its place. The decoder is to tell it alone: it reads token t - 1 where it tells token t, if
+  both are within the span, and elsewhere the mask. It has the places of the text, and nothing else of it.
+
+  Raises:
+    UserError: a share outside [0, 1].
+  """
+  _check_share(share)
+
+  def lesson(row: Row, key: Array) -> Lesson:
+    ordinary = known.ordinary(row)
+    count, rank = jnp.sum(ordinary), jnp.cumsum(ordinary) - 1
+    size = jnp.where(count > 0, jnp.maximum(jnp.round(share * count).astype(jnp.int32), 1), 0)
+    start = jax.random.randint(key, (), 0, count - size + 1)
+    within = ordinary & (rank >= start) & (rank < start + size)
+    before = jnp.roll(within, 1).at[0].set(False)
+    read = jnp.where(within & before, jnp.roll(row, 1), known.mask)
+    source = jnp.where(within, known.mask, row)
+    return Lesson(source.astype(row.dtype), read.astype(row.dtype), within.astype(jnp.result_type(float)))
+
+  return lesson

@@ -9,9 +9,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.decoding import greedy
+from jaxgen.methods.sequence.noise import Lesson, Lessons
 
 SOURCE = "source"
 Tokens = Int[Array, "batch tokens"]
@@ -35,6 +37,8 @@ def seq2seq(
   optimizer: optax.GradientTransformation,
   marks: Marks = MARKS,
   label_smoothing: float = 0.0,
+  lessons: Lessons | None = None,
+  future: tuple[float, ...] = (1.0,),
 ) -> Method:
   """A model of targets given sources, batch {"source": [B, S], "target": [B, T], "index": [B]}, all integers.
 
@@ -52,6 +56,11 @@ def seq2seq(
     marks: the special tokens.
     label_smoothing: share of the target's mass that is spread over all tokens; Vaswani et al. 2017,
       https://arxiv.org/abs/1706.03762, section 5.4. In training only.
+    lessons: how a source is made of each target, for pretraining on texts alone; the batch's own source, if there is
+      one, is not read. Each example's is drawn anew at every step. See `methods.sequence.noise`.
+    future: weights alpha of the losses of ProphetNet's streams, Qi et al. 2020, https://arxiv.org/abs/2001.04063,
+      section 3.4: stream j tells each token from those up to j places before it. With more than one the network's
+      output is [B, n, T, V].
 
   `evaluate` gives "nll_nats", the cross-entropy without smoothing, summed over an example's tokens; "tokens", their
   number; and "correct", 1 where each was the likeliest, which is where greedy decoding writes exactly the target.
@@ -59,8 +68,8 @@ def seq2seq(
   `sample(state, keys, source=[N, S])` decodes greedily: [N, T], int32. The keys are not used.
 
   Raises:
-    UserError: tokens outside the vocabulary, smoothing outside [0, 1), data that is not as the spec says or has no
-      sources, or a network with another number of logits.
+    UserError: tokens outside the vocabulary, smoothing outside [0, 1), weights of streams that are below 0 or all 0,
+      data that is not as the spec says or has no sources, or a network with another number of logits.
   """
   vocabulary = spec.levels or 0
   for name, token in marks._asdict().items():
@@ -71,30 +80,46 @@ def seq2seq(
   if not 0 <= label_smoothing < 1:
     raise UserError(f"label_smoothing lies in [0, 1), and this is {label_smoothing:g}: change it")
 
-  def logits_of(params: Params, batch: Batch, **options) -> Float[Array, "batch tokens v"]:
-    source = batch[SOURCE]
-    read = delayed(batch[spec.feature], marks.start)
-    return wide(network.apply({"params": params}, source, read, source != marks.pad, **options))
+  if not future or min(future) < 0 or not sum(future):
+    raise UserError(f"the streams' weights are numbers from 0 on, not all 0, and these are {future}: change them")
+
+  def lesson_of(batch: Batch, key: Array) -> Lesson:
+    target = batch[spec.feature]
+    if lessons is not None:
+      return jax.vmap(lessons)(target, example_keys(key, batch["index"]))
+    real = (target != marks.pad).astype(jnp.result_type(float))
+    return Lesson(batch[SOURCE], delayed(target, marks.start), real)
+
+  def streams(params: Params, lesson: Lesson, **options) -> list[Float[Array, "batch tokens v"]]:
+    """Logits of each stream, the main one first."""
+    logits = wide(network.apply({"params": params}, lesson.source, lesson.read, lesson.source != marks.pad, **options))
+    return [logits] if len(future) == 1 else list(jnp.moveaxis(logits, 1, 0))
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
     check_batch(spec, batch)
-    if SOURCE not in batch:
+    if SOURCE not in batch and lessons is None:
       raise UserError(f"sequence to sequence learns from sources and targets, and this data has no {SOURCE!r}")
-    source, target = batch[SOURCE][:1], batch[spec.feature][:1]
-    logits, variables = network.init_with_output(key, source, delayed(target, marks.start), source != marks.pad)
-    check_output("the network's output", logits.shape[1:], (*spec.shape, vocabulary), "set its vocabulary")
+    one = lesson_of(jax.tree.map(lambda x: jnp.asarray(x[:1]), dict(batch)), jax.random.key(0))
+    logits, variables = network.init_with_output(key, one.source, one.read, one.source != marks.pad)
+    shape = (*(() if len(future) == 1 else (len(future),)), *spec.shape, vocabulary)
+    check_output("the network's output", logits.shape[1:], shape, "set its vocabulary, or the number of streams")
     return {"network": variables["params"]}, {}
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    logits = logits_of(params, batch, index=batch["index"], rngs={"dropout": key})
-    target = batch[spec.feature]
-    nats, right, real = terms(logits, target, marks.pad, label_smoothing)
+    lesson_key, key = (key, key) if lessons is None else jax.random.split(key)
+    lesson, target = lesson_of(batch, lesson_key), batch[spec.feature]
+    main, *others = streams(params, lesson, index=batch["index"], rngs={"dropout": key})
+    nats, right, real = terms(main, target, lesson.weights, label_smoothing)
+    total = future[0] * jnp.mean(nats)
+    for weight, logits in zip(future[1:], others, strict=True):
+      total += weight * jnp.mean(terms(logits, target, lesson.weights, label_smoothing)[0])
     accuracy = jnp.mean(right.sum(axis=1) / jnp.maximum(real.sum(axis=1), 1))
-    return jnp.mean(nats), ({"accuracy": accuracy}, state.buffers)
+    return total, ({"accuracy": accuracy}, state.buffers)
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, "batch"]]:
-    target = batch[spec.feature]
-    nats, right, real = terms(logits_of(state.averaged(), batch), target, marks.pad, 0.0)
+    lesson = lesson_of(batch, key)
+    main, *_ = streams(state.averaged(), lesson)
+    nats, right, real = terms(main, batch[spec.feature], lesson.weights, 0.0)
     tokens = real.sum(axis=1)
     return {"nll_nats": nats.sum(axis=1), "tokens": tokens, "correct": (right.sum(axis=1) == tokens).astype(nats.dtype)}
 
@@ -114,10 +139,14 @@ def delayed(target: Tokens, start: int) -> Tokens:
 
 
 def terms(
-  logits: Float[Array, "batch tokens v"], target: Tokens, pad: int, smoothing: float
+  logits: Float[Array, "batch tokens v"], target: Tokens, weights: Float[Array, "batch tokens"], smoothing: float
 ) -> tuple[Float[Array, "batch tokens"], Float[Array, "batch tokens"], Float[Array, "batch tokens"]]:
-  """(cross-entropy in nats, 1 where the likeliest token is the target's, 1 where there is a token), 0 on padding."""
-  real = (target != pad).astype(logits.dtype)
+  """(cross-entropy in nats, 1 where the likeliest token is the target's, 1 where a token counts), 0 where none does.
+
+  Args:
+    weights: 1 where a token counts, 0 elsewhere, on padding for one.
+  """
+  real = weights.astype(logits.dtype)
   nll = optax.softmax_cross_entropy_with_integer_labels(logits, target)
   uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
   right = (jnp.argmax(logits, axis=-1) == target).astype(logits.dtype)

@@ -19,9 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
-from jaxgen.nn.blocks.attention import Block, Blocks, Index, Tokens, normal, xavier
+from jaxgen.nn.blocks.activations import gelu
+from jaxgen.nn.blocks.attention import MLP, Block, Blocks, Index, Tokens, attend, head_width, normal, xavier
 from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm, add_bias, matmul
 from jaxgen.nn.blocks.positions import over_grid
+from jaxgen.nn.blocks.projections import separately
 
 Dtype = Any
 Pictures = Float[Array, "batch height width channels"]
@@ -82,6 +84,7 @@ class PatchEmbedding(nn.Module):
   features: int
   patch: int
   kernel_init: Any = nn.initializers.lecun_normal()
+  use_bias: bool = True
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -94,7 +97,7 @@ class PatchEmbedding(nn.Module):
         f"pictures of {height} x {width} do not divide into patches of {p} x {p}: choose another patch, or resize them"
       )
     kernel = self.param("kernel", self.kernel_init, (p, p, channels, self.features), self.param_dtype)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     x = x.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
     return add_bias(matmul(x.reshape(*x.shape[:3], -1), kernel.reshape(-1, self.features)), bias)
@@ -132,6 +135,36 @@ def positions(
   return module.param("positions", init, (count, features), dtype)
 
 
+class AttentionReadout(nn.Module):
+  """Attention of one learned query to all tokens, and an MLP beside it: Lee et al. 2019, https://arxiv.org/abs/1810.00825.
+
+  As in Zhai et al. 2022, https://arxiv.org/abs/2106.04560, section 3.1, and SigLIP.
+  """
+
+  heads: int
+  hidden: int
+  activation: Any = gelu
+  eps: float = 1e-6
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Tokens) -> Float[Array, "batch features"]:
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    width = x.shape[-1]
+    query = self.param("query", xavier, (1, width), self.param_dtype)
+    # One kernel for query, keys and values, of which the first has another input than the others.
+    kernel = self.param("qkv_kernel", separately(xavier, 3), (width, 3 * width), self.param_dtype)
+    bias = self.param("qkv_bias", nn.initializers.zeros, (3 * width,), self.param_dtype)
+    x, query, kernel, bias = nn.dtypes.promote_dtype(x, query, kernel, bias, dtype=self.dtype)
+    heads = lambda y: y.reshape(*y.shape[:-1], self.heads, head_width(width, self.heads))
+    q = jnp.broadcast_to(query @ kernel[:, :width] + bias[:width], (x.shape[0], 1, width))
+    k, v = jnp.split(add_bias(matmul(x, kernel[:, width:]), bias[width:]), 2, axis=-1)
+    h = Dense(width, name="out", **dtypes)(attend(heads(q), heads(k), heads(v)).reshape(q.shape))
+    y = LayerNorm(self.eps, name="norm", **dtypes)(h)
+    return (h + MLP(self.hidden, self.activation, name="mlp", **dtypes)(y))[:, 0]
+
+
 class ViT(nn.Module):
   """Vision Transformer; with `distilled`, DeiT.
 
@@ -140,12 +173,17 @@ class ViT(nn.Module):
     width: number of features of a token.
     heads: number of attention's heads.
     hidden: width of the MLPs' hidden layers; by default 4 x width.
-    pool: the head's input: the class token, or the mean over all tokens, in which case there is no class token.
+    pool: the head's input: the class token; or the mean over all tokens, or an `AttentionReadout` of them, in which
+      cases there is no class token.
     distilled: add a second token with its own head, which learn from a teacher.
     dropout: dropout rate after positions are added, of each branch's output and of the MLPs' hidden layers.
     attention_dropout: dropout rate of attention weights.
     drop_path: stochastic depth's rate at the last block.
+    layer_scale: initial gain of each branch, as in DINOv2; None: no gains.
     head_init: initialiser of heads and of class and distillation tokens; zero for ViT.
+    activation: the MLPs' activation.
+    patch_bias: whether patches' linear map has a bias.
+    norm_first: whether tokens are normalised before the first block, as in CLIP.
     fixed_positions: positions are sines and cosines of the grid, see `grid_positions`. They are an entry of the
       parameters that has no gradient.
   """
@@ -156,17 +194,21 @@ class ViT(nn.Module):
   heads: int
   hidden: int | None = None
   classes: int = 1000
-  pool: Literal["class", "mean"] = "class"
+  pool: Literal["class", "mean", "attention"] = "class"
   distilled: bool = False
   dropout: float = 0.0
   attention_dropout: float = 0.0
   drop_path: float = 0.0
+  layer_scale: float | None = None
   eps: float = 1e-6
   remat: bool = False
   unroll: int = 1
   patch_init: Any = nn.initializers.lecun_normal()
   kernel_init: Any = xavier
   head_init: Any = nn.initializers.zeros
+  activation: Any = gelu
+  patch_bias: bool = True
+  norm_first: bool = False
   fixed_positions: bool = False
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -176,6 +218,9 @@ class ViT(nn.Module):
     self.head = Dense(self.classes, **options)
     if self.distilled:
       self.distillation_head = Dense(self.classes, **options)
+    if self.pool == "attention":
+      hidden, dtypes = self.hidden or 4 * self.width, dict(dtype=self.dtype, param_dtype=self.param_dtype)
+      self.readout = AttentionReadout(self.heads, hidden, self.activation, self.eps, **dtypes)
 
   @nn.compact
   def tokens(
@@ -194,10 +239,10 @@ class ViT(nn.Module):
       visible: the patches that are seen at all, in this order, as in MAE; None: all.
       masked: patches in whose place a learned token, "mask_token", is seen, as in SimMIM; None: none.
     """
-    if self.distilled and self.pool == "mean":
+    if self.distilled and self.pool != "class":
       raise UserError("a distilled network has two tokens to read out: pool must be 'class'")
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    x = PatchEmbedding(self.width, self.patch, self.patch_init, name="patches", **dtypes)(x)
+    x = PatchEmbedding(self.width, self.patch, self.patch_init, self.patch_bias, name="patches", **dtypes)(x)
     rows, columns = x.shape[1:3]
     x = x.reshape(x.shape[0], -1, self.width)
     if masked is not None:
@@ -209,6 +254,8 @@ class ViT(nn.Module):
     init = grid_positions(rows, columns, len(names)) if self.fixed_positions else normal
     table = positions(self, x.shape[1], self.width, self.param_dtype, init).astype(x.dtype)
     x = x + (jax.lax.stop_gradient(table) if self.fixed_positions else table)
+    if self.norm_first:
+      x = LayerNorm(self.eps, name="norm_first", **dtypes)(x)
     if visible is not None:
       patches = jnp.take_along_axis(x[:, len(names) :], visible[..., None], axis=1)
       x = jnp.concatenate([x[:, : len(names)], patches], axis=1)
@@ -218,8 +265,10 @@ class ViT(nn.Module):
       return Block(
         self.heads,
         self.hidden or 4 * self.width,
+        activation=self.activation,
         dropout=self.dropout,
         attention_dropout=self.attention_dropout,
+        layer_scale=self.layer_scale,
         eps=self.eps,
         kernel_init=self.kernel_init,
         name=name,
@@ -232,6 +281,8 @@ class ViT(nn.Module):
   def _read(self, tokens: Tokens) -> Float[Array, "batch {self.width}"]:
     if self.distilled:
       return (tokens[:, 0] + tokens[:, 1]) / 2
+    if self.pool == "attention":
+      return self.readout(tokens)
     return tokens[:, 0] if self.pool == "class" else tokens.mean(1)
 
   def features(self, x: Pictures, index: Index = None) -> Float[Array, "batch {self.width}"]:

@@ -12,13 +12,14 @@ from flax import linen as nn
 from jaxgen import data, diffusion, optimizers
 from jaxgen.core.condition import labels
 from jaxgen.core.method import Frozen
-from jaxgen.core.wrappers import averaged
+from jaxgen.core.wrappers import averaged, power
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.solvers.flow_map import flow_map
 from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy, steps_from_zero
 from jaxgen.methods.diffusion.consistency import TARGET, consistency_model, improved
+from jaxgen.methods.diffusion.dmd import dmd
 from jaxgen.methods.diffusion.flow_maps import Guided, mean_flow, shortcut
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.guides import autoguidance, classifier
@@ -26,10 +27,12 @@ from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.progressive import progressive
 from jaxgen.methods.diffusion.reflow import reflow
 from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher
 from jaxgen.methods.diffusion.vdm import vdm
 from jaxgen.nn import UNet
 from jaxgen.nn.blocks.layers import Dropout
+from jaxgen.nn.unets.edm2 import EDM2UNet, LogVariance, forced
 from jaxgen.nn.unets.vdm import LinearGamma
 
 DIGITS = data.digits()
@@ -212,6 +215,56 @@ def small_shortcut(dtype):
   return averaged(method, 0.9)
 
 
+def continuous_consistency(dtype):
+  teacher = a_teacher(dtype, predictions.edm(0.75), schedule=diffusion.edm())
+  method = scm(
+    Perceptron(dtype),
+    SPEC,
+    optax.adam(2e-3),
+    sigma_data=0.75,
+    warmup=5,
+    uncertainty=LogVariance(8, dtype),
+    teacher=teacher,
+    start=False,
+    condition=labels(SPEC),
+    sampler=Sampler(clean, middle(), 2),
+  )
+  return averaged(method, 0.9)
+
+
+def small_edm2(dtype):
+  process = diffusion.edm()
+  network = EDM2UNet(8, (1,), 1, (), out_channels=1, head_channels=8, dtype=dtype, param_dtype=dtype)
+  objective = Objective(
+    predictions.edm(0.75),
+    weightings.edm(0.75),
+    times=log_normal(process),
+    time_input=c_noise,
+    uncertainty=LogVariance(8, dtype),
+  )
+  optimizer = optimizers.projected(optax.adam(2e-3), forced)
+  sampler = Sampler(diffusion.heun, diffusion.karras, 3)
+  method = gaussian_diffusion(network, process, SPEC, optimizer, objective=objective, sampler=sampler)
+  return averaged(method, {"network": power(0.1), "network/shorter": power(0.05)})
+
+
+def matched(dtype):
+  teacher = a_teacher(dtype, predictions.edm(0.75))
+  process = diffusion.edm()
+  method = dmd(
+    Perceptron(dtype),
+    process,
+    SPEC,
+    optax.adam(1e-3),
+    teacher,
+    fake_optimizer=optax.adam(2e-3),
+    fake_updates=2,
+    times=log_normal(process, 0.0, 1.0),
+    condition=labels(SPEC),
+  )
+  return averaged(method, {"network": 0.9})
+
+
 # A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
   "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
@@ -226,5 +279,8 @@ CASES = {
   "reflow": Case(second_flow, DIGITS, falls=None),
   "MeanFlow": Case(small_mean_flow, DIGITS, falls="squared_error"),
   "shortcut model": Case(small_shortcut, DIGITS, unit=(1.6, {"loss": 1})),
+  "sCM, distilled": Case(continuous_consistency, DIGITS, falls=None),
+  "EDM2": Case(small_edm2, DIGITS, falls=None),
+  "DMD": Case(matched, DIGITS, falls=None),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

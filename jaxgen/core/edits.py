@@ -1,0 +1,70 @@
+"""What `sample` is given to change pictures with, besides conditions: the entries "start", "strength" and "keep".
+
+    start [N, *shape]                     examples to begin from
+    strength [N]                          the share of the way that they are noised and taken back, of the first one
+    keep [N, ...] over leading axes       True where `start` is known and stays; the rest is made to fit it
+
+Beside `start` stands one of the other two: image to image, or inpainting.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxgen.core.errors import UserError
+
+NAMES = ("start", "strength", "keep")
+
+
+class Edit(NamedTuple):
+  """See the module."""
+
+  start: Array
+  strength: Array | None
+  keep: Array | None
+
+
+def taken(given: Mapping[str, Any]) -> tuple[Edit | None, dict[str, Any]]:
+  """(the edit, or None where none is asked for; the rest of what `sample` is given).
+
+  Raises:
+    UserError: its parts do not belong together, or the mask has another size than the picture.
+  """
+  parts = {name: given[name] for name in NAMES if given.get(name) is not None}
+  rest = {name: value for name, value in given.items() if name not in NAMES}
+  if not parts:
+    return None, rest
+  if "start" not in parts or len(parts) != 2:
+    raise UserError(
+      "a picture is changed by a strength, or filled where a mask says so: give start with strength or with keep, not "
+      f"{' and '.join(parts)}"
+    )
+  edit = Edit(*(None if name not in parts else jnp.asarray(parts[name]) for name in NAMES))
+  if edit.keep is not None and edit.keep.shape != edit.start.shape[: edit.keep.ndim]:
+    sizes = [" x ".join(map(str, shape)) for shape in (edit.keep.shape[1:], edit.start.shape[1 : edit.keep.ndim])]
+    raise UserError(f"the mask is {sizes[0]} and the picture {sizes[1]}: give it the picture's size")
+  return edit, rest
+
+
+def through(given: Mapping[str, Any], encode: Callable[[Array], Array]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+  """An edit by a model of latents: (what its `sample` is given; what is done to the decoded samples).
+
+  A latent is known where all of its pixels are. The pixels that are known come out as they went in, bit for bit.
+
+  Args:
+    given: what `sample` is given, pictures.
+    encode: pictures -> latents.
+  """
+  edit, rest = taken(given)
+  if edit is None:
+    return rest, lambda x: x
+  z = encode(edit.start)
+  if edit.keep is None:
+    return {**rest, "start": z, "strength": edit.strength}, lambda x: x
+  (n, *sides), (_, *small) = edit.keep.shape, z.shape[: edit.keep.ndim]
+  split = [part for side, part in zip(sides, small, strict=True) for part in (part, side // part)]
+  known = edit.keep.reshape(n, *split).all(range(2, 1 + len(split), 2))
+  wide = edit.keep.reshape(*edit.keep.shape, *[1] * (edit.start.ndim - edit.keep.ndim))
+  return {**rest, "start": z, "keep": known}, lambda x: jnp.where(wide, edit.start.astype(x.dtype), x)
