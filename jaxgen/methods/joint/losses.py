@@ -43,7 +43,7 @@ def logits(joint: Joint) -> Float[Array, "batch batch"]:
 
 
 def _both_ways(l: Float[Array, "batch batch"], targets: Float[Array, "batch batch"]) -> Scalar:
-  """The mean of both cross-entropies; targets: symmetric, of which each row sums to 1."""
+  """The mean of both cross-entropies, whose targets are symmetric; each of their rows sums to 1."""
   rows, columns = (optax.softmax_cross_entropy(x, targets).mean() for x in (l, l.T))
   return (rows + columns) / 2
 
