@@ -10,8 +10,9 @@ normalised pixels); Xie et al. 2021, https://arxiv.org/abs/2111.09886 (SimMIM)
 The paper's recipe is that of base, large and huge; digits and cifar10 are ours. `--network simmim` sees a learned token
 in place of each masked patch, of the absolute error of pixels, ratio 0.6; its masks are of single patches.
 
-Expect: EXPECT; ImageNet not run here
-Cost: COST; base: 250,000 steps of batch 4096, not measured
+Expect: digits: accuracy of 20 nearest neighbours 0.911, where random weights have 0.556 and pixels 0.972; of a
+linear probe 0.922 (0.817 and 0.964); one seed. The others are not run here
+Cost: digits: 2 minutes on 2 CPU cores that had other work, too; base: 250,200 steps of batch 4096, not measured
 """
 
 from typing import Literal, NamedTuple

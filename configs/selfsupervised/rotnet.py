@@ -5,8 +5,10 @@ Paper: Gidaris et al. 2018, https://arxiv.org/abs/1803.07728, with residual netw
     jaxgen train rotnet --name rotnet_digits
     jaxgen probe runs/rotnet_digits --layer block_2_1
 
-Expect: EXPECT; cifar10 not run here
-Cost: COST; cifar10: 78,000 steps of four times the FLOPs of backbone_cifar10, not measured
+Expect: digits: accuracy of 20 nearest neighbours 0.878, where random weights have 0.844 and pixels 0.972; one seed.
+cifar10: not run here
+Cost: digits: a minute on 2 CPU cores that had other work, too;
+cifar10: 78,000 steps of four times the FLOPs of backbone_cifar10, not measured
 """
 
 from typing import Literal

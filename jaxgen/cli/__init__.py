@@ -56,7 +56,7 @@ USAGE = """usage: jaxgen COMMAND ...
   evaluate PICTURES  the same of a folder or an .npz             jaxgen evaluate a.npz --metrics kid --against npz:b.npz
   statistics DATA   mean and covariance of a data set's features, as other programs read and write them
   averages RUN      evaluate averages of many lengths, of a run that keeps them, and draw the curve
-  probe RUN         judge a run's features, beside the same network with random weights
+  probe RUN         judge a run's features, beside random weights and pixels
   report RUN        write a run's report.html
   compare RUN ...   what differs between runs, and their numbers and curves beside each other
   sweep CONFIG      train every combination of arguments         jaxgen sweep ddpm_digits --over ema=0.99,0.999

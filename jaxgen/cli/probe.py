@@ -31,7 +31,7 @@ def probe(subject: str, words: list[str]) -> None:
         pathlib.Path | None, "the numbers as .json, and the figure as .png beside it (RUN/probe.json)", None
       ),
     },
-    "Judge a run's features by neighbours, a linear probe and few labels, beside the same network with random weights.",
+    "Judge a run's features by neighbours, a linear probe and few labels, beside random weights and pixels.",
   )
   out = files.place(options["out"]) if options["out"] else run.folder / "probe.json"
   check_out(out)

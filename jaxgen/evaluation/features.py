@@ -25,6 +25,7 @@ from jaxgen.probability.embeddings import effective_rank, uniformity
 FEATURES = "features"  # the default layer
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SHOTS = (1, 5, 10)
+MOST_PIXELS = 4096
 MOST = 2048  # examples that the geometry is computed of
 
 Rows = Float[np.ndarray, "_ features"]
@@ -239,11 +240,26 @@ def judged(
   return found | {"effective_rank": float(effective_rank(some)), "uniformity": float(uniformity(some))}
 
 
+def pixels(run: AnyRun) -> AnyRun:
+  """A reader of the examples' own values, in a row: what any network should improve on."""
+  other, feature = reader(run), run.data.spec.feature
+
+  def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Array]:
+    x = batch[feature]
+    return {"features": x.reshape(len(x), -1), "label": batch["label"]}
+
+  other.experiment = dataclasses.replace(other.experiment, method=run.experiment.method._replace(evaluate=evaluate))
+  return other
+
+
 def probe(run: AnyRun, layer: str = FEATURES, **options: Any) -> dict[str, Mapping[str, float]]:
-  """{"trained": numbers, "random weights": numbers} of a run's features; see `judged` for the options."""
-  read = reader(run, layer)
+  """{"trained": numbers, "random weights": numbers, "pixels": numbers} of a run's features; see `judged`.
+
+  Pixels are judged where an example has at most `MOST_PIXELS` values.
+  """
+  read, test = reader(run, layer), run.data.test
   made = {"trained": read, "random weights": untrained(read)}
-  test = run.data.test
+  made |= {"pixels": pixels(run)} if run.data.spec.size <= MOST_PIXELS else {}
   return {name: judged(of_split(one, "train"), of_split(one, test), **options) for name, one in made.items()}
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from published import FIXTURES, products, projected
+from packed import FIXTURES
+from published import products, projected
 from rounding import conditioning, tolerance
 
 from jaxgen.core.errors import UserError
