@@ -49,6 +49,25 @@ def test_files_are_read_alike(files):
     assert documents.read(str(files / pattern)) == expected, pattern
 
 
+def test_a_published_tokenizer_neither_cuts_nor_fills_texts(files):
+  """Published files may have both switched on: those of sentence encoders do."""
+  made = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "</s>": 2}, unk_token="[UNK]"))
+  made.pre_tokenizer = pre_tokenizers.Whitespace()
+  made.enable_truncation(2)
+  made.enable_padding(length=6)
+  made.save(str(files / "tokenizer.json"))
+  (files / "few.txt").write_text("one one one one\n\none\n\none")
+  data = text.documents(files / "few.txt", length=5, vocabulary=3, tokenizer=str(files / "tokenizer.json"))
+  rows = data.source("train").arrays["tokens"]
+  assert rows.tolist() == [[1, 1, 1, 1, 2], [1, 2, 0, 0, 0]]
+
+
+def test_one_document_alone_is_refused(files):
+  (files / "one.txt").write_text("a text\nof two lines")
+  with pytest.raises(UserError, match="is one document"):
+    text.documents(files / "one.txt", length=8, vocabulary=270).source("train")
+
+
 def test_published_tokenizers_give_the_librarys_ids(files):
   words = BertWordPieceTokenizer(str(files / "wordpiece" / "vocab.txt"), lowercase=True)
   data = ByteLevelBPETokenizer(str(files / "bytes" / "vocab.json"), str(files / "bytes" / "merges.txt"))

@@ -64,6 +64,14 @@ def test_rows_are_start_prompt_answer_end_and_padding(folder):
   assert len(other.source("train")) == 36
 
 
+def test_too_few_lines_for_a_test_split_are_refused(folder):
+  (folder / "few.jsonl").write_text("\n".join(map(json.dumps, LINES[:9])))
+  data = feedback.answers(folder / "few.jsonl", length=64, vocabulary=280, tokenizer=str(folder / "tokenizer.json"))
+  assert len(data.source("train")) == 9
+  with pytest.raises(UserError, match="there are 9 lines"):
+    data.source("test")
+
+
 def test_pairs_and_rankings_are_in_order_and_what_is_left_out_is_said(folder):
   pairs = feedback.rankings(folder / "lines.jsonl", length=32, vocabulary=280)
   rows = pairs.source("train").gather(np.arange(3))

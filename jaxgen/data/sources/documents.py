@@ -91,8 +91,14 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 @functools.lru_cache(maxsize=4)
 def splits(files: str) -> dict[str, list[str]]:
-  """The documents by split."""
+  """The documents by split.
+
+  Raises:
+    UserError: there is only one, which leaves nothing to train on, or they cannot be read.
+  """
   found = read(files)
+  if len(found) < 2:
+    raise UserError(f"{files} is one document, and both splits take one: put empty lines between those of a text file")
   cut = int(TRAIN_SHARE * len(found))
   return {"train": found[:cut], "test": found[cut:]}
 

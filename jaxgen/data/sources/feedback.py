@@ -149,10 +149,12 @@ def split_of(items: tuple, split: str) -> list:
   """Those of a split.
 
   Raises:
-    UserError: no such split.
+    UserError: no such split, or too few lines for it to have one.
   """
   if split not in ("train", "test"):
     raise UserError(f"answers have no split {split!r}: they have test, every tenth line, and train")
+  if split == "test" and len(items) < TEST_EVERY:
+    raise UserError(f"the split test is every {TEST_EVERY}th line, and there are {len(items)} lines: use more of them")
   return [item for i, item in enumerate(items) if (i % TEST_EVERY == TEST_EVERY - 1) == (split == "test")]
 
 

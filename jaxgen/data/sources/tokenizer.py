@@ -29,7 +29,7 @@ class Marks(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def opened(path: str):
-  """The `tokenizers.Tokenizer` of a published model.
+  """The `tokenizers.Tokenizer` of a published model; it neither cuts texts nor fills them up.
 
   Args:
     path: one of the files above, or the folder that they are in. `vocab.txt` is uncased unless `tokenizer_config.json`
@@ -53,7 +53,10 @@ def opened(path: str):
       if not merges.is_file():
         raise UserError(f"{file} is half of a tokenizer: put {merges.name} beside it")
       return ByteLevelBPETokenizer(str(file), str(merges))._tokenizer
-    return tokenizers.Tokenizer.from_file(str(file))
+    found = tokenizers.Tokenizer.from_file(str(file))
+    found.no_truncation()  # a file may ask for both, of whatever text it encodes
+    found.no_padding()
+    return found
   except UserError:
     raise
   except Exception as error:  # the library raises plain Exceptions
