@@ -27,7 +27,8 @@ class Masking(NamedTuple):
   Attributes:
     token: [MASK]'s.
     special: tokens that are never selected, and never put in another's place: padding, [CLS], [SEP], [MASK].
-    share: the share of an example's other tokens that is selected, rounded, and at least one.
+    share: the share of an example's other tokens that is selected, rounded, and at least one; of words, as in the
+      authors' code, those with more pieces than are left to select are passed over, and it may be fewer, or none.
     masked, replaced: probabilities that a selected unit is masked, or replaced by random tokens, each of those that are
       not special equally likely.
     unit: what is selected as a whole.
