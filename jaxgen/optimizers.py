@@ -192,7 +192,8 @@ def lars(
 ) -> optax.GradientTransformation:
   """LARS on a `schedule`: You et al. 2017, https://arxiv.org/abs/1708.03888, as SimCLR and BYOL use it.
 
-  Biases, gains and whatever else is not in `kernels` have neither weight decay nor a rate of their own.
+  Biases, gains and whatever else is not in `kernels` have neither weight decay nor a rate of their own. Blocks that are
+  stacked in one array, a Transformer's, count as one layer.
 
   Args:
     rate, steps, warmup: as in `schedule`.

@@ -76,7 +76,10 @@ def experiment(
   optimizer = optimizers.adam(learning_rate, steps, warmup=2_000, weight_decay=0.2, **betas)
   return Experiment(
     method=contrastive(
-      network, spec=captions.spec, optimizer=bounded(optimizer), loss=siglip() if is_siglip else infonce()
+      network,
+      spec=captions.spec,
+      optimizer=optimizer if is_siglip else bounded(optimizer),
+      loss=siglip() if is_siglip else infonce(),
     ),
     data=captions,
     steps=steps,

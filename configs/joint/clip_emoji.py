@@ -64,8 +64,9 @@ def experiment(
     size = dual.Size(width, image, (width, heads, depth), "exact")
     network = dual.clip(size, vocabulary=emoji.vocabulary, context=context, end=captioned.END)
   optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=1.0, weight_decay=0.2, b2=0.98)
+  optimizer = optimizer if method == "siglip" else bounded(optimizer)
   return Experiment(
-    method=contrastive(network, spec=emoji.spec, optimizer=bounded(optimizer), loss=LOSSES[method]),
+    method=contrastive(network, spec=emoji.spec, optimizer=optimizer, loss=LOSSES[method]),
     data=emoji,
     steps=steps,
     batch_size=batch_size,

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxgen.cli.options import CHECKPOINT, check_out, load_run, option, workers_option
 from jaxgen.core import files, pictures
+from jaxgen.core.errors import UserError
 from jaxgen.data import real
 from jaxgen.engine.run import Run
 from jaxgen.evaluation import features
@@ -35,14 +36,20 @@ def probe(subject: str, words: list[str]) -> None:
   )
   out = files.place(options["out"]) if options["out"] else run.folder / "probe.json"
   check_out(out)
+  if out.suffix == ".png":
+    raise UserError(f"--out {out} is for the numbers, and the figure is written beside it as .png: end it with .json")
   table = features.probe(run, options["layer"], k=options["k"], tau=options["tau"], shots=options["shots"])
-  figure = neighbours_figure(run, options["layer"])
+  picture = run.data.batch_spec(1, train=False).get("image")
+  shown = picture is not None and picture.ndim == 4 and picture.shape[-1] in (1, 3, 4)
+  figure = neighbours_figure(run, options["layer"]) if shown else None
   if jax.process_index() == 0:
     print_table(table)
     document = {"step": run.step, "layer": options["layer"], "tau": options["tau"], **table}
     files.write(out, json.dumps(document, indent=2) + "\n")
-    files.write(out.with_suffix(".png"), figure)
-    print(f"numbers  {out}\nfigure   {out.with_suffix('.png')}: test pictures, and in each row their nearest of train")
+    print(f"numbers  {out}")
+    if figure is not None:
+      files.write(out.with_suffix(".png"), figure)
+      print(f"figure   {out.with_suffix('.png')}: test pictures, and in each row their nearest of train")
 
 
 def print_table(table: dict) -> None:

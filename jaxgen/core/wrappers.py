@@ -43,15 +43,15 @@ def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Meth
   if decays is None:
     return method
   check_decays(decays.values() if isinstance(decays, Mapping) else [decays])
+  named = lambda state: decays if isinstance(decays, Mapping) else state.opt
 
   def init(key: Array, batch: Batch) -> State:
     state = method.init(key, batch)
-    names = list(state.opt) if not isinstance(decays, Mapping) else list(decays)
-    for name in names:
+    for name in (names := named(state)):
       if name.partition("/")[0] not in state.params:
         raise ValueError(f"there is no network {name!r} to average: the method has {', '.join(state.params)}")
     ema = {name: jax.tree.map(lambda p: jnp.copy(wide(p)), state.params[name.partition("/")[0]]) for name in names}
-    return state.replace(ema=ema)
+    return state.replace(ema={**state.ema, **ema})
 
   def step(state: State, batch: Batch, **options: Any) -> tuple[State, Metrics]:
     new, metrics = method.step(state, batch, **options)
@@ -64,7 +64,7 @@ def averaged(method: Method, decays: Decay | Mapping[str, Decay] | None) -> Meth
         lambda a, p: a + share.astype(a.dtype) * (p.astype(a.dtype) - a), average, new.params[name.partition("/")[0]]
       )
 
-    return new.replace(ema={name: after(name, average) for name, average in state.ema.items()}), metrics
+    return new.replace(ema={**new.ema, **{name: after(name, state.ema[name]) for name in named(state)}}), metrics
 
   return method._replace(init=init, step=step)
 

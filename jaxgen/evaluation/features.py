@@ -46,7 +46,7 @@ def reading(method: Method, layer: str = FEATURES) -> Method:
   within the network, "backbone/block_1_1"; blocks within a loop are none.
 
   Its `evaluate` raises:
-    UserError: no layer of this name is computed, or the data has no labels.
+    UserError: no layer of this name is computed, or the data has no labels, or several of an example.
   """
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Array]:
@@ -69,6 +69,8 @@ def reading(method: Method, layer: str = FEATURES) -> Method:
       raise UserError(f"the run computes no {layer!r} of an example: {has}; name one with --layer, or take another run")
     if "label" not in batch:
       raise UserError("features are judged by labels and this data has none: use data with labels")
+    if batch["label"].ndim != 1:
+      raise UserError("features are judged by one label of each example, and this data has several: use other data")
     value = found[layer]
     return {"features": value.mean(range(1, value.ndim - 1)) if value.ndim > 2 else value, "label": batch["label"]}
 
@@ -111,6 +113,19 @@ def neighbours(train: Rows, queries: Rows, k: int) -> tuple[Float[np.ndarray, "m
   return np.concatenate(cosines), np.concatenate(places)
 
 
+def _check_votes(k: int, n: int, tau: float) -> None:
+  if not 1 <= k <= n or not tau > 0:
+    raise UserError(f"k = {k} neighbours of {n} at tau = {tau:g}: k is 1 or more, and tau above 0")
+
+
+def _check_shots(label: Labels, shots: int) -> None:
+  if shots < 1:
+    raise UserError(f"{shots} examples of each class teach nothing: ask for 1 or more")
+  for c, n in zip(*np.unique(label, return_counts=True), strict=True):
+    if n < shots:
+      raise UserError(f"class {c} has {n} training examples and not {shots}: ask for fewer shots")
+
+
 def nearest_neighbours(train: Split, test: Split, k: int = 20, tau: float = 0.07) -> float:
   """Accuracy of the weighted vote of k neighbours: Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4.
 
@@ -119,8 +134,7 @@ def nearest_neighbours(train: Split, test: Split, k: int = 20, tau: float = 0.07
   Raises:
     UserError: k is less than 1 or more than there are training examples, or tau is not positive.
   """
-  if not 1 <= k <= len(train.label) or not tau > 0:
-    raise UserError(f"k = {k} neighbours of {len(train.label)} at tau = {tau:g}: k is 1 or more, and tau above 0")
+  _check_votes(k, len(train.label), tau)
   cosines, places = neighbours(train.features, test.features, k)
   votes = np.zeros((len(test.label), int(train.label.max()) + 1))
   weights = np.exp((cosines - cosines[:, :1]) / tau)
@@ -149,16 +163,12 @@ def few_shot(train: Split, test: Split, shots: int, draws: int = 10, penalty: fl
   Features are divided by the square root of their number, so that the penalty means the same for all networks.
 
   Raises:
-    UserError: a class has fewer training examples.
+    UserError: a class has fewer training examples, or fewer than one is asked for.
   """
+  _check_shots(train.label, shots)
   classes = np.unique(train.label)
   x, queries = (a / np.sqrt(a.shape[1]) for a in standardized(train.features, test.features))
   rng = np.random.default_rng(seed)
-  for c in classes:
-    if (train.label == c).sum() < shots:
-      raise UserError(
-        f"class {c} has {(train.label == c).sum()} training examples and not {shots}: ask for fewer shots"
-      )
   accuracies = []
   for _ in range(draws):
     chosen = np.concatenate([rng.choice(np.flatnonzero(train.label == c), shots, replace=False) for c in classes])
@@ -224,10 +234,24 @@ def linear_probe(
   return Probe(float(accuracy), float(rates[best]), float(on_held[best]))
 
 
+def check(label: Labels, k: int = 20, tau: float = 0.07, shots: Sequence[int] = SHOTS) -> None:
+  """Raises a UserError where training examples of these labels cannot be judged so: see `judged`."""
+  _check_votes(k, len(label), tau)
+  for n in shots:
+    _check_shots(label, n)
+
+
 def judged(
   train: Split, test: Split, *, k: int = 20, tau: float = 0.07, shots: Sequence[int] = SHOTS
 ) -> dict[str, float]:
-  """All numbers of features: accuracies on test in [0, 1], and how training features lie (`probability.embeddings`)."""
+  """All numbers of features: accuracies on test in [0, 1], and how training features lie (`probability.embeddings`).
+
+  Raises:
+    UserError: features that are not finite, or as `nearest_neighbours` and `few_shot`.
+  """
+  if not all(np.isfinite(split.features).all() for split in (train, test)):
+    raise UserError("there are features that are not finite, and nothing to judge: take an earlier --checkpoint")
+  check(train.label, k, tau, shots)
   probe = linear_probe(train, test)
   found = {
     f"knn_{k}_accuracy": nearest_neighbours(train, test, k, tau),
@@ -257,6 +281,9 @@ def probe(run: AnyRun, layer: str = FEATURES, **options: Any) -> dict[str, Mappi
 
   Pixels are judged where an example has at most `MOST_PIXELS` values.
   """
+  labels = run.data.source("train").arrays.get("label")
+  if labels is not None:
+    check(labels, **options)  # before the features are computed
   read, test = reader(run, layer), run.data.test
   made = {"trained": read, "random weights": untrained(read)}
   made |= {"pixels": pixels(run)} if run.data.spec.size <= MOST_PIXELS else {}

@@ -16,11 +16,12 @@ IMAGE, TEXT = "image_features", "text_features"  # what the method's `evaluate` 
 def ranks(similarity: Float[np.ndarray, "n m"], right: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
   """How many candidates stand before each row's right one; of equal ones, half of those do, rounded up.
 
-  So features that are all alike are at chance, and not at the top.
+  So features that are all alike are at chance, and not at the top. What is no number is not like the right one: all
+  candidates stand before it.
   """
   own = similarity[np.arange(len(right)), right][:, None]
-  above, equal = (similarity > own).sum(1), (similarity == own).sum(1) - 1
-  return above + (equal + 1) // 2
+  above, equal = (~(similarity <= own)).sum(1), (similarity == own).sum(1) - 1
+  return above + (np.maximum(equal, 0) + 1) // 2
 
 
 def retrieval(at: Sequence[int] = (1, 5, 10), split: str = "test") -> Evaluator:
@@ -53,8 +54,8 @@ def _first_of_the_same(
     similarity = queries[first : first + rows] @ candidates.T
     alike = same[first : first + rows, None] == same
     own = np.where(alike, similarity, -np.inf).max(1, keepdims=True)
-    above, equal = ((similarity > own) & ~alike).sum(1), ((similarity == own) & ~alike).sum(1)
-    found.append(above + (equal + 1) // 2)
+    above, equal = (~(similarity <= own) & ~alike).sum(1), ((similarity == own) & ~alike).sum(1)
+    found.append(np.where(np.isfinite(own[:, 0]), above + (equal + 1) // 2, similarity.shape[1]))
   return np.concatenate(found)
 
 

@@ -73,6 +73,9 @@ def test_a_feature_that_is_constant_changes_nothing():
     (lambda: features.nearest_neighbours(TRAIN, TEST, 2000), "k = 2000 neighbours of 1400"),
     (lambda: features.nearest_neighbours(TRAIN, TEST, 0), "k is 1 or more"),
     (lambda: features.few_shot(TRAIN, TEST, 500), "training examples and not 500"),
+    (lambda: features.few_shot(TRAIN, TEST, 0), "0 examples of each class"),
+    (lambda: features.judged(TRAIN, TEST, shots=(1, 500)), "training examples and not 500"),
+    (lambda: features.judged(TRAIN, TEST._replace(features=np.full_like(TEST.features, np.nan))), "not finite"),
   ],
 )
 def test_bad_numbers_are_one_sentence(do, names):
@@ -172,6 +175,7 @@ def test_a_run_is_probed_and_another_starts_from_it(tmp_path, capsys):
     (("train", config, "--runs", tmp_path, "--name", "third", "--from", f"{first}:network/no"), "nothing called"),
     (("probe", first, "--layer", "nowhere"), "computes no 'nowhere' of an example: it has .*features"),
     (("probe", first, "--k", 0), "k is 1 or more"),
+    (("probe", first, "--out", tmp_path / "x.png"), "end it with .json"),
   ):
     assert run(*other) == 1
     assert re.search(names, capsys.readouterr().err)

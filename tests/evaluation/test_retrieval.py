@@ -45,6 +45,15 @@ def test_texts_that_are_the_same_count_each_and_equal_features_are_chance():
   np.testing.assert_array_equal(ranks(np.array([[1.0, 3, 2], [1, 3, 2]]), np.array([1, 0])), [0, 2])
 
 
+def test_features_that_are_no_numbers_are_never_first():
+  nothing = retrieval((1, 2))(run(np.full((3, 2), np.nan), np.ones((3, 2)), np.arange(3)[:, None]))
+  assert [nothing[name] for name in nothing if "recall" in name] == [0, 0, 0, 0]
+  repeated = retrieval((1, 2))(run(np.full((3, 2), np.nan), np.ones((3, 2)), np.zeros((3, 1), int)))
+  assert repeated["test_image_to_text_recall_at_1"] == 0
+  np.testing.assert_array_equal(ranks(np.full((2, 3), np.nan), np.array([0, 2])), [3, 3])
+  np.testing.assert_array_equal(ranks(np.array([[1.0, np.nan, 2]]), np.array([2])), [1])
+
+
 class Axes(nn.Module):
   """A text's feature is the sum of its tokens' axes."""
 

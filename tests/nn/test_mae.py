@@ -118,9 +118,9 @@ def test_a_masked_patch_is_not_seen(x64):
     assert np.abs(seen - predicted).max() > 1e-3
 
 
-def method(ratio, patch=4, side=12):
+def method(ratio, patch=4, side=12, channels=3):
   network = MAE(ViT(patch, 12, 1, 3, fixed_positions=True), 8, 1, 2)
-  return masked_autoencoder(network, spec=Spec((side, side, 3)), optimizer=optax.sgd(1.0), mask_ratio=ratio)
+  return masked_autoencoder(network, spec=Spec((side, side, channels)), optimizer=optax.sgd(1.0), mask_ratio=ratio)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,7 @@ def method(ratio, patch=4, side=12):
     (lambda: method(-0.1), "leaves none"),
     (lambda: method(0.0), "masks none of 9 patches"),
     (lambda: method(0.5, patch=5), "do not divide into patches of 5"),
+    (lambda: method(0.5, patch=1, channels=1), "a patch of one value has no variance"),
   ],
 )
 def test_bad_masks_are_one_sentence(make, names):

@@ -43,6 +43,10 @@ def read(file: str) -> Emoji:
     raise UserError(f"there is no file {path.absolute()} of emoji") from None
   except (OSError, ValueError, KeyError) as error:
     raise UserError(f"{path} is no .npz with {', '.join(Emoji._fields)}: {error}") from error
+  shape, counts = found["images"].shape, {found[name].shape[:1] for name in Emoji._fields}
+  if found["images"].dtype != np.uint8 or len(shape) != 4 or shape[3] != 4 or counts != {shape[:1]}:
+    others = ", ".join(Emoji._fields[1:])
+    raise UserError(f"{path} has no images uint8 [N, S, S, 4] with N {others}: it is none of emoji")
   colours, alpha = found["images"][..., :3].astype(np.float32), found["images"][..., 3:] / np.float32(255)
   found["images"] = np.round(colours * alpha + 255 * (1 - alpha)).astype(np.uint8)
   return Emoji(**found)

@@ -19,7 +19,10 @@ MOST = math.log(100.0)  # of CLIP's log_scale: section 2.5
 
 
 def bounded(optimizer: optax.GradientTransformation, most: float = MOST) -> optax.GradientTransformation:
-  """The optimizer, whose updates keep the parameter "log_scale" in [0, most], as OpenAI clips it after each."""
+  """The optimizer, whose updates keep the parameter "log_scale" in [0, most]: CLIP's, section 2.5.
+
+  SigLIP's is not bounded: Algorithm 1 has no clipping.
+  """
 
   def update(grads: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
     updates, state = optimizer.update(grads, state, params)

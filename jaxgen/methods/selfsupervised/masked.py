@@ -69,12 +69,15 @@ def masked_autoencoder(
     distance: of values, squared as in MAE or absolute as in SimMIM.
 
   Raises:
-    UserError: the ratio masks no patch or leaves none, or the patch does not divide the pictures.
+    UserError: the ratio masks no patch or leaves none, the patch does not divide the pictures, or it has one value,
+      which cannot be normalised.
   """
   patch = network.backbone.patch
-  height, width, _ = spec.shape
+  height, width, channels = spec.shape
   if height % patch or width % patch:
     raise UserError(f"pictures of {height} x {width} do not divide into patches of {patch} x {patch}: choose another")
+  if normalize and patch**2 * channels < 2:
+    raise UserError("a patch of one value has no variance: use larger patches, or pixels that are not normalised")
   count = height * width // patch**2
   if visible_patches(count, mask_ratio) == count:
     raise UserError(f"a mask ratio of {mask_ratio:g} masks none of {count} patches, so nothing is learned: raise it")

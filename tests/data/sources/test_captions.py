@@ -156,6 +156,12 @@ def test_emoji_are_split_by_style(tmp_path):
     captioned.emoji(tmp_path / "emoji.npz", labels="colours").source("train")
   with pytest.raises(UserError, match="there is no file .*other.npz of emoji"):
     captioned.emoji(tmp_path / "other.npz").source("train")
+  with np.load(tmp_path / "emoji.npz") as arrays:
+    good = dict(arrays)
+  for i, wrong in enumerate(({"images": good["images"][..., :3]}, {"names": good["names"][:5]})):
+    np.savez(tmp_path / f"wrong_{i}.npz", **good | wrong)
+    with pytest.raises(UserError, match=rf"wrong_{i}.npz has no images uint8 \[N, S, S, 4\] with N names"):
+      captioned.emoji(tmp_path / f"wrong_{i}.npz").source("train")
 
 
 SHARED = pathlib.Path(os.environ.get("JAXGEN_EMOJI", "../shared/data/emoji/emoji_32.npz"))

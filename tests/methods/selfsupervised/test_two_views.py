@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
 from jaxgen.methods.selfsupervised import objectives
 from jaxgen.methods.selfsupervised.rotnet import rotnet
 from jaxgen.methods.selfsupervised.two_views import CARRIED, TARGET, toward_one, two_views
@@ -83,6 +84,18 @@ def test_keys_have_no_gradient_and_the_target_follows(x64):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.ema[TARGET], expected)
   share = toward_one(0.9, 100).of
   assert [float(share(jnp.asarray(n))) for n in (0, 50, 100, 200)] == pytest.approx([0.1, 0.05, 0, 0])
+
+
+def test_a_further_average_leaves_the_target_as_it_is(x64):
+  """The averaged method's own averages are kept, each at its rate: without them the target would be the network."""
+  made = method(objectives.byol(0.75), predictor=Head((5,)))
+  both = averaged(made, 0.5)
+  state, batch = both.init(jax.random.key(0), batch_of(6)), batch_of(6)
+  assert set(state.ema) == {"network", TARGET}
+  new, expected = jax.jit(both.step)(state, batch)[0], jax.jit(made.step)(state, batch)[0]
+  jax.tree.map(np.testing.assert_array_equal, new.ema[TARGET], expected.ema[TARGET])
+  halved = jax.tree.map(lambda a, p: (a + p) / 2, state.ema["network"], new.params["network"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.ema["network"], halved)
 
 
 def test_groups_normalise_by_themselves(x64):
