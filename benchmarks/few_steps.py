@@ -41,15 +41,19 @@ def of_student(folder: str, calls: int):
   """The run, set to take so many calls; None where it does not."""
   run = jaxgen.load(folder)
   if run.arguments.get("method") not in OWN_NUMBER:
-    run = jaxgen.load(folder, sampling_steps=calls)
+    try:
+      run = jaxgen.load(folder, sampling_steps=calls)
+    except UserError:  # such as three steps of a shortcut model
+      return None
   return run if run.experiment.method.network_calls == calls else None
 
 
 def of_teacher(folder: str, solver: str, calls: int):
   """The run, with the most steps of a solver that so many calls allow; None where no number of steps takes them all."""
-  config = jaxgen.load(folder).config.name
+  name = jaxgen.load(folder).config.name
+  config = name.removesuffix("_digits")  # edm_digits is another name of edm
   if config not in SCHEDULES:
-    raise UserError(f"{folder} is a run of {config}: --teachers are runs of {' and '.join(SCHEDULES)}")
+    raise UserError(f"{folder} is a run of {name}: --teachers are runs of {' and '.join(SCHEDULES)}")
   schedule, grid = SCHEDULES[config](), SOLVERS[solver]
   made = diffusion.SOLVERS[solver](schedule)
   for steps in range(max(made.order, 1), calls + 1):
@@ -64,12 +68,14 @@ def measured(run, calls: int, name: str, seeds: int, looks, test: np.ndarray, to
   for seed in range(seeds):
     marks = []
     samples = run.sample(total, seed=seed, progress=lambda done, marks=marks: marks.append((time.perf_counter(), done)))
-    features = looks.features(pictures.quantize(samples, run.data.levels))
-    finite = np.isfinite(samples).all()
-    ratios.append(frechet_distance(features, test) / floor if finite else float("nan"))
-    shares = manifold.manifold(features, test)
-    precisions.append(float(shares.precision.mean()))
-    recalls.append(float(shares.recall.mean()))
+    found = (float("nan"),) * 3
+    if np.isfinite(samples).all():
+      features = looks.features(pictures.quantize(samples, run.data.levels))
+      shares = manifold.manifold(features, test)
+      distance = frechet_distance(features, test) / floor
+      found = distance, float(shares.precision.mean()), float(shares.recall.mean())
+    for numbers, number in zip((ratios, precisions, recalls), found, strict=True):
+      numbers.append(number)
     (began, first), (ended, last) = marks[0], marks[-1]
     seconds.append((ended - began) * total / (last - first) if last > first else float("nan"))
   info = run.folder.info()

@@ -159,7 +159,8 @@ def of_matrices(transitions: Float[np.ndarray, "steps k k"]) -> Process:
 
   def forward(log_p: Logs, t: Time) -> Logs:
     most = jnp.max(log_p, axis=-1, keepdims=True)
-    product = jnp.einsum("b...i,bij->b...j", jnp.exp(log_p - most), jnp.exp(at_step(log_cumulative, t)))
+    q, one = jnp.exp(at_step(log_cumulative, t)), jnp.exp(log_p - most)
+    product = jnp.einsum("b...i,bij->b...j", one, q, precision="highest")  # an accelerator's own has 3 digits
     return jnp.where(product > 0, logs.log(product) + most, logs.NEVER)
 
   def backward(x_t: Tokens, s: Time, t: Time) -> Logs:

@@ -30,7 +30,7 @@ def reconstructed(run: Run, sigma_rel: float, network: str = NETWORK) -> State:
   Raises:
     UserError: the run has not kept the network's averages, or no average has this width.
   """
-  gamma, e, state = gamma_of(sigma_rel), run.experiment, run.state
+  e, state = run.experiment, run.state
   kept = {name: gamma_of(width) for name, width in e.profiles.items() if name.partition("/")[0] == network}
   last = int(state.step)
   with contextlib.closing(Checkpoints(run.folder / AVERAGES)) as stored:
@@ -41,6 +41,7 @@ def reconstructed(run: Run, sigma_rel: float, network: str = NETWORK) -> State:
         f"{run.folder.path} {has}, so --ema {sigma_rel:g} cannot be made: its config keeps them where `profiles` names "
         "them, as edm2_digits does"
       )
+    gamma = gamma_of(sigma_rel)
     pairs = [(step, name) for step in steps for name in kept]
     weights = coefficients([step for step, _ in pairs], [kept[name] for _, name in pairs], last, gamma)
     like = {name: run.program.abstract.ema[name] for name in e.profiles}

@@ -186,11 +186,13 @@ class _Training:
         check_same(folder, run.config, run.arguments, run.seed)
         if not other_data:
           check_data(folder, start["data"])
-      else:
+      return start
+
+    def begin() -> None:
+      if not folder.exists():
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         keep_config(folder, run.config)  # first: run.json makes it a run, which a kill may leave so
         folder.write_info(describe(run, start))
-      return start
 
     # Process 0 looks at the files and decides for all processes: they may not see the same files.
     start = by_main(look)
@@ -204,15 +206,14 @@ class _Training:
       first = self.stream.first()
       run.experiment.method.check(run.program.prepared(first))
       run.state = run.program.init(run.seed, first)
+      by_main(begin)  # a refused batch, or teacher, leaves no run
       frozen = self.checkpoints.save_frozen(run.state)
     else:
       self.step, run.state = restored
       if self.step > last:
         raise UserError(f"{folder.path} has {self.step} steps already: --steps may be raised, not lowered to {last}")
-      is_trained = self.step == last
-      self.progress.say(
-        f"{folder.path} is trained: step {last}" if is_trained else f"resuming {folder.path} at step {self.step}"
-      )
+      trained = f"{folder.path} is trained: step {last}"
+      self.progress.say(trained if self.step == last else f"resuming {folder.path} at step {self.step}")
     if self.main:
       damaged = folder.keep_metrics_until(self.step)
       if damaged:

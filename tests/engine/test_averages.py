@@ -88,6 +88,8 @@ def test_what_was_not_kept_is_said(folder, tmp_path):
     reconstructed(run, 0.5)
   with pytest.raises(UserError, match=r"keeps no averages for later, so --ema 0.1 cannot be made: its config"):
     reconstructed(jaxgen.load(folder / "run", kept=False), 0.1)
+  with pytest.raises(UserError, match=r"keeps no averages for later, so --ema 0.99"):  # not that 0.99 is no width
+    reconstructed(jaxgen.load(folder / "run", kept=False), 0.99)
   shutil.copytree(folder / "run", tmp_path / "copy")
   shutil.rmtree(tmp_path / "copy" / "averages")
   with pytest.raises(UserError, match="has stored none of 'network' up to step 320"):

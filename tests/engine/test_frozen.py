@@ -100,6 +100,11 @@ def test_what_is_no_teacher_is_said(student, tmp_path):
   np.savez(tmp_path / "teacher.npz", w=np.zeros((4, 4, 1), np.float32))
   with pytest.raises(UserError, match=r"'teacher' is not that of the file .*: w is \[4, 4, 1\] there and \[8, 8, 1\]"):
     train(run_of(student))
+  # Nothing is left that the same name with a right teacher would have to go on with.
+  assert not (tmp_path / "run" / "run.json").exists()
+  right = tmp_path / "right.npz"
+  np.savez(right, w=student[3])
+  train(run_of(student, teacher=str(right)))
 
 
 def test_a_network_and_its_averages_start_from_a_frozen_one():

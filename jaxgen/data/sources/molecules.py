@@ -30,7 +30,13 @@ def open_molecules(request: Request) -> Arrays:
     raise UserError(f"{path} lacks one of the arrays positions, numbers, split: {error.args[0]}") from error
   except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
     raise UserError(f"{path} cannot be read as a NumPy file of molecules ({error}): make it anew") from error
-  if positions.shape != (*numbers.shape, 3) or split.shape != numbers.shape[:1] or not np.isfinite(positions).all():
+  numeric = numbers.ndim == 2 and all(np.issubdtype(a.dtype, np.number) for a in (positions, numbers))
+  if (
+    not numeric
+    or positions.shape != (*numbers.shape, 3)
+    or split.shape != numbers.shape[:1]
+    or not np.isfinite(positions).all()
+  ):
     raise UserError(f"{path} is damaged: it has {positions.shape} positions and {numbers.shape} atoms: make it anew")
   chosen = split == request.split
   if not chosen.any():

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -37,6 +38,7 @@ from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.diffusion import PREDICTIONS, rectified_flow, trailing
 from jaxgen.diffusion.losses import diffuse, simple
+from jaxgen.diffusion.sampling import Solver
 from jaxgen.diffusion.solvers.flow_map import flow_map
 from jaxgen.diffusion.times import TimeInput, Times, logit_normal, thousandths
 from jaxgen.methods.diffusion.objective import Examples, Model
@@ -61,6 +63,16 @@ def shortcut_target(u: Average, x: Examples, t: Instants, d: Instants, least: fl
   told = jnp.where(d <= least, 0, d)
   first = u(x, t - told, t)
   return (first + u(x - per_example(d, x) * first, t - d - told, t - d)) / 2
+
+
+def told_as_learned(solver: Solver, least: float) -> Solver:
+  """The solver, whose steps of `least` are told d = 0, for which the network learned the velocity, as in (F4)."""
+
+  def step(denoise, carry, x, t, s, keys):
+    told = lambda x, t, *to: denoise(x, t, *(jnp.where(t - s < 1.5 * least, t, s) for s in to))
+    return solver.step(told, carry, x, t, s, keys)
+
+  return solver._replace(step=step)
 
 
 class Guided(NamedTuple):
@@ -181,11 +193,17 @@ def shortcut(
   [N, *shape].
 
   Raises:
-    UserError: the number of smallest steps is no power of two.
+    UserError: the number of smallest steps is no power of two, or samples take steps of other sizes.
   """
   sections = steps.bit_length() - 1
   if steps < 2 or 2**sections != steps:
     raise UserError(f"a shortcut model halves its steps down to a power of two of them, not {steps}: change it")
+  sizes = -np.diff(sampler.grid(PATH, sampler.steps))
+  if not np.isin(sizes, 2.0 ** -np.arange(sections + 1)).all():
+    raise UserError(
+      f"a shortcut model takes steps of 1, 1/2, 1/4 .. 1/{steps}, and {sampler.steps} of this grid are others: take a "
+      f"power of two of them up to {steps}, and the grid `trailing`"
+    )
   model = Model(network, PATH, VELOCITY, time_input)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
@@ -202,7 +220,9 @@ def shortcut(
     u = average(params, told)(x_t, jnp.where(bootstraps, t - step, t), t)
     return jnp.mean(simple(u, wanted)), ({}, state.buffers)
 
-  return _method(model, loss, spec, optimizer, condition, sampler)
+  solver = sampler.solver
+  as_learned = sampler._replace(solver=lambda schedule: told_as_learned(solver(schedule), 1 / steps))
+  return _method(model, loss, spec, optimizer, condition, as_learned)
 
 
 def _drawn(model: Model, condition: Condition, spec: Spec, batch: Batch, key: Array):

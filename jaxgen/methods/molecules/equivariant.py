@@ -141,7 +141,7 @@ def bound(
     kind: what molecules are made of.
     schedule: of (M1).
     predict: (z_t, t [B]) -> eps; called terms + 1 times.
-    x: molecules; a size that `kind` gives no probability has a bound of infinity.
+    x: molecules; an atom that `kind` does not know, or a size that it gives no probability, has a bound of infinity.
     keys: of each molecule.
     steps: T.
     terms: draws of t, each from its own part of 1 .. T; None: all.
@@ -200,7 +200,7 @@ def _log_features(kind: Molecules, schedule: Schedule, x: Array, z_0: Values) ->
   types = len(kind.numbers)
   log_p = jax.nn.log_softmax(mass(z_0[..., 3 : 3 + types] * kind.type_scale - 1, sigma * kind.type_scale), axis=-1)
   is_type = jnp.round(x[..., 3:]) == jnp.asarray(kind.numbers, x.dtype)
-  nats = jnp.sum(log_p, axis=-1, where=is_type)
+  nats = jnp.where(jnp.any(is_type, axis=-1), jnp.sum(log_p, axis=-1, where=is_type), -jnp.inf)
   if kind.charges:
     nats += mass(x[..., 3] - z_0[..., -1] * kind.charge_scale, sigma * kind.charge_scale)
   return nats

@@ -166,6 +166,25 @@ def test_guidance_while_sampling_is_a_sum_of_maps(x64):
   assert method.network_calls == 2
 
 
+def test_the_smallest_steps_of_samples_are_told_what_was_learned(x64):
+  """d = 0, the velocity, in steps of 1 / steps, of which the loss never tells the network; d itself in larger ones."""
+
+  class Told(nn.Module):
+    @nn.compact
+    def __call__(self, x, t, label=None, index=None):
+      return self.param("zero", nn.initializers.zeros, ()) + jnp.ones_like(x) * (t[:, 1:] / 999)
+
+  for steps, u in ((2, 0.5), (4, 0.0)):
+    method = shortcut(Told(), SPEC, optax.sgd(0.0), steps=4, sampler=ONE_CALL._replace(steps=steps))
+    state = method.init(jax.random.key(0), batch(2))
+    keys = jax.random.split(jax.random.key(1), 2)
+    z = jax.vmap(lambda key: jax.random.normal(jax.random.split(key, 3)[0], (3,)))(keys)
+    np.testing.assert_allclose(method.sample(state, keys), z - u, rtol=1e-9)
+  for steps in (3, 8):
+    with pytest.raises(UserError, match=f"1/4, and {steps} of this grid are others"):
+      shortcut(Told(), SPEC, optax.sgd(0.0), steps=4, sampler=ONE_CALL._replace(steps=steps))
+
+
 def test_a_unet_is_told_two_times(x64):
   """JVP through the U-Net against differences: its convolutions and norms have derivative rules of their own."""
   network = UNet(

@@ -146,6 +146,19 @@ def test_the_likelihood_of_a_gaussian_cloud(charges, x64):
   assert 0 < per_dimension(s, std, 2.0, 200_000) < 0.002 < gap
 
 
+def test_what_has_no_probability_has_an_infinite_bound():
+  """Not one of 0 nats for the type: an unknown atom, or a size, that only a later batch has."""
+  x = np.zeros((3, 4, 4), np.float32)
+  x[:, :2, 0], x[:, :2, 3] = (0, 1), 6
+  x[1, 0, 3] = 9
+  x[2, 2] = 0, 1, 0, 6
+  kind, exact = Molecules((1, 6), {2: 1}), lambda z_t, t: jnp.zeros_like(z_t)
+  of = jax.jit(lambda x, keys: bound(kind, polynomial(), exact, x, keys, steps=10))
+  found = of(jnp.asarray(x), jax.random.split(jax.random.key(0), 3))
+  assert np.isfinite(found[0])
+  assert np.all(np.isposinf(found[1:]))
+
+
 def test_wrong_choices_are_one_sentence(tmp_path):
   make = lambda kind, spec=SPEC, **more: molecular_diffusion(EGNN(4, 1), kind, spec, optax.sgd(0.1), **more)
   source = lambda name, atoms=5: Dataset(name, {"molecule": jax.ShapeDtypeStruct((atoms, 4), np.float32)}).source(
@@ -155,6 +168,8 @@ def test_wrong_choices_are_one_sentence(tmp_path):
   np.savez(file, positions=np.zeros((2, 3, 3)), numbers=np.ones((2, 3), int), split=np.array(["train", "train"]))
   damaged = tmp_path / "damaged.npz"
   np.savez(damaged, positions=np.zeros((2, 3, 3)), numbers=np.ones((2, 4), int), split=np.array(["train", "train"]))
+  words_for_numbers = tmp_path / "words.npz"
+  np.savez(words_for_numbers, positions=np.zeros((1, 3, 3)), numbers=np.full((1, 3), "C"), split=np.array(["train"]))
   batch = {"molecule": np.full((2, 5, 4), 16.0, np.float32)}
   small = {"molecule": np.zeros((2, 5, 4), np.float32)}
   small["molecule"][:, :4, 3] = 6
@@ -169,6 +184,7 @@ def test_wrong_choices_are_one_sentence(tmp_path):
     (lambda: polynomial(0.7), "between 0 and 1/2"),
     (lambda: source(f"molecules:{file}", 2), "molecules of 3 atoms, and the config has room for 2"),
     (lambda: source(f"molecules:{damaged}"), "is damaged"),
+    (lambda: source(f"molecules:{words_for_numbers}"), "is damaged"),
     (lambda: source(f"molecules:{tmp_path / 'none.npz'}"), "there is no file"),
   ]:
     with pytest.raises(UserError, match=words) as found:
