@@ -243,6 +243,22 @@ def test_a_published_network_is_a_space_with_its_weights(tmp_path, monkeypatch):
     open_space("dinov2_tf1", tmp_path / "none.npz")
 
 
+def test_one_device_and_eight_give_the_same_features(monkeypatch):
+  import jax
+  import jax.numpy as jnp
+
+  weight = np.random.default_rng(0).normal(size=(75, 9)).astype(np.float32)
+  outputs = lambda w, x: {"features": jnp.tanh(x.reshape(len(x), -1) @ w / 2000)}
+  x = np.random.default_rng(1).integers(0, 256, (37, 5, 5, 3)).astype(np.float32)  # no multiple of a batch
+  devices = jax.local_devices()
+  assert len(devices) == 8
+  many = spaces._spread(outputs, weight)(x)["features"]
+  monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+  one = spaces._spread(outputs, weight)(x)["features"]
+  np.testing.assert_allclose(many, one, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(one, np.tanh(x.reshape(37, -1) @ weight / 2000), rtol=0, atol=1e-5)
+
+
 def test_clip_is_a_space_of_features_of_length_1(tmp_path, monkeypatch):
   import jax
   import jax.numpy as jnp
