@@ -9,7 +9,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.evaluation import moments
 from jaxgen.judging import of_subject, open_space
 from jaxgen.judging.features import Features
-from jaxgen.judging.spaces import check_space
+from jaxgen.judging.spaces import JUDGE, check_space
 
 
 def statistics(subject: str, words: list[str]) -> None:
@@ -29,6 +29,8 @@ def statistics(subject: str, words: list[str]) -> None:
     raise UserError(f"--out {out}: statistics are an .npz file")
   check_out(out)
   check_space(options["space"])
+  if options["space"] == JUDGE:
+    raise UserError(f"statistics are of a published network's features, and {JUDGE!r} is none: name another --space")
   pictures, space = of_subject(subject, options["split"]), open_space(options["space"], options["weights"])
   if pictures.n < 2:
     raise UserError(f"a covariance needs 2 pictures or more, and {subject} has {pictures.n}")

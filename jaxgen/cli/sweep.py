@@ -79,6 +79,7 @@ def is_trained(run: Run) -> bool:
     return False
   info = run.folder.info()
   same = info["arguments"] == json.loads(json.dumps(run.config.to_json(run.arguments))) and info["seed"] == run.seed
+  same = same and info["config"] == run.config.name
   return same and run.folder.evaluation(run.experiment.steps) is not None
 
 
@@ -122,5 +123,7 @@ def combinations(over: Sequence[tuple[str, list[Any]]], seeds: int) -> Iterator[
 
 
 def _plain(value: Any) -> str:
-  text = f"{value:g}" if isinstance(value, float) else str(getattr(value, "name", value))
+  text = str(getattr(value, "name", value))
+  if isinstance(value, float) and float(f"{value:g}") == value:
+    text = f"{value:g}"  # otherwise all digits: two values are two runs
   return "".join(c if c.isalnum() or c in ".-+" else "_" for c in text)

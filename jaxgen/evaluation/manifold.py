@@ -42,9 +42,10 @@ class Manifold(NamedTuple):
 
 
 def _squares(rows: Features, x: Features) -> Float[np.ndarray, "_ _"]:
-  """Squared distances; those of equal rows, which the expansion leaves at the size of rounding, are not below 0."""
-  squares = np.sum(rows**2, 1)[:, None] - 2 * rows @ x.T + np.sum(x**2, 1)
-  return np.maximum(squares, 0)
+  """Squared distances; those of equal rows, which the expansion leaves at the size of rounding, are 0."""
+  lengths = np.sum(rows**2, 1)[:, None] + np.sum(x**2, 1)
+  squares = lengths - 2 * rows @ x.T
+  return np.where(squares > 1e-14 * lengths, squares, 0)
 
 
 def _blocks(x: Features) -> Iterator[tuple[int, Features]]:

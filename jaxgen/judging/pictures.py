@@ -128,6 +128,12 @@ def plain(name: str) -> str:
   return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
+def _identity(file: pathlib.Path) -> list[Any]:
+  """What tells a file from others and from what it was before: other pictures often have the same name and size."""
+  stat = file.stat()
+  return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
 def _of_folder(path: pathlib.Path) -> Pictures:
   """Image files below a folder, in the order of their paths, each at its own size.
 
@@ -150,7 +156,7 @@ def _of_folder(path: pathlib.Path) -> Pictures:
         raise UserError(f"{file} cannot be read as an image ({error}): repair or remove it") from error
       yield x if x.ndim == 3 else x[..., None]
 
-  about = {"files": [str(p.relative_to(path)) for p in paths], "bytes": [p.stat().st_size for p in paths]}
+  about = {"files": [_identity(p) for p in paths]}
   return Pictures(plain(path.name), len(paths), about, read)
 
 
@@ -162,7 +168,10 @@ def _of_samples(path: pathlib.Path) -> Pictures:
   except (OSError, ValueError, KeyError) as error:
     raise UserError(f"{path / 'samples.json'} cannot be read: draw the samples anew") from error
   if kind == "images":
-    return _of_folder(path)._replace(about=about)
+    found = _of_folder(path)
+    if found.n != n:
+      raise UserError(f"{path} has {found.n:,} of {n:,} samples: the command that draws them goes on")
+    return found
   paths = sorted(path.glob("samples_*.npz"))
   parts = [_of_file(p) for p in paths]
   if sum(part.n for part in parts) != n:
@@ -173,7 +182,7 @@ def _of_samples(path: pathlib.Path) -> Pictures:
   def read(first: int) -> Iterator[np.ndarray]:
     return itertools.islice(itertools.chain.from_iterable(part.read(0) for part in parts), first, None)
 
-  return Pictures(plain(path.name), n, about, read)
+  return Pictures(plain(path.name), n, {"parts": [part.about for part in parts]}, read)
 
 
 def _of_file(path: pathlib.Path) -> Pictures:
@@ -194,5 +203,5 @@ def _of_file(path: pathlib.Path) -> Pictures:
     x = core_pictures.to_uint8(x)
   elif x.dtype != np.uint8:
     raise UserError(f"{path}: pictures are uint8, or float in [-1, 1], and {name} is {x.dtype}")
-  about = {"file": path.name, "bytes": path.stat().st_size, "n": len(x)}
+  about = {"file": _identity(path), "n": len(x)}
   return Pictures(plain(path.stem), len(x), about, lambda first: iter(x[first:]))

@@ -118,7 +118,7 @@ def _group(data: str, runs: Sequence[tuple[Folder, dict[str, Any]]]) -> Group:
 
 def _value(x: Any) -> str:
   if isinstance(x, float):
-    return f"{x:g}"
+    return f"{x:g}" if float(f"{x:g}") == x else repr(x)  # two values are two variants
   return ",".join(map(str, x)) if isinstance(x, list) else str(x)
 
 

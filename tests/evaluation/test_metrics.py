@@ -164,6 +164,14 @@ def test_authentic_samples_are_those_farther_than_the_real_neighbours_are():
   assert found[:30].any()
 
 
+def test_a_copy_of_an_example_that_is_twice_in_the_data_is_not_authentic():
+  for seed in range(20):
+    random = np.random.default_rng(seed)
+    real = 5 + 30 * random.normal(size=(40, 64))
+    real[1] = real[0]
+    assert not manifold.manifold(np.concatenate([real[:1], random.normal(size=(9, 64))]), real).authentic[0]
+
+
 def test_metrics_are_blind_to_rotations_and_shifts_where_they_should_be():
   rotation = scipy.stats.special_ortho_group.rvs(12, random_state=1)
   turned = X @ rotation + 5, Y @ rotation + 5

@@ -120,6 +120,59 @@ def test_folders_and_files_are_read_as_other_programs_write_them(tmp_path):
   assert next(digits.read(359)).shape == (8, 8, 1)
 
 
+def test_pictures_of_the_same_name_and_size_are_told_apart(tmp_path):
+  """Uncompressed files of equal shapes have equal sizes: features kept of one must not stand for another."""
+  x = np.random.default_rng(0).integers(0, 256, (2, 5, 8, 8, 3), np.uint8)
+  for name, pictures in zip(("a", "b"), x, strict=True):
+    (tmp_path / name / "photos").mkdir(parents=True)
+    np.savez(tmp_path / name / "samples.npz", pictures)
+    for i, picture in enumerate(pictures):
+      Image.fromarray(picture).save(tmp_path / name / "photos" / f"{i}.bmp")
+  for file in ("samples.npz", "photos"):
+    one, other = (of_subject(str(tmp_path / name / file)) for name in "ab")
+    assert (one.name, one.n) == (other.name, other.n)
+    assert one.about != other.about
+    assert of_subject(str(tmp_path / "a" / file)).about == one.about
+    judge(one, some(2), SPACE, ("fid",), tmp_path / f"kept_{file}")
+    with pytest.raises(UserError, match="is of other pictures"):
+      judge(other, some(2), SPACE, ("fid",), tmp_path / f"kept_{file}", resume=True)
+  before = of_subject(str(tmp_path / "a" / "samples.npz")).about
+  np.savez(tmp_path / "a" / "samples.npz", x[1])  # drawn anew
+  assert of_subject(str(tmp_path / "a" / "samples.npz")).about != before
+  (tmp_path / "a" / "photos" / "samples.json").write_text(json.dumps({"n": 9, "format": "images"}))
+  with pytest.raises(UserError, match="has 5 of 9 samples"):
+    of_subject(str(tmp_path / "a" / "photos"))
+
+
+def test_statistics_from_the_command_line(tmp_path, monkeypatch, capsys):
+  """What `jaxgen statistics` writes is what the data's features say, and stands for the data in `jaxgen evaluate`."""
+  from jaxgen.cli import evaluate as evaluation
+  from jaxgen.cli import statistics as command
+
+  for module in (command, evaluation):
+    monkeypatch.setattr(module, "open_space", lambda name, weights: SPACE._replace(name=name))
+  monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
+  x = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+  np.savez(tmp_path / "data.npz", x)
+  np.savez(tmp_path / "drawn.npz", x[:20] // 2)
+  command.statistics(str(tmp_path / "data.npz"), ["--out", str(tmp_path / "ref.npz")])
+  assert "4 features of 30 pictures" in capsys.readouterr().out
+  features = means(list(x))["features"].astype(np.float64)
+  with np.load(tmp_path / "ref.npz") as found:
+    np.testing.assert_allclose(found["mu"], features.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["sigma"], np.cov(features, rowvar=False), rtol=1e-9)
+  numbers = []
+  for against in ("ref.npz", "data.npz"):
+    out = tmp_path / "numbers.json"
+    words = ["--metrics", "fid", "--against", str(tmp_path / against), "--out", str(out)]
+    evaluation.evaluate(str(tmp_path / "drawn.npz"), words)
+    found = json.loads(out.read_text())
+    numbers.append(found[f"fid_20_inception_tf1_{against.removesuffix('.npz')}"])
+  assert numbers[0] == pytest.approx(numbers[1], rel=1e-9)
+  with pytest.raises(UserError, match="statistics are of a published network's features"):
+    command.statistics(str(tmp_path / "data.npz"), ["--space", "judge", "--out", str(tmp_path / "ref.npz")])
+
+
 def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
   monkeypatch.setenv("JAXGEN_WEIGHTS", str(tmp_path / "none"))
   (tmp_path / "empty").mkdir()
@@ -188,6 +241,22 @@ def test_a_published_network_is_a_space_with_its_weights(tmp_path, monkeypatch):
   assert np.abs(other.features(pictures)["features"] - expected).max() > 1e-3
   with pytest.raises(UserError, match="dinov2_vitl14_pretrain.pth of https"):
     open_space("dinov2_tf1", tmp_path / "none.npz")
+
+
+def test_one_device_and_eight_give_the_same_features(monkeypatch):
+  import jax
+  import jax.numpy as jnp
+
+  weight = np.random.default_rng(0).normal(size=(75, 9)).astype(np.float32)
+  outputs = lambda w, x: {"features": jnp.tanh(x.reshape(len(x), -1) @ w / 2000)}
+  x = np.random.default_rng(1).integers(0, 256, (37, 5, 5, 3)).astype(np.float32)  # no multiple of a batch
+  devices = jax.local_devices()
+  assert len(devices) == 8
+  many = spaces._spread(outputs, weight)(x)["features"]
+  monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+  one = spaces._spread(outputs, weight)(x)["features"]
+  np.testing.assert_allclose(many, one, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(one, np.tanh(x.reshape(37, -1) @ weight / 2000), rtol=0, atol=1e-5)
 
 
 def test_clip_is_a_space_of_features_of_length_1(tmp_path, monkeypatch):

@@ -77,3 +77,13 @@ def test_bad_runs(tmp_path):
     compare.groups([run, Folder(tmp_path / "a")])
   with pytest.raises(UserError, match="none is not a run"):
     compare.groups([run, Folder(tmp_path / "none")])
+
+
+def test_values_that_differ_late_are_two_variants_and_two_runs(tmp_path):
+  from jaxgen.cli.sweep import combinations
+
+  near = (0.12345671, 0.12345672)
+  (group,) = compare.groups([make(tmp_path / str(e), ema=e) for e in near])
+  assert [variant.changed["ema"] for variant in group.variants] == ["0.12345671", "0.12345672"]
+  names = [name for name, _, _ in combinations([("ema", [*near, 0.001, 1.0])], 1)]
+  assert names == ["ema=0.12345671_seed=0", "ema=0.12345672_seed=0", "ema=0.001_seed=0", "ema=1_seed=0"]
