@@ -18,7 +18,7 @@ Cost: not measured
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from jaxgen import Experiment, discrete, optimizers
+from jaxgen import Experiment, UserError, discrete, optimizers
 from jaxgen.core.wrappers import averaged
 from jaxgen.data import text
 from jaxgen.discrete import PREDICTIONS, Process
@@ -66,6 +66,7 @@ def experiment(
   solver: discrete.SolverName = "ancestral",
   sampling_steps: int = 128,
   length: int = 256,
+  prompt: str = "\n",
   corpus: str = "data/tiny_shakespeare.txt",
   vocabulary: int = 65,
   characters: bool = True,
@@ -82,6 +83,7 @@ def experiment(
     solver: what samples are drawn by; those of masks need a kind with masks.
     sampling_steps: of each window of a sample.
     length: characters of a sample, for kinds with masks; others write a window.
+    prompt: what samples begin with, for kinds with masks.
     corpus: a text file.
     vocabulary: number of different tokens.
     characters: tokens are characters; else byte pair encoding, trained on the text.
@@ -91,6 +93,8 @@ def experiment(
   document = text.document(corpus, length=context - 1, vocabulary=vocabulary, characters=characters)
   process = chosen.process(vocabulary)
   masks = process.mask is not None
+  if not masks and prompt != "\n":
+    raise UserError(f"{kind} has no masks, so that its samples continue no prompt: leave out --prompt")
   method = discrete_diffusion(
     DDiT(vocabulary, states=process.states, timeless=chosen.timeless, dropout=dropout, **SIZES[size]),
     process,
@@ -106,7 +110,7 @@ def experiment(
     steps=steps,
     batch_size=batch_size,
     evaluators=(likelihood(),),
-    conditions=(lambda i: {"prompt": text.encode_prompts(document.name, ["\n"] * len(i))}) if masks else None,
+    conditions=(lambda i: {"prompt": text.encode_prompts(document.name, [prompt] * len(i))}) if masks else None,
     render=text.render(document.name),
     samples=4,
     sample_chunk=4,

@@ -15,8 +15,8 @@ Rates, temperatures and heads of the small presets are ours, with the papers' he
 are parts of half the area or more, for a seventh of 8x8 pixels is nothing to see.
 
 Expect: digits: accuracy of 20 nearest neighbours 0.972 (simclr), 0.975 (simsiam), 0.928 (byol), 0.967 (moco_v2), 0.978
-(vicreg) and 0.944 (barlow_twins), where random weights have 0.844 and pixels 0.972; of a linear probe 0.986, 0.969,
-0.953, 0.975, 0.967 and 0.944 (0.872 and 0.964); one seed. cifar10: not run here
+(vicreg), 0.944 (barlow_twins) and 0.894 (dino), where random weights have 0.844 and pixels 0.972; of a linear
+probe 0.986, 0.969, 0.953, 0.975, 0.967, 0.944 and 0.881 (0.872 and 0.964); one seed. cifar10: not run here
 Cost: digits: a minute on 2 CPU cores that had other work, too;
 cifar10: 78,000 steps (200 epochs), about twice the FLOPs of backbone_cifar10 a step; not measured
 """

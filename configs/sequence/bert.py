@@ -9,8 +9,8 @@ million steps, Adam at 1e-4 with 10,000 steps of warm-up and a weight decay of 0
     jaxgen train bert --corpus "notes/*.txt" --tokenizer DIR --vocabulary 30522
 
 FILE's documents stand between empty lines, and its lines are sentences; a folder, a pattern and JSON lines are read as
-well (docs/data.md). DIR has the tokenizer of published weights, vocab.txt or tokenizer.json; without it WordPiece of
-`vocabulary` tokens is trained. The paper trains the first nine tenths of the steps with 128 tokens: `--length 128`.
+well (docs/language.md). DIR has the tokenizer of published weights, vocab.txt or tokenizer.json; without it WordPiece
+of `vocabulary` tokens is trained. The paper trains the first nine tenths of the steps with 128 tokens: `--length 128`.
 
 Expect: not measured
 Cost: not measured

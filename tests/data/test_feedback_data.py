@@ -91,7 +91,7 @@ def test_pairs_and_rankings_are_in_order_and_what_is_left_out_is_said(folder):
   short = feedback.answers(folder / "short.jsonl", length=8, vocabulary=280, tokenizer=str(folder / "tokenizer.json"))
   assert short.source("train").about.left_out == (
     "1 prompts of 8 tokens or more, which leave no room for an answer",
-    "1 the ends of answers, which with their prompts are longer than 8 tokens",
+    "1 ends of answers, which with their prompts are longer than 8 tokens",
   )
 
 

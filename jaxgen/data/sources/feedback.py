@@ -270,7 +270,7 @@ def _arrays(request: Request, rows: list, shape: tuple[int, ...], reasons: dict,
     )
   reasons |= {
     f"prompts of {length:,} tokens or more, which leave no room for an answer": long,
-    f"the ends of answers, which with their prompts are longer than {length:,} tokens": cut,
+    f"ends of answers, which with their prompts are longer than {length:,} tokens": cut,
     "rankings of answers that are the same up to that length": same,
   }
   arrays = {"tokens": tokens[kept].reshape(-1, *shape)}

@@ -34,7 +34,7 @@ from jaxgen.diffusion.solvers.heun import heun
 from jaxgen.diffusion.times import c_noise
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import Teacher, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, initial
 
 RHO = 7.0
 TARGET = "network/target"
@@ -221,6 +221,7 @@ def consistency_model(
 
   frozen = teacher.starting() if teacher else {}
   facts, calls = cost(sampler, schedule, condition)
+  facts |= {LEARNS: "a consistency function"}
   players = [("network", Player(loss, optimizer))]
   method = compose(init, players, sample=sample, frozen=frozen, facts=facts)
   return method._replace(network_calls=calls)

@@ -31,7 +31,7 @@ from jaxgen.diffusion.weightings import Weighting
 from jaxgen.diffusion.weightings import simple as unweighted
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, check_start, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import Teacher, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, initial
 
 FAKE = "fake"
 ONE_CALL = Sampler(ddim, few_steps, 1, clip=False)  # x_0 at T
@@ -132,6 +132,7 @@ def dmd(
     return jnp.mean(simple(x, jax.lax.stop_gradient(x - towards))) / 2, ({"push": size}, state.buffers)
 
   facts, calls = cost(ONE_CALL, schedule, condition)
+  facts |= {LEARNS: "a generator of one call"}
   players = [
     (FAKE, Player(fake_loss, fake_optimizer, updates=fake_updates)),
     ("network", Player(loss, optimizer, slices=1)),

@@ -43,7 +43,7 @@ from jaxgen.diffusion.solvers.flow_map import flow_map
 from jaxgen.diffusion.times import TimeInput, Times, logit_normal, thousandths
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import initial
+from jaxgen.methods.diffusion.teacher import LEARNS, initial
 
 Instants = Float[Array, " batch"]
 Average = Callable[[Examples, Instants, Instants], Examples]  # u: (x_t [B, ...], s [B], t [B]) -> [B, ...]
@@ -249,6 +249,7 @@ def _method(
   if spec.mask is not None:
     raise UserError("a flow map of examples with padding is not here: use data without")
   facts, calls = cost(sampler, PATH, condition)
+  facts |= {LEARNS: "a flow map, which is told two times"}
   method = compose(
     initial({"network": model.network}, spec, condition, times=2),
     [("network", Player(loss, optimizer))],

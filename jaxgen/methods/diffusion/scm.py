@@ -35,7 +35,7 @@ from jaxgen.diffusion.solvers.consistency import consistency
 from jaxgen.diffusion.times import TimeInput, itself, log_normal
 from jaxgen.methods.diffusion.objective import Examples, Model, weighed, with_uncertainty
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import Teacher, carried, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, carried, initial
 
 
 def tangent(
@@ -148,6 +148,7 @@ def scm(
     return jnp.mean(each), ({"warm-up": r}, state.buffers)
 
   facts, calls = cost(sampler, schedule, condition)
+  facts |= {LEARNS: "a consistency function"}
   method = compose(
     init,
     [("network", Player(loss, optimizer))],

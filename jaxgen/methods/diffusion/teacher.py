@@ -22,6 +22,7 @@ from jaxgen.diffusion.times import TimeInput, c_noise
 from jaxgen.methods.diffusion.objective import LOG_VARIANCE, Examples, Model
 from jaxgen.methods.diffusion.sampler import described
 
+LEARNS = "The network"  # a fact of methods whose networks are no teachers: what the network is
 TEACHER = "teacher"
 
 
@@ -82,13 +83,16 @@ def fits(schedule: Schedule, calls: int | None = None) -> Callable[[Method], Non
     calls: network calls that the student takes the teacher to make for a sample; None: any.
 
   Returns:
-    method -> None, which raises a UserError if its process is another or its samples cost fewer calls.
+    method -> None, which raises a UserError if its network is no diffusion model's, its process is another or its
+      samples cost fewer calls.
   """
 
   def check(method: Method) -> None:
+    if LEARNS in method.facts:
+      raise UserError(f"the teacher's network is {method.facts[LEARNS]}, not a diffusion model's: take a run of one")
     found, wanted = method.facts.get("Process"), described(schedule)
     if found is not None and found != wanted:
-      raise UserError(f"the teacher's process is another, whose {found}, and here {wanted}: take one of this")
+      raise UserError(f"the teacher's process is another, whose {found}, and here {wanted}: take one of this process")
     most = method.network_calls
     if calls is not None and most is not None and calls > most:
       raise UserError(

@@ -16,6 +16,7 @@ from jaxgen.diffusion import sampling
 from jaxgen.diffusion.closed_form import Mixture, gaussian
 from jaxgen.diffusion.grids import few_steps
 from jaxgen.diffusion.times import thousandths
+from jaxgen.methods.diffusion.flow_maps import mean_flow
 from jaxgen.methods.diffusion.progressive import progressive, target
 from jaxgen.methods.diffusion.reflow import reflow
 from jaxgen.methods.diffusion.sampler import Sampler
@@ -136,6 +137,9 @@ def test_what_does_not_go_together_is_said():
     UserError, match="another, whose alpha and sigma are 0.999 and 0.001 at t = 0.001.*and here alpha"
   ):
     fits(diffusion.edm())(four)
+  map_of = mean_flow(Exact(), SPEC, optax.sgd(0.1))  # of the same process and shape, and told another kind of time
+  with pytest.raises(UserError, match="a flow map, which is told two times, not a diffusion model's"):
+    fits(diffusion.rectified_flow())(map_of)
 
 
 def test_a_guided_teacher_is_followed_at_its_weight(x64):
