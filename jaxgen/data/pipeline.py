@@ -137,7 +137,7 @@ class Stream:
     return {name: array.reshape(count, -1, *array.shape[1:]) for name, array in taken.items()}
 
   def close(self) -> None:
-    """Ends what reads ahead; what is being read at the moment may still be read, so no file is to be overwritten then."""
+    """Ends what reads ahead. Threads may still read a little then: a mapped file must not be overwritten in its place."""
     if self._ahead is not None:
       self._ahead[1].close()
       self._ahead = None

@@ -67,7 +67,7 @@ def test_a_file_larger_than_the_memory_is_read_by_rows(tmp_path, order):
   lazy, whole = (stream.take(2, 3) for stream in streams)
   np.testing.assert_array_equal(lazy["image"], whole["image"])
   streams[0].close()
-  # What is compressed has no rows to be read. It is another file: threads that were reading ahead may still read the first.
+  # What is compressed has no rows to be read. Another file, for threads that read ahead may still read the first.
   other = tmp_path / "b.npz"
   np.savez_compressed(other, train_image=image, train_label=label)
   with pytest.warns(UserWarning, match="is compressed, so that every process reads all its 0.0 GiB into memory"):
