@@ -137,7 +137,7 @@ class Stream:
     return {name: array.reshape(count, -1, *array.shape[1:]) for name, array in taken.items()}
 
   def close(self) -> None:
-    """Ends what reads ahead. Threads may still read a little then: a mapped file must not be overwritten in its place."""
+    """Ends what reads ahead. Threads may still read a little: a mapped file must not be overwritten in place."""
     if self._ahead is not None:
       self._ahead[1].close()
       self._ahead = None
