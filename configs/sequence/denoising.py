@@ -3,7 +3,7 @@
 Paper: Lewis et al. 2019, BART, https://arxiv.org/abs/1910.13461; Song et al. 2019, MASS,
 https://arxiv.org/abs/1905.02450; Qi et al. 2020, ProphetNet, https://arxiv.org/abs/2001.04063
 
-    jaxgen train bart_multi30k --corpus DIR
+    jaxgen train denoising --corpus DIR                (or jaxgen train bart_multi30k)
     jaxgen train mass_multi30k --corpus DIR
     jaxgen train prophetnet_multi30k --corpus DIR
     jaxgen inspect denoising --size large --target tpu:v5e:16x16

@@ -7,7 +7,7 @@ import inspect
 import conftest
 
 LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers", "openai", "open_clip"}
-OTHERS = {"__init__", "files", "layout", "runs"}  # modules of `interop` that are no network's
+OTHERS = {"__init__", "files", "layout", "lora", "runs", "transfer"}  # modules of `interop` that are no network's
 
 
 def test_layouts_are_named_by_network_and_library():

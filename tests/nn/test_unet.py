@@ -46,8 +46,11 @@ def test_equals_diffusers(x64):
     assert_close(output, expected, scale=scale)
 
 
+SINES_FIRST = embeddings.timestep_embedding
+
+
 def cosine_first(t, dim):
-  return jnp.roll(embeddings.timestep_embedding(t, dim), dim // 2, axis=-1)
+  return jnp.roll(SINES_FIRST(t, dim), dim // 2, axis=-1)
 
 
 def other_offset(t, dim):
@@ -70,7 +73,7 @@ def test_fixture_tells_mistakes(name, x64, monkeypatch):
   if isinstance(mistake, dict):
     changes = mistake
   else:
-    monkeypatch.setattr(unet, *mistake)
+    monkeypatch.setattr(embeddings if mistake[0] == "timestep_embedding" else unet, *mistake)
   apply, params, inputs, expected = compiled("float64", **changes)
   output = apply(params, inputs)
   assert np.abs(output - expected).max() > 1e-7 * np.abs(expected).max()

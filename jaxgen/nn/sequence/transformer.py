@@ -67,7 +67,7 @@ def gpt(
     absolute=partial(Learned, context, param_dtype=dtype),
     embedding_init=normal,
     kernel_init=normal,
-    residual_init=nn.initializers.normal(0.02 / math.sqrt(2 * depth)),
+    residual_init=nn.initializers.normal(0.02 / math.sqrt(2 * max(depth, 1))),
     dtype=dtype,
     param_dtype=dtype,
   )
