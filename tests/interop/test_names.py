@@ -6,7 +6,12 @@ import inspect
 
 import conftest
 
-LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers", "openai", "open_clip"}
+LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers", "openai", "open_clip"} | {
+  "hub",
+  "torch_fidelity",
+}
+# transformers' models of one network, and a library's forms of it with other heads or inputs.
+FORMS = {"gpt": {"openai_gpt", "gpt2", "gpt_neo"}, "encoder": {"pretraining", "reading"}, "cross_unet": {"control"}}
 OTHERS = {"__init__", "files", "layout", "lora", "runs", "transfer"}  # modules of `interop` that are no network's
 
 
@@ -19,9 +24,10 @@ def test_layouts_are_named_by_network_and_library():
       takes = {name: list(inspect.signature(f).parameters) for name, f in functions.items() if not name.startswith("_")}
       found[path.stem] = {name for name, (first, *_) in takes.items() if first == "network" and name != "blocks"}
   assert {name for name, layouts in found.items() if not layouts} == set()
-  assert set.union(*found.values()) == LIBRARIES
+  assert FORMS.items() <= {name: layouts - LIBRARIES for name, layouts in found.items()}.items()
+  assert set.union(*(layouts - FORMS.get(name, set()) for name, layouts in found.items())) == LIBRARIES
   assert found["swin"] == {"timm", "transformers", "authors"}
-  assert found["encoder"] == found["encoder_decoder"] == {"transformers"}
+  assert found["encoder"] - FORMS["encoder"] == found["encoder_decoder"] == {"transformers"}
 
 
 def test_configs_call_layouts_by_these_names():
