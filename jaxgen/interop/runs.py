@@ -76,7 +76,7 @@ def _averaged(state: State) -> dict[str, Any]:
 def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: Sequence[str] = ()) -> int:
   """Makes the run's folder, at step 0, out of published weights; returns the number of values read.
 
-  The averaged copy, where the method keeps one, starts from them too.
+  Averaged copies, where the method keeps any, start from them too.
 
   Args:
     layout: one of the experiment's, or the one that fits the file's names.
@@ -89,24 +89,35 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
     raise UserError(f"{run.folder.path} is a run already: choose another --name")
   tensors = files.load(file)
   entries = _layout(run, layout, tensors)
-  nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
-  program = run.program
-  shapes = jax.eval_shape(_variables, program.abstract)
+  shapes = jax.eval_shape(_variables, run.program.abstract)
   found = flax.traverse_util.flatten_dict(read(entries, tensors, shapes, fresh=fresh), sep="/")
-  state = program.init(run.seed, nothing)
+  state = started(run, found)
+  begin(run, state, {"imported": str(file)})
+  return sum(x.size for x in found.values())
+
+
+def started(run: Run, found: Mapping[str, Any]) -> State:
+  """The run's state at step 0, with these arrays in its network's place, and in that of every average of it.
+
+  Args:
+    found: by path, "params/block/conv/kernel"; what is not among them is as it is initialised.
+  """
+  nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
+  state = run.program.init(run.seed, nothing)
+  collections = {path.partition("/")[0] for path in found}
 
   def put(tree: Any, collection: str) -> Any:
+    if collection not in collections:
+      return tree
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     place = lambda name, x: jax.device_put(found.get(f"{collection}/{name}", x), x.sharding).astype(x.dtype)
     return flax.traverse_util.unflatten_dict({name: place(name, x) for name, x in flat.items()}, sep="/")
 
-  state = state.replace(
+  return state.replace(
     params={**state.params, NETWORK: put(state.params[NETWORK], "params")},
     buffers={name: put(tree, name) for name, tree in state.buffers.items()},
-    ema={name: put(tree, "params") if name == NETWORK else tree for name, tree in state.ema.items()},
+    ema={name: put(tree, "params") if name.partition("/")[0] == NETWORK else tree for name, tree in state.ema.items()},
   )
-  begin(run, state, {"imported": str(file)})
-  return sum(x.size for x in found.values())
 
 
 def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:

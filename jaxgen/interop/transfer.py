@@ -18,7 +18,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
 from jaxgen.engine.hashing import state_hash
 from jaxgen.engine.run import Run, load
-from jaxgen.interop.runs import NETWORK, begin
+from jaxgen.interop.runs import NETWORK, begin, started
 from jaxgen.nn.vision.vit import resize_positions
 
 BACKBONE = "backbone"
@@ -147,23 +147,11 @@ def start_from(run: Run, source: str) -> Transfer:
   theirs = _variables(origin.state, path, folder)
   if NETWORK not in run.program.abstract.params:
     raise UserError(f"config {run.config.name} has no network called {NETWORK!r} that could start from another")
-  nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
-  state = run.program.init(run.seed, nothing)
-  statistics = {name: tree for name, tree in state.buffers.items() if name == "batch_stats"}
-  ours = flax.traverse_util.flatten_dict({"params": state.params[NETWORK], **statistics}, sep="/")
+  like = run.program.abstract
+  statistics = {name: tree for name, tree in like.buffers.items() if name == "batch_stats"}
+  ours = flax.traverse_util.flatten_dict({"params": like.params[NETWORK], **statistics}, sep="/")
   found, transfer = moved(ours, theirs)
   if not any(key.startswith("params/") for key in found):
     raise UserError(f"nothing of {source} fits the network of config {run.config.name}: they are different networks")
-
-  def put(tree: Any, collection: str) -> Any:
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    place = lambda name, x: jax.device_put(found.get(f"{collection}/{name}", x), x.sharding).astype(x.dtype)
-    return flax.traverse_util.unflatten_dict({name: place(name, x) for name, x in flat.items()}, sep="/")
-
-  state = state.replace(
-    params={**state.params, NETWORK: put(state.params[NETWORK], "params")},
-    buffers={**state.buffers, **{name: put(tree, name) for name, tree in statistics.items()}},
-    ema={n: put(tree, "params") if n.partition("/")[0] == NETWORK else tree for n, tree in state.ema.items()},
-  )
-  begin(run, state, {"from": {"source": source, "step": origin.step, "sha256": state_hash(origin.state)}})
+  begin(run, started(run, found), {"from": {"source": source, "step": origin.step, "sha256": state_hash(origin.state)}})
   return transfer

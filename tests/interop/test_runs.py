@@ -31,7 +31,7 @@ from jaxgen.evaluation.evaluators import accuracy
 from jaxgen.nn.vision.vit import ViT
 
 
-def experiment(steps: int = 2, patch: int = 4, width: int = 8, classes: int = 10, ema: float | None = None):
+def experiment(steps: int = 2, patch: int = 4, width: int = 8, classes: int = 10, ema=None):
   network = ViT(patch, width, 2, 2, classes=classes)
   digits = data.digits()
   return Experiment(
@@ -137,6 +137,14 @@ def test_averages_are_what_is_written(config, tmp_path):
   export_weights(run, tmp_path / "last.npz", "timm", average=False)
   average, last = files.load(tmp_path / "average.npz"), files.load(tmp_path / "last.npz")
   np.testing.assert_allclose(last["head.bias"], average["head.bias"] + 1, rtol=1e-6)
+
+
+def test_every_average_of_the_network_starts_from_the_file(config, tmp_path):
+  files.save(tmp_path / "in.npz", published())
+  import_weights(run_of(config, tmp_path, ema={"network": 0.9, "network/target": 0.5}), tmp_path / "in.npz")
+  state = jaxgen.load(tmp_path / "run").state
+  for name in ("network", "network/target"):
+    jax.tree.map(np.testing.assert_array_equal, state.averaged(name), state.params["network"])
 
 
 def test_a_frozen_network_is_the_average_of_a_run(config, tmp_path):
