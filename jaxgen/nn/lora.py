@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 
 ATTENTION = r"(attention|context)/(qkv|q|kv|out)/kernel$"  # that of a U-Net to a text and to itself
@@ -92,9 +93,9 @@ class LoRA(NamedTuple):
     for path, pair in pairs(lora).items():
       if path not in flat:
         raise UserError(f"the adapter has {path}, which the network does not have: it is of another network")
-      wide = jnp.promote_types(flat[path].dtype, jnp.float32)
-      delta = product(*(jnp.asarray(pair[part], wide) for part in "ab"), flat[path].ndim == 4)
-      flat[path] = (flat[path].astype(wide) + factor * self.scale * delta).astype(flat[path].dtype)
+      dtype = wide_dtype(flat[path].dtype)
+      delta = product(*(jnp.asarray(pair[part], dtype) for part in "ab"), flat[path].ndim == 4)
+      flat[path] = (flat[path].astype(dtype) + factor * self.scale * delta).astype(flat[path].dtype)
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 

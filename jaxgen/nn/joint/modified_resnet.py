@@ -11,29 +11,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import Index, attend, head_width
 from jaxgen.nn.blocks.layers import BatchNorm, Conv, Dense
+from jaxgen.nn.vision.convnet import halve
+from jaxgen.nn.vision.vit import positions
 
 Dtype = Any
 Maps = Float[Array, "batch height width channels"]
 PAD = ((1, 1), (1, 1))
 
 
-def averaged_by(x: Maps, by: int) -> Float[Array, "batch h w channels"]:
-  """Means over squares of by x by positions; rows and columns that do not fill one are left out, as in PyTorch."""
-  if by == 1:
-    return x
-  batch, height, width, channels = x.shape
-  rows, columns = height // by, width // by
-  return x[:, : rows * by, : columns * by].reshape(batch, rows, by, columns, by, channels).mean((2, 4))
-
-
 class Bottleneck(nn.Module):
-  """1x1, 3x3 and 1x1 convolutions; with a stride, an average before the last and before the shortcut's."""
+  """1x1, 3x3 and 1x1 convolutions; where it halves the map, by an average before the last and before the shortcut's."""
 
   features: int
-  stride: int
+  halves: bool
   dtype: Dtype
   param_dtype: Dtype
 
@@ -47,10 +39,10 @@ class Bottleneck(nn.Module):
       return BatchNorm(name=f"norm_{name}", **dtypes)(x, train)
 
     y = nn.relu(layer("1", x, self.features, 1))
-    y = averaged_by(nn.relu(layer("2", y, self.features, 3)), self.stride)
-    y = layer("3", y, 4 * self.features, 1)
-    if self.stride > 1 or x.shape[-1] != 4 * self.features:
-      x = layer("shortcut", averaged_by(x, self.stride), 4 * self.features, 1)
+    y = nn.relu(layer("2", y, self.features, 3))
+    y = layer("3", halve(y) if self.halves else y, 4 * self.features, 1)
+    if self.halves or x.shape[-1] != 4 * self.features:
+      x = layer("shortcut", halve(x) if self.halves else x, 4 * self.features, 1)
     return nn.relu(x + y)
 
 
@@ -69,9 +61,7 @@ class AttentionPool(nn.Module):
     x = x.reshape(len(x), -1, channels)
     x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)
     init = nn.initializers.normal(channels**-0.5)
-    if self.has_variable("params", "positions") and len(self.get_variable("params", "positions")) != x.shape[1]:
-      raise UserError("the network's positions are of pictures of another size: give pictures of the size it is for")
-    x = x + self.param("positions", init, (x.shape[1], channels), self.param_dtype).astype(x.dtype)
+    x = x + positions(self, x.shape[1], channels, self.param_dtype, init).astype(x.dtype)
     width = head_width(channels, self.heads)
     part = lambda name, x: Dense(channels, kernel_init=init, name=name, **dtypes)(x).reshape(
       *x.shape[:2], self.heads, width
@@ -107,9 +97,9 @@ class ModifiedResNet(nn.Module):
       stride = 2 if i == 1 else 1
       x = Conv(features, 3, stride, padding=PAD, use_bias=False, name=f"stem_conv_{i}", **dtypes)(x)
       x = nn.relu(BatchNorm(name=f"stem_norm_{i}", **dtypes)(x, train))
-    x = averaged_by(x, 2)
+    x = halve(x)
     for stage, depth in enumerate(self.depths):
       for i in range(depth):
-        stride = 2 if stage > 0 and i == 0 else 1
-        x = Bottleneck(self.width * 2**stage, stride, name=f"block_{stage + 1}_{i + 1}", **dtypes)(x, train)
+        halves = stage > 0 and i == 0
+        x = Bottleneck(self.width * 2**stage, halves, name=f"block_{stage + 1}_{i + 1}", **dtypes)(x, train)
     return AttentionPool(self.heads, self.features_out, name="pool", **dtypes)(x)

@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, Int, Num
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.attention import Block, Blocks, Index, normal, xavier
 from jaxgen.nn.blocks.layers import Dense, LayerNorm
-from jaxgen.nn.vision.vit import Pictures, ViT, grid_positions, positions
+from jaxgen.nn.blocks.modulation import put_together
+from jaxgen.nn.vision.vit import Pictures, ViT, grid_positions, positions, taken_apart
 
 Noise = Float[Array, "batch patches"]
 Patches = Float[Array, "batch patches values"]
@@ -75,18 +76,13 @@ def patchify(x: Num[Array, "batch height width channels"], patch: int) -> Num[Ar
   Raises:
     UserError: the patch does not divide the picture's sides.
   """
-  batch, height, width, channels = x.shape
-  if height % patch or width % patch:
-    raise UserError(f"pictures of {height} x {width} do not divide into patches of {patch} x {patch}: choose another")
-  x = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
-  return x.reshape(batch, -1, patch * patch * channels)
+  squares = taken_apart(x, patch)
+  return squares.reshape(len(x), -1, squares.shape[-1])
 
 
 def unpatchify(x: Num[Array, "batch patches values"], shape: tuple[int, int, int], patch: int) -> Num[Array, "b h w c"]:
   """The pictures of this (height, width, channels) that `patchify` makes these patches of."""
-  height, width, channels = shape
-  x = x.reshape(len(x), height // patch, width // patch, patch, patch, channels).swapaxes(2, 3)
-  return x.reshape(len(x), *shape)
+  return put_together(x, (shape[0] // patch, shape[1] // patch), patch)
 
 
 class MAE(nn.Module):

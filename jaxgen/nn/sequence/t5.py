@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from jaxgen.core import spread
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import check_sizes
 from jaxgen.nn.blocks.activations import gelu_tanh
 from jaxgen.nn.blocks.attention import Blocks, Index, Tokens, attend
@@ -80,7 +81,7 @@ class T5Block(nn.Module):
     qkv = Projections(
       3, self.heads, self.head, cut, False, kernel_init=normal(features), name="attention_qkv", **dtypes
     )
-    y = attend(*qkv(h), mask=mask, bias=bias.astype(jnp.promote_types(x.dtype, jnp.float32)), scale=1.0)
+    y = attend(*qkv(h), mask=mask, bias=bias.astype(wide_dtype(x.dtype)), scale=1.0)
     inner = self.heads * self.head
     x = x + spread.joined(dense(features, "attention_out", inner)(y.reshape(*y.shape[:2], inner)))
 

@@ -21,9 +21,9 @@ from jaxgen.nn.blocks.embeddings import check_label, cosines_first
 from jaxgen.nn.blocks.layers import Dense, Dropout, layer_norm
 from jaxgen.nn.blocks.modulation import Embedding
 from jaxgen.nn.blocks.positions import rotary
+from jaxgen.nn.transformers.dit import FREQUENCIES
 
 Dtype = Any
-FREQUENCIES = 256  # numbers of a time's sinusoids
 
 SIZES = {  # small and medium are Lou's and Sahoo's
   "tiny": dict(width=128, depth=4, heads=4),  # ours, for CPUs

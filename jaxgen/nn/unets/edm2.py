@@ -28,6 +28,7 @@ from jaxgen.core.arrays import wide
 from jaxgen.nn.blocks.attention import attend
 from jaxgen.nn.blocks.conv import NHWC, conv
 from jaxgen.nn.blocks.layers import Dropout, matmul
+from jaxgen.nn.unets.adm import doubled
 from jaxgen.nn.unets.unet import Map, check, check_widths
 from jaxgen.nn.vision.convnet import halve
 
@@ -149,7 +150,7 @@ class Block(nn.Module):
     if self.resample == "down":
       x = halve(x)
     elif self.resample == "up":
-      x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+      x = doubled(x)
     project = x.shape[-1] != self.features
     if self.kind == "enc":
       x = layer(1, name="skip")(x) if project else x
@@ -225,8 +226,7 @@ class EDM2UNet(nn.Module):
     check_widths(self.channels, self.multipliers, self.blocks)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     widths = [self.channels * multiplier for multiplier in self.multipliers]
-    wide_ones = max(widths)
-    dense = partial(MPLayer, wide_ones, **dtypes)
+    dense = partial(MPLayer, max(widths), **dtypes)
 
     embedding = dense(name="noise")(MPFourier(widths[0], self.param_dtype, name="fourier")(t))
     if self.classes is not None:

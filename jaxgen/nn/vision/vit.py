@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
@@ -74,6 +74,24 @@ def resize_positions(
   return jnp.concatenate([table[:first], grid.reshape(-1, grid.shape[-1])])
 
 
+def taken_apart(x: Num[Array, "batch height width channels"], patch: int) -> Num[Array, "batch rows columns values"]:
+  """Pictures as grids of patches, whose values are rows, columns and channels of pixels.
+
+  `nn.blocks.modulation.put_together` is its inverse.
+
+  Raises:
+    UserError: the patch does not divide the picture's sides.
+  """
+  batch, height, width, channels = x.shape
+  if height % patch or width % patch:
+    raise UserError(
+      f"pictures of {height} x {width} do not divide into patches of {patch} x {patch}: choose another patch, or "
+      "resize them"
+    )
+  x = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+  return x.reshape(*x.shape[:3], -1)
+
+
 class PatchEmbedding(nn.Module):
   """A linear map of each patch x patch square of pixels: a convolution with this stride and kernel size.
 
@@ -90,17 +108,11 @@ class PatchEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, x: Pictures) -> Float[Array, "batch rows columns {self.features}"]:
-    batch, height, width, channels = x.shape
-    p = self.patch
-    if height % p or width % p:
-      raise UserError(
-        f"pictures of {height} x {width} do not divide into patches of {p} x {p}: choose another patch, or resize them"
-      )
-    kernel = self.param("kernel", self.kernel_init, (p, p, channels, self.features), self.param_dtype)
+    shape = (self.patch, self.patch, x.shape[-1], self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    x = x.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
-    return add_bias(matmul(x.reshape(*x.shape[:3], -1), kernel.reshape(-1, self.features)), bias)
+    return add_bias(matmul(taken_apart(x, self.patch), kernel.reshape(-1, self.features)), bias)
 
 
 def grid_positions(rows: int, columns: int, tokens: int) -> Any:
