@@ -29,6 +29,7 @@ from jaxgen.nn.blocks.attention import (
   Row,
   Tokens,
   attend,
+  attention_weights,
   head_width,
   with_earlier,
   xavier,
@@ -37,7 +38,7 @@ from jaxgen.nn.blocks.layers import Dense, Dropout, LayerNorm
 from jaxgen.nn.blocks.positions import Learned, Positions, relative_bucket
 from jaxgen.nn.blocks.projections import Projections
 from jaxgen.nn.sequence.options import SIZES, Options
-from jaxgen.nn.sequence.transformer import Embedding, EncoderDecoder, Ids, Mask, Stack
+from jaxgen.nn.sequence.transformer import Embedding, EncoderDecoder, Ids, Mask, Stack, placed
 
 Dtype = Any
 # Their table of 512 positions has one that padding takes; the last streams stand one place beyond the main one.
@@ -93,10 +94,12 @@ class NgramAttention(nn.Module):
 
     drop = Dropout(self.dropout)
     seen = (distance <= 0)[:, None]
+    given = dict(mask=seen, bias=bias(0, distance))
     if self.dropout and index is not None:
-      found = [self._weighted(q[0], keys, values, bias(0, distance), seen, lambda w: drop(w, index))]
+      weights = drop(attention_weights(q[0], keys, **given).astype(values.dtype), index)
+      found = [jnp.einsum("bhtk,bkhd->bthd", weights, values)]
     else:
-      found = [attend(q[0], keys, values, mask=seen, bias=bias(0, distance))]
+      found = [attend(q[0], keys, values, **given)]
     for j in range(self.streams):
       seen = ((distance <= -j) | (jnp.arange(keys.shape[1]) == 0))[:, None]
       itself = jnp.sum(q[1 + j] * k[1 + j], axis=-1)[..., None] * width**-0.5 + own[1 + j][..., 0, :, None]
@@ -107,16 +110,15 @@ class NgramAttention(nn.Module):
     return spread.joined(Dense(features, name="out", **options)(y))
 
   @staticmethod
-  def _weighted(q, keys, values, bias, seen, drop, itself=None, own=None):
-    """Attention to the keys and, where there is one, to a value of each query's own."""
+  def _weighted(q, keys, values, bias, seen, drop, itself, own):
+    """Attention to the keys and to a value of each query's own."""
     dtype = wide_dtype(q.dtype)
     logits = jnp.einsum("bthd,bkhd->bhtk", q, keys, preferred_element_type=dtype) * q.shape[-1] ** -0.5 + bias
     logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
-    if itself is not None:
-      logits = jnp.concatenate([logits, itself.astype(logits.dtype)], axis=-1)
+    logits = jnp.concatenate([logits, itself.astype(logits.dtype)], axis=-1)
     weights = drop(jax.nn.softmax(logits).astype(values.dtype))
     y = jnp.einsum("bhtk,bkhd->bthd", weights[..., : keys.shape[1]], values)
-    return y if own is None else y + jnp.moveaxis(weights[..., -1:], 1, 2) * own
+    return y + jnp.moveaxis(weights[..., -1:], 1, 2) * own
 
 
 class Streams(nn.Module):
@@ -146,12 +148,7 @@ class Streams(nn.Module):
     o, streams = self.options, self.ngram if streams is None else streams
     batch, count, features = x.shape
     dtypes = dict(dtype=o.dtype, param_dtype=o.param_dtype)
-    given, at, most = {}, jnp.arange(count)[None], count
-    if length is not None:
-      first = self.variable("cache", "position", jnp.zeros, (batch,), jnp.int32)
-      given["cache"], most = Cache(length, first.value), length
-      at = first.value[:, None] + at
-      first.value = first.value + count
+    given, at, most = placed(self, x, length)
     absolute = o.absolute(name="positions")
     rows = self.param("ngram", o.embedding_init, (self.ngram, features), o.param_dtype).astype(x.dtype)
     # Stream j's vector is row j - 1, and stream 0's the last one, as in the authors' code.

@@ -114,6 +114,26 @@ class Embedding(nn.Module):
     return y.reshape(len(x), *y.shape[2:])
 
 
+def placed(
+  module: nn.Module, x: Features, length: int | None, positions: Ids | None = None
+) -> tuple[dict[str, Cache], Int[Array, "#batch tokens"], int]:
+  """(what blocks are given of the module's cache, the tokens' positions, the largest number of tokens of a sequence).
+
+  The cache's position moves behind these tokens.
+
+  Args:
+    length: as in `Stack`.
+    positions: of the tokens among these, where they do not count from the row's start on.
+  """
+  batch, count, _ = x.shape
+  positions = jnp.arange(count)[None] if positions is None else positions
+  if length is None:
+    return {}, positions, count
+  first = module.variable("cache", "position", jnp.zeros, (batch,), jnp.int32)
+  start, first.value = first.value, first.value + count
+  return {"cache": Cache(length, start)}, start[:, None] + positions, length
+
+
 class Stack(nn.Module):
   """The blocks of an encoder or, if `causal`, of a decoder, over embedded tokens."""
 
@@ -148,15 +168,8 @@ class Stack(nn.Module):
     o = self.options
     if o.norm not in ("pre", "post"):
       raise UserError(f"a Transformer normalises 'pre' or 'post', not {o.norm!r}: change its norm")
-    batch, count, _ = x.shape
     dtypes = dict(dtype=o.dtype, param_dtype=o.param_dtype)
-    attention, keys = {}, count
-    positions = jnp.arange(count)[None] if positions is None else positions
-    if length is not None:
-      first = self.variable("cache", "position", jnp.zeros, (batch,), jnp.int32)
-      attention["cache"], keys = Cache(length, first.value), length
-      positions = first.value[:, None] + positions
-      first.value = first.value + count
+    attention, positions, keys = placed(self, x, length, positions)
     if o.absolute is not None:
       x = spread.joined(o.absolute(name="positions")(x, positions, keys))
     if o.embedding_norm:
