@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxgen.interop.layout import Entry, beside, same, stacked
-from jaxgen.interop.vit import norm, patches, row, table, timm_block, transformers_block
+from jaxgen.interop.vit import affine, norm, patches, row, separate, table, timm_block
 from jaxgen.nn.vision.vit import ViT
 
 OFFSET = 0.1  # of the authors' interpolation
@@ -88,17 +88,16 @@ def transformers(network: ViT) -> list[Entry]:
 
 
 def _block(theirs: str) -> list[Entry]:
-  """transformers' block under the names of DINOv2's norms and layers."""
+  """transformers' `Dinov2Layer`."""
   ours = "params/encoder/blocks"
-  entries = []
-  renamed = {"layernorm_before": "norm1", "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1"}
-  for entry in transformers_block(theirs, ours, "attention"):
-    names = []
-    for name in entry.theirs:
-      inside = name.removeprefix(f"{theirs}.")
-      for before, after in (*renamed.items(), *([("output.dense", "mlp.fc2")] if inside.startswith("output") else [])):
-        inside = inside.replace(before, after)
-      names.append(f"{theirs}.{inside}")
-    entries.append(entry._replace(theirs=tuple(names)))
-  scales = (("layer_scale1", "scale_attention"), ("layer_scale2", "scale_mlp"))
-  return entries + [same(f"{theirs}.{name}.lambda1", f"{ours}/{scale}/scale") for name, scale in scales]
+  attention = tuple(f"{theirs}.attention.attention.{part}" for part in ("query", "key", "value"))
+  return [
+    *norm(f"{theirs}.norm1", f"{ours}/norm_attention"),
+    *separate(attention, f"{ours}/attention/qkv"),
+    *affine(f"{theirs}.attention.output.dense", f"{ours}/attention/out"),
+    same(f"{theirs}.layer_scale1.lambda1", f"{ours}/scale_attention/scale"),
+    *norm(f"{theirs}.norm2", f"{ours}/norm_mlp"),
+    *affine(f"{theirs}.mlp.fc1", f"{ours}/mlp/in"),
+    *affine(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
+    same(f"{theirs}.layer_scale2.lambda1", f"{ours}/scale_mlp/scale"),
+  ]
