@@ -77,6 +77,8 @@ def network(dtype):
 def test_features_equal_torch_fidelitys(x64):
   """Each layer that it names, and sFID's; a mean that counts the border's padding is told."""
   net, variables = network("float64")
+  # torchvision's inception_v3 without its auxiliary head, and eight outputs more.
+  assert sum(x.size for x in jax.tree.leaves(variables["params"])) == 23_834_568 + 8 * 2_049 == 23_850_960
   x = (np.random.default_rng(0).integers(0, 256, (2, 107, 91, 3), np.uint8) - 128.0) / 128
   found = jax.jit(net.apply)(variables, x)
   assert sorted(f"features/{name}" for name in found) == sorted(k for k in KNOWN if k.startswith("features/"))
