@@ -22,6 +22,7 @@ Cost: not measured; sized for minutes on a CPU
 from typing import Literal, NamedTuple
 
 from jaxgen import Experiment, optimizers
+from jaxgen.core.errors import UserError
 from jaxgen.data import feedback
 from jaxgen.evaluation.evaluators import accuracy, means
 from jaxgen.evaluation.likelihood import likelihood
@@ -38,12 +39,14 @@ class Stage(NamedTuple):
   """A stage's recipe.
 
   Attributes:
+    needs: the flags without which it would learn from random weights.
     count: snippets in a ranking; None: single ones.
   """
 
   steps: int
   batch_size: int
   learning_rate: float
+  needs: tuple[str, ...] = ()
   beta: float = 0.0
   count: int | None = None
 
@@ -51,8 +54,8 @@ class Stage(NamedTuple):
 STAGES = {
   "language": Stage(1_500, 64, 1e-3),
   "reward": Stage(600, 64, 3e-4, count=2),
-  "dpo": Stage(300, 64, 1e-4, beta=0.1, count=2),
-  "ppo": Stage(300, 128, 1e-4, beta=0.05),
+  "dpo": Stage(300, 64, 1e-4, ("language",), beta=0.1, count=2),
+  "ppo": Stage(300, 128, 1e-4, ("language", "reward"), beta=0.05),
 }
 OBJECTIVES = {"dpo": dpo, "ipo": ipo, "conservative": conservative(0.1)}
 NAMES = {"snippets_reward": {"stage": "reward"}, "snippets_dpo": {"stage": "dpo"}, "snippets_ppo": {"stage": "ppo"}}
@@ -65,7 +68,7 @@ def experiment(
   corpus: str = "data/rated_snippets.tsv",
   ratings_of: str = "movieReview",
   vocabulary: int = 1_000,
-  length: int = 40,
+  length: int = 96,
   steps: int | None = None,
   batch_size: int | None = None,
   learning_rate: float | None = None,
@@ -81,12 +84,12 @@ def experiment(
 
   Args:
     stage: what is learnt.
-    language: the run of the language model that the stage starts from; without one it is initialised.
-    reward: the run of the reward model, for PPO; without one it is initialised.
+    language: the run of the language model that the stage starts from; DPO and PPO need one.
+    reward: the run of the reward model, which PPO needs.
     corpus: the file of rated snippets.
     ratings_of: the source whose snippets are read.
     vocabulary: number of tokens of byte pair encoding.
-    length: tokens of a snippet, those that start and end it included.
+    length: tokens of a snippet, those that start and end it included; longer ones are cut, of film reviews one in 200.
     dropout: of the language model and of the reward model while they learn; DPO and PPO have none.
     objective: DPO's loss: its own, IPO's, or that which takes a tenth of the preferences for wrong.
     beta: what deviations from the language model cost.
@@ -95,7 +98,11 @@ def experiment(
     epochs: steps in which PPO uses the same snippets.
     pretraining: weight of the likelihood of people's snippets in PPO's loss (PPO-ptx).
   """
-  chosen = STAGES[stage]
+  chosen, sources = STAGES[stage], {"language": language, "reward": reward}
+  if lacking := [f"--{name} RUN" for name in chosen.needs if not sources[name]]:
+    raise UserError(f"{stage} would learn from random weights: give {' and '.join(lacking)}")
+  if reward and "reward" not in chosen.needs:
+    raise UserError(f"the stage {stage} has no reward model: leave out --reward")
   given = lambda value, default: default if value is None else value
   steps, batch_size = given(steps, chosen.steps), given(batch_size, chosen.batch_size)
   snippets = feedback.rated(corpus, ratings_of, length=length, vocabulary=vocabulary, count=chosen.count)

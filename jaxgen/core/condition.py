@@ -62,6 +62,11 @@ class Condition(NamedTuple):
     drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(keys)
     return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.nothing)
 
+  def absent(self, told: Told) -> Told:
+    """`nothing` for each example, like what it is told."""
+    like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
+    return jax.tree.map(like, told, self.nothing)
+
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
     """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.
 

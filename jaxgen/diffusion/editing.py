@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in, normal, split
 from jaxgen.diffusion.sampling import Denoise, Solver, apart, check_times, first_order
@@ -108,7 +109,7 @@ def repaint(
     raise UserError(
       f"a mask of shape {keep.shape[1:]} is of no picture of shape {known.shape[1:]}: give it the picture's size"
     )
-  keep = keep.reshape(*keep.shape, *[1] * (x.ndim - keep.ndim))
+  keep = per_example(keep, x)
   n, schedule = len(times) - 1, solver.schedule
   first, last = apart(solver, times)
   at = visits(n, jump, resampling)

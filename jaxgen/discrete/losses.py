@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in, split
 from jaxgen.discrete import logs
@@ -54,7 +55,7 @@ def integrand(process: Process, predicted: Predicted, x_0: Tokens, x_t: Tokens, 
   log_q = process.log_q(x_0, t)
   log_r = log_q - logs.at(log_q, x_t)[..., None]
   log_beta = logs.log(schedule.slope(t)) - logs.log(schedule.alpha(t))
-  log_rate = log_beta.reshape(-1, *(1,) * (x_t.ndim - 1)) + jnp.asarray(process.log_noise, t.dtype)[x_t]
+  log_rate = per_example(log_beta, x_t) + jnp.asarray(process.log_noise, t.dtype)[x_t]
   there = (log_rate[..., None] > logs.IMPOSSIBLE) & (jnp.arange(process.states) != x_t[..., None])
   log_s = jnp.where(there, predicted.log_ratios, 0)
   log_r, log_rate = jnp.where(there, log_r, 0), jnp.where(there, log_rate[..., None], logs.NEVER)

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.discrete import logs
 from jaxgen.discrete.schedules import Schedule
@@ -53,11 +54,6 @@ class Process(NamedTuple):
     return logs.normalized(self.backward(x_t, s, t) + self.forward(log_u, s))
 
 
-def _column(t: Float[Array, "..."], x: Array) -> Array:
-  """A value of each example, against [B, ..., K] with the axes of x."""
-  return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
-
-
 def interpolating(
   schedule: Schedule,
   noise: Float[np.ndarray, " k"] | Sequence[float],
@@ -96,12 +92,12 @@ def interpolating(
     return jnp.logaddexp(logs.log(kept) + log_p, logs.log(lost) + jnp.asarray(log_pi, log_p.dtype))
 
   def forward(log_p: Logs, t: Time) -> Logs:
-    t = _column(t, log_p)
+    t = per_example(t, log_p)
     return jnp.maximum(mixed(log_p, schedule.alpha(t), schedule.noise(t)), logs.NEVER)
 
   def backward(x_t: Tokens, s: Time, t: Time) -> Logs:
     here = logs.one_hot(x_t, states, t.dtype)
-    s, t = _column(s, here), _column(t, here)
+    s, t = per_example(s, here), per_example(t, here)
     top = schedule.alpha(s)
     lost = logs.log(jnp.maximum(schedule.noise(t) - schedule.noise(s), 0) / top)
     log_pi_x = jnp.asarray(log_pi, t.dtype)[x_t][..., None]

@@ -22,9 +22,10 @@ import optax
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.condition import UNCONDITIONAL, Condition
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys, normal, split
+from jaxgen.core.keys import normal, split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.diffusion import Schedule, predictions
@@ -34,7 +35,7 @@ from jaxgen.diffusion.solvers.heun import heun
 from jaxgen.diffusion.times import c_noise
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, beginning, initial
 
 RHO = 7.0
 TARGET = "network/target"
@@ -190,28 +191,25 @@ def consistency_model(
   time = lambda r: schedule.time(-2 * jnp.log(r))
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
-    index, x_0 = batch["index"], batch[spec.feature]
-    pair_keys, z_keys = split(example_keys(noise_key, index))
+    x_0, (told, keys, options) = batch[spec.feature], beginning(condition, batch, key)
+    pair_keys, z_keys = split(keys)
     times = pairs.times(state.step, low, high)
     log_p = pairs.log_probability(state.step, times)
     i = jax.vmap(lambda key: jax.random.categorical(key, log_p))(pair_keys)
     r, above = times[i].astype(x_0.dtype), times[i + 1].astype(x_0.dtype)
     t, s = time(above), time(r)
     z = normal(z_keys, x_0.shape[1:], x_0.dtype)
-    told = condition.dropped(condition.of(batch), example_keys(told_key, index))
     noisy = lambda at: at.alpha * x_0 + at.sigma * z
     x_t = noisy(schedule.at(t).like(x_0))
     if teacher:
       denoise = teacher.denoise(state, schedule, condition, told)
-      each_its_own = lambda t: t.reshape(-1, *(1,) * (x_0.ndim - 1))
       at_its_own = lambda x, t: denoise(x, t.reshape(-1))
-      x_s, _ = ode.step(at_its_own, (), x_t, each_its_own(t), each_its_own(s), pair_keys)  # which draws nothing
+      x_s, _ = ode.step(at_its_own, (), x_t, per_example(t, x_t), per_example(s, x_t), pair_keys)  # which draws nothing
     else:
       x_s = noisy(schedule.at(s).like(x_0))
 
     def f(params: Params, x: Examples, t: Float[Array, " batch"]) -> Examples:
-      (output,) = model.output(params, x, t, told, index=index, rngs={"dropout": dropout_key})
+      (output,) = model.output(params, x, t, told, **options)
       return model.prediction.x_0(output, x, schedule.at(t).like(x))
 
     before = state.averaged(TARGET) if TARGET in state.ema else params

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.condition import UNCONDITIONAL, Condition, Told
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys, normal, split
+from jaxgen.core.keys import normal, split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.diffusion import Schedule, ddim
@@ -31,7 +31,7 @@ from jaxgen.diffusion.weightings import Weighting
 from jaxgen.diffusion.weightings import simple as unweighted
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, check_start, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, beginning, initial
 
 FAKE = "fake"
 ONE_CALL = Sampler(ddim, few_steps, 1, clip=False)  # x_0 at T
@@ -100,18 +100,12 @@ def dmd(
     (output,) = model.output(params, x, t, told, **options)
     return model.prediction.x_0(output, x, schedule.at(t).like(x))
 
-  def start(batch: Batch, key: Array) -> tuple[Told, Array, dict[str, Any]]:
-    """Conditions, four keys of each example, and the options of a network that drops units."""
-    noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
-    index = batch["index"]
-    told = condition.dropped(condition.of(batch), example_keys(told_key, index))
-    return told, split(example_keys(noise_key, index), 3), dict(index=index, rngs={"dropout": dropout_key})
-
   def draw(times: Times, key: Array, keys: Array, batch: Batch, dtype: Any) -> Float[Array, " batch"]:
     return times.draw({}, key, keys, batch["index"]).t.astype(dtype)
 
   def fake_loss(params: Params, state: State, batch: Batch, key: Array):
-    (told, (z_keys, t_keys, eps_keys), options), dtype = start(batch, key), batch[spec.feature].dtype
+    (told, keys, options), dtype = beginning(condition, batch, key), batch[spec.feature].dtype
+    z_keys, t_keys, eps_keys = split(keys, 3)
     x = jax.lax.stop_gradient(generated(state.params["network"], z_keys, dtype, told))
     t = draw(fake_times, key, t_keys, batch, dtype)
     x_t, eps = diffuse(schedule, x, t, eps_keys)
@@ -121,7 +115,8 @@ def dmd(
     return jnp.mean(each), ({}, state.buffers)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    (told, (z_keys, t_keys, eps_keys), options), dtype = start(batch, key), batch[spec.feature].dtype
+    (told, keys, options), dtype = beginning(condition, batch, key), batch[spec.feature].dtype
+    z_keys, t_keys, eps_keys = split(keys, 3)
     x = generated(params, z_keys, dtype, told, **options)
     t = draw(times, key, t_keys, batch, dtype)
     x_t, _ = diffuse(schedule, jax.lax.stop_gradient(x), t, eps_keys)

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float
 from jaxgen.core.arrays import per_example
 from jaxgen.core.condition import UNCONDITIONAL, Condition, Told
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys, split
+from jaxgen.core.keys import split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.diffusion import PREDICTIONS, rectified_flow, trailing
@@ -43,7 +43,7 @@ from jaxgen.diffusion.solvers.flow_map import flow_map
 from jaxgen.diffusion.times import TimeInput, Times, logit_normal, thousandths
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import LEARNS, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, beginning, initial
 
 Instants = Float[Array, " batch"]
 Average = Callable[[Examples, Instants, Instants], Examples]  # u: (x_t [B, ...], s [B], t [B]) -> [B, ...]
@@ -157,7 +157,7 @@ def _guided(
   v: Any,
 ) -> Examples:
   """The guided velocity, (19) of Appendix B.1 with kappa; v itself where the condition is dropped."""
-  nothing = jax.tree.map(lambda a, n: jnp.broadcast_to(jnp.asarray(n, a.dtype), a.shape), told, condition.nothing)
+  nothing = condition.absent(told)
   mixed = guided.weight * v + (1 - guided.weight - guided.kappa) * average(nothing)(x_t, t, t)
   if guided.kappa:
     mixed += guided.kappa * average(told)(x_t, t, t)
@@ -227,15 +227,12 @@ def shortcut(
 
 def _drawn(model: Model, condition: Condition, spec: Spec, batch: Batch, key: Array):
   """What both losses begin with: the examples, their conditions, a key of each, and (params, told) -> u."""
-  noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
-  index = batch["index"]
-  told = condition.dropped(condition.of(batch), example_keys(told_key, index))
-  options = dict(index=index, rngs={"dropout": dropout_key})
+  told, keys, options = beginning(condition, batch, key)
 
   def average(params: Params, told: Told) -> Average:
     return lambda x, s, t: model.output(params, x, t, told, to=s, **options)[0]
 
-  return batch[spec.feature], told, example_keys(noise_key, index), average
+  return batch[spec.feature], told, keys, average
 
 
 def _method(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.condition import UNCONDITIONAL, Condition
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys, split
+from jaxgen.core.keys import split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.diffusion import Grid, Schedule, ddim, trailing
@@ -30,7 +30,7 @@ from jaxgen.diffusion.weightings import Weighting
 from jaxgen.diffusion.weightings import simple as unweighted
 from jaxgen.methods.diffusion.objective import Examples, Model
 from jaxgen.methods.diffusion.sampler import Sampler, check_start, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import Teacher, first_order, initial
+from jaxgen.methods.diffusion.teacher import Teacher, beginning, first_order, initial
 
 Instants = Float[Array, " batch"]
 
@@ -95,18 +95,16 @@ def progressive(
   sample = sampling_function(sampler, model, condition, spec)
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
-    index, x_0 = batch["index"], batch[spec.feature]
-    step_keys, eps_keys = split(example_keys(noise_key, index))
+    x_0, (told, keys, options) = batch[spec.feature], beginning(condition, batch, key)
+    step_keys, eps_keys = split(keys)
     i = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(step_keys)
     t, s, r = (jnp.asarray(times, x_0.dtype)[2 * i + more] for more in range(3))
-    told = condition.dropped(condition.of(batch), example_keys(told_key, index))
     x_t, _ = diffuse(schedule, x_0, t, eps_keys)
     wanted = jax.lax.stop_gradient(target(schedule, teacher.denoise(state, schedule, condition, told), x_t, t, s, r))
     at = schedule.at(t)
     near = at.like(x_t)
     eps = (x_t - near.alpha * wanted) / near.sigma
-    (output,) = model.output(params, x_t, t, told, index=index, rngs={"dropout": dropout_key})
+    (output,) = model.output(params, x_t, t, told, **options)
     each = weighting(model.prediction, at) * simple(output, model.prediction.target(wanted, eps, near))
     return jnp.mean(each), ({}, state.buffers)
 

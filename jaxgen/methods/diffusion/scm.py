@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from jaxgen.core.arrays import per_example
 from jaxgen.core.condition import UNCONDITIONAL, Condition
 from jaxgen.core.errors import UserError
-from jaxgen.core.keys import example_keys, split
+from jaxgen.core.keys import split
 from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec
 from jaxgen.diffusion import Grid, Schedule, predictions, trig_flow
@@ -35,7 +35,7 @@ from jaxgen.diffusion.solvers.consistency import consistency
 from jaxgen.diffusion.times import TimeInput, itself, log_normal
 from jaxgen.methods.diffusion.objective import Examples, Model, weighed, with_uncertainty
 from jaxgen.methods.diffusion.sampler import Sampler, cost, sampling_function
-from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, carried, initial
+from jaxgen.methods.diffusion.teacher import LEARNS, Teacher, beginning, carried, initial
 
 
 def tangent(
@@ -124,11 +124,9 @@ def scm(
     return {**params, "network": more}, buffers
 
   def loss(params: Params, state: State, batch: Batch, key: Array):
-    noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
-    index, x_0 = batch["index"], batch[spec.feature]
-    t_keys, z_keys = split(example_keys(noise_key, index))
-    t = times.draw({}, key, t_keys, index).t.astype(x_0.dtype)
-    told = condition.dropped(condition.of(batch), example_keys(told_key, index))
+    x_0, (told, keys, options) = batch[spec.feature], beginning(condition, batch, key)
+    t_keys, z_keys = split(keys)
+    t = times.draw({}, key, t_keys, batch["index"]).t.astype(x_0.dtype)
     x, eps = diffuse(schedule, x_0, t, z_keys)
     at = schedule.at(t)
     near = at.like(x)
@@ -138,7 +136,6 @@ def scm(
       theirs = teacher.schedule
       towards = (carried(denoise, theirs, schedule) if theirs else denoise)(x, t)[:2]
     dx = jax.lax.stop_gradient(near.d_alpha * towards[0] + near.d_sigma * towards[1])
-    options = dict(index=index, rngs={"dropout": dropout_key})
     F, dF = jax.jvp(lambda x, t: -model.output(params, x, t, told, **options)[0], (x, t), (dx, jnp.ones_like(t)))
     r = jnp.minimum(state.step / warmup, 1.0).astype(x.dtype)
     g = tangent(F, dF, x, dx, t, r, sigma_data, c)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from jaxgen.core.arrays import per_example
 from jaxgen.core.condition import Condition, Told, check_condition
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Frozen, Method, Params, State
 from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion import Prediction, Schedule, guidance
@@ -139,6 +140,20 @@ def initial(
     return params, {}
 
   return init
+
+
+def beginning(condition: Condition, batch: Batch, key: Array) -> tuple[Told, Key[Array, " batch"], dict[str, Any]]:
+  """What a loss begins with: what networks are told, a key of each example, and the options of one that drops units.
+
+  Args:
+    condition: some of whose values are dropped.
+    batch: the examples.
+    key: of the step.
+  """
+  noise_key, dropout_key, told_key = (jax.random.fold_in(key, stream) for stream in range(3))
+  index = batch["index"]
+  told = condition.dropped(condition.of(batch), example_keys(told_key, index))
+  return told, example_keys(noise_key, index), dict(index=index, rngs={"dropout": dropout_key})
 
 
 def first_order(schedule: Schedule, denoise: Denoise, x: Examples, t: Array, s: Array) -> Examples:

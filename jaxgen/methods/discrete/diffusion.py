@@ -200,7 +200,7 @@ def discrete_diffusion(
     told = condition.asked(given, told_keys)
     predict = predict_with(params, told)
     if weight is not None:
-      predict = guided(process, predict, predict_with(params, _nothing(condition, told, len(keys))), weight)
+      predict = guided(process, predict, predict_with(params, _nothing(condition, told)), weight)
 
     def window(known: Tokens | None, keys: Key[Array, " n"]) -> Tokens:
       start_keys, solver_keys = split(keys)
@@ -258,11 +258,10 @@ def guided(process: Process, better: Predict, worse: Predict, weight: Float[Arra
   return predict
 
 
-def _nothing(condition: Condition, told: Told, count: int) -> Told:
+def _nothing(condition: Condition, told: Told) -> Told:
   if not condition.dropout:
     raise UserError("guidance needs a network that knows examples without their condition: train it with some dropped")
-  every = lambda nothing: jnp.broadcast_to(jnp.asarray(nothing), (count, *np.shape(nothing)))
-  return jax.tree.map(every, condition.nothing)
+  return condition.absent(told)
 
 
 def _check(process: Process, spec: Spec, objective: Objective, sampler: Sampler) -> None:

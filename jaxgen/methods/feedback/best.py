@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 
 Draw = Callable[[Key[Array, "n"]], Array]
@@ -51,7 +52,7 @@ def best_of_n(draw: Draw, score: Score, keys: Key[Array, "count"], n: int) -> Sh
     samples = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, i))
     scores = score(samples)
     better = scores > best[1]
-    take = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    take = lambda new, old: jnp.where(per_example(better, new), new, old)
     return (take(samples, best[0]), jnp.where(better, scores, best[1])), None
 
   first = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))

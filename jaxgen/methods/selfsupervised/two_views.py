@@ -5,7 +5,8 @@ The batch has "views", [B, 2, H, W, C], from `data.views.two_views`. A network g
 "network/target" in the run's `ema`: after every step a <- a + (1 - m) (p - a).
 
 The trained network's batch statistics are the run's buffers. A target normalises by the statistics of its own batch and
-keeps none.
+keeps none. Neither dropout nor stochastic depth is on in it, as in DINO's code, whose teacher is built without; the
+networks of BYOL and MoCo have none.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
@@ -22,6 +24,7 @@ from jaxgen.core.method import Batch, Buffers, Method, Params, Player, State, co
 from jaxgen.core.spec import Spec
 from jaxgen.core.wrappers import Decay, Share, averaged
 from jaxgen.data.views import VIEWS
+from jaxgen.nn.blocks.residual import without_dropout
 from jaxgen.nn.selfsupervised.heads import Embedding
 from jaxgen.probability.embeddings import alignment, effective_dimension, uniformity
 
@@ -130,7 +133,8 @@ def two_views(
     else:
       n = len(batch[VIEWS])
       order = jax.random.permutation(order_key, n) if objective.shuffled and objective.groups > 1 else None
-      targets, _ = embeddings(state.averaged(TARGET), statistics, batch, target_key, order)
+      with nn.intercept_methods(without_dropout):
+        targets, _ = embeddings(state.averaged(TARGET), statistics, batch, target_key, order)
     targets = jax.tree.map(jax.lax.stop_gradient, targets)
     value, carried = objective.loss(views, targets, state.buffers.get(CARRIED, {}), state.step)
     return value, (_geometry(views), {**new, **({CARRIED: carried} if carried else {})})

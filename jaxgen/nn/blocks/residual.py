@@ -1,5 +1,6 @@
 """What may be done to a residual branch before it is added: dropped as a whole, or scaled by learned gains."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgen.nn.blocks.layers import check_rate
+from jaxgen.nn.blocks.layers import Dropout, check_rate
 
 Dtype = Any
 Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
@@ -30,6 +31,12 @@ class DropPath(nn.Module):
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
     keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def without_dropout(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
+  """For `nn.intercept_methods`: neither `Dropout` nor `DropPath` drops anything; batch statistics stay the batch's."""
+  dropping = isinstance(context.module, Dropout | DropPath) and context.method_name == "__call__"
+  return arguments[0] if dropping else call(*arguments, **options)
 
 
 class LayerScale(nn.Module):

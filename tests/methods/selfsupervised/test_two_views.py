@@ -13,23 +13,26 @@ from jaxgen.core.wrappers import averaged
 from jaxgen.methods.selfsupervised import objectives
 from jaxgen.methods.selfsupervised.rotnet import rotnet
 from jaxgen.methods.selfsupervised.two_views import CARRIED, TARGET, toward_one, two_views
-from jaxgen.nn.blocks.layers import BatchNorm
+from jaxgen.nn.blocks.layers import BatchNorm, Dropout
+from jaxgen.nn.blocks.residual import DropPath
 from jaxgen.nn.selfsupervised.heads import Embedder, Head
 
 SPEC = Spec((4, 4, 1))
 
 
 class Backbone(nn.Module):
-  """Features of one dense layer, normalised or not."""
+  """Features of one dense layer, normalised or not, of which units and whole examples are dropped or not."""
 
   normed: bool = False
+  dropped: float = 0.0
 
   def setup(self):
-    self.dense, self.norm = nn.Dense(6), BatchNorm(0.5)
+    self.dense, self.norm, self.drop, self.depth = nn.Dense(6), BatchNorm(0.5), Dropout(self.dropped), DropPath()
 
   def features(self, x, index=None):
     h = self.dense(x.reshape(len(x), -1))
-    return nn.relu(self.norm(h, index is not None) if self.normed else h)
+    h = nn.relu(self.norm(h, index is not None) if self.normed else h)
+    return self.depth(self.drop(h, index), self.dropped, index)
 
 
 class Headless(nn.Module):
@@ -43,8 +46,8 @@ def batch_of(n, shape=(2, 4, 4, 1), seed=0):
   return {"image": views[:, 0], "views": views, "index": jnp.arange(n)}
 
 
-def method(objective, normed=False, rate=0.1, **heads):
-  network = Embedder(Backbone(normed), **{"projector": Head((5,)), **heads})
+def method(objective, normed=False, rate=0.1, dropped=0.0, **heads):
+  network = Embedder(Backbone(normed, dropped), **{"projector": Head((5,)), **heads})
   return two_views(network, objective, spec=SPEC, optimizer=optax.sgd(rate))
 
 
@@ -84,6 +87,21 @@ def test_keys_have_no_gradient_and_the_target_follows(x64):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.ema[TARGET], expected)
   share = toward_one(0.9, 100).of
   assert [float(share(jnp.asarray(n))) for n in (0, 50, 100, 200)] == pytest.approx([0.1, 0.05, 0, 0])
+
+
+def test_a_target_drops_nothing(x64):
+  """Its keys are those of the network in evaluation, while the trained network's queries are not."""
+  made = method(objectives.moco(0.2, 0.5, queue=8, groups=1), dropped=0.5, rate=0.0)
+  batch = batch_of(8)
+  state = made.init(jax.random.key(0), batch)
+  new, metrics = jax.jit(made.step)(state, batch)
+  network = Embedder(Backbone(), Head((5,)))
+  q, k = (np.asarray(network.apply({"params": state.params["network"]}, batch["views"][:, v]).z) for v in range(2))
+  q, k = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (q, k))
+  np.testing.assert_allclose(new.buffers[CARRIED]["queue"], k, rtol=0, atol=1e-6)
+  logits = np.concatenate([(q * k).sum(1, keepdims=True), q @ np.asarray(state.buffers[CARRIED]["queue"]).T], 1) / 0.2
+  undropped = np.mean(np.log(np.exp(logits).sum(1)) - logits[:, 0])
+  assert abs(float(metrics["loss"]) - undropped) > 1e-3
 
 
 def test_a_further_average_leaves_the_target_as_it_is(x64):
