@@ -3,7 +3,6 @@
 import itertools
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from jaxtyping import UInt8
 
 from jaxgen.core import pictures as core_pictures
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data import Dataset, real
 from jaxgen.data.own import LOOKS, own
 from jaxgen.data.sources.images import FORMATS, SUFFIXES
@@ -193,7 +193,7 @@ def _of_file(path: pathlib.Path) -> Pictures:
       if name is None:
         raise UserError(f"{path} has none of {', '.join(NAMES)}, only {', '.join(arrays.files)}")
       x = arrays[name]
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of pictures: {error}") from error
   if x.ndim != 4 or x.shape[-1] not in (1, 3, 4) or not len(x):
     raise UserError(f"{path}: pictures are [N, height, width, channels], and {name} is {list(x.shape)}")
