@@ -186,9 +186,13 @@ class Segments:
     if not self.firsts:
       raise UserError("pairs of segments take documents of several lines, and each of these has one: put them together")
     self.before = np.cumsum([0, *map(len, self.documents)])
-    flat = np.array([token for lines in self.documents for line in lines for token in line], np.int32)
+    flat = [marks.pad, marks.start, marks.end, *(t for lines in self.documents for line in lines for t in line)]
     # What examples may have, in the shares that are drawn.
-    self.arrays = {"tokens": flat, "types": np.arange(2, dtype=np.int32), "label": np.arange(len(self.firsts)) % 2}
+    self.arrays = {
+      "tokens": np.array(flat, np.int32),
+      "types": np.arange(2, dtype=np.int32),
+      "label": np.arange(len(self.firsts)) % 2,
+    }
     self.about = About()
 
   def __len__(self) -> int:
