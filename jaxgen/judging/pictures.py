@@ -15,8 +15,7 @@ from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data import Dataset, real
 from jaxgen.data.own import LOOKS, own
 from jaxgen.data.sources.images import FORMATS, SUFFIXES
-from jaxgen.engine.drawing import stream
-from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.drawing import origin, stream
 from jaxgen.engine.run import Run
 
 NAMES = ("samples", "arr_0", "image", "train_image", "images", "x")  # of pictures in an npz, in this order
@@ -67,15 +66,7 @@ def of_run(run: Run, n: int, seed: int = 0, batch: int | None = None) -> Picture
         piece = core_pictures.quantize(piece, run.data.levels)
       yield from core_pictures.to_uint8(piece)
 
-  about = {
-    "config": run.config.name,
-    "arguments": run.config.to_json(run.arguments),
-    "step": run.step,
-    "sha256": state_hash(run.state),
-    "seed": seed,
-    "batch": batch or run.experiment.sample_chunk,
-  }
-  return Pictures(run.name, n, about, read)
+  return Pictures(run.name, n, origin(run, seed, batch), read)
 
 
 def of_data(data: Dataset, split: str | None = "train", name: str | None = None) -> Pictures:
