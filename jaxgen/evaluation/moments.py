@@ -1,7 +1,7 @@
 """Mean and covariance of a stream of features, as partial sums that can be merged, and the files that papers share.
 
-moments = sum_of(chunks)               # one pass, one chunk in memory at a time
-moments.write("cifar10_train.npz")     # mu, sigma: what pytorch-fid, torch-fidelity and ADM read
+total = sum_of(chunks)                 # one pass, one chunk in memory at a time
+write("cifar10_train.npz", total)      # mu, sigma: what pytorch-fid, torch-fidelity and ADM read
 """
 
 import functools
