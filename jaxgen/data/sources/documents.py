@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request
+from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, text_of
 from jaxgen.data.sources.text import TRAIN_SHARE
 
 PACKED = ("<pad>", "<end>")  # of a tokenizer of bytes that is trained on the documents
@@ -49,10 +49,7 @@ def read(pattern: str) -> list[str]:
     raise UserError(f"there are no files {pattern}: give a text file, a folder, or a pattern such as notes/*.txt")
   found = []
   for path in paths:
-    try:
-      text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f"{path} cannot be read as text: {error}") from error
+    text = text_of(path)
     if path.suffix == ".jsonl":
       found += _field(path, text, field)
     else:
