@@ -21,7 +21,7 @@ from jaxgen.engine.folder import Folder
 from jaxgen.engine.provenance import note_on_test_data
 from jaxgen.evaluation import moments
 from jaxgen.judging import METRICS, SPACES, Pictures, judge, of_data, of_run, of_subject, open_space, trained_space
-from jaxgen.judging.numbers import check_metrics
+from jaxgen.judging.numbers import check_names
 from jaxgen.judging.pictures import plain
 from jaxgen.judging.spaces import JUDGE, Space, check_space
 
@@ -82,11 +82,10 @@ def of_samples(run: Any, options: dict[str, Any]) -> None:
   """Metrics of a run's samples."""
   check_space(options["space"])
   names = metric_names(options)
-  space = trained_space(run.data) if options["space"] == JUDGE else open_space(options["space"], options["weights"])
-  reference = reference_of(options, space) if options["against"] else of_data(run.data, options["split"] or "train")
-  check_metrics(names, space, isinstance(reference, Pictures))
   n = len(run.data.source(run.data.train)) if options["samples"] is None else options["samples"]
   samples = of_run(run, n, options["seed"], options["batch"])
+  space = trained_space(run.data) if options["space"] == JUDGE else open_space(options["space"], options["weights"])
+  reference = reference_of(options, space) if options["against"] else of_data(run.data, options["split"] or "train")
   where = run.folder.path / "judged" / folder_name(samples, reference, space)
   numbers, document = compute(samples, reference, space, names, where, options["resume"])
   if jax.process_index() == 0:
@@ -114,7 +113,6 @@ def of_others(subject: str, words: list[str]) -> None:
   else:
     space = open_space(options["space"], options["weights"])
   reference = reference_of(options, space)
-  check_metrics(names, space, isinstance(reference, Pictures))
   where = cache_folder() / "judged" / folder_name(samples, reference, space)
   numbers, document = compute(samples, reference, space, names, where, options["resume"])
   write(numbers, {"pictures": subject, **document, "against": options["against"]}, where, options["out"])
@@ -123,8 +121,7 @@ def of_others(subject: str, words: list[str]) -> None:
 def metric_names(options: dict[str, Any]) -> list[str]:
   """What --metrics names, refused before a network is opened where there is no such metric."""
   names = [name.strip() for name in options["metrics"].split(",") if name.strip()]
-  if unknown := [name for name in names if name not in METRICS]:
-    raise UserError(f"there is no metric {unknown[0]!r}: they are {', '.join(METRICS)}")
+  check_names(names)
   return names
 
 

@@ -16,6 +16,7 @@ from jaxgen.cli.options import RUNS, check_out, folder_of, option, parse, worker
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine import loop
+from jaxgen.engine.arguments import kind_in_words
 from jaxgen.engine.config import Config, load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
@@ -103,9 +104,8 @@ def parsed(config: Config, word: str) -> tuple[str, list[Any]]:
       with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         _, changed = parse("sweep", [f"--{name.replace('_', '-')}", value], {}, "", config)
     except SystemExit:
-      raise UserError(
-        f"--over {word}: {value!r} is no value of {name}, whose type is {config.types.get(name)}"
-      ) from None
+      takes = kind_in_words(config.types.get(name, type(config.defaults()[name])))
+      raise UserError(f"--over {word}: {value!r} is no value of {name}, which takes {takes}") from None
     found.append(changed.get(name, config.defaults()[name]))
   if len({json.dumps(config.to_json({name: x})) for x in found}) < len(found):
     raise UserError(f"--over {word} has a value twice")

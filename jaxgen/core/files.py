@@ -7,6 +7,8 @@ import re
 import secrets
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -14,6 +16,18 @@ from jaxgen.core.remote import ADDRESS, Remote
 
 Place = pathlib.Path | Remote
 PathLike = str | os.PathLike | Remote
+
+# What reading an .npz raises, where it is damaged, cut short, another kind of file, or lacks an array.
+NPZ_ERRORS = (
+  OSError,
+  ValueError,
+  TypeError,
+  KeyError,
+  EOFError,
+  NotImplementedError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 def place(path: PathLike) -> Place:

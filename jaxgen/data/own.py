@@ -4,7 +4,6 @@ jaxgen train ddpm_images --data folder:photos --size 64
 """
 
 import io
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.dataset import Dataset, images
 from jaxgen.data.sources.base import Fit, Request
 from jaxgen.data.sources.folder import has_splits, hidden_part
@@ -144,7 +144,7 @@ def _npz(request: Request) -> Found:
         raise UserError(f"{path} has no train_image and no image, only {', '.join(file.files)}")
       place = place_of(file.zip, f"{prefix}image.npy")
       label = file.get(prefix + "label")
-  except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
+  except (*NPZ_ERRORS, AttributeError) as error:
     raise UserError(f"{path} cannot be read as a NumPy file ({error}): write it anew with numpy.savez") from error
   if len(place.shape) != 4 or place.shape[-1] not in (1, 3, 4) or place.dtype != np.uint8:
     raise UserError(

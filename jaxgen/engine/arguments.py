@@ -49,6 +49,22 @@ def as_flag(kind: Any, value: Any) -> tuple[Any, Any]:
   return _flag_type(kind), value.item() if isinstance(value, np.generic) else value
 
 
+def kind_in_words(kind: Any) -> str:
+  """What an argument of this type takes: "float", "int or None", "'ddim' or 'heun'", "tuple of int"."""
+  origin, inner = typing.get_origin(kind), typing.get_args(kind)
+  if origin is typing.Annotated:
+    return kind_in_words(inner[0])
+  if origin in (typing.Union, types.UnionType):
+    return " or ".join(map(kind_in_words, inner))
+  if origin is typing.Literal:
+    return " or ".join(map(repr, inner))
+  if origin in (tuple, list):
+    return f"{origin.__name__} of {', '.join(kind_in_words(k) for k in inner if k is not Ellipsis)}"
+  if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+    return " or ".join(kind.__members__)
+  return "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind))
+
+
 def _flag_type(kind: Any) -> Any:
   origin, inner = typing.get_origin(kind), typing.get_args(kind)
   if origin in (typing.Union, types.UnionType):

@@ -38,8 +38,8 @@ def reconstructed(run: Run, sigma_rel: float, network: str = NETWORK) -> State:
     if not kept or not steps:
       has = "keeps no averages for later" if not e.profiles else f"has stored none of {network!r} up to step {last}"
       raise UserError(
-        f"{run.folder.path} {has}, so --ema {sigma_rel:g} cannot be made: its config keeps them where `profiles` names "
-        "them, as edm2_digits does"
+        f"{run.folder.path} {has}, so none of relative width {sigma_rel:g} can be made: its config keeps them where "
+        "`profiles` names them, as edm2_digits does"
       )
     gamma = gamma_of(sigma_rel)
     pairs = [(step, name) for step in steps for name in kept]

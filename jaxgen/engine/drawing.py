@@ -14,6 +14,19 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import root
 from jaxgen.engine.experiment import AnyRun
+from jaxgen.engine.hashing import state_hash
+
+
+def origin(run: AnyRun, seed: int, batch: int | None = None) -> dict[str, Any]:
+  """What a sample's bits depend on besides its number, as JSON; the arguments as for `stream`."""
+  return {
+    "config": run.config.name,
+    "arguments": run.config.to_json(run.arguments),
+    "step": run.step,
+    "sha256": state_hash(run.state),
+    "seed": seed,
+    "batch": batch or run.experiment.sample_chunk,
+  }
 
 
 def stream(

@@ -212,8 +212,8 @@ class _Training:
       self.step, run.state = restored
       if self.step > last:
         raise UserError(f"{folder.path} has {self.step} steps already: --steps may be raised, not lowered to {last}")
-      trained = f"{folder.path} is trained: step {last}"
-      self.progress.say(trained if self.step == last else f"resuming {folder.path} at step {self.step}")
+      goes_on = f"{'resuming' if self.step else 'starting'} {folder.path} at step {self.step}"  # 0: imported
+      self.progress.say(goes_on if self.step < last else f"{folder.path} is trained: step {last}")
     if self.main:
       damaged = folder.keep_metrics_until(self.step)
       if damaged:

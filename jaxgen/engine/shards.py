@@ -29,8 +29,7 @@ from jaxgen.core import files, pictures
 from jaxgen.core.errors import UserError
 from jaxgen.engine.claims import claim
 from jaxgen.engine.cluster import by_main
-from jaxgen.engine.drawing import cut, stream
-from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.drawing import cut, origin, stream
 from jaxgen.engine.run import Run
 
 Kind = Literal["npz", "images"]
@@ -84,16 +83,11 @@ def draw(
   if kind == "images" and not (len(shape) == 3 and shape[-1] in (1, 3, 4) and jnp.issubdtype(dtype, jnp.floating)):
     raise UserError(f"samples of shape {list(shape)} and type {dtype} are no pictures: use --format npz")
   about = {
-    "config": run.config.name,
-    "arguments": run.config.to_json(run.arguments),
-    "step": run.step,
-    "sha256": state_hash(run.state),
-    "seed": seed,
+    **origin(run, seed, batch),
     "first": first,
     "n": n,
     "format": kind,
     "chunk": chunk,
-    "batch": batch,
     "shape": list(shape),
     "dtype": str(dtype),
   }

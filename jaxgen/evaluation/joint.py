@@ -32,9 +32,8 @@ def retrieval(at: Sequence[int] = (1, 5, 10), split: str = "test") -> Evaluator:
   """
 
   def evaluate(run: AnyRun) -> dict[str, float]:
+    tokens = _values(run, split, "tokens")
     found = run.evaluate_split(split)
-    source = run.data.source(split)
-    tokens = source.arrays["tokens"] if "tokens" in source.arrays else source.gather(np.arange(len(source)))["tokens"]
     _, same = np.unique(tokens, axis=0, return_inverse=True)
     same, numbers = same.reshape(-1), {}
     for name, a, b in (("image_to_text", IMAGE, TEXT), ("text_to_image", TEXT, IMAGE)):
@@ -43,6 +42,18 @@ def retrieval(at: Sequence[int] = (1, 5, 10), split: str = "test") -> Evaluator:
     return numbers | {f"{split}_examples": float(len(same))}
 
   return evaluate
+
+
+def _values(run: AnyRun, split: str, name: str) -> np.ndarray:
+  """An array of all of a split's examples.
+
+  Raises:
+    UserError: they have none of this name.
+  """
+  if name not in run.data.features:
+    raise UserError(f"examples of {run.data.name} have no {name!r}, only {', '.join(run.data.features)}")
+  source = run.data.source(split)
+  return source.arrays[name] if name in source.arrays else source.gather(np.arange(len(source)))[name]
 
 
 def _first_of_the_same(
@@ -78,21 +89,21 @@ def zero_shot(
     split: the split, which has labels.
 
   The evaluator raises:
-    UserError: a class without a prompt, or a label without a class.
+    UserError: a class without a prompt, examples without labels, or a label without a class.
   """
 
   def evaluate(run: AnyRun) -> dict[str, float]:
     texts = prompts()
     if empty := [name for tokens, name in texts if not len(tokens)]:
       raise UserError(f"the class {empty[0]!r} has no prompt: give it one, or leave its examples out")
-    params = run.state.averaged()
-    of_texts = jax.jit(lambda tokens: network.apply({"params": params}, tokens, method="of_texts"))
-    features = np.stack([_mean_of(of_texts, tokens) for tokens, _ in texts])
-    label = run.data.source(split).arrays["label"]
+    label = _values(run, split, "label")
     if label.max() >= len(texts):
       raise UserError(
         f"the split {split!r} has the label {label.max()}, and there are {len(texts)} classes with prompts"
       )
+    params = run.state.averaged()
+    of_texts = jax.jit(lambda tokens: network.apply({"params": params}, tokens, method="of_texts"))
+    features = np.stack([_mean_of(of_texts, tokens) for tokens, _ in texts])
     rank = ranks(run.evaluate_split(split)[IMAGE] @ features.T, label)
     found = {f"{split}_zero_shot_top_{k}": float(np.mean(rank < k)) for k in top}
     return found | {f"{split}_zero_shot_classes": float(len(texts))}

@@ -1,12 +1,11 @@
 """Mean and covariance of a stream of features, as partial sums that can be merged, and the files that papers share.
 
-moments = sum_of(chunks)               # one pass, one chunk in memory at a time
-moments.write("cifar10_train.npz")     # mu, sigma: what pytorch-fid, torch-fidelity and ADM read
+total = sum_of(chunks)                 # one pass, one chunk in memory at a time
+write("cifar10_train.npz", total)      # mu, sigma: what pytorch-fid, torch-fidelity and ADM read
 """
 
 import functools
 import pathlib
-import zipfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -95,7 +94,7 @@ def is_statistics(file: str | pathlib.Path) -> bool:
   try:
     with np.load(file, allow_pickle=False) as arrays:
       return bool({"mu", "sigma"} & set(arrays.files))
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+  except files.NPZ_ERRORS:
     return True
 
 
@@ -116,7 +115,7 @@ def read(file: str | pathlib.Path, **about: str) -> tuple[Moments, dict[str, str
   try:
     with np.load(path, allow_pickle=False) as arrays:
       found: dict[str, Any] = {name: arrays[name] for name in arrays.files if name in ("mu", "sigma", "n", *ABOUT)}
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  except files.NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as statistics ({error}): it is an .npz with mu and sigma") from error
   missing = [name for name in ("mu", "sigma") if name not in found]
   if missing:

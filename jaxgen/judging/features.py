@@ -11,7 +11,6 @@ import hashlib
 import io
 import itertools
 import json
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,7 +88,7 @@ class Features:
     for start in starts:
       try:
         self._read(start)
-      except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      except files.NPZ_ERRORS:
         return start
     return self.n
 

@@ -9,7 +9,7 @@ features says so in its name: its covariance has not full rank.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.evaluation import frechet, kernel, moments
 from jaxgen.evaluation.inception_score import inception_score
 from jaxgen.evaluation.likelihood import mean_and_error
-from jaxgen.evaluation.manifold import manifold
+from jaxgen.evaluation.manifold import Manifold, manifold
 from jaxgen.evaluation.moments import Moments
 from jaxgen.judging.features import Features
 from jaxgen.judging.pictures import Pictures
@@ -36,11 +36,13 @@ class Sets(NamedTuple):
     samples: the samples' features.
     real: the reference's; None where only its moments are known.
     moments: the reference's moments, of its features by name.
+    manifold: what the balls around both sets contain; computed once.
   """
 
   samples: Features
   real: Features | None
   moments: Callable[[str], Moments]
+  manifold: Callable[[], Manifold]
 
 
 Numbers = dict[str, float]  # by names without "_N_SPACE_REFERENCE", which `judge` adds
@@ -74,10 +76,7 @@ def _in_groups(samples: Features, of: str) -> list[Moments]:
 
 
 def _fid_infinity(sets: Sets) -> Numbers:
-  x = sets.samples.all()
-  if len(x) < 40:
-    raise UserError(f"fid_infinity fits a line to distances of few and many samples: {len(x)} are too few, take 40")
-  return {"fid_infinity": frechet.extrapolated(x, sets.moments("features"))}
+  return {"fid_infinity": frechet.extrapolated(sets.samples.all(), sets.moments("features"))}
 
 
 def _kid(sets: Sets) -> Numbers:
@@ -93,7 +92,7 @@ def _inception_score(sets: Sets) -> Numbers:
 
 
 def _shares(sets: Sets, names: Sequence[str]) -> Numbers:
-  found = manifold(sets.samples.all(), sets.real.all())
+  found = sets.manifold()
   numbers = {}
   for name in names:
     word = {"precision": "precision_k3", "recall": "recall_k3", "density": "density_k5", "coverage": "coverage_k5"}
@@ -107,36 +106,61 @@ def _cmmd(sets: Sets) -> Numbers:
 
 
 class Metric(NamedTuple):
-  """How a metric is computed, which of a network's outputs it needs, and whether of every real example."""
+  """How a metric is computed, and what it takes.
+
+  Attributes:
+    compute: the sets -> its numbers.
+    needs: which of a network's outputs.
+    against: what it compares samples with: every one of the real "examples", their "moments", or "nothing".
+    least: the least number of samples, and of real examples where it takes every one.
+    why: what it does with them.
+  """
 
   compute: Callable[[Sets], Numbers]
   needs: str = "features"
-  pairs: bool = True
+  against: str = "examples"
+  least: int = 2
+  why: str = "is of a distribution"
 
 
+BALLS = {"least": 6, "why": "takes 5th neighbours"}
 METRICS: dict[str, Metric] = {
-  "fid": Metric(_fid, pairs=False),
-  "fid_infinity": Metric(_fid_infinity, pairs=False),
-  "sfid": Metric(functools.partial(_fid, name="sfid", of="spatial"), "spatial"),
+  "fid": Metric(_fid, against="moments"),
+  "fid_infinity": Metric(_fid_infinity, against="moments", least=40, why="fits a line to distances of few and many"),
+  "sfid": Metric(functools.partial(_fid, name="sfid", of="spatial"), "spatial", "moments"),
   "kid": Metric(_kid),
-  "is": Metric(_inception_score, "logits", pairs=False),
-  "prdc": Metric(functools.partial(_shares, names=("precision", "recall", "density", "coverage"))),
-  "authentic": Metric(functools.partial(_shares, names=("authentic",))),
+  "is": Metric(_inception_score, "logits", "nothing"),
+  "prdc": Metric(functools.partial(_shares, names=("precision", "recall", "density", "coverage")), **BALLS),
+  "authentic": Metric(functools.partial(_shares, names=("authentic",)), **BALLS),
   "cmmd": Metric(_cmmd),
 }
 
 
-def check_metrics(names: Sequence[str], space: Space, has_examples: bool = True) -> None:
-  """Raises a UserError where there is no such metric, the space lacks what it needs, or the reference does."""
+def check_names(names: Sequence[str]) -> None:
+  """Raises a UserError where there is no such metric, or none is named."""
   if not names:
     raise UserError(f"--metrics takes one or more of {', '.join(METRICS)}, with commas between them")
+  if unknown := [name for name in names if name not in METRICS]:
+    raise UserError(f"there is no metric {unknown[0]!r}: they are {', '.join(METRICS)}")
+
+
+def check_metrics(
+  names: Sequence[str], space: Space, samples: Pictures, reference: Pictures | tuple[str, Moments]
+) -> None:
+  """Raises a UserError where a metric cannot be computed of these sets in this space; computes nothing."""
+  check_names(names)
   for name in names:
-    if name not in METRICS:
-      raise UserError(f"there is no metric {name!r}: they are {', '.join(METRICS)}")
-    if METRICS[name].needs not in space.gives:
-      raise UserError(f"{name} needs a network's {METRICS[name].needs}, and {space.name} has none: see --space")
-    if METRICS[name].pairs and not has_examples:
+    metric = METRICS[name]
+    if metric.needs not in space.gives:
+      raise UserError(f"{name} needs a network's {metric.needs}, and {space.name} has none: see --space")
+    if metric.against == "examples" and not isinstance(reference, Pictures):
       raise UserError(f"{name} compares with every real example, and a file of statistics has their moments alone")
+    takes = [(samples, metric.least)]
+    if metric.against != "nothing" and isinstance(reference, Pictures):
+      takes.append((reference, metric.least if metric.against == "examples" else 2))
+    for pictures, least in takes:
+      if pictures.n < least:
+        raise UserError(f"{name} {metric.why}, and needs {least} pictures or more: {pictures.name} has {pictures.n}")
 
 
 def judge(
@@ -157,30 +181,28 @@ def judge(
     progress: called with what is computed, how many pictures are done, and how many there are.
 
   Raises:
-    UserError: as `check_metrics`; or the folder is of other pictures, or there are too few.
+    UserError: as `check_metrics`, before any feature is computed; or the folder is of other pictures.
   """
-  only_moments = isinstance(reference[1], Moments)
-  check_metrics(metrics, space, not only_moments)
-  if samples.n < 2:
-    raise UserError("metrics of a distribution need 2 pictures or more")
-  steps: Iterator[tuple[str, Pictures]] = iter((("samples", samples),))
-  if not only_moments:
-    steps = iter((("reference", reference), ("samples", samples)))
+  check_metrics(metrics, space, samples, reference)
+  sets = {"samples": samples}
+  if isinstance(reference, Pictures) and any(METRICS[name].against != "nothing" for name in metrics):
+    sets = {"reference": reference, **sets}
   kept: dict[str, Features] = {}
-  for what, pictures in steps:
+  for what, pictures in sets.items():
     kept[what] = Features(folder / what, pictures, space)
     kept[what].compute(resume, lambda done, what=what, n=pictures.n: progress(what, done, n))
   name = reference[0]
 
   @functools.cache
   def of_reference(of: str) -> Moments:
-    return reference[1] if only_moments else moments.sum_of(kept["reference"].chunks(of))
+    return moments.sum_of(kept["reference"].chunks(of)) if isinstance(reference, Pictures) else reference[1]
 
-  sets = Sets(kept["samples"], kept.get("reference"), of_reference)
+  balls = functools.cache(lambda: manifold(kept["samples"].all(), kept["reference"].all()))
+  compared = Sets(kept["samples"], kept.get("reference"), of_reference, balls)
   numbers: Numbers = {}
   for metric in metrics:
     try:
-      found = METRICS[metric].compute(sets)
+      found = METRICS[metric].compute(compared)
     except ValueError as error:
       raise UserError(f"{metric} of {samples.n} samples of {samples.name} against {name}: {error}") from error
     for word, value in found.items():

@@ -3,7 +3,6 @@
 import itertools
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ from jaxtyping import UInt8
 
 from jaxgen.core import pictures as core_pictures
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data import Dataset, real
 from jaxgen.data.own import LOOKS, own
 from jaxgen.data.sources.images import FORMATS, SUFFIXES
-from jaxgen.engine.drawing import stream
-from jaxgen.engine.hashing import state_hash
+from jaxgen.engine.drawing import origin, stream
 from jaxgen.engine.run import Run
 
 NAMES = ("samples", "arr_0", "image", "train_image", "images", "x")  # of pictures in an npz, in this order
@@ -67,15 +66,7 @@ def of_run(run: Run, n: int, seed: int = 0, batch: int | None = None) -> Picture
         piece = core_pictures.quantize(piece, run.data.levels)
       yield from core_pictures.to_uint8(piece)
 
-  about = {
-    "config": run.config.name,
-    "arguments": run.config.to_json(run.arguments),
-    "step": run.step,
-    "sha256": state_hash(run.state),
-    "seed": seed,
-    "batch": batch or run.experiment.sample_chunk,
-  }
-  return Pictures(run.name, n, about, read)
+  return Pictures(run.name, n, origin(run, seed, batch), read)
 
 
 def of_data(data: Dataset, split: str | None = "train", name: str | None = None) -> Pictures:
@@ -193,7 +184,7 @@ def _of_file(path: pathlib.Path) -> Pictures:
       if name is None:
         raise UserError(f"{path} has none of {', '.join(NAMES)}, only {', '.join(arrays.files)}")
       x = arrays[name]
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of pictures: {error}") from error
   if x.ndim != 4 or x.shape[-1] not in (1, 3, 4) or not len(x):
     raise UserError(f"{path}: pictures are [N, height, width, channels], and {name} is {list(x.shape)}")

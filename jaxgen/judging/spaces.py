@@ -205,7 +205,7 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
   """
   check_space(name)
   if name == JUDGE:
-    raise UserError(f"the space {JUDGE!r} is learned from a data set: say which")
+    raise UserError(f"the space {JUDGE!r} is learned from a data set: `trained_space` opens it")
   known = SPACES[name]
   network = NETWORKS[known.network]
   path = pathlib.Path(weights) if weights else weights_folder() / network.file
@@ -243,6 +243,11 @@ def trained_space(data: Dataset) -> Space:
   Raises:
     UserError: the data has no labels; or, by `features`, pictures are of another shape.
   """
+  if data.classes is None:
+    raise UserError(
+      f"--space {JUDGE} is of a classifier that is trained on labels, and {data.name} has none: take the --space of a "
+      "published network"
+    )
   judge = judges.trained_on(data)
 
   def features(pictures: Sequence[Picture]) -> dict[str, np.ndarray]:

@@ -76,9 +76,8 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, n
 def _curve(kind: str, name: str, lines: Sequence[Line], error: tuple[np.ndarray, np.ndarray] | None = None) -> Drawing:
   """A number over the steps, with the band of its standard error where there is one."""
   values = np.concatenate([line.values for line in lines])
-  log = bool(values.min() > 0 and values.max() / values.min() > 8)  # on a linear axis its last part would look flat
 
-  def draw(axes: Any) -> None:
+  def draw(axes: Any, log: bool) -> None:
     for (steps, y, label, noisy), color in zip(lines, (BLUE, ORANGE), strict=False):
       if noisy and len(steps) > 50:
         thin = spread(len(steps), POINTS)
@@ -93,16 +92,10 @@ def _curve(kind: str, name: str, lines: Sequence[Line], error: tuple[np.ndarray,
     if error is not None and len(error[0]) == len(lines[0][0]):
       steps, y = lines[0][:2]
       axes.fill_between(steps, y - error[1], y + error[1], color=BLUE, alpha=0.2, linewidth=0)
-    if log:
-      axes.set_yscale("log")
-      _label_log_axis(axes, values)
-    axes.set_xlabel("step")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     if len(lines) > 1:
       axes.legend()
 
-  return drawing(name + (" (log scale)" if log else ""), f"{kind}/{name}", draw)
+  return _over_steps(name, f"{kind}/{name}", values, draw)
 
 
 COLORS = (BLUE, ORANGE, "#3f9c5a", "#a35bbf", "#c2484f", "#8a7a2e", "#2f9aa0", "#9a6a4a")  # of runs in one figure
@@ -118,9 +111,8 @@ def overlaid(title: str, name: str, lines: Sequence[tuple[str | None, int, Seque
       pairs. Long curves are shown by their running means.
   """
   values = np.array([y for _, _, points in lines for _, y in points])
-  log = bool(values.min() > 0 and values.max() / values.min() > 8)
 
-  def draw(axes: Any) -> None:
+  def draw(axes: Any, log: bool) -> None:
     for label, number, points in lines:
       steps, y = np.array(points, np.float64).T
       if len(y) > 50:
@@ -130,6 +122,16 @@ def overlaid(title: str, name: str, lines: Sequence[tuple[str | None, int, Seque
       marker = "o" if len(y) <= 30 else None
       color = COLORS[number % len(COLORS)]
       axes.plot(steps, y, color=color, linewidth=1.5, marker=marker, markersize=3.5, label=label)
+
+  return _over_steps(title, name, values, draw)
+
+
+def _over_steps(title: str, name: str, values: np.ndarray, draw: Callable[[Any, bool], None]) -> Drawing:
+  """A figure whose axes are steps and values, by a function of (axes, whether the values' axis is logarithmic)."""
+  log = bool(values.min() > 0 and values.max() / values.min() > 8)  # on a linear axis its last part would look flat
+
+  def drawn(axes: Any) -> None:
+    draw(axes, log)
     if log:
       axes.set_yscale("log")
       _label_log_axis(axes, values)
@@ -137,7 +139,7 @@ def overlaid(title: str, name: str, lines: Sequence[tuple[str | None, int, Seque
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
 
-  return drawing(title + (" (log scale)" if log else ""), name, draw)
+  return drawing(title + (" (log scale)" if log else ""), name, drawn)
 
 
 def _running_mean(y: np.ndarray, width: int) -> np.ndarray:

@@ -12,7 +12,6 @@ import io
 import pathlib
 import re
 import shlex
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -193,7 +192,7 @@ def _final_samples(run: AnyRun) -> np.ndarray | None:
     contents = (run.folder / "samples" / "final.npz").read_bytes()
     with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
       samples = arrays["samples"]
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+  except files.NPZ_ERRORS:
     return None  # no samples yet, or a file that a crash cut short
   spec = run.data.batch_spec(1, train=False)
   shape = spec["image"].shape[1:] if "image" in spec else ()

@@ -149,6 +149,9 @@ def test_half_of_the_seconds_follow_and_all_is_drawn_anew(files):
       assert min(len(first), len(second)) > 0
       assert types.tolist() == [0] * (middle + 1) + [1] * (len(second) + 1) + [0] * (16 - len(filled))
       assert follow(first, second) or label == 1
+  tokens = np.concatenate([batch["tokens"].ravel() for batch in batches])  # special ones, too
+  assert f"tokens: int32 [16], values {tokens.min()} to {tokens.max()}" in data.describe("train")
+  assert marks.start < min(token for lines in known for line in lines for token in line)
   again = [pipeline.batch_at(source, 1, step, 32)["label"] for step in range(40)]
   assert (np.concatenate(again) != labels).any()
   test = data.source("test")

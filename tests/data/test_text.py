@@ -228,6 +228,10 @@ def test_documents_that_are_none(poem):
   poem.write_bytes(b"\xff\xfe\xfa")
   with pytest.raises(UserError, match="cannot be read as text"):
     text.document(poem, length=8, vocabulary=29).source("train")
+  packed = poem.with_suffix(".gz")
+  packed.write_bytes(gzip.compress(b"a poem")[:10] + b"\xff" * 20)
+  with pytest.raises(UserError, match="cannot be read as text"):
+    text.document(packed, length=8, vocabulary=29).source("train")
 
 
 def test_tiny_shakespeare():

@@ -17,7 +17,7 @@ def run(image, text, tokens, label=None):
   features = {"image_features": np.asarray(image, float), "text_features": np.asarray(text, float)}
   return types.SimpleNamespace(
     evaluate_split=lambda split: features,
-    data=types.SimpleNamespace(source=lambda split: source),
+    data=types.SimpleNamespace(name="pairs", features=source.arrays, source=lambda split: source),
     state=types.SimpleNamespace(averaged=dict),
   )
 
@@ -73,6 +73,8 @@ def test_classification_by_texts_takes_the_mean_of_prompts():
     zero_shot(Axes(), lambda: [prompts[0], (np.zeros((0, 2), int), "b")])(given)
   with pytest.raises(UserError, match="has the label 2, and there are 2 classes"):
     zero_shot(Axes(), lambda: prompts[:2])(given)
+  with pytest.raises(UserError, match="examples of pairs have no 'label', only tokens"):
+    zero_shot(Axes(), lambda: prompts)(run(image, np.zeros((4, 3)), np.zeros((4, 1), int)))
 
 
 def test_templates_make_a_prompt_of_each_form():

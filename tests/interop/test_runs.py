@@ -120,7 +120,7 @@ def test_the_command_line_imports_trains_on_and_exports(config, tmp_path, capsys
   tensors, runs = published(), ("--runs", tmp_path / "runs", "--name", "run")
   save_file(tensors, tmp_path / "in.safetensors")
   assert "step 0" in jaxgen_command("import", tmp_path / "in.safetensors", config.path, *runs, "--layout", "timm")
-  assert "resuming" in jaxgen_command("train", config.path, *runs)
+  assert f"starting {tmp_path / 'runs' / 'run'} at step 0\n" in jaxgen_command("train", config.path, *runs)
   jaxgen_command("export", tmp_path / "runs" / "run", tmp_path / "out.safetensors", "--layout", "timm")
   out = load_file(tmp_path / "out.safetensors")
   for name, x in tensors.items():  # two steps of gradient descent away, and no further

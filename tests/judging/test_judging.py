@@ -180,6 +180,9 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
   np.savez(tmp_path / "wide.npz", samples=np.full((5, 8, 8, 1), 200.0))
   np.savez(tmp_path / "other.npz", y=np.zeros(3))
   (tmp_path / "text.npz").write_text("no")
+  with open(tmp_path / "array.npz", "wb") as file:
+    np.save(file, np.zeros(3))
+  (tmp_path / "cut.npz").write_bytes((tmp_path / "wide.npz").read_bytes()[:200])
   Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "empty" / "deep.png")
   for subject, words in (
     (tmp_path / "none", "is no run, no folder, no .npz file, and no data set"),
@@ -187,9 +190,15 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "wide.npz", r"are in \[-1, 1\]"),
     (tmp_path / "other.npz", "has none of samples, arr_0"),
     (tmp_path / "text.npz", "cannot be read as a NumPy file"),
+    (tmp_path / "array.npz", "cannot be read as a NumPy file"),
+    (tmp_path / "cut.npz", "cannot be read as a NumPy file"),
   ):
     with pytest.raises(UserError, match=words):
       of_subject(str(subject))
+  for name in ("text.npz", "array.npz", "cut.npz"):
+    assert moments.is_statistics(tmp_path / name)  # `read` says what is wrong
+    with pytest.raises(UserError, match="cannot be read as statistics"):
+      moments.read(tmp_path / name)
   with pytest.raises(UserError, match="more than 8 bits a channel"):
     list(of_subject(str(tmp_path / "empty")).read(0))
   with pytest.raises(
@@ -202,15 +211,20 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="no tensor 'Conv2d_1a_3x3.conv.weight'"):
     open_space("inception_tf1", tmp_path / "w.npz")
   with pytest.raises(UserError, match="no metric 'fdd'"):
-    numbers.check_metrics(["fdd"], SPACE)
+    numbers.check_names(["fdd"])
   with pytest.raises(UserError, match="is needs a network's logits, and means has none"):
-    numbers.check_metrics(["is"], SPACE._replace(gives=("features",)))
-  with pytest.raises(UserError, match="fid_infinity fits a line"):
-    judge(some(1, 10), some(2), SPACE, ("fid_infinity",), tmp_path / "f")
-  with pytest.raises(UserError, match="2 pictures or more"):
-    judge(some(1, 1), some(2), SPACE, ("fid",), tmp_path / "one")
-  with pytest.raises(UserError, match=r"prdc of 5 samples of some against some: the 5th neighbours need more than 5"):
-    judge(some(1, 5), some(2), SPACE, ("prdc",), tmp_path / "five")
+    numbers.check_metrics(["is"], SPACE._replace(gives=("features",)), some(1), some(2))
+  for name, words, samples, reference in (
+    ("fid_infinity", "fits a line to distances of few and many, and needs 40 pictures or more: some has 39", 39, 60),
+    ("fid", "is of a distribution, and needs 2 pictures or more: some has 1", 1, 60),
+    ("prdc", "takes 5th neighbours, and needs 6 pictures or more: some has 5", 5, 60),
+    ("authentic", "takes 5th neighbours, and needs 6 pictures or more: real has 5", 60, 5),
+  ):
+    with pytest.raises(UserError, match=f"{name} {words}"):
+      judge(some(1, samples), some(2, reference, "real"), SPACE, (name,), tmp_path / "few")
+    assert not (tmp_path / "few").exists()  # before any feature is computed
+    enough = judge(some(1, samples + 1), some(2, reference + 1, "real"), SPACE, (name,), tmp_path / name)
+    assert np.isfinite(list(enough.values())).all()
   broken = SPACE._replace(features=lambda p: {"features": np.full((len(p), 4), np.nan, np.float32)})
   with pytest.raises(UserError, match="are not finite: are these its weights"):
     judge(some(1), some(2), broken, ("fid",), tmp_path / "g")
@@ -300,4 +314,6 @@ def test_the_trained_judge_is_a_space_of_its_own(monkeypatch, tmp_path):
   assert far["fid_300_judge_test"] > 10 * near
   with pytest.raises(UserError, match=r"takes pictures \[8, 8, 1\], and one is \[6, 5, 3\]"):
     space.features(list(some(1, 3).read(0)))
+  with pytest.raises(UserError, match="judge is of a classifier that is trained on labels, and digits has none"):
+    spaces.trained_space(own("digits"))
   assert json.dumps(train.about)

@@ -1,6 +1,8 @@
 """What every source has, and the two that most sources are: arrays in memory, and a function that reads examples."""
 
+import gzip
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -145,6 +147,24 @@ class Texts:
 
   def __getitem__(self, index: int) -> str:
     return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+
+def text_of(path: Path, missing: str = "") -> str:
+  """A file's text in UTF-8, out of gzip where it ends so, without the mark that some editors put first.
+
+  Args:
+    missing: what is said where there is no such file.
+
+  Raises:
+    UserError: there is none, or it is no text.
+  """
+  try:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+  except FileNotFoundError:
+    raise UserError(missing or f"there is no file {path.absolute()}") from None
+  except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    raise UserError(f"{path} cannot be read as text: {error}") from error
 
 
 def check_example(name: str, example: Example, features: Features) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, clip_bpe, tar
-from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts
+from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts, text_of
 from jaxgen.data.sources.folder import listed
 from jaxgen.data.sources.images import decode
 from jaxgen.data.sources.pairs import END, PAD, SPECIAL, START
@@ -68,12 +68,7 @@ def encode(kind: str, texts: Sequence[str], length: int, trained_on: Sequence[st
   if not kind.isdecimal():
     return clip_bpe.encode(kind, texts, length)
   made = bpe.trained(trained_on, int(kind), source, special=SPECIAL, prefix_space=True)
-  rows = made.encode_batch(list(texts), add_special_tokens=False)
-  array = np.full((len(rows), length), PAD, np.int32)
-  for i, row in enumerate(rows):
-    ids = [START, *row.ids[: length - 2], END]
-    array[i, : len(ids)] = ids
-  return array, sum(len(row.ids) > length - 2 for row in rows)
+  return clip_bpe.framed(made, texts, length, START, END, PAD)
 
 
 def _list_of(path: Path, split: str) -> Path | None:
@@ -100,12 +95,8 @@ def _list_of(path: Path, split: str) -> Path | None:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
   """(file, caption) of each line."""
-  try:
-    text = path.read_bytes().decode("utf-8-sig")
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as text: {error}") from error
   rows = []
-  for number, line in enumerate(text.split("\n"), 1):
+  for number, line in enumerate(text_of(path).split("\n"), 1):
     line = line.removesuffix("\r")
     if not line.strip():
       continue

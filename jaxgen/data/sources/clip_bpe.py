@@ -8,8 +8,10 @@ brings text to Unicode's NFC and to lower case; OpenAI's own code repairs mojiba
 
 import functools
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -34,7 +36,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     lines = data.decode("utf-8").split("\n")
   except FileNotFoundError:
     raise UserError(f"there is no merges file {path.absolute()}: CLIP's tokenizer is read from one") from None
-  except (OSError, EOFError, UnicodeDecodeError) as error:
+  except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
     raise UserError(f"{path} cannot be read as a merges file: {error}") from error
   lines = [line.removesuffix("\r") for line in lines]
   pairs = [tuple(line.split(" ")) for line in lines[1 if "#version" in lines[0] else 0 :] if line][:MERGES]
@@ -80,8 +82,22 @@ def encode(file: str | Path, texts: Sequence[str], length: int) -> tuple[Int[np.
   """
   made = tokenizer(file)
   start, end = made.token_to_id(START), made.token_to_id(END)
+  return framed(made, texts, length, start, end, 0)
+
+
+def framed(made: Any, texts: Sequence[str], length: int, start: int, end: int, pad: int):
+  """(start, a text's tokens, end, filled with pad, int32 [n, length]; how many texts lost their end).
+
+  Args:
+    made: the `tokenizers.Tokenizer`.
+
+  Raises:
+    UserError: a row has no room for its first and last token.
+  """
+  if length < 2:
+    raise UserError(f"a text's first and last token take 2, and a row has {length}: make it longer")
   rows = [row.ids for row in made.encode_batch(list(texts), add_special_tokens=False)]
-  array = np.zeros((len(rows), length), np.int32)
+  array = np.full((len(rows), length), pad, np.int32)
   for i, row in enumerate(rows):
     ids = [start, *row[: length - 2], end]
     array[i, : len(ids)] = ids

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request
+from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, text_of
 from jaxgen.data.sources.text import TRAIN_SHARE
 
 PACKED = ("<pad>", "<end>")  # of a tokenizer of bytes that is trained on the documents
@@ -49,10 +49,7 @@ def read(pattern: str) -> list[str]:
     raise UserError(f"there are no files {pattern}: give a text file, a folder, or a pattern such as notes/*.txt")
   found = []
   for path in paths:
-    try:
-      text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f"{path} cannot be read as text: {error}") from error
+    text = text_of(path)
     if path.suffix == ".jsonl":
       found += _field(path, text, field)
     else:
@@ -186,9 +183,13 @@ class Segments:
     if not self.firsts:
       raise UserError("pairs of segments take documents of several lines, and each of these has one: put them together")
     self.before = np.cumsum([0, *map(len, self.documents)])
-    flat = np.array([token for lines in self.documents for line in lines for token in line], np.int32)
+    flat = [marks.pad, marks.start, marks.end, *(t for lines in self.documents for line in lines for t in line)]
     # What examples may have, in the shares that are drawn.
-    self.arrays = {"tokens": flat, "types": np.arange(2, dtype=np.int32), "label": np.arange(len(self.firsts)) % 2}
+    self.arrays = {
+      "tokens": np.array(flat, np.int32),
+      "types": np.arange(2, dtype=np.int32),
+      "label": np.arange(len(self.firsts)) % 2,
+    }
     self.about = About()
 
   def __len__(self) -> int:

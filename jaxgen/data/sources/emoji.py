@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Request, select
 from jaxgen.data.sources.captions import encode
 
@@ -41,7 +42,7 @@ def read(file: str) -> Emoji:
       found = {name: arrays[name] for name in Emoji._fields}
   except FileNotFoundError:
     raise UserError(f"there is no file {path.absolute()} of emoji") from None
-  except (OSError, ValueError, KeyError) as error:
+  except NPZ_ERRORS as error:
     raise UserError(f"{path} is no .npz with {', '.join(Emoji._fields)}: {error}") from error
   shape, counts = found["images"].shape, {found[name].shape[:1] for name in Emoji._fields}
   if found["images"].dtype != np.uint8 or len(shape) != 4 or shape[3] != 4 or counts != {shape[:1]}:

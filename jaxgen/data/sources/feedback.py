@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Arrays, Request
+from jaxgen.data.sources.base import About, Arrays, Request, text_of
 from jaxgen.data.sources.pairs import SPECIAL
 
 TEST_EVERY = 10  # lines; files are often sorted, by label for one
@@ -70,12 +70,7 @@ def _parts(name: str) -> tuple[str, str, str, str]:
 
 def _text(file: str) -> tuple[Path, str]:
   path = Path(file).expanduser()
-  try:
-    return path, path.read_bytes().decode("utf-8-sig")
-  except FileNotFoundError:
-    raise UserError(f"there is no file {path.absolute()}: give a .jsonl or a .tsv") from None
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as text: {error}") from error
+  return path, text_of(path, f"there is no file {path.absolute()}: give a .jsonl or a .tsv")
 
 
 @functools.lru_cache(maxsize=4)

@@ -5,13 +5,12 @@ An atom is x, y, z in angstrom and its atomic number; rows of zeros follow the l
 "test".
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import Arrays, Request, select
 
 
@@ -28,7 +27,7 @@ def open_molecules(request: Request) -> Arrays:
       positions, numbers, split = (arrays[key] for key in ("positions", "numbers", "split"))
   except KeyError as error:
     raise UserError(f"{path} lacks one of the arrays positions, numbers, split: {error.args[0]}") from error
-  except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+  except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of molecules ({error}): make it anew") from error
   numeric = numbers.ndim == 2 and all(np.issubdtype(a.dtype, np.number) for a in (positions, numbers))
   if (

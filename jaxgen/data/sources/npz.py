@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, Source, integer_label, select
 
 
@@ -148,7 +149,7 @@ def open_npz(request: Request) -> Source:
             stacklevel=2,
           )
         arrays, source = {key: file[full] for key, full in names.items()}, Arrays
-  except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+  except NPZ_ERRORS as error:
     if "pickle" in str(error):
       raise UserError(f"{path} has pickled objects, which are never loaded: write plain number arrays") from error
     raise UserError(f"{path} cannot be read as a NumPy file ({error}): write it anew with numpy.savez") from error

@@ -11,7 +11,6 @@ SIZE tokens of byte pair encoding, trained on the split "train", serves both.
 """
 
 import functools
-import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe
-from jaxgen.data.sources.base import About, Arrays, Request
+from jaxgen.data.sources.base import About, Arrays, Request, text_of
 
 PAD, START, END = 0, 1, 2
 SPECIAL = ("<pad>", "<start>", "<end>")
@@ -45,12 +44,7 @@ def lines(folder: Path, split: str, language: str) -> list[str]:
   plain = folder / f"{split}.{language}"
   packed = plain.with_name(f"{plain.name}.gz")
   path = plain if plain.is_file() else packed
-  try:
-    text = (gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()).decode("utf-8-sig")
-  except FileNotFoundError:
-    raise UserError(f"there is no file {plain.absolute()}, nor one with .gz, of the split {split!r}") from None
-  except (OSError, EOFError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as text: {error}") from error
+  text = text_of(path, f"there is no file {plain.absolute()}, nor one with .gz, of the split {split!r}")
   # Not `splitlines`: it splits at ten more characters, U+2028 and U+0085 among them, which stand within sentences.
   return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 

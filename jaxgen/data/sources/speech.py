@@ -9,13 +9,12 @@ of index 0 to 4 are the split "test", the others "train". An example is
 a recording's beginning, silence behind its end. Speakers are numbered in the order of their names.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Request, select
 
 TESTS = 5  # recordings of each digit by each speaker
@@ -37,7 +36,7 @@ def open_speech(request: Request) -> Arrays:
       wave, offsets, label, speaker, index = (arrays[key] for key in ARRAYS)
   except KeyError as error:
     raise UserError(f"{path} lacks one of the arrays {', '.join(ARRAYS)}: {error.args[0]}") from error
-  except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+  except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of recordings ({error}): get it anew") from error
   count = len(offsets) - 1
   whole = wave.dtype == np.int16 and offsets[0] == 0 and offsets[-1] == len(wave) and (np.diff(offsets) > 0).all()

@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Examples, Request
+from jaxgen.data.sources.base import About, Examples, Request, text_of
 
 TRAIN_SHARE = 0.9  # of a document, its beginning
 
@@ -48,12 +48,7 @@ def _document(name: str) -> tuple[str, Path, str]:
       "text:chars:tiny_shakespeare.txt is one"
     )
   path = Path(file).expanduser()
-  try:
-    return kind, path, path.read_bytes().decode("utf-8-sig")  # without the mark that some editors put first
-  except FileNotFoundError:
-    raise UserError(f"there is no file {path.absolute()}, which the data set {name} names") from None
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as text: {error}") from error
+  return kind, path, text_of(path, f"there is no file {path.absolute()}, which the data set {name} names")
 
 
 def _splits(text: str) -> dict[str, str]:

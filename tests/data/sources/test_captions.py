@@ -156,6 +156,11 @@ def test_emoji_are_split_by_style(tmp_path):
     captioned.emoji(tmp_path / "emoji.npz", labels="colours").source("train")
   with pytest.raises(UserError, match="there is no file .*other.npz of emoji"):
     captioned.emoji(tmp_path / "other.npz").source("train")
+  with pytest.raises(UserError, match="first and last token take 2, and a row has 1"):
+    captioned.emoji(tmp_path / "emoji.npz", side=8, length=1, vocabulary=270).source("train")
+  (tmp_path / "cut.npz").write_bytes((tmp_path / "emoji.npz").read_bytes()[:300])
+  with pytest.raises(UserError, match="cut.npz is no .npz with images, names"):
+    captioned.emoji(tmp_path / "cut.npz").source("train")
   with np.load(tmp_path / "emoji.npz") as arrays:
     good = dict(arrays)
   for i, wrong in enumerate(({"images": good["images"][..., :3]}, {"names": good["names"][:5]})):

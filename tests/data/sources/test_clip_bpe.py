@@ -44,6 +44,7 @@ def test_what_is_no_merges_file(tmp_path):
     clip_bpe.tokenizer.cache_clear()
     with pytest.raises(UserError, match=said):
       clip_bpe.tokenizer(path)
-  path.with_suffix(".gz").write_bytes(b"no gzip")
-  with pytest.raises(UserError, match="cannot be read as a merges file"):
-    clip_bpe.tokenizer(path.with_suffix(".gz"))
+  for contents in (b"no gzip", gzip.compress(b"#version")[:10] + b"\xff" * 20):  # the second is damaged within
+    path.with_suffix(".gz").write_bytes(contents)
+    with pytest.raises(UserError, match="cannot be read as a merges file"):
+      clip_bpe.tokenizer(path.with_suffix(".gz"))
