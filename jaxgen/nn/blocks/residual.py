@@ -34,7 +34,7 @@ class DropPath(nn.Module):
 
 
 def without_dropout(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
-  """For `nn.intercept_methods`: neither `Dropout` nor `DropPath` drops anything; batch statistics stay the batch's."""
+  """For Flax's `intercept_methods`: `Dropout` and `DropPath` drop nothing; batch statistics stay the batch's."""
   dropping = isinstance(context.module, Dropout | DropPath) and context.method_name == "__call__"
   return arguments[0] if dropping else call(*arguments, **options)
 
