@@ -5,8 +5,8 @@ https://cdn.openai.com/papers/Generative_Pretraining_from_Pixels_V2.pdf, section
 
     jaxgen train transformer_digits
 
-Expect: not measured
-Cost: not measured
+Expect: 1.81 bits/dim on the test digits (standard error 0.01); frechet_1437 2.72, 2.43 times its floor. One seed
+Cost: 1 minute 50 seconds on 2 CPU cores
 """
 
 from jaxgen import Experiment, data, optimizers
