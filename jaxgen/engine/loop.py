@@ -101,7 +101,7 @@ def train(
     # Errors of data, batches and meshes are raised before a folder is made.
     run.data.source(run.data.train)
     if run.experiment.evaluators:
-      run.data.source(run.data.test)
+      run.data.has("test")  # `rehearse` refuses an evaluator that lacks it
     _ = run.program
     if not _is_trained(run):
       rehearse(run)
