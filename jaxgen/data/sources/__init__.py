@@ -14,6 +14,7 @@
   speech:FILE                   spoken digits
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   molecules:FILE                molecules in space: positions and atomic numbers
+  graphs:KIND                   planar, sbm, community_small or grid graphs, or graphs out of files, as matrices
   chain:VOCABULARY              sequences of a Markov chain of the second order, whose law is known
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
@@ -53,6 +54,7 @@ from jaxgen.data.sources.documents import open_documents, open_segments
 from jaxgen.data.sources.emoji import open_emoji
 from jaxgen.data.sources.feedback import open_feedback, open_rated
 from jaxgen.data.sources.folder import open_folder
+from jaxgen.data.sources.graphs import open_graphs
 from jaxgen.data.sources.hf import open_hf
 from jaxgen.data.sources.molecules import open_molecules
 from jaxgen.data.sources.npz import open_npz
@@ -82,6 +84,7 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "speech": ("speech:FILE", open_speech),
   "points": ("points:MODES:STD", open_points),
   "molecules": ("molecules:FILE", open_molecules),
+  "graphs": ("graphs:KIND", open_graphs),
   "chain": ("chain:VOCABULARY", open_chain),
   "reversed": ("reversed:LETTERS", open_reversed),
   "hf": ("hf:DIR", open_hf),
