@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch
 
@@ -144,5 +145,47 @@ def flip() -> Transform:
     image = batch["image"]
     flips = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["index"]))
     return batch | {"image": jnp.where(flips[:, None, None, None], image[:, :, ::-1], image)}
+
+  return transform
+
+
+def low_resolution(side: int) -> Transform:
+  """Adds "low" [B, side, side, C], where each pixel is the mean of a square of the image's, and "level" [B], zeros.
+
+  Both are for super-resolution: the image is to be made from "low", which has noise of this level; see `levels`.
+
+  Raises:
+    UserError: the image's sides are no multiples of `side`, or it is no smaller.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("low_resolution", image)
+    n, height, width, channels = image.shape
+    if side < 1 or height % side or width % side or side >= min(height, width):
+      raise UserError(
+        f"an image of {height} x {width} does not shrink to {side} x {side} by whole numbers: choose a smaller side "
+        "that divides it"
+      )
+    parts = image.reshape(n, side, height // side, side, width // side, channels)
+    return batch | {"low": parts.mean((2, 4)), "level": jnp.zeros(n, image.dtype)}
+
+  return transform
+
+
+def levels(most: float = 1.0) -> Transform:
+  """Draws "level" [B], uniform in [0, most]: how much noise an example's "low" gets in training.
+
+  Saharia et al. 2022 (Imagen), https://arxiv.org/abs/2205.11487, section 2.4: noise conditioning augmentation.
+
+  Raises:
+    UserError: `most` lies outside [0, 1].
+  """
+  if not 0 <= most <= 1:
+    raise UserError(f"a level of noise is a share from 0, none, to 1, nothing else, not {most:g}: change it")
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    keys, like = example_keys(key, batch["index"]), batch["level"]
+    return batch | {"level": most * jax.vmap(lambda key: jax.random.uniform(key, (), like.dtype))(keys)}
 
   return transform
