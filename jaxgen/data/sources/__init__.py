@@ -12,6 +12,7 @@
   emoji:LABELS:SIZE:FILE        pictures of emoji, their names in tokens, and labels
   feedback:TOKENIZER:FILE       prompts with answers, or with ranked ones; rated:TOKENIZER:SOURCE:FILE rated texts
   speech:FILE                   spoken digits
+  audio:RATE:DIR                files of sound, at RATE samples a second
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   molecules:FILE                molecules in space: positions and atomic numbers
   graphs:KIND                   planar, sbm, community_small or grid graphs, or graphs out of files, as matrices
@@ -34,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.sources.audio import open_audio
 from jaxgen.data.sources.base import (
   IN_MEMORY_BYTES,
   Arrays,
@@ -82,6 +84,7 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "feedback": ("feedback:TOKENIZER:FILE", open_feedback),
   "rated": ("rated:TOKENIZER:SOURCE:FILE", open_rated),
   "speech": ("speech:FILE", open_speech),
+  "audio": ("audio:RATE:DIR", open_audio),
   "points": ("points:MODES:STD", open_points),
   "molecules": ("molecules:FILE", open_molecules),
   "graphs": ("graphs:KIND", open_graphs),
