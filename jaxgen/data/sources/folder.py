@@ -66,10 +66,6 @@ def files_of(request: Request, root: Path, suffixes: Collection[str], kind: str,
   elif not folder.is_dir():
     there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not hidden_part(p, root))) or "none"
     raise NoSplit(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
-  unknown = set(request.features) - {"image", "label"}
-  if unknown:
-    raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")
-    raise UserError(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
 
   left_out: dict[str, list[str]] = defaultdict(list)  # reason -> names
   with_labels = "label" in request.features
