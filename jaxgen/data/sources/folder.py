@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts
 from jaxgen.data.sources.images import SUFFIXES, decode
 
@@ -65,7 +65,7 @@ def files_of(request: Request, root: Path, suffixes: Collection[str], kind: str,
     folder = root
   elif not folder.is_dir():
     there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not hidden_part(p, root))) or "none"
-    raise UserError(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
+    raise NoSplit(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
 
   left_out: dict[str, list[str]] = defaultdict(list)  # reason -> names
   with_labels = "label" in request.features
