@@ -7,7 +7,7 @@ how the networks differ. Here the text encoder is the text tower of a run of `cl
 
     jaxgen train clip_emoji --file emoji_32.npz
     jaxgen cascade imagen_emoji --file emoji_64.npz --clip runs/clip_emoji
-    jaxgen cascade runs/imagen_emoji --n 64 --out emoji.png
+    jaxgen cascade runs/imagen_emoji --n 64 --out samples.png
     jaxgen train imagen_emoji --stage up_32 --file emoji_64.npz --clip runs/clip_emoji     (one stage alone)
 
 Sample i is of the name of the test split's emoji i. `--preset imagen` is 64, 256 and 1024 pixels of `--captions`, with
