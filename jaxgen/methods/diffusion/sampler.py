@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.core import edits
 from jaxgen.core.arrays import masked
-from jaxgen.core.condition import Condition, check_names
+from jaxgen.core.condition import Condition, check_names, negatives
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import normal, split
 from jaxgen.core.method import State
@@ -46,6 +46,9 @@ DDIM = Sampler()
 def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec: Spec) -> Callable[..., Examples]:
   """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
 
+  `negative_NAME` is the condition NAME that samples are led away from; see `guides.classifier_free`, also for weights
+  of several conditions.
+
   Padding is 0. Without a mask samples have no padding. A picture is changed by "start" with "strength", SDEdit, or with
   "keep", RePaint: see `core.edits`.
 
@@ -65,18 +68,23 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   start_std = schedule.prior_std * (first / last)
 
   def sample(
-    state: State, keys: Key[Array, " n"], weight: Float[Array, " n"] | None = None, **given: Any
+    state: State, keys: Key[Array, " n"], weight: Float[Array, "n ..."] | None = None, **given: Any
   ) -> Float[Array, "n ..."]:
     start_keys, solver_keys, told_keys = split(keys, 3)
     mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
     edit, given = edits.taken(given)
+    negative, given = negatives(given, condition)
     check_names(given, condition, sampler.guidance.condition)
+    if (negative or np.ndim(weight) > 1) and not sampler.guidance.chained:
+      raise UserError("negative conditions, and weights of several, are of classifier-free guidance: sample without")
+    if negative and weight is None:
+      raise UserError("samples are led away from negative conditions by a weight: give one, 1 changes nothing")
     told = condition.asked(given, told_keys)
     x = masked(start_std * normal(start_keys, spec.shape), mask)
     if weight is None:
       denoise = model.denoise(state.averaged(), told, mask)
     else:
-      asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask)
+      asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask, negative)
       denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
     denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
     if edit is None:
