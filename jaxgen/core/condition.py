@@ -114,7 +114,8 @@ class Condition(NamedTuple):
       return self.absent(told)
     if missing := [name for name in self.names if name not in negative]:
       raise UserError(f"a negative condition has {', '.join(self.names)}: give negative_{', negative_'.join(missing)}")
-    return self.read({name: jnp.asarray(value) for name, value in negative.items()})
+    read = self.read({name: jnp.asarray(value) for name, value in negative.items()})
+    return {**self.absent(told), **read} if isinstance(read, Mapping) else read
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
     """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.

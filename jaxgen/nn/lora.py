@@ -35,6 +35,12 @@ class LoRA(NamedTuple):
   rank: int
   alpha: float | None = None
   where: str = ATTENTION
+  name = "lora"  # where it stands beside a network's parameters
+  copied = None  # of a network that was trained before, nothing
+
+  def split(self, key: Array, params: Any) -> tuple[Any, dict]:
+    """(the network's parameters, all of which stay, the adapter's)."""
+    return params, self.init(key, params)
 
   @property
   def scale(self) -> float:

@@ -1,8 +1,10 @@
 """How samples are drawn: a solver over a time grid, guidance and clipping around the network."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -15,6 +17,7 @@ from jaxgen.core.keys import normal, split
 from jaxgen.core.method import State
 from jaxgen.core.spec import Spec, check_output
 from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, editing, guidance, sampling, trailing
+from jaxgen.methods.diffusion import prompt_to_prompt
 from jaxgen.methods.diffusion.guides import FREE, Asked, Guidance
 from jaxgen.methods.diffusion.objective import Examples, Model
 
@@ -47,7 +50,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
 
   `negative_NAME` is the condition NAME that samples are led away from; see `guides.classifier_free`, also for weights
-  of several conditions.
+  of several conditions. Attention maps of another text's sample are asked for as in `prompt_to_prompt`.
 
   Padding is 0. Without a mask samples have no padding. A picture is changed by "start" with "strength", SDEdit, or with
   "keep", RePaint: see `core.edits`.
@@ -73,22 +76,34 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
     start_keys, solver_keys, told_keys = split(keys, 3)
     mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
     edit, given = edits.taken(given)
-    negative, given = negatives(given, condition)
+    prompts, given = prompt_to_prompt.taken(given, condition)
+    negative, given = negatives(given, condition) if sampler.guidance.chained else ({}, given)
     check_names(given, condition, sampler.guidance.condition)
-    if (negative or np.ndim(weight) > 1) and not sampler.guidance.chained:
-      raise UserError("negative conditions, and weights of several, are of classifier-free guidance: sample without")
+    if not sampler.guidance.chained and (np.ndim(weight) > 1 or (prompts is not None and weight is not None)):
+      raise UserError("weights of several conditions, and attention maps, are for classifier-free guidance alone")
     if negative and weight is None:
       raise UserError("samples are led away from negative conditions by a weight: give one, 1 changes nothing")
     told = condition.asked(given, told_keys)
     x = masked(start_std * normal(start_keys, spec.shape), mask)
+    told_as = condition
+    if prompts is not None:
+      if edit is not None:
+        raise UserError("attention maps are taken from another sample, not from a picture: give no start with them")
+      source = condition.asked({**given, **prompts.source}, told_keys)
+      told, told_as = prompt_to_prompt.paired(
+        prompts, source, told, condition, partial(prompt_to_prompt.above, model, visited)
+      )
+      of = jnp.arange(2 * len(keys)) // 2  # both texts' samples, side by side, have the same noise
+      x, solver_keys, mask, negative, weight = jax.tree.map(lambda a: a[of], (x, solver_keys, mask, negative, weight))
     if weight is None:
       denoise = model.denoise(state.averaged(), told, mask)
     else:
       asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask, negative)
-      denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
+      denoise = sampler.guidance.denoise(model, told_as, state, asked, weight)
     denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
     if edit is None:
-      return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+      x = masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+      return x if prompts is None else x[1::2]
     start = masked(edit.start.astype(x.dtype), mask)
     check_output("the picture to start from", start.shape[1:], spec.shape, "give one of that size")
     if edit.keep is not None:
