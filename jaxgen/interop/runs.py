@@ -76,6 +76,8 @@ def _layout(run: Run, name: str | None, tensors: Mapping[str, Any] = {}) -> Sequ
     if name not in layouts:
       raise UserError(f"config {run.config.name} has no layout {name!r}: it has {', '.join(layouts)}")
     return layouts[name]
+  if not tensors:
+    return next(iter(layouts.values()))
   known = lambda entries: sum(n in tensors for entry in entries for n in entry.theirs)
   return max(layouts.values(), key=known)
 

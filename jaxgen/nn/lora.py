@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 
-ATTENTION = r"(attention|context)/(qkv|q|kv|out)/kernel$"  # that of a U-Net to a text and to itself
+ATTENTION = r"(^|/)(attention|context)/(qkv|q|kv|out)/kernel$"  # that of a U-Net to a text and to itself
 _PARTS = {"qkv": 3, "kv": 2}
 
 

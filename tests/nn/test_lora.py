@@ -49,6 +49,7 @@ def test_b_of_zero_is_the_identity_and_unmerging_restores_up_to_rounding(x64):
   same = adapter.merged(params, lora)
   jax.tree.map(np.testing.assert_array_equal, same, params)
   assert {path.split("/")[-2] for path in pairs(lora)} == {"qkv", "q", "kv", "out"}
+  assert all(path.split("/")[-3] in ("attention", "context") for path in pairs(lora))  # none around the Transformers
   draw = np.random.default_rng(0).standard_normal
   lora = jax.tree.map(lambda x: jnp.asarray(draw(x.shape), x.dtype), lora)
   merged = adapter.merged(params, lora)
