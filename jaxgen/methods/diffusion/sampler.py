@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import edits
-from jaxgen.core.arrays import masked
+from jaxgen.core.arrays import masked, per_example
 from jaxgen.core.condition import Condition, check_names
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import normal, split
@@ -29,6 +29,7 @@ class Sampler(NamedTuple):
     clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance.
     guidance: the guidance of samples with a weight.
     jump, resampling: of `diffusion.editing.repaint`, where a part of a picture is filled.
+    reconstruction: the weight of `diffusion.editing.rebuilt`, which then fills it instead; None: RePaint.
   """
 
   solver: Callable[[Schedule], Solver] = ddim
@@ -38,6 +39,7 @@ class Sampler(NamedTuple):
   guidance: Guidance = FREE
   jump: int = 10
   resampling: int = 10
+  reconstruction: float | Callable[[Array], Array] | None = None
 
 
 DDIM = Sampler()
@@ -47,7 +49,7 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
 
   Padding is 0. Without a mask samples have no padding. A picture is changed by "start" with "strength", SDEdit, or with
-  "keep", RePaint: see `core.edits`.
+  "keep", RePaint or reconstruction guidance: see `core.edits`.
 
   Raises:
     UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions, and
@@ -78,7 +80,16 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
     else:
       asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask)
       denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
+    rebuilds = sampler.reconstruction is not None and edit is not None and edit.keep is not None
+    if rebuilds:
+      start, keep = masked(edit.start.astype(x.dtype), mask), edit.keep
+      check_output("what is known of an example", start.shape[1:], spec.shape, "give one of that size")
+      denoise = editing.rebuilt(denoise, schedule, start, keep, sampler.reconstruction)
     denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
+    if rebuilds:
+      keep, alpha = per_example(keep, x), schedule.alpha(jnp.asarray(visited[0], x.dtype))
+      x = masked(jnp.where(keep, alpha * start, 0) + x, mask)
+      return jnp.where(keep, start, masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask))
     if edit is None:
       return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
     start = masked(edit.start.astype(x.dtype), mask)
