@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
+from jaxgen.interop.transfer import moved
 from jaxgen.nn import UNet
 from jaxgen.nn.video.time import seen
 from jaxgen.nn.video.unet import VideoUNet
@@ -92,6 +93,20 @@ def test_a_new_network_is_its_image_model(x64):
   alone = jax.jit(SMALL().apply)({"params": flax.traverse_util.unflatten_dict(of_images)}, frames, times)
   np.testing.assert_allclose(output.reshape(alone.shape), alone, rtol=0, atol=1e-13)
   assert len(over_time) == 2 * 12 + 11  # twelve 3x3 convolutions, and an attention in the middle
+
+
+def test_a_run_starts_from_an_image_model():
+  """All that the image model has is taken, and the layers over time and the embedding of the rate are fresh."""
+  x, t = jax.ShapeDtypeStruct((1, 2, 4, 4, 3), jnp.float64), jax.ShapeDtypeStruct((1,), jnp.float64)
+  network = VideoUNet(SMALL, convs=True, rates=True)
+  flat = lambda tree: flax.traverse_util.flatten_dict(jax.tree.map(lambda x: np.ones(x.shape), tree), sep="/")
+  ours = flat(jax.eval_shape(network.init, jax.random.key(0), x, t, {"rate": t}))
+  frame = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float64)
+  theirs = flat(jax.eval_shape(SMALL().init, jax.random.key(0), frame, t))
+  _, transfer = moved(ours, theirs)
+  assert sorted(transfer.taken) == sorted(f"params/backbone/{name.removeprefix('params/')}" for name in theirs)
+  assert all("_time/" in name or "/rate_" in name for name in transfer.fresh)
+  assert transfer.values == sum(value.size for value in theirs.values())
 
 
 def test_which_frames_see_which():
