@@ -38,12 +38,12 @@ def _black(image: Array) -> float | int:
   return -1.0 if jnp.issubdtype(image.dtype, jnp.floating) else 0
 
 
-def scale(levels: int = 256) -> Transform:
-  """Integers 0..levels-1 -> floats in [-1, 1]: 2 x / (levels - 1) - 1, the ends included."""
+def scale(levels: int = 256, feature: str = "image") -> Transform:
+  """Integers 0..levels-1 -> floats in [-1, 1]: 2 x / (levels - 1) - 1, the ends included; `feature` may be "clip"."""
 
   def transform(key: Array, batch: Batch) -> Batch:
-    _integers("scale", batch["image"])
-    return batch | {"image": _floats(batch["image"]) * (2 / (levels - 1)) - 1}
+    _integers("scale", batch[feature])
+    return batch | {feature: _floats(batch[feature]) * (2 / (levels - 1)) - 1}
 
   return transform
 

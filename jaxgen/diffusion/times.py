@@ -247,6 +247,21 @@ def noise_level(at: Point) -> Array:
   return 1000 * at.alpha
 
 
+def aligned(schedule: Schedule) -> TimeInput:
+  """The step t - 1 of a discrete process; between two steps their mean, by where alpha lies between theirs.
+
+  Kong et al. 2020 (DiffWave), https://arxiv.org/abs/2009.09761, Appendix B: t_align, counted from 0 as in
+  `steps_from_zero`.
+  """
+
+  def time_input(at: Point) -> Array:
+    low = jnp.clip(jnp.floor(at.t), 0, schedule.T - 1)
+    less, more = schedule.alpha(low), schedule.alpha(low + 1)
+    return low - 1 + (less - at.alpha) / (less - more)
+
+  return time_input
+
+
 def itself(at: Point) -> Array:
   """t: Lu and Song 2024 (TrigFlow), who divide the embedding's range instead, section 4.1."""
   return at.t
