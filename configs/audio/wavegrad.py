@@ -60,7 +60,7 @@ SMALL = dict(
   first=96,
 )
 PRESETS = {
-  "speech": Preset(1_500, 16, 2e-3, 0.99, 2_048, Mel(audio.RATE, 64, 40), SMALL),
+  "speech": Preset(4_000, 16, 2e-3, 0.99, 2_048, Mel(audio.RATE, 64, 40), SMALL),
   "base": Preset(1_000_000, 256, 2e-4, 0.9999, 7_200, Mel(24_000, 300, 128, 1_200, 2_048), {}),  # 15.9 M parameters
 }
 NAMES = {"wavegrad_speech": {"preset": "speech"}, "wavegrad_base": {"preset": "base"}}

@@ -18,7 +18,7 @@ from jaxgen.core.method import Batch
 from jaxgen.data import real
 from jaxgen.data.audio import rate_of, waves
 from jaxgen.data.dataset import Dataset
-from jaxgen.data.mel import Mel, magnitudes
+from jaxgen.data.mel import Mel, as_picture, magnitudes
 from jaxgen.engine.experiment import AnyRun, Evaluator
 from jaxgen.evaluation.judge import Judge, trained_on
 from jaxgen.evaluation.likelihood import mean_and_error
@@ -60,7 +60,7 @@ def pictures(data: Dataset, of: str = "label", classes: int | None = None) -> Da
 def seen(mel: Mel, x: Float[Array, "n length channels"]) -> Float[Array, "n frames bands 1"]:
   """The mean of a wave's channels as the classifier sees it; samples behind the last whole frame are left out."""
   mono = x.mean(axis=2)[:, : x.shape[1] // mel.hop * mel.hop]
-  return 2 * mel.of(mono)[..., None] - 1
+  return as_picture(mel.of(mono))
 
 
 def _channels(x: Waves) -> Float[np.ndarray, "n length channels"]:
