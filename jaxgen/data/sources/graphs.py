@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.spatial import Delaunay
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import Arrays, Request, select, text_of
 
 Matrix = Int[np.ndarray, "n n"]
@@ -164,7 +164,7 @@ def open_graphs(request: Request) -> Arrays:
   graphs = MADE[kind]() if kind in MADE else READ[kind](Path(path).expanduser())
   known = splits(kind, len(graphs))
   if request.split not in known:
-    raise UserError(f"{name} has no split {request.split!r}: it has {' and '.join(known)}")
+    raise NoSplit(f"{name} has no split {request.split!r}: it has {' and '.join(known)}")
   room, most = request.features["graph"].shape[0], max(map(len, graphs))
   if most > room:
     raise UserError(f"{name} has graphs of {most} nodes, and the config has room for {room}: give it more")
