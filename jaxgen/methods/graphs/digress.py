@@ -6,8 +6,8 @@ symmetric and no node is joined to itself. The network predicts all types from t
 
     (D1)  mean over nodes of -log p(x | G_t) + lambda mean over pairs of -log p(e | G_t)
 
-A step to s < t draws each type from (4) with p(x_0 | G_t) for u by (5), which is Vi's sum over x_0. The bound on
--log p(G), nats per graph, is (7) over all nodes and pairs that are there, and the term of the size:
+A step to s < t draws each type from (4) with p(x_0 | G_t) for u by (5), the sum over x_0. The bound on -log p(G), in
+nats per graph, is (7) over all nodes and pairs that are there, and the term of the size:
 
     (D2)  -log p(N) + KL(q(G_T | G) || p(G_T)) + sum_t KL(q(G_s | G_t, G) || p(G_s | G_t))
 
