@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Request, select
 from jaxgen.data.sources.captions import encode
@@ -80,7 +80,7 @@ def tokens_of(name: str, texts: list[str], length: int) -> tuple[np.ndarray, int
 def chosen_of(name: str, split: str) -> np.ndarray:
   """The places of a split's pictures in the file. Raises a UserError where the split has none."""
   if split not in ("train", "test"):
-    raise UserError(f"{name} has no split {split!r}: it has train and test, the style {HELD_OUT!r}")
+    raise NoSplit(f"{name} has no split {split!r}: it has train and test, the style {HELD_OUT!r}")
   styles = read(parts(name)[2]).styles
   style, _, count = name.removeprefix("emoji:").partition(":")[0].partition("@")[2].partition(",")
   if not style:
@@ -96,7 +96,7 @@ def chosen_of(name: str, split: str) -> np.ndarray:
   some = np.linspace(0, len(of_style) - 1, count).round().astype(int)
   chosen = of_style[some] if split == "train" else np.delete(of_style, some)
   if not len(chosen):
-    raise UserError(f"{name}: all emoji of the style are in the split train: ask for fewer")
+    raise NoSplit(f"{name}: all emoji of the style are in the split train: ask for fewer")
   return chosen
 
 

@@ -29,9 +29,11 @@ class Sampler(NamedTuple):
     solver: schedule -> the solver.
     grid: the time grid.
     steps: number of steps.
-    clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance.
+    clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance: static thresholding.
     guidance: the guidance of samples with a weight.
     jump, resampling: of `diffusion.editing.repaint`, where a part of a picture is filled.
+    percentile: dynamic thresholding in place of `clip`: the predicted x_0 is clipped to the range of this many per cent
+      of an example's |x_0|, at least [-1, 1], and scaled down to [-1, 1]; see `diffusion.guidance.thresholded`.
   """
 
   solver: Callable[[Schedule], Solver] = ddim
@@ -41,6 +43,7 @@ class Sampler(NamedTuple):
   guidance: Guidance = FREE
   jump: int = 10
   resampling: int = 10
+  percentile: float | None = None
 
 
 DDIM = Sampler()
@@ -66,6 +69,8 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   sampling.check_times(schedule, visited)
   check_noise(schedule)
   check_start(schedule, model.prediction, float(visited[0]))
+  if sampler.percentile is not None:
+    guidance.check_percentile(sampler.percentile)
   # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there.
   first, last = (float(schedule.sigma(np.array([t]))[0]) for t in (visited[0], schedule.T))
   start_std = schedule.prior_std * (first / last)
@@ -100,7 +105,10 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
     else:
       asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask, negative)
       denoise = sampler.guidance.denoise(model, told_as, state, asked, weight)
-    denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
+    if sampler.percentile is not None:
+      denoise = guidance.thresholded(denoise, schedule, sampler.percentile)
+    elif sampler.clip:
+      denoise = guidance.clipped(denoise, schedule)
     if edit is None:
       x = masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
       return x if prompts is None else x[1::2]
