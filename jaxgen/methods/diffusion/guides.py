@@ -1,13 +1,14 @@
 """Guidance of a method's samples by a weight, and the second network that some kinds of guidance train.
 
 sampler=Sampler(guidance=classifier_free(interval=(0.3, 2.0)))        one network, whose conditions are dropped
+sampler=Sampler(guidance=negative(("text",)))                           the same, with a negative prompt's features
 sampler=Sampler(guidance=autoguidance(UNet(...), optimizer))          a worse network of the same kind
 sampler=Sampler(guidance=classifier(Logits(...), optimizer, labels))  one that tells from x_t what x_0 is
 
 The mathematics is in `jaxgen.diffusion.guidance`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,6 +96,29 @@ def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None =
     return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
 
   return Guidance(denoise, lambda condition: "each on twice the batch" if condition.dropout else "")
+
+
+def negative(names: Sequence[str], rescale: float = 0.0, interval: tuple[float, float] | None = None) -> Guidance:
+  """Classifier-free guidance in which "negative_NAME" of `sample` stands for no condition: negative prompts.
+
+  Args:
+    names: entries of a condition that is a dict; the others are the same in both predictions.
+    rescale, interval: as in `classifier_free`.
+
+  Raises:
+    UserError: as in `classifier_free`.
+  """
+  guidance.check(rescale, interval)
+  theirs = {name: f"negative_{name}" for name in names}
+  condition = Condition(tuple(theirs.values()), lambda given: {n: given[theirs[n]] for n in names}, None)
+
+  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
+    params = state.averaged()
+    predict = lambda x, *rest: model.predict(params, x, rest[0], *rest[-1], *rest[1:-1])
+    both, nothing = (asked.told, asked.mask), ({**asked.told, **asked.wanted}, asked.mask)
+    return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
+
+  return Guidance(denoise, lambda condition: "each on twice the batch", condition)
 
 
 def autoguidance(

@@ -16,7 +16,7 @@ from jaxgen.core.method import State
 from jaxgen.core.spec import Spec, check_output
 from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, editing, guidance, sampling, trailing
 from jaxgen.methods.diffusion.guides import FREE, Asked, Guidance
-from jaxgen.methods.diffusion.objective import Examples, Model
+from jaxgen.methods.diffusion.objective import NOISE, Examples, Model
 
 
 class Sampler(NamedTuple):
@@ -46,8 +46,9 @@ DDIM = Sampler()
 def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec: Spec) -> Callable[..., Examples]:
   """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
 
-  Padding is 0. Without a mask samples have no padding. A picture is changed by "start" with "strength", SDEdit, or with
-  "keep", RePaint: see `core.edits`.
+  Padding is 0. Without a mask samples have no padding. "noise" [N, *shape], standard normal, takes the place of what
+  the keys give at the start. A picture is changed by "start" with "strength", SDEdit, or with "keep", RePaint: see
+  `core.edits`.
 
   Raises:
     UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions, and
@@ -60,19 +61,24 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   sampling.check_times(schedule, visited)
   check_noise(schedule)
   check_start(schedule, model.prediction, float(visited[0]))
-  # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there.
+  # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there, and
+  # a variance-preserving one as much.
+  spread = lambda t: float(np.hypot(schedule.alpha(np.array([t])), schedule.sigma(np.array([t])))[0])
   first, last = (float(schedule.sigma(np.array([t]))[0]) for t in (visited[0], schedule.T))
-  start_std = schedule.prior_std * (first / last)
+  start_std = schedule.prior_std * (1.0 if np.isclose(spread(visited[0]), 1) else first / last)
 
   def sample(
     state: State, keys: Key[Array, " n"], weight: Float[Array, " n"] | None = None, **given: Any
   ) -> Float[Array, "n ..."]:
     start_keys, solver_keys, told_keys = split(keys, 3)
+    noise = given.pop(NOISE, None)
     mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
     edit, given = edits.taken(given)
     check_names(given, condition, sampler.guidance.condition)
     told = condition.asked(given, told_keys)
-    x = masked(start_std * normal(start_keys, spec.shape), mask)
+    noise = normal(start_keys, spec.shape) if noise is None else jnp.asarray(noise)
+    check_output("the noise to start from", noise.shape[1:], spec.shape, "give one of that size")
+    x = masked(start_std * noise, mask)
     if weight is None:
       denoise = model.denoise(state.averaged(), told, mask)
     else:
@@ -87,7 +93,8 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
       pace = sampler.jump, sampler.resampling
       return masked(editing.repaint(solver, denoise, visited, x, solver_keys, start, edit.keep, *pace), mask)
     begin = editing.beginning(sampler.steps, edit.strength.reshape(-1)[0])
-    x = masked(editing.noised(schedule, start, jnp.asarray(visited, x.dtype)[begin], start_keys), mask)
+    t = jnp.asarray(visited, x.dtype)[begin]
+    x = masked(schedule.alpha(t) * start + schedule.sigma(t) * noise, mask)
     return masked(sampling.sample(solver, denoise, visited, x, solver_keys, begin=begin), mask)
 
   return sample
