@@ -27,7 +27,6 @@ PUBLISHED = {
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
   # U-Net, first stage and text encoders.
   ("stable_diffusion", ()): 859_520_964 + 83_653_863 + 123_060_480,
-  ("stable_diffusion", (("preset", "sdxl"),)): 2_567_463_684 + 83_653_863 + 123_060_480 + 694_659_840,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
   ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
