@@ -5,6 +5,7 @@ Networks receive the pytree as it is. Guidance, dropout and sampling only use th
 
     labels(spec, dropout=0.1)                                            a class, or none for one example in ten
     entries({"tokens": jnp.zeros(16, jnp.int32), "token_mask": ...})     a text and which of its tokens are there
+    both(entries(..., dropout=0.1), low_resolution())                    a text, and a picture that is never dropped
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +18,11 @@ from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in
 from jaxgen.core.spec import Spec
 
 Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
+CORRUPT_STREAM = 0xC0000000  # fold_in data of the keys that corrupt a condition, beside those that drop it
 
 
 class Condition(NamedTuple):
@@ -32,6 +35,9 @@ class Condition(NamedTuple):
     dropout: the probability that training drops an example's condition. Classifier-free guidance needs it above 0.
     draw: keys [N] -> conditions for samples that are requested without any; None: a request must give them.
     check: network -> None; raises a UserError if the network does not fit this condition.
+    kept: entries of what the network is told, a dict, that are never dropped: guidance has them on both sides, and
+      `nothing` lacks them.
+    corrupt: (what it is told, keys [B]) -> the same with noise, in training and for samples, not in `evaluate`.
   """
 
   names: tuple[str, ...]
@@ -40,6 +46,8 @@ class Condition(NamedTuple):
   dropout: float = 0.0
   draw: Callable[[Key[Array, " n"]], Told] | None = None
   check: Callable[[Any], None] = lambda network: None
+  kept: tuple[str, ...] = ()
+  corrupt: Callable[[Told, Key[Array, " n"]], Told] | None = None
 
   def of(self, batch: Mapping[str, Any]) -> Told:
     """What the network is told of a batch.
@@ -56,16 +64,23 @@ class Condition(NamedTuple):
     return self.read(batch)
 
   def dropped(self, told: Told, keys: Key[Array, " batch"]) -> Told:
-    """The condition, where each example's is replaced by `nothing` with probability `dropout`, by its own key."""
+    """The condition in training: corrupted, and each example's replaced by `nothing` with probability `dropout`."""
+    told = self._corrupted(told, keys)
     if not self.dropout:
       return told
     drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(keys)
-    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.nothing)
+    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.absent(told))
 
   def absent(self, told: Told) -> Told:
-    """`nothing` for each example, like what it is told."""
+    """`nothing` for each example, like what it is told, and what is never dropped."""
     like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
-    return jax.tree.map(like, told, self.nothing)
+    if not self.kept:
+      return jax.tree.map(like, told, self.nothing)
+    rest = {name: a for name, a in told.items() if name not in self.kept}
+    return {**told, **jax.tree.map(like, rest, self.nothing)}
+
+  def _corrupted(self, told: Told, keys: Key[Array, " n"]) -> Told:
+    return told if self.corrupt is None else self.corrupt(told, fold_in(keys, CORRUPT_STREAM))
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
     """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.
@@ -79,7 +94,7 @@ class Condition(NamedTuple):
     missing = [name for name in self.names if name not in given]
     if missing:
       raise UserError(f"samples of this model are asked for with {', '.join(self.names)}: give {', '.join(missing)}")
-    return self.read(given)
+    return self._corrupted(self.read(given), keys)
 
 
 UNCONDITIONAL = Condition((), lambda batch: None, None)
@@ -117,6 +132,41 @@ def entries(nothing: Mapping[str, Any], dropout: float = 0.0) -> Condition:
     dropout: the probability that training drops an example's condition.
   """
   return Condition(tuple(nothing), lambda batch: {name: batch[name] for name in nothing}, dict(nothing), dropout)
+
+
+def both(first: Condition, second: Condition) -> Condition:
+  """Two conditions of which a network is told both, in one dict.
+
+  Args:
+    first: its `read` gives a dict.
+    second: likewise, and its entries are never dropped.
+
+  Raises:
+    UserError: the second drops its entries, or both have one of the same name.
+  """
+  if second.dropout:
+    raise UserError("of two conditions the first is dropped and the second is not: set the second's dropout to 0")
+  if common := sorted(set(first.names) & set(second.names)):
+    raise UserError(f"two conditions have an entry {common[0]!r} each: rename one")
+
+  def corrupt(told: Told, keys: Key[Array, " n"]) -> Told:
+    for number, part in enumerate((first, second)):
+      told = told if part.corrupt is None else part.corrupt(told, fold_in(keys, number))
+    return told
+
+  def check(network: Any) -> None:
+    first.check(network)
+    second.check(network)
+
+  return Condition(
+    first.names + second.names,
+    lambda batch: {**first.read(batch), **second.read(batch)},
+    {**first.nothing, **second.nothing},
+    first.dropout,
+    check=check,
+    kept=first.kept + second.kept,
+    corrupt=corrupt,
+  )
 
 
 def check_condition(condition: Condition, network: Any) -> None:

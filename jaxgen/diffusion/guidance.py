@@ -12,7 +12,7 @@ sample: another value compiles nothing. t is [] or [N]. A flow map's denoiser, w
 that time after t, and so does the guided one.
 
 Results after (x_0, eps), such as a learned variance, are those of the better prediction. Clip the predicted x_0 after
-guidance, with `clipped`, not before.
+guidance, with `clipped` (static thresholding) or `thresholded` (dynamic), not before.
 """
 
 from collections.abc import Callable
@@ -119,6 +119,38 @@ def clipped(denoise: Denoise, schedule: Schedule, low: float = -1.0, high: float
     return x_0, (x - per_example(schedule.alpha(t), x) * x_0) / per_example(schedule.sigma(t), x), *more
 
   return clip
+
+
+def thresholded(denoise: Denoise, schedule: Schedule, percentile: float) -> Denoise:
+  """Dynamic thresholding: Saharia et al. 2022 (Imagen), https://arxiv.org/abs/2205.11487, section 2.3.
+
+  s is the percentile of an example's |x_0| over all its entries, and at least 1. The predicted x_0 is clipped to
+  [-s, s] and divided by s, and eps is computed from it by (1). Where |x_0| <= 1, and where s = 1, it is `clipped`.
+
+  Args:
+    percentile: in per cent, above 0 and at most 100.
+
+  Raises:
+    UserError: the percentile lies outside (0, 100].
+  """
+  check_percentile(percentile)
+
+  def threshold(x, t, *to):
+    x_0, _, *more = denoise(x, t, *to)
+    s = jnp.percentile(jnp.abs(x_0), percentile, axis=tuple(range(1, x_0.ndim)), keepdims=True)
+    s = jnp.maximum(s, 1)
+    x_0 = x_0.clip(-s, s) / s
+    return x_0, (x - per_example(schedule.alpha(t), x) * x_0) / per_example(schedule.sigma(t), x), *more
+
+  return threshold
+
+
+def check_percentile(percentile: float) -> None:
+  """Raises a UserError unless the percentile of `thresholded` lies in (0, 100]."""
+  if not 0 < percentile <= 100:
+    raise UserError(
+      f"a threshold is a percentile of |x_0|, above 0 and at most 100 per cent, not {percentile:g}: change it"
+    )
 
 
 def check(rescale: float, interval: tuple[float, float] | None) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Request, select
 from jaxgen.data.sources.captions import encode
@@ -78,7 +78,7 @@ def open_emoji(request: Request) -> Arrays:
   """Raises a UserError where there is no such split or feature."""
   labels, _, file = parts(request.name)
   if request.split not in ("train", "test"):
-    raise UserError(f"{request.name} has no split {request.split!r}: it has train and test, the style {HELD_OUT!r}")
+    raise NoSplit(f"{request.name} has no split {request.split!r}: it has train and test, the style {HELD_OUT!r}")
   found, classes = read(file), classes_of(request.name)
   chosen = np.flatnonzero((found.styles == HELD_OUT) == (request.split == "test"))
   (length,) = request.features["tokens"].shape if "tokens" in request.features else (2,)

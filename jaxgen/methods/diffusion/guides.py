@@ -92,7 +92,7 @@ def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None =
     params = state.averaged()
     # The mask goes along with the condition, but is never dropped.
     predict = lambda x, *rest: model.predict(params, x, rest[0], *rest[-1], *rest[1:-1])
-    both, nothing = (asked.told, asked.mask), (condition.nothing, asked.mask)
+    both, nothing = (asked.told, asked.mask), (condition.absent(asked.told), asked.mask)
     return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
 
   return Guidance(denoise, lambda condition: "each on twice the batch" if condition.dropout else "")

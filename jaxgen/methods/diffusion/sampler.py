@@ -26,9 +26,11 @@ class Sampler(NamedTuple):
     solver: schedule -> the solver.
     grid: the time grid.
     steps: number of steps.
-    clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance.
+    clip: clip the predicted x_0 to [-1, 1], the range of images, after guidance: static thresholding.
     guidance: the guidance of samples with a weight.
     jump, resampling: of `diffusion.editing.repaint`, where a part of a picture is filled.
+    percentile: dynamic thresholding in place of `clip`: the predicted x_0 is clipped to the range of this many per cent
+      of an example's |x_0|, at least [-1, 1], and scaled down to [-1, 1]; see `diffusion.guidance.thresholded`.
   """
 
   solver: Callable[[Schedule], Solver] = ddim
@@ -38,6 +40,7 @@ class Sampler(NamedTuple):
   guidance: Guidance = FREE
   jump: int = 10
   resampling: int = 10
+  percentile: float | None = None
 
 
 DDIM = Sampler()
@@ -61,6 +64,8 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   sampling.check_times(schedule, visited)
   check_noise(schedule)
   check_start(schedule, model.prediction, float(visited[0]))
+  if sampler.percentile is not None:
+    guidance.check_percentile(sampler.percentile)
   # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there, and
   # a variance-preserving one as much.
   spread = lambda t: float(np.hypot(schedule.alpha(np.array([t])), schedule.sigma(np.array([t])))[0])
@@ -84,7 +89,10 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
     else:
       asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask)
       denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
-    denoise = guidance.clipped(denoise, schedule) if sampler.clip else denoise
+    if sampler.percentile is not None:
+      denoise = guidance.thresholded(denoise, schedule, sampler.percentile)
+    elif sampler.clip:
+      denoise = guidance.clipped(denoise, schedule)
     if edit is None:
       return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
     start = masked(edit.start.astype(x.dtype), mask)
