@@ -25,6 +25,8 @@ PUBLISHED = {
   ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
   # DiT's parameters less its fixed positions, SD's first stage, and the moments of four channels of latents.
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
+  # U-Net, first stage and text encoders.
+  ("stable_diffusion", ()): 859_520_964 + 83_653_863 + 123_060_480,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
   ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
