@@ -12,8 +12,8 @@ from jaxgen.data.sources.base import Fit
 from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, scale
 
-__all__ = ["END", "captions", "class_texts", "emoji"]
-END = 2  # the token that ends a text where the tokens are trained
+__all__ = ["END", "START", "captions", "class_texts", "emoji"]
+START, END = 1, 2  # the tokens that begin and end a text where the tokens are trained
 
 
 def emoji(
