@@ -3,10 +3,10 @@
 Paper: Rombach et al. 2022, High-resolution image synthesis with latent diffusion models,
 https://arxiv.org/abs/2112.10752, section 3.3: the U-Net attends to the features of a Transformer that reads the text
 and is trained with it. A tenth of the names is not told, and samples are guided away from no text, or a negative one.
+`text_emoji` is the same of pixels.
 
     jaxgen train kl_emoji --file emoji_64.npz
     jaxgen train ldm_emoji --file emoji_64.npz --first-stage-run runs/kl_emoji
-    jaxgen train ldm_emoji --file emoji_32.npz --side 32                      of pixels, without a first stage
     jaxgen sample runs/ldm_emoji --prompt "red heart" --negative "face" --weight 3 --n 16
 
 It learns from two styles. The samples in the run's folder are of the first names below, one after the other.
@@ -26,13 +26,12 @@ from jaxgen.data import captioned
 from jaxgen.data.sources import emoji as source
 from jaxgen.interop import runs
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
-from jaxgen.methods.diffusion.guides import negative
 from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.likelihood.autoencoder import latents
 from jaxgen.nn.joint.text import TextTower, clip
-from jaxgen.nn.unets.captioned import Captioned
 from jaxgen.nn.unets.cross import CrossUNet
+from jaxgen.nn.unets.text_unet import TextUNet
 
 SHOWN = ("red heart", "cat face", "pizza", "sun", "green apple", "flag: Japan", "grinning face", "blue circle")
 STAGE = PRESETS["kl_emoji"]
@@ -41,7 +40,6 @@ STAGE = PRESETS["kl_emoji"]
 def experiment(
   file: str = "emoji_64.npz",
   first_stage_run: str | None = None,
-  side: int = 64,
   steps: int = 20_000,
   batch_size: int = 64,
   learning_rate: float = 5e-4,
@@ -55,12 +53,11 @@ def experiment(
   grid: diffusion.GridName = "trailing",
   sampling_steps: int = 50,
 ) -> Experiment:
-  """A U-Net and a Transformer that reads names learn latents of emoji, or their pixels.
+  """A U-Net and a Transformer that reads names learn latents of emoji.
 
   Args:
-    file: the .npz of emoji.
-    first_stage_run: the folder of a run of kl_emoji; without one the model is of pixels.
-    side: height and width of the file's pictures.
+    file: the .npz of emoji, 64 x 64 pixels.
+    first_stage_run: the folder of a run of kl_emoji; without one the first stage stays as it is initialised.
     channels: the U-Net's width.
     width: features of a token.
     depth: blocks of the Transformer.
@@ -70,41 +67,30 @@ def experiment(
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.
   """
-  emoji = captioned.emoji(file, side=side)
-  (length,) = emoji.features["tokens"].shape
-  of_latents = first_stage_run is not None
-  factor = 2 ** (len(STAGE.multipliers) - 1) if of_latents else 1
-  spec = Spec((side // factor, side // factor, STAGE.latent if of_latents else 3))
+  emoji = captioned.emoji(file, side=STAGE.side)
+  (length,), side = emoji.features["tokens"].shape, STAGE.side // 2 ** (len(STAGE.multipliers) - 1)
   unet = CrossUNet(
-    channels, (1, 2, 2), blocks=1, depths=(0, 1, 1), heads=4, groups=8, out_channels=spec.shape[-1]
+    channels, (1, 2, 2), blocks=1, depths=(0, 1, 1), heads=4, groups=8, out_channels=STAGE.latent
   )  # fmt: skip
-  tower = TextTower(emoji.vocabulary, clip(width, 4, depth, context=length), causal=False, end=captioned.END)
-  nothing = np.array([captioned.START, captioned.END] + [0] * (length - 2), np.int32)
-  method = averaged(
-    gaussian_diffusion(
-      Captioned(unet, tower),
-      diffusion.cosine(1000),
-      spec,
-      optimizers.adam(learning_rate, steps, warmup=200, clip=1.0),
-      objective=Objective(diffusion.PREDICTIONS["v"]),
-      condition=entries({"tokens": nothing}, text_dropout),
-      sampler=Sampler(
-        diffusion.SOLVERS[solver], diffusion.GRIDS[grid], sampling_steps, not of_latents, negative(("tokens",))
-      ),
-    ),
-    ema,
+  text = TextTower(emoji.vocabulary, clip(width, 4, depth, context=length), causal=False, end=captioned.END)
+  method = gaussian_diffusion(
+    TextUNet(text, unet),
+    diffusion.cosine(1000),
+    Spec((side, side, STAGE.latent)),
+    optimizers.adam(learning_rate, steps, warmup=200, clip=1.0),
+    objective=Objective(diffusion.PREDICTIONS["v"]),
+    condition=entries({"tokens": captioned.empty(length)}, text_dropout),
+    sampler=Sampler(diffusion.SOLVERS[solver], diffusion.GRIDS[grid], sampling_steps, clip=False),
   )
-  if of_latents:
-    method = first_stage(method, *latents(STAGE.of_width(), STAGE.bottleneck), runs.frozen(first_stage_run))
+  frozen = runs.frozen(first_stage_run) if first_stage_run else None
+  method = first_stage(averaged(method, ema), *latents(STAGE.of_width(), STAGE.bottleneck), frozen)
 
   def prompts(run, texts):
     return source.tokens_of(emoji.name, list(texts), length)[0]
 
   def conditions(index):
-    names = prompts(None, SHOWN)
-    count, empty = len(index), np.broadcast_to(nothing, (len(index), length))
-    told = {"tokens": names[np.asarray(index) % len(names)], "negative_tokens": empty}
-    return told | {"weight": np.full(count, guidance, np.float32)}
+    names = prompts(None, SHOWN)[np.asarray(index) % len(SHOWN)]
+    return {"tokens": names, "weight": np.full(len(index), guidance, np.float32)}
 
   return Experiment(
     method=method,

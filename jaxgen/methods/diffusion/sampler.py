@@ -1,20 +1,23 @@
 """How samples are drawn: a solver over a time grid, guidance and clipping around the network."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import edits
 from jaxgen.core.arrays import masked
-from jaxgen.core.condition import Condition, check_names
+from jaxgen.core.condition import Condition, check_names, negatives
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import normal, split
 from jaxgen.core.method import State
 from jaxgen.core.spec import Spec, check_output
 from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, editing, guidance, sampling, trailing
+from jaxgen.methods.diffusion import prompt_to_prompt
 from jaxgen.methods.diffusion.guides import FREE, Asked, Guidance
 from jaxgen.methods.diffusion.objective import NOISE, Examples, Model
 
@@ -49,6 +52,9 @@ DDIM = Sampler()
 def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec: Spec) -> Callable[..., Examples]:
   """The `sample` of a Method: (state, keys [N], weight [N] or None, **conditions by name) -> [N, *shape].
 
+  `negative_NAME` is the condition NAME that samples are led away from; see `guides.classifier_free`, also for weights
+  of several conditions. Attention maps of another text's sample are asked for as in `prompt_to_prompt`.
+
   Padding is 0. Without a mask samples have no padding. "noise" [N, *shape], standard normal, takes the place of what
   the keys give at the start. A picture is changed by "start" with "strength", SDEdit, or with "keep", RePaint: see
   `core.edits`.
@@ -73,28 +79,45 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   start_std = schedule.prior_std * (1.0 if np.isclose(spread(visited[0]), 1) else first / last)
 
   def sample(
-    state: State, keys: Key[Array, " n"], weight: Float[Array, " n"] | None = None, **given: Any
+    state: State, keys: Key[Array, " n"], weight: Float[Array, "n ..."] | None = None, **given: Any
   ) -> Float[Array, "n ..."]:
     start_keys, solver_keys, told_keys = split(keys, 3)
     noise = given.pop(NOISE, None)
     mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
     edit, given = edits.taken(given)
+    prompts, given = prompt_to_prompt.taken(given, condition)
+    negative, given = negatives(given, condition) if sampler.guidance.chained else ({}, given)
     check_names(given, condition, sampler.guidance.condition)
+    if not sampler.guidance.chained and (np.ndim(weight) > 1 or (prompts is not None and weight is not None)):
+      raise UserError("weights of several conditions, and attention maps, are for classifier-free guidance alone")
+    if negative and weight is None:
+      raise UserError("samples are led away from negative conditions by a weight: give one, 1 changes nothing")
     told = condition.asked(given, told_keys)
     noise = normal(start_keys, spec.shape) if noise is None else jnp.asarray(noise)
     check_output("the noise to start from", noise.shape[1:], spec.shape, "give one of that size")
     x = masked(start_std * noise, mask)
+    told_as = condition
+    if prompts is not None:
+      if edit is not None:
+        raise UserError("attention maps are taken from another sample, not from a picture: give no start with them")
+      source = condition.asked({**given, **prompts.source}, told_keys)
+      told, told_as = prompt_to_prompt.paired(
+        prompts, source, told, condition, partial(prompt_to_prompt.above, model, visited)
+      )
+      of = jnp.arange(2 * len(keys)) // 2  # both texts' samples, side by side, have the same noise
+      x, solver_keys, mask, negative, weight = jax.tree.map(lambda a: a[of], (x, solver_keys, mask, negative, weight))
     if weight is None:
       denoise = model.denoise(state.averaged(), told, mask)
     else:
-      asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask)
-      denoise = sampler.guidance.denoise(model, condition, state, asked, weight)
+      asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask, negative)
+      denoise = sampler.guidance.denoise(model, told_as, state, asked, weight)
     if sampler.percentile is not None:
       denoise = guidance.thresholded(denoise, schedule, sampler.percentile)
     elif sampler.clip:
       denoise = guidance.clipped(denoise, schedule)
     if edit is None:
-      return masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+      x = masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
+      return x if prompts is None else x[1::2]
     start = masked(edit.start.astype(x.dtype), mask)
     check_output("the picture to start from", start.shape[1:], spec.shape, "give one of that size")
     if edit.keep is not None:

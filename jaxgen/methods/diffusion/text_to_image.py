@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core import edits
-from jaxgen.core.condition import Condition, entries
+from jaxgen.core.condition import Condition, entries, together
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys, fold_in, normal, split
 from jaxgen.core.method import Batch, Frozen, Method, Metrics, Params, State
 from jaxgen.core.wrappers import ENCODE_STREAM, STAGE
-from jaxgen.methods.diffusion.guides import Guidance, negative
+from jaxgen.methods.diffusion.guides import Guidance, classifier_free
 
 DROP_STREAM = 0xC0000001  # fold_in data of the keys that drop texts, a number that no update or stage reaches
 MASK_STREAM = 0xC0000002  # and of those that draw masks
@@ -91,10 +91,11 @@ class Reader(NamedTuple):
       picture: the network is told a picture beside the latents.
     """
     others = ("sizes",) * (self.sizes is not None) + ("picture",) * picture
-    return entries(dict.fromkeys((*self.names, *others)))
+    parts = {"text": self.names} | ({"others": others} if others else {})
+    return together({part: entries(dict.fromkeys(names)) for part, names in parts.items()})
 
   def guidance(self, rescale: float = 0.0) -> Guidance:
-    return negative(self.names, rescale)
+    return classifier_free(rescale)
 
   def told(self, params: Mapping[str, Params], tokens: Tokens) -> dict[str, Array]:
     """{"text": [N, T, c], "pooled": [N, p]} of tokens [N, T], which each encoder pads, or [N, encoders, T]."""
@@ -121,7 +122,7 @@ def told_texts(
   """A method that is told "tokens" [B, T], by frozen encoders, where the given one is told their features.
 
   `sample(state, keys, tokens=None, negative_tokens=None, weight=None, sizes=None, ..)`: no tokens are the empty text,
-  no negative ones are `reader.nothing`.
+  no negative ones are `reader.nothing`. source_tokens are the text whose attention maps are taken: `prompt_to_prompt`.
 
   Args:
     method: the method, with `reader.condition` and `reader.guidance`.
@@ -183,17 +184,21 @@ def told_texts(
     keys: Key[Array, " n"],
     tokens: Tokens | None = None,
     negative_tokens: Tokens | None = None,
+    source_tokens: Tokens | None = None,
     weight: Float[Array, " n"] | None = None,
     **given: Any,
   ) -> Image:
     params, n = apart(state), len(keys)
-    for name, rows in (("tokens", tokens), ("negative_tokens", negative_tokens)):
+    texts = {"tokens": tokens, "negative_tokens": negative_tokens, "source_tokens": source_tokens}
+    for name, rows in texts.items():
       length = len(reader.empty)
       if rows is not None and rows.shape[1:] not in ((length,), (len(reader.encoders), length)):
         raise UserError(f"{name} are {length} of each text here, not {list(rows.shape[1:])}: change them")
     empty = jnp.broadcast_to(jnp.asarray(reader.empty), (n, len(reader.empty)))
     found = reader.told(params, empty if tokens is None else tokens)
     asked = {**sizes(n), **cast(found), **given}
+    if source_tokens is not None:
+      asked |= {f"source_{name}": value for name, value in cast(reader.told(params, source_tokens)).items()}
     if weight is not None:
       other = reader.nothing(params, found, n) if negative_tokens is None else reader.told(params, negative_tokens)
       asked |= {f"negative_{name}": value for name, value in cast(other).items()} | {"weight": weight}
