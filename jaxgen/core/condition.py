@@ -6,7 +6,6 @@ Networks receive the pytree as it is. Guidance, dropout and sampling only use th
     labels(spec, dropout=0.1)                                            a class, or none for one example in ten
     entries({"tokens": jnp.zeros(16, jnp.int32), "token_mask": ...})     a text and which of its tokens are there
     together({"picture": entries(..., 0.05), "text": entries(..., 0.05)})     several, each dropped by itself
-    both(entries(..., dropout=0.1), low_resolution())                    a text, and a picture that is never dropped
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +22,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 from jaxgen.core.spec import Spec
 
-Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
 CORRUPT_STREAM = 0xC0000000  # fold_in data of the keys that corrupt a condition, beside those that drop it
+Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
 
 
 class Condition(NamedTuple):
@@ -37,8 +36,6 @@ class Condition(NamedTuple):
     dropout: the probability that training drops an example's condition. Classifier-free guidance needs it above 0.
     draw: keys [N] -> conditions for samples that are requested without any; None: a request must give them.
     check: network -> None; raises a UserError if the network does not fit this condition.
-    kept: entries of what the network is told, a dict, that are never dropped: guidance has them on both sides, and
-      `nothing` lacks them.
     corrupt: (what it is told, keys [B]) -> the same with noise, in training and for samples, not in `evaluate`.
     parts: the conditions of `together`, each told as a dict; (): there is one.
     drops: of `together`: keys [N] -> which parts training drops, [N, parts].
@@ -50,7 +47,6 @@ class Condition(NamedTuple):
   dropout: float = 0.0
   draw: Callable[[Key[Array, " n"]], Told] | None = None
   check: Callable[[Any], None] = lambda network: None
-  kept: tuple[str, ...] = ()
   corrupt: Callable[[Told, Key[Array, " n"]], Told] | None = None
   parts: tuple["Condition", ...] = ()
   drops: Callable[[Key[Array, " n"]], Bool[Array, "n parts"]] | None = None
@@ -80,28 +76,24 @@ class Condition(NamedTuple):
     return self._where(jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(keys), told)
 
   def _where(self, drop: Bool[Array, " batch"], told: Told) -> Told:
-    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.absent(told))
-
-  def _merged(self, of: Callable[[int, "Condition", Told], Told], told: Told) -> Told:
-    """of(number, part, what it is told) of all parts, as one dict."""
-    own = lambda part: {name: told[name] for name in (*part.nothing, *part.kept)}
-    each = [of(i, part, own(part)) for i, part in enumerate(self.parts)]
-    return {name: value for part in each for name, value in part.items()}
-
-  def absent(self, told: Told) -> Told:
-    """`nothing` for each example, like what it is told, and what is never dropped."""
-    if self.parts:
-      return self._merged(lambda i, part, told: part.absent(told) if part.dropout else told, told)
-    like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
-    if not self.kept:
-      return jax.tree.map(like, told, self.nothing)
-    rest = {name: a for name, a in told.items() if name not in self.kept}
-    return {**told, **jax.tree.map(like, rest, self.nothing)}
+    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.nothing)
 
   def _corrupted(self, told: Told, keys: Key[Array, " n"]) -> Told:
     if self.parts:
       return self._merged(lambda i, part, told: part._corrupted(told, fold_in(keys, i)), told)
     return told if self.corrupt is None else self.corrupt(told, fold_in(keys, CORRUPT_STREAM))
+
+  def _merged(self, of: Callable[[int, "Condition", Told], Told], told: Told) -> Told:
+    """of(number, part, what it is told) of all parts, as one dict."""
+    each = [of(i, part, {name: told[name] for name in part.nothing}) for i, part in enumerate(self.parts)]
+    return {name: value for part in each for name, value in part.items()}
+
+  def absent(self, told: Told) -> Told:
+    """`nothing` for each example, like what it is told. Of `together`, parts that are never dropped stay."""
+    if self.parts:
+      return self._merged(lambda i, part, told: part.absent(told) if part.dropout else told, told)
+    like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
+    return jax.tree.map(like, told, self.nothing)
 
   def ways(self, told: Told, away: Told) -> list[Told]:
     """From `away` to what is told, part after part of those that are dropped: K + 1 conditions for K parts."""
@@ -132,10 +124,7 @@ class Condition(NamedTuple):
     if missing := [name for name in self.names if name not in negative]:
       raise UserError(f"a negative condition has {', '.join(self.names)}: give negative_{', negative_'.join(missing)}")
     read = self.read({name: jnp.asarray(value) for name, value in negative.items()})
-    if not isinstance(read, Mapping):
-      return read
-    rest = {name: value for name, value in told.items() if name not in read}
-    return {**self._replace(nothing={name: self.nothing[name] for name in rest}).absent(rest), **read}
+    return {**self.absent(told), **read} if isinstance(read, Mapping) else read
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
     """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.
@@ -212,7 +201,7 @@ def together(
   own = [part.dropout for part in parts.values()]
   names = [name for part in parts.values() for name in part.names]
   if twice := sorted({name for name in names if names.count(name) > 1}):
-    raise UserError(f"two conditions have an entry {twice[0]!r} each: rename one")
+    raise UserError(f"two conditions are told {', '.join(twice)}: give each entry to one")
   if rates and any(own):
     raise UserError("conditions are dropped by their own rates or by those of `rates`: leave one of them out")
   if unknown := sorted({name for group in rates for name in group} - set(parts)):
@@ -239,7 +228,7 @@ def together(
       check_condition(part, network)
 
   nothing = {name: value for part in made for name, value in part.nothing.items()}
-  return Condition(tuple(names), read, nothing, max(shares, default=0.0), check=check, parts=made, drops=drops)
+  return Condition(tuple(names), read, nothing, max(shares, default=0.0), None, check, None, made, drops)
 
 
 def _as_dict(condition: Condition) -> Condition:
@@ -249,21 +238,6 @@ def _as_dict(condition: Condition) -> Condition:
   (name,) = condition.names
   draw = condition.draw and (lambda keys: {name: condition.draw(keys)})
   return condition._replace(read=lambda b: {name: condition.read(b)}, nothing={name: condition.nothing}, draw=draw)
-
-
-def both(first: Condition, second: Condition) -> Condition:
-  """Two conditions of which a network is told both, in one dict: `together`, where the second is never dropped.
-
-  Args:
-    first: its `read` gives a dict.
-    second: likewise, and its entries are never dropped.
-
-  Raises:
-    UserError: the second drops its entries, or both have one of the same name.
-  """
-  if second.dropout:
-    raise UserError("of two conditions the first is dropped and the second is not: set the second's dropout to 0")
-  return together({"first": first, "second": second})
 
 
 def check_condition(condition: Condition, network: Any) -> None:

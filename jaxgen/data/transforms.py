@@ -149,21 +149,6 @@ def flip() -> Transform:
   return transform
 
 
-def outlined(threshold: float = 0.1) -> Transform:
-  """Images in [-1, 1] get their outlines, "control" [B, H, W, 1]: 1 where the brightness changes, 0 elsewhere.
-
-  A pixel is on an outline where brightness in [0, 1] differs from the one below or to the right by the threshold.
-  """
-
-  def transform(key: Array, batch: Batch) -> Batch:
-    scaled("outlined", batch["image"])
-    bright = (batch["image"].mean(-1) + 1) / 2
-    down, right = (jnp.diff(bright, axis=axis, append=jnp.take(bright, jnp.array([-1]), axis)) for axis in (1, 2))
-    return batch | {"control": (jnp.hypot(down, right) > threshold).astype(bright.dtype)[..., None]}
-
-  return transform
-
-
 def shrink(side: int, name: str = "image") -> Transform:
   """The images made smaller, [B, side, side, C], as the entry `name`: each pixel is the mean of a square of theirs.
 
@@ -219,5 +204,20 @@ def levels(most: float = 1.0) -> Transform:
   def transform(key: Array, batch: Batch) -> Batch:
     keys, like = example_keys(key, batch["index"]), batch["level"]
     return batch | {"level": most * jax.vmap(lambda key: jax.random.uniform(key, (), like.dtype))(keys)}
+
+  return transform
+
+
+def outlined(threshold: float = 0.1) -> Transform:
+  """Images in [-1, 1] get their outlines, "control" [B, H, W, 1]: 1 where the brightness changes, 0 elsewhere.
+
+  A pixel is on an outline where brightness in [0, 1] differs from the one below or to the right by the threshold.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    scaled("outlined", batch["image"])
+    bright = (batch["image"].mean(-1) + 1) / 2
+    down, right = (jnp.diff(bright, axis=axis, append=jnp.take(bright, jnp.array([-1]), axis)) for axis in (1, 2))
+    return batch | {"control": (jnp.hypot(down, right) > threshold).astype(bright.dtype)[..., None]}
 
   return transform

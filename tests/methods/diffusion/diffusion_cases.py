@@ -15,7 +15,7 @@ from jaxgen import data, diffusion, optimizers
 from jaxgen.core.condition import labels
 from jaxgen.core.method import Frozen
 from jaxgen.core.wrappers import averaged, power
-from jaxgen.data import transforms
+from jaxgen.data import clips, transforms
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
@@ -43,11 +43,13 @@ from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher
 from jaxgen.methods.diffusion.tuning import Part
 from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.methods.diffusion.video import joint
 from jaxgen.nn import UNet
 from jaxgen.nn.blocks.layers import Dropout
 from jaxgen.nn.unets.edm2 import EDM2UNet, LogVariance, forced
 from jaxgen.nn.unets.super_resolution import SuperResolution
 from jaxgen.nn.unets.vdm import LinearGamma
+from jaxgen.nn.video.unet import VideoUNet
 
 DIGITS = data.digits()
 SPEC = DIGITS.spec
@@ -326,6 +328,18 @@ def tuned(dtype):
   return averaged(method, 0.9)
 
 
+# Of test clips, of which there are fewer to make.
+MOVING = dataclasses.replace(clips.moving(frames=3, side=10, augment=(clips.stills(1),)), train="test")
+
+
+def small_video(dtype):
+  widths = dict(channels=8, multipliers=(1,), blocks=1, attention=(), out_channels=1)
+  network = VideoUNet(partial(UNet, dtype=dtype, param_dtype=dtype, **widths), frames=3)
+  sampler = Sampler(steps=3, reconstruction=2.0)
+  method = gaussian_diffusion(network, diffusion.cosine(20), MOVING.spec, optax.adam(2e-3), sampler=sampler)
+  return averaged(joint(method), 0.9)
+
+
 # A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
   "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
@@ -345,5 +359,6 @@ CASES = {
   "DMD": Case(matched, DIGITS, falls=None),
   "SR3": Case(small_sr3, SMALLER, conditions=low_pictures, unit=(1.0, {"loss": 1})),
   "a tuned part": Case(tuned, DIGITS, unit=(1.0, {"loss": 1})),
+  "video, jointly with images": Case(small_video, MOVING, unit=(1.0, {"loss": 1})),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }
