@@ -67,7 +67,8 @@ PUBLISHED = {
 KNOWN = """
 attention_multi30k barlow_twins_digits byol_digits cait_digits cait_imagenet classifier_digits conv_vae_digits
 dcgan_celeba dcgan_digits ddpm_cifar10 ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits
-densenet_imagenet audioldm_first_stage audioldm_speech diffwave_base diffwave_large diffwave_speech wavegrad_base wavegrad_speech
+densenet_imagenet audioldm_first_stage audioldm_speech diffwave_base diffwave_large diffwave_speech
+wavegrad_base wavegrad_speech
 dino_digits dit_digits dit_imagenet ebm_digits ebm_mnist ebm_rings edm_cifar10 edm_digits
 efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet flow_contrastive_rings flow_matching_cifar10
 flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist gan_rings gated_pixelcnn_cifar10
