@@ -47,15 +47,11 @@ def decode(
         box = _drafted(image, fit, shape[1::-1], uniform)
       if fit is not None:
         image = ImageOps.exif_transpose(image)
-      if channels < 4 and image.has_transparency_data:
-        seen = Image.new("RGBA", image.size, BACKGROUND)
-        image = Image.alpha_composite(seen, image.convert("RGBA"))
-      if image.mode != MODES[channels]:
-        image = image.convert(MODES[channels])
+      image = in_mode(image, channels)
       if box is not None:
         image = views.show(image, fit, box, shape[1::-1])
       elif fit is not None:
-        image = _fit(image, shape, fit, name)
+        image = fitted(image, shape, fit, name)
       array = np.array(image)
   except Image.UnidentifiedImageError as error:
     raise UserError(
@@ -64,6 +60,16 @@ def decode(
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise UserError(f"{name} cannot be read as an image ({error}): repair or remove it") from error
   return array if channels > 1 else array[..., None]
+
+
+def in_mode(image, channels: int):
+  """A Pillow image in grey, colours, or colours with transparency; without the last, it is seen on white."""
+  from PIL import Image
+
+  if channels < 4 and image.has_transparency_data:
+    seen = Image.new("RGBA", image.size, BACKGROUND)
+    image = Image.alpha_composite(seen, image.convert("RGBA"))
+  return image if image.mode == MODES[channels] else image.convert(MODES[channels])
 
 
 def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray, "draws"] | None) -> views.Box:
@@ -79,7 +85,7 @@ def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray
   return tuple(x * now[i % 2] / upright[i % 2] for i, x in enumerate(box))
 
 
-def _fit(image, shape: tuple[int, ...], fit: Fit, name: str):
+def fitted(image, shape: tuple[int, ...], fit: Fit, name: str):
   """A Pillow image brought to the height and width of the shape [H, W, C]."""
   from PIL import Image, ImageOps
 
