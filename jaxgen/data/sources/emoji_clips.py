@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import Arrays, Request, select, text_of
 
 FRAMES, SIDE, TENTH = 16, 32, 10
@@ -49,7 +49,7 @@ def read(folder: str) -> tuple[UInt8[np.ndarray, "clips 16 32 32 3"], tuple[str,
 def open_emoji_clips(request: Request) -> Arrays:
   """Raises a UserError where there is no such split or feature, or T does not divide 16."""
   if request.split not in ("train", "test"):
-    raise UserError(f"{request.name} has no split {request.split!r}: it has train, and test, every tenth clip")
+    raise NoSplit(f"{request.name} has no split {request.split!r}: it has train, and test, every tenth clip")
   clips, _ = read(request.rest)
   frames = request.features["clip"].shape[0] if "clip" in request.features else FRAMES
   if not 1 <= frames <= FRAMES or FRAMES % frames:

@@ -16,7 +16,7 @@ split depends on i alone, and the digits of the split "test" are those of the da
 import numpy as np
 from jaxtyping import Float
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import Decoded, Example, Request, Source
 
 SIZES = {"train": 10_000, "test": 1_000}
@@ -57,7 +57,7 @@ def open_moving(request: Request) -> Decoded:
   count, images, side, most = parts(request.name)
   if request.split not in SIZES:
     sizes = " and ".join(f"{name} ({size:,})" for name, size in SIZES.items())
-    raise UserError(f"{request.name} has no split {request.split!r}: it has {sizes}")
+    raise NoSplit(f"{request.name} has no split {request.split!r}: it has {sizes}")
   there = FEATURES if count == 1 else FEATURES[:-1]
   if unknown := set(request.features) - set(there):
     raise UserError(f"{request.name} has {', '.join(there)}, no {min(unknown)!r}")

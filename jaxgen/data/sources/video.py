@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts
 from jaxgen.data.sources.folder import has_splits, hidden_part, listed
 from jaxgen.data.sources.images import MODES, SUFFIXES, decode, fitted, in_mode
@@ -66,7 +66,7 @@ def open_video(request: Request) -> Decoded:
   flat = request.split == "train" and not has_splits(root)
   folder = root if flat else root / request.split
   if not folder.is_dir():
-    raise UserError(f"{root} has no split {request.split!r}: expected the folder {folder}")
+    raise NoSplit(f"{root} has no split {request.split!r}: expected the folder {folder}")
   labelled = "label" in request.features
   classes = sorted({p.name for p in root.glob("*" if flat else "*/*") if p.is_dir() and not hidden_part(p, root)})
   groups = [(folder / name, label) for label, name in enumerate(classes)] if labelled else [(folder, -1)]
