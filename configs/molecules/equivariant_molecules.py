@@ -5,9 +5,9 @@ has QM9, and a network of 256 features and 9 blocks.
 
     python -m jaxgen.data.small_molecules small_molecules.npz
     jaxgen train equivariant_molecules --corpus small_molecules.npz
-    jaxgen train equivariant_molecules --corpus small_molecules.npz --gyration --name gyration
+    jaxgen train equivariant_molecules --corpus small_molecules.npz --gyration True --name gyration
 
-With --gyration molecules are asked for by their radius of gyration, as the paper asks for properties of QM9. Samples
+With --gyration True molecules are asked for by their radius of gyration, as the paper asks for properties of QM9. Samples
 are drawn, and kept in the format XYZ.
 
 Expect: not measured. Of the test split's own atoms 0.976 are stable by the paper's table of bonds, which was fitted to
