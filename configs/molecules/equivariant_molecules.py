@@ -7,8 +7,8 @@ has QM9, and a network of 256 features and 9 blocks.
     jaxgen train equivariant_molecules --corpus small_molecules.npz
     jaxgen train equivariant_molecules --corpus small_molecules.npz --gyration True --name gyration
 
-With --gyration True molecules are asked for by their radius of gyration, as the paper asks for properties of QM9. Samples
-are drawn, and kept in the format XYZ.
+With --gyration True molecules are asked for by their radius of gyration, as the paper asks for properties of QM9.
+Samples are drawn, and kept in the format XYZ.
 
 Expect: not measured. Of the test split's own atoms 0.976 are stable by the paper's table of bonds, which was fitted to
 the geometries of QM9 and not to MMFF94's; of its molecules 0.874
