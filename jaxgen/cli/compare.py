@@ -1,4 +1,4 @@
-"""jaxgen compare RUN [RUN ...]: what differs between runs, their last numbers, and a page with curves and samples."""
+"""jaxgen compare RUN [RUN ...]: shows how runs differ, their last numbers, and a page with curves and samples."""
 
 import pathlib
 
@@ -16,13 +16,13 @@ def compare(words: list[str]) -> None:
     "compare RUN [RUN ...]",
     flags,
     {"page": option(pathlib.Path | None, "the page to write, an .html file (compare.html)", None)},
-    "What differs between runs, their last numbers over seeds, and a page with their curves and samples.",
+    "Show how runs differ and their last numbers over seeds, and write a page with their curves and samples.",
   )
   if not runs:
     raise UserError("RUN is missing: jaxgen compare RUN [RUN ...] [--page FILE.html]")
   out = options["page"] or pathlib.Path("compare.html")
   if out.suffix != ".html":
-    raise UserError(f"--page {out}: it is an .html file")
+    raise UserError(f"--page {out}: the file's name must end in .html")
   check_out(out, "--page")
   write([Folder(run) for run in runs], out)
 

@@ -169,7 +169,7 @@ def test_statistics_from_the_command_line(tmp_path, monkeypatch, capsys):
     found = json.loads(out.read_text())
     numbers.append(found[f"fid_20_inception_tf1_{against.removesuffix('.npz')}"])
   assert numbers[0] == pytest.approx(numbers[1], rel=1e-9)
-  with pytest.raises(UserError, match="statistics are of a published network's features"):
+  with pytest.raises(UserError, match="statistics need the features of a published network"):
     command.statistics(str(tmp_path / "data.npz"), ["--space", "judge", "--out", str(tmp_path / "ref.npz")])
 
 
