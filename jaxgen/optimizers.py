@@ -5,6 +5,7 @@ optimizers.adam(2e-4, warmup=5_000, clip=1.0)             constant after the war
 optimizers.sgd(0.1, steps, weight_decay=1e-4, nesterov=True)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -31,15 +32,25 @@ def schedule(
     steps: number of training steps, including the warm-up; None: the rate is constant after the warm-up.
     warmup: number of updates over which the rate rises linearly from 0, at most half of `steps`.
     decay: the curve by which it falls to `end` at `steps`.
+
+  Raises:
+    UserError: a rate or a number of updates is negative or not finite.
   """
+  _check_not_negative(rate=rate, warmup=warmup, end=end)
   if steps is None:
     return optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
   warmup = min(warmup, steps // 2)
   if decay == "linear":
     fall = optax.linear_schedule(rate, end, steps - warmup)
   else:
-    fall = optax.cosine_decay_schedule(rate, steps - warmup, end / rate)
+    fall = optax.cosine_decay_schedule(rate, steps - warmup, end / rate if rate else 0.0)
   return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), fall], [warmup]) if warmup else fall
+
+
+def _check_not_negative(**numbers: float | int | None) -> None:
+  for name, value in numbers.items():
+    if value is not None and not 0 <= value < math.inf:
+      raise UserError(f"an optimizer's {name} must be a finite number of 0 or more, not {value:g}: change it")
 
 
 def adam(
@@ -62,6 +73,7 @@ def adam(
     weight_decay: decoupled weight decay of the parameters in `mask` (by default `kernels`), multiplied by the rate.
     **betas: b1, b2 and eps of optax.
   """
+  _check_not_negative(clip=clip, weight_decay=weight_decay)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   if weight_decay:
     optimizer = optax.adamw(rate, weight_decay=weight_decay, mask=mask or kernels, **betas)
@@ -83,6 +95,7 @@ def sgd(
   mask: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
   """Stochastic gradient descent on a `schedule`. Weight decay of the parameters in `mask` is added to the gradient."""
+  _check_not_negative(momentum=momentum, weight_decay=weight_decay)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   optimizer = optax.sgd(rate, momentum, nesterov)
   if not weight_decay:
@@ -95,6 +108,7 @@ def inverse_root(rate: float, constant: int, warmup: int = 0) -> optax.Schedule:
 
   Karras et al. 2024, https://arxiv.org/abs/2312.02696, eq. 67.
   """
+  _check_not_negative(rate=rate, warmup=warmup)
 
   def at(count: Array) -> Array:
     rising = jnp.minimum(count / warmup, 1.0) if warmup else 1.0
@@ -203,6 +217,7 @@ def lars(
     weight_decay: is added to the gradient of kernels.
     trust: eta; a layer's learning rate is multiplied by eta |w| / |g|.
   """
+  _check_not_negative(momentum=momentum, weight_decay=weight_decay, trust=trust)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup)
   return optax.lars(
     rate,

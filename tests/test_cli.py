@@ -96,8 +96,8 @@ def test_sample_fills_a_folder_goes_on_and_says_how_fast_it_was(trained):
   assert len(list((folder / "drawn").glob("*.png"))) == 20
   assert "20 samples existed already" in command(*words).stderr
   assert "holds samples of --sampling-steps 3, not 2" in error_of(*words, "--sampling-steps", 2)
-  assert "--chunk 5 is of a folder" in error_of("sample", run, "--chunk", 5)
-  assert "--batch 0: it takes 1 or more" in error_of("sample", run, "--batch", 0)
+  assert "--chunk 5 needs a folder" in error_of("sample", run, "--chunk", 5)
+  assert "--batch 0: it must be 1 or more" in error_of("sample", run, "--batch", 0)
 
 
 def test_evaluate_and_report(trained):
@@ -179,11 +179,18 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   assert "Samples of the same noise" in (tmp_path / "tiny_sweep" / "compare.html").read_text()
   one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0", "--page", tmp_path / "p.html").stdout
   assert "training examples" in one
+  monkeypatch.chdir(tmp_path)
+  one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0").stdout
+  assert "training examples" in one
+  assert not (tmp_path / "compare.html").exists()  # nothing is written that was not asked for
   for given, words in (
     (("learning_rat=1",), "has no argument 'learning_rat': perhaps you meant 'learning_rate'"),
     (("learning_rate=fast,1",), "'fast' is not a value of learning_rate, which takes float"),
     (("learning_rate",), "write it as NAME=VALUE,VALUE"),
     (("steps=1,1",), "has a value twice"),
+    (("data_name=a/b,a_b",), "two values that differ only in signs"),
+    ((f"data_name=npz:{'x' * 300},digits",), "a run of this sweep would be called data_name=npz_x"),
+    (("layers=16,0",), "layers=(0,) makes no program"),
     (("steps=1", "steps=2"), "--over steps is given twice"),
     (("solver=ddim,nonsuch",), "'nonsuch' is not a value of solver, which takes 'ancestral' or 'ddim' or "),
   ):
@@ -424,4 +431,6 @@ def test_a_seed_of_64_bits_and_those_that_are_none(trained, tmp_path):
   assert not any(np.array_equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
   for seed in (-1, 2**64):
     assert "a seed must be an integer from 0 to 18446744073709551615" in error_of(*words, "--seed", seed)
-    assert "a seed must be an integer from 0" in error_of("train", folder / "tiny.py", "--runs", tmp_path, "--seed", seed)
+    assert "a seed must be an integer from 0" in error_of(
+      "train", folder / "tiny.py", "--runs", tmp_path, "--seed", seed
+    )

@@ -49,27 +49,27 @@ COMMANDS = {
 
 USAGE = """usage: jaxgen COMMAND ...
 
-  !raw train CONFIG train a config, or continue its run jaxgen train ddpm_digits
+  train CONFIG      train a config, or continue its run          jaxgen train ddpm_digits
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
                     or metrics of its samples, as papers do      jaxgen evaluate runs/ddpm --metrics fid,prdc
-  evaluate PICTURES  the same of a folder or an .npz             jaxgen evaluate a.npz --metrics kid --against npz:b.npz
-  !raw statistics DATA mean and covariance of a data set's features, for FID here and in other programs
-  !raw averages RUN evaluate parameter averages of several lengths, computed after training, and draw the curve
-  !raw probe RUN evaluate a run's features, compared with random weights and pixels
+  evaluate PICTURES  the same for a folder or an .npz            jaxgen evaluate a.npz --metrics kid --against npz:b.npz
+  statistics DATA   compute mean and covariance of a data set's features, for FID here and in other programs
+  averages RUN      evaluate parameter averages of several lengths, computed after training, and draw the curve
+  probe RUN         evaluate a run's features, compared with random weights and pixels
   report RUN        write a run's report.html
-  !raw compare RUN ... show how runs differ, with their numbers and curves side by side
+  compare RUN ...   show how runs differ, with their numbers and curves side by side
   sweep CONFIG      train every combination of arguments         jaxgen sweep ddpm_digits --over ema=0.99,0.999
-  inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
-  !raw benchmark RUN|CONFIG measure the speed of training and sampling: throughput, latency, memory, share of the peak
-  import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
-  !raw export RUN FILE write a run's weights in another library's layout jaxgen export runs/vit vit.safetensors --layout
-  timm reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number ledger            the
-  ledger: papers' numbers and ours !raw list [WORD ...] list the configs by family, or those that contain these words;
-  with a config's name, describe it prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist
-  --data-dir DIR
+  inspect RUN|CONFIG  show parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
+  benchmark RUN|CONFIG  measure the speed of training and sampling: throughput, latency, memory, share of the peak
+  import FILE CONFIG  make a run from published weights          jaxgen import vit.safetensors vit_imagenet
+  export RUN FILE   write weights in another library's layout    jaxgen export runs/vit vit.safetensors --layout timm
+  reproduce CONFIG  train, evaluate, and add a line with the paper's number and ours to the ledger
+  ledger            show the ledger: papers' numbers and ours
+  list [WORD ...]   list the configs by family, or those that contain these words; with a config's name, describe it
+  prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
-!raw CONFIG is a Python file, or a name that `jaxgen list` shows: configs in ./configs, and those that come with jaxgen.
+CONFIG is a Python file, or a name that `jaxgen list` shows: configs in ./configs, and those that come with jaxgen.
 RUN is a run's folder, or its address on an object store. DATA is folder:DIR, npz:FILE, tar:DIR, hf:DIR, tfds:NAME or
 digits. All come before the flags.
 `jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.

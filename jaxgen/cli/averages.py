@@ -9,6 +9,7 @@ from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.core.profiles import gamma_of
 from jaxgen.engine.averages import reconstructed
+from jaxgen.engine.rehearsal import rehearse
 from jaxgen.show import figures
 
 WIDTHS = "0.02,0.04,0.06,0.08,0.10,0.12,0.15,0.20,0.25"
@@ -32,6 +33,9 @@ def averages(subject: str, words: list[str]) -> None:
     raise UserError(f"config {run.config.name} has no evaluators")
   for width in widths:
     gamma_of(width)
+  names = rehearse(run)
+  if options["metric"] is not None and names is not None and options["metric"] not in names:
+    raise UserError(f"--metric {options['metric']}: the evaluation has {', '.join(names)}")
   own, rows = run.state, []
   for width in widths:
     run.state = reconstructed(run, width)

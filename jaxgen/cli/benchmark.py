@@ -6,7 +6,7 @@ import pathlib
 import jax
 
 from jaxgen.cli.options import check_out, cluster_options, join, option, parse
-from jaxgen.core import files
+from jaxgen.core import environment, files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
@@ -92,6 +92,8 @@ def benchmark(subject: str, given_words: list[str]) -> None:
       files.write(options["page"], page(found))
 
   say = lambda text: print(text, flush=True) if main else None
+  if main:
+    environment.say_changes()
   found = document.begin(subject, config, arguments, options["turns"])
   document.measure(found, measured.row, cases, judge, options["quality"], keep, say)
   for flag in ("json", "page"):

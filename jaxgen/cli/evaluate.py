@@ -16,14 +16,15 @@ from jaxgen.cli.options import CHECKPOINT, EMA, check_out, load_run, option, par
 from jaxgen.core import files
 from jaxgen.core.cache import cache_folder
 from jaxgen.core.errors import UserError
+from jaxgen.data import Dataset
 from jaxgen.data.own import own
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.provenance import note_on_test_data
 from jaxgen.evaluation import moments
 from jaxgen.judging import METRICS, SPACES, Pictures, judge, of_data, of_run, of_subject, open_space, trained_space
-from jaxgen.judging.numbers import check_names
+from jaxgen.judging.numbers import check_metrics, check_names
 from jaxgen.judging.pictures import plain
-from jaxgen.judging.spaces import JUDGE, Space, check_space
+from jaxgen.judging.spaces import JUDGE, UNTRAINED, Space, check_space
 
 Reference = Pictures | tuple[str, moments.Moments]
 
@@ -86,8 +87,9 @@ def of_samples(run: Any, options: dict[str, Any]) -> None:
   names = metric_names(options)
   n = len(run.data.source(run.data.train)) if options["samples"] is None else options["samples"]
   samples = of_run(run, n, options["seed"], options["batch"])
-  space = trained_space(run.data) if options["space"] == JUDGE else open_space(options["space"], options["weights"])
-  reference = reference_of(options, space) if options["against"] else of_data(run.data, options["split"] or "train")
+  reference = reference_of(options) if options["against"] else of_data(run.data, options["split"] or "train")
+  space = space_of(options, names, samples, reference, lambda: run.data)
+  reference = in_space(reference, space)
   where = run.folder.path / "judged" / folder_name(samples, reference, space)
   numbers, document = compute(samples, reference, space, names, where, options["resume"])
   if jax.process_index() == 0:
@@ -110,11 +112,9 @@ def of_others(subject: str, words: list[str]) -> None:
   names, samples = metric_names(options), of_subject(subject)
   if options["samples"] is not None:
     samples = samples.first(options["samples"])
-  if options["space"] == JUDGE:
-    space = trained_space(own(options["against"], labelled=True))
-  else:
-    space = open_space(options["space"], options["weights"])
-  reference = reference_of(options, space)
+  reference = reference_of(options)
+  space = space_of(options, names, samples, reference, lambda: own(options["against"], labelled=True))
+  reference = in_space(reference, space)
   where = cache_folder() / "judged" / folder_name(samples, reference, space)
   numbers, document = compute(samples, reference, space, names, where, options["resume"])
   write(numbers, {"pictures": subject, **document, "against": options["against"]}, where, options["out"])
@@ -127,20 +127,42 @@ def metric_names(options: dict[str, Any]) -> list[str]:
   return names
 
 
-def reference_of(options: dict[str, Any], space: Space) -> Reference:
-  """The reference that --against names: pictures, or the moments in a file of statistics."""
+def reference_of(options: dict[str, Any]) -> Pictures | pathlib.Path:
+  """The reference that --against names: pictures, or a file of statistics, which is of features of this --space."""
   against, path = options["against"], pathlib.Path(options["against"]).expanduser()
   if path.suffix != ".npz" or ":" in against:
     return of_subject(against, options["split"])
   if not moments.is_statistics(path):
     return of_subject(against, options["split"])
-  found, _ = moments.read(path, features=space.name, weights=space.content)
+  moments.read(path, features=options["space"])  # refused before a network is opened
+  return path
+
+
+def space_of(
+  options: dict[str, Any],
+  names: list[str],
+  samples: Pictures,
+  reference: Pictures | pathlib.Path,
+  data: Callable[[], Dataset],
+) -> Space:
+  """The space that --space names. A classifier is trained for it only if all metrics can be computed afterwards."""
+  if options["space"] != JUDGE:
+    return open_space(options["space"], options["weights"])
+  check_metrics(names, UNTRAINED, samples, reference)
+  return trained_space(data())
+
+
+def in_space(reference: Pictures | pathlib.Path, space: Space) -> Reference:
+  """The reference of `reference_of`, with the moments of a file of statistics read."""
+  if isinstance(reference, Pictures):
+    return reference
+  found, _ = moments.read(reference, features=space.name, weights=space.content)
   if len(found.mu) != space.width:
     raise UserError(
-      f"{against} has {len(found.mu)} features and {space.name} has {space.width}: compare statistics of the "
+      f"{reference} has {len(found.mu)} features and {space.name} has {space.width}: compare statistics of the "
       "same features"
     )
-  return plain(path.stem), found
+  return plain(reference.stem), found
 
 
 def folder_name(samples: Pictures, reference: Reference, space: Space) -> str:

@@ -22,6 +22,8 @@ from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 from jaxgen.show import report
 
+LONGEST = 255  # bytes of a file's name
+
 
 def sweep(subject: str, words: list[str]) -> None:
   config = load_config(subject)
@@ -53,8 +55,13 @@ def sweep(subject: str, words: list[str]) -> None:
     raise UserError(f"--{clash[0].replace('_', '-')} is also in --over: give it once")
   folder = folder_of(options["runs"], options["name"], f"{config.name}_sweep")
   wanted = [(name, arguments, seed) for name, arguments, seed in combinations(over, options["seeds"])]
-  for _, arguments, _ in wanted[:: options["seeds"]]:
-    config.build(**changed, **arguments)  # refused before the first is trained
+  if long := [name for name, _, _ in wanted if len(name.encode()) > LONGEST]:
+    raise UserError(f"a run of this sweep would be called {long[0][:40]}...: sweep shorter values, or fewer arguments")
+  for name, arguments, seed in wanted[:: options["seeds"]]:  # refused before the first is trained
+    config.build(**changed, **arguments)
+    run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed)
+    if not options["dry"] and not is_trained(run):
+      _ = run.program
   if options["dry"]:
     for name, _, _ in wanted:
       print(folder.path / name)
@@ -111,6 +118,8 @@ def parsed(config: Config, word: str) -> tuple[str, list[Any]]:
     found.append(changed.get(name, config.defaults()[name]))
   if len({json.dumps(config.to_json({name: x})) for x in found}) < len(found):
     raise UserError(f"--over {word} has a value twice")
+  if len({_plain(x) for x in found}) < len(found):
+    raise UserError(f"--over {word} has two values that differ only in signs that a run's name cannot have: change one")
   return name, found
 
 

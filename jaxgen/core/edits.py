@@ -1,8 +1,8 @@
 """Editing: the arguments "start", "strength" and "keep" of `sample`, by which it changes pictures.
 
-    start [N, *shape]                     examples to begin from
-    strength [N] how far along the path to noise they are noised, in (0, 1]; the first one counts
-    !raw keep [N, ...] over leading axes True where `start` stays as it is; the rest is filled
+    start [N, *shape]       the pictures to edit
+    strength [N]            how far along the path to noise they are noised, in (0, 1]; one value for all
+    keep [N, ...]           over leading axes, True where `start` stays as it is; the rest is filled
 
 `start` comes with one of the other two: `strength` for image-to-image, `keep` for inpainting.
 """

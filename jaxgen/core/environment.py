@@ -123,8 +123,12 @@ def use_huge_pages() -> None:
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed, STARTED_ANEW: "1"})
 
 
+@functools.cache
 def say_changes() -> None:
-  """Prints one line with the changes of environment variables by this process or its first start, and their reasons."""
+  """Prints one line, once, with what this process or its first start changed in the environment, and why.
+
+  It is called when training or a measurement starts, so that an error is not preceded by it.
+  """
   reasons: dict[str, list[str]] = {}
   if os.environ.pop(STARTED_ANEW, None):
     reasons["faster on a CPU"] = [f"GLIBC_TUNABLES now has {TUNABLE}"]
@@ -136,8 +140,7 @@ def say_changes() -> None:
 
 
 def set_up_jax() -> None:
-  """For commands and benchmarks: prints changes of the environment, and turns on the cache of compiled programs."""
-  say_changes()
+  """For commands and benchmarks: turns on the cache of compiled programs."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 

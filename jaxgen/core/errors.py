@@ -70,7 +70,7 @@ def check_decays(decays: Iterable[Any]) -> None:
   for d in decays:
     if isinstance(d, numbers.Real) and not 0 <= d < 1:
       raise UserError(
-        f"the decay of an average must lie in [0, 1), and is {d:g}: change it, or keep no average with None"
+        f"the decay of an average lies in [0, 1), and this is {d:g}: change it, or keep no average with None"
       )
 
 

@@ -16,7 +16,7 @@ from jaxgen.data.dataset import Dataset, images
 from jaxgen.data.sources.base import Fit, Request
 from jaxgen.data.sources.folder import has_splits, hidden_part
 from jaxgen.data.sources.hf import dataset_of
-from jaxgen.data.sources.images import FORMATS, SUFFIXES
+from jaxgen.data.sources.images import FORMATS, SUFFIXES, is_turned
 from jaxgen.data.sources.npz import place_of
 from jaxgen.data.sources.tar import split_of
 from jaxgen.data.sources.tfds import builder_of
@@ -76,7 +76,9 @@ def own(
     raise UserError(f"--size {size}: it takes 1 or more")
   found = LOOKS[kind](Request(name, rest, "train", {}, data_dir, fit, 0))
   if found.size is None and size is None:
-    raise UserError(f"{name}: each picture has a size of its own: say which they are brought to with --size")
+    if kind != "folder":
+      raise UserError(f"{name} does not say the pictures' size: give the one that they are brought to with --size")
+    found = found._replace(size=_shared_size(name, _files(Path(rest).expanduser())))
   height, width = found.size or (size, size)
   transforms = (scale(found.levels),)
   if size is not None and (height, width) != (size, size):
@@ -111,6 +113,35 @@ def _channels(files: Iterable[tuple[Any, Any]]) -> int:
   return 1
 
 
+def _shared_size(name: str, paths: Iterable[Path]) -> tuple[int, int]:
+  """The height and width of all these pictures, upright, from their headers. Raises a UserError if they differ."""
+  from PIL import Image
+
+  first = None
+  for path in paths:
+    try:
+      with Image.open(path, formats=FORMATS) as image:
+        height, width = image.size if is_turned(image) else image.size[::-1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+      raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+    first = first or (path, height, width)
+    if (height, width) != first[1:]:
+      raise UserError(
+        f"{name}: {path.name} is {height} x {width} and {first[0].name} {first[1]} x {first[2]} (height x width): say "
+        "which size they are brought to with --size, or, to evaluate them as they are, name the folder without folder:"
+      )
+  return first[1:]
+
+
+def _files(root: Path) -> list[Path]:
+  """The image files of a folder's training split, sorted. Raises a UserError if there are none."""
+  split = root / "train" if has_splits(root) else root
+  files = [p for p in sorted(split.rglob("*")) if p.suffix.lower() in SUFFIXES and not hidden_part(p, root)]
+  if not files:
+    raise UserError(f"there are no image files (png, jpg, webp, ...) in {split}")
+  return files
+
+
 def _folder(request: Request) -> Found:
   root = Path(request.rest).expanduser()
   if not root.is_dir():
@@ -121,9 +152,7 @@ def _folder(request: Request) -> Found:
   folders = root.glob("*/*") if has_splits(root) else root.glob("*")
   classes = {path.name for path in folders if path.is_dir() and not hidden_part(path, root)}
   loose = any(path.suffix.lower() in SUFFIXES for path in inside)
-  files = [p for p in sorted(split.rglob("*")) if p.suffix.lower() in SUFFIXES and not hidden_part(p, root)]
-  if not files:
-    raise UserError(f"there are no image files (png, jpg, webp, ...) in {split}")
+  files = _files(root)
   some = files[:: -(-len(files) // LOOKED_AT)]
   return Found(_channels(zip(some, some, strict=True)), classes=len(classes) if classes and not loose else None)
 

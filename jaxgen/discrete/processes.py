@@ -111,11 +111,13 @@ def interpolating(
 
 def uniform(schedule: Schedule, vocabulary: int, steps: int | None = None) -> Process:
   """Noise that is uniform over data's states: multinomial diffusion, and Austin's A.2.1."""
-  return interpolating(schedule, np.full(max(vocabulary, 1), 1 / max(vocabulary, 1)), vocabulary, steps)
+  _check_vocabulary(vocabulary)
+  return interpolating(schedule, np.full(vocabulary, 1 / vocabulary), vocabulary, steps)
 
 
 def absorbing(schedule: Schedule, vocabulary: int, steps: int | None = None) -> Process:
   """Noise that is the state V, the mask, which no data has: Austin's A.2.2, MDLM."""
+  _check_vocabulary(vocabulary)
   return interpolating(schedule, np.eye(vocabulary + 1)[vocabulary], vocabulary, steps, mask=vocabulary)
 
 

@@ -48,7 +48,8 @@ class Folder:
     wanted = {"config": str, "arguments": dict, "seed": int}
     info = {"sessions": []} | info if isinstance(info, dict) else {}
     wrong = [name for name, kind in wanted.items() if not isinstance(info.get(name), kind)]
-    if wrong or not isinstance(info["sessions"], list):
+    sessions = info.get("sessions")
+    if wrong or not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
       raise UserError(f"{path} is damaged: it does not say the run's {(wrong or ['sessions'])[0]}; put back a copy")
     return info
 

@@ -5,6 +5,8 @@ import time
 
 import jax
 
+from jaxgen.core import environment
+
 
 class Progress:
   """The output of training: a bar on a terminal, otherwise a line now and then. Only process 0 prints.
@@ -27,6 +29,8 @@ class Progress:
 
   def start(self, step: int, steps: int) -> None:
     self._begin, self._steps, self._since = step, steps, time.perf_counter()
+    if not self._quiet:
+      environment.say_changes()
     if self._quiet or not self._console.is_terminal or jax.process_count() > 1:
       return
     from rich import progress

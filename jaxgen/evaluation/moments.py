@@ -122,16 +122,24 @@ def read(file: str | pathlib.Path, **about: str) -> tuple[Moments, dict[str, str
     raise UserError(
       f"{path} has no {missing[0]}: statistics are an .npz with mu [features] and sigma [features, features]"
     )
-  mu, sigma = (np.asarray(found[name], np.float64) for name in ("mu", "sigma"))
+  count = np.asarray(found.get("n", 0))
+  if count.size != 1 or any(x.dtype.kind not in "fiu" for x in (found["mu"], found["sigma"], count)):
+    raise UserError(f"{path}: mu and sigma must be real numbers, and n one number: make the statistics anew")
+  mu, sigma, n = np.float64(found["mu"]), np.float64(found["sigma"]), int(count.item())
   if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
     raise UserError(
       f"{path}: mu is {list(mu.shape)} and sigma {list(sigma.shape)}: of n features they are [n] and [n, n]"
     )
   if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
     raise UserError(f"{path} has values that are not finite: make the statistics anew")
+  if (
+    not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-4 * np.abs(sigma).max(initial=0)) or (sigma.diagonal() < 0).any()
+  ):
+    raise UserError(
+      f"{path}: sigma is not a covariance, symmetric with variances of 0 or more: make the statistics anew"
+    )
   said = {name: str(found[name]) for name in ABOUT if name in found}
   for name, value in about.items():
     if said.get(name, value) != value:
       raise UserError(f"{path} is of the {name} {said[name]}, and the samples' are {value}: compare the same")
-  n = int(found.get("n", 0))
   return Moments(max(n, 2), mu, sigma * (max(n, 2) - 1)), said

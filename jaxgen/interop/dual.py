@@ -117,14 +117,17 @@ def activation_of(file: pathlib.Path) -> str:
   """
   names = {"quick_gelu": "quick", "gelu": "exact", "gelu_pytorch_tanh": "tanh"}
   theirs, ours = file.parent / "config.json", file.parent / "open_clip_config.json"
-  if ours.is_file():
-    model = json.loads(ours.read_text())["model_cfg"]
-    return "quick" if model.get("quick_gelu") else "exact"
   said = set()
-  if theirs.is_file():
-    config = json.loads(theirs.read_text())
-    towers = [config[part] for part in ("text_config", "vision_config") if part in config] or [config]
-    said = {tower.get("hidden_act") for tower in towers}
+  try:
+    if ours.is_file():
+      return "quick" if json.loads(ours.read_text())["model_cfg"].get("quick_gelu") else "exact"
+    if theirs.is_file():
+      config = json.loads(theirs.read_text())
+      towers = [config[part] for part in ("text_config", "vision_config") if part in config] or [config]
+      said = {str(tower.get("hidden_act")) for tower in towers}
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    where = ours if ours.is_file() else theirs
+    raise UserError(f"{where} cannot be read as a configuration ({error}); say quick, exact or tanh") from error
   if len(said) != 1 or not said <= set(names):
     where = f"{theirs} says {', '.join(sorted(map(str, said)))}" if said else f"there is no {theirs.name} beside {file}"
     raise UserError(f"the activation of {file.name} cannot be told: {where}; say quick, exact or tanh")

@@ -144,10 +144,12 @@ def check_names(names: Sequence[str]) -> None:
     raise UserError(f"there is no metric {unknown[0]!r}: they are {', '.join(METRICS)}")
 
 
-def check_metrics(
-  names: Sequence[str], space: Space, samples: Pictures, reference: Pictures | tuple[str, Moments]
-) -> None:
-  """Raises a UserError where a metric cannot be computed of these sets in this space; computes nothing."""
+def check_metrics(names: Sequence[str], space: Space, samples: Pictures, reference: Pictures | Any) -> None:
+  """Raises a UserError if a metric cannot be computed for these sets in this space; computes nothing.
+
+  Args:
+    reference: pictures; anything else stands for the moments of a file of statistics.
+  """
   check_names(names)
   for name in names:
     metric = METRICS[name]

@@ -1,5 +1,6 @@
 """What is judged, and against what: pictures of a run, a data set, a folder or a file, as uint8, a chunk at a time."""
 
+import hashlib
 import itertools
 import json
 import pathlib
@@ -15,9 +16,12 @@ from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data import Dataset, real
 from jaxgen.data.own import LOOKS, own
 from jaxgen.data.sources.images import FORMATS, SUFFIXES
+from jaxgen.data.sources.npz import place_of
+from jaxgen.engine import identity
 from jaxgen.engine.drawing import origin, stream
 from jaxgen.engine.run import Run
 
+CHUNK = 256  # pictures that are read at once
 NAMES = ("samples", "arr_0", "image", "train_image", "images", "x")  # of pictures in an npz, in this order
 
 
@@ -90,7 +94,17 @@ def of_data(data: Dataset, split: str | None = "train", name: str | None = None)
         raise UserError(f"the pictures of {data.name} are not in [-1, 1] after its transforms: say --against the data")
       yield from core_pictures.to_uint8(chunk)
 
-  return Pictures(name or split, n, {"data": data.name, "split": where, "n": n}, read)
+  about = {"data": data.name, "split": where, "n": n, "content": identity.of_data(data, split or "train")}
+  return Pictures(name or split, n, about | {"files": _files_of(data)}, read)
+
+
+def _files_of(data: Dataset) -> str | None:
+  """A hash of the sizes and dates of a data set's files, which `identity.of_data` may not read; None without files."""
+  path = pathlib.Path(data.name.partition(":")[2]).expanduser()
+  if ":" not in data.name or not path.exists():
+    return None
+  found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+  return hashlib.sha256(json.dumps([_identity(p) for p in found]).encode()).hexdigest()
 
 
 def of_subject(subject: str, split: str | None = None) -> Pictures:
@@ -156,7 +170,7 @@ def _of_samples(path: pathlib.Path) -> Pictures:
   try:
     about = json.loads((path / "samples.json").read_text())
     n, kind = about["n"], about["format"]
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path / 'samples.json'} cannot be read: draw the samples anew") from error
   if kind == "images":
     found = _of_folder(path)
@@ -177,22 +191,30 @@ def _of_samples(path: pathlib.Path) -> Pictures:
 
 
 def _of_file(path: pathlib.Path) -> Pictures:
-  """An npz of pictures: "arr_0" in uint8, as guided-diffusion writes them, or "samples" in [-1, 1], as jaxgen does."""
+  """An npz of pictures: "arr_0" in uint8, as guided-diffusion writes them, or "samples" in [-1, 1], as jaxgen does.
+
+  An uncompressed file is mapped, and read a chunk at a time; of a compressed one, the array is read into memory.
+  """
   try:
     with np.load(path, allow_pickle=False) as arrays:
       name = next((name for name in NAMES if name in arrays.files), None)
       if name is None:
         raise UserError(f"{path} has none of {', '.join(NAMES)}, only {', '.join(arrays.files)}")
-      x = arrays[name]
+      place = place_of(arrays.zip, f"{name}.npy")
+      x = arrays[name] if place.offset is None else place.map(path)
   except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of pictures: {error}") from error
   if x.ndim != 4 or x.shape[-1] not in (1, 3, 4) or not len(x):
     raise UserError(f"{path}: pictures are [N, height, width, channels], and {name} is {list(x.shape)}")
+  chunks = lambda first: (x[i : i + CHUNK] for i in range(first, len(x), CHUNK))
   if np.issubdtype(x.dtype, np.floating):
-    if not np.isfinite(x).all() or np.abs(x).max() > 2:
+    if not all(np.isfinite(chunk).all() and np.abs(chunk).max() <= 2 for chunk in chunks(0)):
       raise UserError(f"{path}: pictures of {x.dtype} are in [-1, 1], and {name} is not: write them as uint8")
-    x = core_pictures.to_uint8(x)
   elif x.dtype != np.uint8:
     raise UserError(f"{path}: pictures are uint8, or float in [-1, 1], and {name} is {x.dtype}")
-  about = {"file": _identity(path), "n": len(x)}
-  return Pictures(plain(path.stem), len(x), about, lambda first: iter(x[first:]))
+
+  def read(first: int) -> Iterator[np.ndarray]:
+    for chunk in chunks(first):
+      yield from np.array(chunk) if chunk.dtype == np.uint8 else core_pictures.to_uint8(chunk)
+
+  return Pictures(plain(path.stem), len(x), {"file": _identity(path), "n": len(x)}, read)

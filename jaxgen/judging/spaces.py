@@ -181,6 +181,7 @@ SPACES: dict[str, Known] = {
   "clip_336": Known("clip", "pil_bicubic", *OPENAI),
 }
 JUDGE = "judge"  # the space that needs no file
+UNTRAINED = Space(JUDGE, lambda pictures: {}, 0, "", ("features",))  # what is known of it before it is trained
 
 
 def weights_folder() -> pathlib.Path:
@@ -262,7 +263,7 @@ def trained_space(data: Dataset) -> Space:
   blank = np.zeros(judge.shape, np.uint8)
   # The classifier's weights depend on the data and the machine: its features of one picture tell which they are.
   probe = features([blank, np.full_like(blank, 200)])["features"]
-  return Space(JUDGE, features, probe.shape[1], hashlib.sha256(probe.tobytes()).hexdigest(), ("features",))
+  return Space(JUDGE, features, probe.shape[1], hashlib.sha256(probe.tobytes()).hexdigest(), UNTRAINED.gives)
 
 
 def in_colour(picture: Picture) -> Picture:

@@ -114,7 +114,13 @@ class Peers:
 
   def _answer(self, name: str) -> dict[str, Any]:
     text = self.processes[name].stdout.readline()
-    return json.loads(text) if text else {"error": f"its process ended with code {self.processes[name].wait()}"}
+    if not text:
+      return {"error": f"its process ended with code {self.processes[name].wait()}"}
+    try:
+      answer = json.loads(text)
+    except ValueError:
+      answer = None
+    return answer if isinstance(answer, dict) else {"error": f"its process printed {text.strip()[:80]!r}"}
 
   def _ask(self, name: str, word: str) -> dict[str, Any]:
     with contextlib.suppress(OSError):  # it has ended, which the answer says

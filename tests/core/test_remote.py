@@ -23,7 +23,10 @@ def test_addresses_whatever_pathlib_has_made_of_them(tmp_path):
   assert str(place.parent) == str(place.with_name("y").parent) == "memory://bucket/runs"
   assert not files.is_remote(tmp_path)
   assert not files.is_remote("runs/a:b")
-  for address, match in (("http://host/x", "neither a folder nor an address of an object store"), ("gs://", "names no bucket")):
+  for address, match in (
+    ("http://host/x", "neither a folder nor an address of an object store"),
+    ("gs://", "names no bucket"),
+  ):
     with pytest.raises(UserError, match=match):
       files.place(address)
 

@@ -28,6 +28,15 @@ def make(folder, seed=0, data="a" * 64, value=1.0, config="tiny", picture=True, 
   return Folder(folder)
 
 
+def test_a_damaged_list_of_sessions_is_one_sentence(tmp_path):
+  run = make(tmp_path / "a")
+  info = json.loads((run.path / "run.json").read_text())
+  for sessions in ([1], ["x"], [None], {}):
+    (run.path / "run.json").write_text(json.dumps(info | {"sessions": sessions}))
+    with pytest.raises(UserError, match="run.json is damaged: it does not say the run's sessions"):
+      compare.groups([run])
+
+
 def test_a_table_has_what_differs_and_means_over_seeds(tmp_path):
   runs = [make(tmp_path / f"{e}_{s}", s, value=e + s, ema=e) for e in (0.5, 0.7) for s in (0, 1, 2)]
   (group,) = compare.groups(runs)

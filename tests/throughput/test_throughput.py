@@ -250,9 +250,9 @@ def test_a_run_is_restored_in_the_parts_that_are_asked_for(config, tmp_path, mon
     (["--batch", "6", "--tensor", "2"], "a batch of 6 does not divide over the 4 groups of devices"),
     (["--sampling-steps", "1", "--solver", "dpmpp_2m"], "takes 2 steps or more, not 1"),
     (["--turns", "0"], "--turns must be 1 or more"),
-    (["--quality", "9"], "--quality 9 is of a run, and tiny is a config: train it first"),
+    (["--quality", "9"], "--quality 9 needs a run, but tiny is a config: train it first"),
     (["--peers", "eagre"], "--peers eagre is none of eager, compiled, none"),
-    (["--json", "speed.txt"], "--json speed.txt: it is a .json file"),
+    (["--json", "speed.txt"], "--json speed.txt: .* must end in .json"),
     (["--page", "no/speed.html"], "--page no/speed.html: there is no folder no"),
   ],
 )

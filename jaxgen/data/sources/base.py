@@ -1,11 +1,12 @@
 """What every source has, and the two that most sources are: arrays in memory, and a function that reads examples."""
 
 import gzip
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -165,6 +166,18 @@ def text_of(path: Path, missing: str = "") -> str:
     raise UserError(missing or f"there is no file {path.absolute()}") from None
   except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
     raise UserError(f"{path} cannot be read as text: {error}") from error
+
+
+def json_of(line: str) -> Any:
+  """The value of a line of JSON.
+
+  Raises:
+    ValueError: it is not JSON, or escapes half of a surrogate pair, so that its text cannot be encoded.
+  """
+  value = json.loads(line)
+  if "\\u" in line:
+    json.dumps(value, ensure_ascii=False).encode()
+  return value
 
 
 def check_example(name: str, example: Example, features: Features) -> None:

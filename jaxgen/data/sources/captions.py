@@ -11,7 +11,6 @@ out, and said by name.
 """
 
 import io
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, clip_bpe, tar
-from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts, text_of
+from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts, json_of, text_of
 from jaxgen.data.sources.folder import listed
 from jaxgen.data.sources.images import decode
 from jaxgen.data.sources.pairs import END, PAD, SPECIAL, START
@@ -105,7 +104,7 @@ def _lines(path: Path) -> list[tuple[str, str]]:
       rows.append((file, caption if tab else ""))
       continue
     try:
-      row = json.loads(line)
+      row = json_of(line)
       file, caption = row["file"], row.get("caption")
     except (ValueError, KeyError, AttributeError, TypeError):
       raise UserError(f'line {number} of {path} is no {{"file": .., "caption": ..}}: {line[:60]}') from None

@@ -20,7 +20,7 @@ that are drawn together, in the order of their "rating" (float32, [] or [K]). Ea
 """
 
 import functools
-import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Arrays, Request, text_of
+from jaxgen.data.sources.base import About, Arrays, Request, json_of, text_of
 from jaxgen.data.sources.pairs import SPECIAL
 
 TEST_EVERY = 10  # lines; files are often sorted, by label for one
@@ -96,11 +96,12 @@ def read(file: str, fields: str) -> tuple[Ranked, ...]:
   for number, line in lines:
     where = f"{path}, line {number},"
     try:
-      record = json.loads(line) if path.suffix == ".jsonl" else dict(zip(header, line.split("\t"), strict=True))
+      record = json_of(line) if path.suffix == ".jsonl" else dict(zip(header, line.split("\t"), strict=True))
       prompt = record[asked] if asked else ""
       answers = [answer for name in names for answer in _listed(record[name])]
     except (ValueError, TypeError):
-      raise UserError(f"{where} is no {'JSON object' if not header else f'line of {len(header)} fields'}") from None
+      kind = "JSON object of Unicode texts" if not header else f"line of {len(header)} fields"
+      raise UserError(f"{where} is not a {kind}") from None
     except KeyError as error:
       raise UserError(f"{where} has no field {error}: it has {', '.join(record)}; name them after a #") from None
     if not all(isinstance(x, str) for x in (prompt, *answers)):
@@ -132,12 +133,21 @@ def rated(file: str, source: str) -> tuple[tuple[float, str], ...]:
         which, _, rating, words = line.removesuffix("\r").split("\t")
         sources[which] += 1
         if which == source:
-          found.append((float(rating), words))
+          found.append((_finite(rating), words))
       except ValueError:
-        raise UserError(f"{path}, line {number}, is not source, id, rating and text with tabs between") from None
+        raise UserError(
+          f"{path}, line {number}, must have source, id, rating (a finite number) and text, separated by tabs"
+        ) from None
   if not found:
     raise UserError(f"{path} has no texts of {source!r}: it has those of {', '.join(sorted(sources))}")
   return tuple(found)
+
+
+def _finite(text: str) -> float:
+  number = float(text)
+  if not math.isfinite(number):
+    raise ValueError
+  return number
 
 
 def split_of(items: tuple, split: str) -> list:

@@ -66,10 +66,15 @@ def decode(
   return array if channels > 1 else array[..., None]
 
 
+def is_turned(image) -> bool:
+  """Whether a picture's EXIF orientation exchanges its height and width."""
+  return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+
+
 def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray, "draws"] | None) -> views.Box:
   """The box of what is seen of a picture that is not decoded yet, upright; a JPEG is told how small it may become."""
   width, height = image.size
-  turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+  turned = is_turned(image)
   upright = (height, width) if turned else (width, height)
   box = view.box(*upright, size, uniform)
   by = views.fraction(box, size)

@@ -272,8 +272,12 @@ def _check(process: Process, spec: Spec, objective: Objective, sampler: Sampler)
     raise UserError(
       f"the process has {process.vocabulary} data states and the data {spec.levels} levels: give both the same"
     )
-  if objective.bound < 0 or objective.hybrid < 0 or not objective.bound + objective.hybrid:
-    raise UserError("the loss has neither the bound nor the cross-entropy: give one of them a positive factor")
+  factors = objective.bound, objective.hybrid
+  if not all(0 <= factor < float("inf") for factor in factors) or not any(factors):
+    raise UserError(
+      "the loss's factors of the bound and of the cross-entropy must be finite, 0 or more, and not both 0: they are "
+      f"{factors[0]:g} and {factors[1]:g}"
+    )
   if objective.batch_size is not None and objective.batch_size < 1:
     raise UserError(f"low-discrepancy times need the batch's size, not {objective.batch_size}: give 1 or more")
   if process.steps is None and objective.bound:

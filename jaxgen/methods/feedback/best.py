@@ -73,8 +73,8 @@ def accepted(
   Raises:
     UserError: a beta that is not above 0.
   """
-  if beta <= 0:
-    raise UserError(f"beta is above 0, and this is {beta:g}: a small one keeps the best samples alone")
+  if not 0 < beta < float("inf"):
+    raise UserError(f"beta must be a finite number above 0, not {beta:g}: a small one keeps only the best samples")
   uniform = jax.vmap(jax.random.uniform)(keys)
   return jnp.log(uniform) < (scores - (jnp.max(scores) if most is None else most)) / beta
 

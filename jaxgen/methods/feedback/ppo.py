@@ -15,6 +15,7 @@ written, and the future of an answer's last token is worth nothing. KL is the me
 tokens of log p / q, under the policy that wrote them: what is penalised is what is reported, and what is aimed at.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -301,10 +302,14 @@ def _check(settings: Settings, penalty: Penalty) -> None:
   for name in ("gamma", "lam"):
     if not 0 <= (number := getattr(settings, name)) <= 1:
       raise UserError(f"{name} lies in [0, 1], and this is {number:g}: change it")
-  if min(settings.clip, settings.value_clip) <= 0 or settings.pretraining < 0:
-    raise UserError("clip and value_clip are above 0, and pretraining is not below: change what is not so")
-  if penalty.beta < 0 or (penalty.target is not None and (penalty.target <= 0 or penalty.beta == 0)):
-    raise UserError(
-      f"beta {penalty.beta:g} with the target {penalty.target}: beta is not below 0, a target is above 0, and a beta "
-      "of 0 stays so: change one of them"
-    )
+  for part, names in ((settings, ("clip", "value_clip")), (penalty, ("target", "gain"))):
+    for name in names:
+      if (number := getattr(part, name)) is not None and not 0 < number < math.inf:
+        raise UserError(f"PPO's {name} must be a finite number above 0, not {number:g}: change it")
+  for name, number in (("pretraining", settings.pretraining), ("beta", penalty.beta)):
+    if not 0 <= number < math.inf:
+      raise UserError(f"PPO's {name} must be a finite number of 0 or more, not {number:g}: change it")
+  if settings.unfinished is not None and not math.isfinite(settings.unfinished):
+    raise UserError(f"the score of unfinished answers must be a finite number, not {settings.unfinished:g}: change it")
+  if penalty.target is not None and penalty.beta == 0:
+    raise UserError("a beta of 0 stays 0, so it cannot be adapted to a target: start with a beta above 0")

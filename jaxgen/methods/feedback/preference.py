@@ -98,8 +98,8 @@ def preferences(
       in `rows.check_values`.
   """
   check_network(network, spec, marks, "the network")
-  if beta <= 0:
-    raise UserError(f"beta is above 0, and this is {beta:g}: 0.1 is the paper's")
+  if not 0 < beta < float("inf"):
+    raise UserError(f"beta must be a finite number above 0, not {beta:g}: the paper's is 0.1")
   if len(spec.shape) != 2 or spec.shape[0] != 2:
     raise UserError(f"a policy learns from pairs of answers to a prompt, not from {spec.shape}: give pairs")
 

@@ -14,12 +14,11 @@ Pictures are normalised as a network's weights want them: OpenAI's by `MEAN` and
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.arrays import wide
+from jaxgen.core.arrays import unit
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu, gelu_tanh, quick_gelu
 from jaxgen.nn.blocks.attention import Index
@@ -48,13 +47,6 @@ class Joint(NamedTuple):
   text: Float[Array, "texts features"]
   log_scale: Float[Array, ""]
   bias: Float[Array, ""] | None = None
-
-
-def unit(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-  """x / |x| over the last axis, in float32 or wider; 0 where x is 0."""
-  x = wide(x)
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return jnp.where(square > 0, x * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 class DualEncoder(nn.Module):
