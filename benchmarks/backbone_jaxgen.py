@@ -15,9 +15,9 @@ def prepare(job: dict):
   import optax
 
   from jaxgen.core.spec import Spec
+  from jaxgen.engine.flops import flops as flops_of
   from jaxgen.engine.mesh import make_mesh
   from jaxgen.engine.program import Program
-  from jaxgen.inspection import flops as flops_of
   from jaxgen.methods.supervised.classifier import classifier
   from jaxgen.nn.vision import resnet, vit
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import decoding
-from jaxgen.inspection import flops
+from jaxgen.engine.flops import flops
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.nn.sequence.wavenet import WaveNet, stacks
 

@@ -16,9 +16,9 @@ def prepare(job: dict):
   from jaxgen import diffusion
   from jaxgen.core.spec import Spec
   from jaxgen.core.wrappers import averaged
+  from jaxgen.engine.flops import flops as flops_of
   from jaxgen.engine.mesh import make_mesh
   from jaxgen.engine.program import Program
-  from jaxgen.inspection import flops as flops_of
   from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
   from jaxgen.methods.diffusion.sampler import Sampler
   from jaxgen.nn import UNet

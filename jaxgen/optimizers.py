@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.rates import scheduled
 
 
 def schedule(
@@ -79,7 +80,7 @@ def adam(
     optimizer = optax.adamw(rate, weight_decay=weight_decay, mask=mask or kernels, **betas)
   else:
     optimizer = optax.adam(rate, **betas)
-  return optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer)
+  return scheduled(optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer), rate)
 
 
 def sgd(
@@ -98,9 +99,9 @@ def sgd(
   _check_not_negative(momentum=momentum, weight_decay=weight_decay)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   optimizer = optax.sgd(rate, momentum, nesterov)
-  if not weight_decay:
-    return optimizer
-  return optax.chain(optax.add_decayed_weights(weight_decay, mask or kernels), optimizer)
+  if weight_decay:
+    optimizer = optax.chain(optax.add_decayed_weights(weight_decay, mask or kernels), optimizer)
+  return scheduled(optimizer, rate)
 
 
 def inverse_root(rate: float, constant: int, warmup: int = 0) -> optax.Schedule:
@@ -131,7 +132,7 @@ def projected(
     moved = onto(optax.apply_updates(params, updates))
     return jax.tree.map(jnp.subtract, moved, params), state
 
-  return optax.GradientTransformation(optimizer.init, update)
+  return scheduled(optax.GradientTransformation(optimizer.init, update), getattr(optimizer, "rate", None))
 
 
 def layer_decay(
@@ -219,7 +220,7 @@ def lars(
   """
   _check_not_negative(momentum=momentum, weight_decay=weight_decay, trust=trust)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup)
-  return optax.lars(
+  optimizer = optax.lars(
     rate,
     weight_decay,
     weight_decay_mask=kernels,
@@ -227,6 +228,7 @@ def lars(
     trust_ratio_mask=kernels,
     momentum=momentum,
   )
+  return scheduled(optimizer, rate)
 
 
 def without(optimizer: optax.GradientTransformation, *names: str) -> optax.GradientTransformation:
@@ -236,4 +238,5 @@ def without(optimizer: optax.GradientTransformation, *names: str) -> optax.Gradi
     within = lambda path: any(str(key.key) in names for key in path)
     return jax.tree_util.tree_map_with_path(lambda path, _: "fixed" if within(path) else "trained", params)
 
-  return optax.multi_transform({"trained": optimizer, "fixed": optax.set_to_zero()}, label)
+  fixed = optax.multi_transform({"trained": optimizer, "fixed": optax.set_to_zero()}, label)
+  return scheduled(fixed, getattr(optimizer, "rate", None))

@@ -12,8 +12,10 @@ import os
 import pkgutil
 import re
 import runpy
+import shlex
 import signal
 import subprocess
+import sys
 import tomllib
 
 import conftest
@@ -183,6 +185,7 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0").stdout
   assert "training examples" in one
   assert not (tmp_path / "compare.html").exists()  # nothing is written that was not asked for
+  _array_of_jobs(config, tmp_path, monkeypatch)
   for given, words in (
     (("learning_rat=1",), "has no argument 'learning_rat': perhaps you meant 'learning_rate'"),
     (("learning_rate=fast,1",), "'fast' is not a value of learning_rate, which takes float"),
@@ -198,6 +201,38 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   assert "is also in --over" in error_of("sweep", config, "--over", "steps=1,2", "--steps", 3)
   assert "a sweep needs --over with at least one argument" in error_of("sweep", config)
   assert "RUN is missing" in error_of("compare")
+  assert "--only 2: the sweep has 2 runs" in error_of("sweep", config, "--seeds", 2, "--only", 2)
+  for word, words in (("partition gpu", "write sbatch's options as"), ("array=1", "the sweep sets --array itself")):
+    assert words in error_of("sweep", config, "--seeds", 2, "--slurm", word)
+
+
+def _array_of_jobs(config, folder, monkeypatch):
+  """A sweep's array, whose jobs are run here: an sbatch that keeps its arguments stands for SLURM."""
+  words = ("sweep", config, "--seeds", 2, "--steps", 2, "--runs", folder, "--name", "an array")
+  monkeypatch.setenv("PATH", str(folder))
+  submit = (*words, "--slurm", "partition=gpu", "exclusive")
+  assert f"there is no sbatch on this machine; run sbatch {folder}/an array/array.sbatch" in error_of(*submit)
+  for code, name in ((1, "echo bad partition >&2; exit 1"), (0, f'echo "$@" > "{folder}/asked"; echo 7')):
+    (folder / "sbatch").write_text(f"#!/bin/sh\n{name}\n")
+    (folder / "sbatch").chmod(0o755)
+    if code:
+      assert "bad partition" in error_of(*submit)
+  assert "job 7, 2 runs" in command(*submit).stdout
+  script = folder / "an array" / "array.sbatch"
+  assert (folder / "asked").read_text() == f"--parsable {script}\n"
+  lines = script.read_text().splitlines()
+  assert {"#SBATCH --array=0-1", "#SBATCH --partition=gpu", "#SBATCH --exclusive", "#SBATCH --requeue"} <= set(lines)
+  assert f"#SBATCH --output='{folder}/an array/slurm_%a.log'" in lines
+  (line,) = [line for line in lines if line.startswith("srun")]
+  job = shlex.split(line)
+  assert job[:5] == ["srun", "--kill-on-bad-exit=0", sys.executable, "-m", "jaxgen"]
+  assert job[-2:] == ["--only", "$SLURM_ARRAY_TASK_ID"]
+  assert "--slurm" not in job
+  assert "partition=gpu" not in job
+  assert "1 of 2 runs are not trained yet" in command(*job[5:-1], 1).stdout
+  assert not (folder / "an array" / "compare.html").exists()
+  command(*job[5:-1], 0)
+  assert (folder / "an array" / "compare.html").exists()  # the last one compares them
 
 
 def test_inspect(trained):

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.inspection import device_bytes, flops, nbytes
+from jaxgen.engine.flops import flops
+from jaxgen.inspection import device_bytes, nbytes
 
 
 def count(f, *shapes):

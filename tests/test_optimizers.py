@@ -6,6 +6,7 @@ import pytest
 
 from jaxgen import optimizers
 from jaxgen.core.errors import UserError
+from jaxgen.core.rates import learning_rate
 from jaxgen.nn.vision.cait import CaiT
 from jaxgen.nn.vision.vit import ViT
 from jaxgen.optimizers import kernels, layer_decay
@@ -124,3 +125,31 @@ def test_numbers_with_which_nothing_is_learned_are_refused(make):
 def test_a_rate_of_0_changes_nothing():
   update, _ = (optimizer := optimizers.sgd(0.0, 10)).update({"w": jnp.ones(2)}, optimizer.init({"w": jnp.ones(2)}))
   np.testing.assert_array_equal(update["w"], 0)
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda rate: optimizers.adam(rate, clip=1.0, weight_decay=0.1),
+    lambda rate: optimizers.sgd(rate, weight_decay=0.1),
+    optimizers.lars,
+    lambda rate: optimizers.without(optimizers.sgd(rate), "fixed"),
+    lambda rate: optimizers.projected(optimizers.adam(rate), lambda params: params),
+    lambda rate: optax.inject_hyperparams(optax.sgd)(learning_rate=rate),
+  ],
+)
+def test_an_optimizer_says_the_rate_of_its_next_update(make):
+  params = {"kernel": jnp.ones((2, 2))}
+  optimizer = make(lambda count: 0.5 / (1 + count))
+  state = optimizer.init(params)
+  said = []
+  for _ in range(3):
+    said.append(float(learning_rate(optimizer, state)["learning_rate"]))
+    _, state = optimizer.update(params, state, params)
+  injected = isinstance(state, optax.InjectStatefulHyperparamsState)  # these say the rate of the update before
+  assert said == pytest.approx([0.5, 0.5, 0.25] if injected else [0.5, 0.25, 0.5 / 3])
+
+
+def test_an_optimizer_that_says_no_rate():
+  optimizer = optax.sgd(0.1)
+  assert learning_rate(optimizer, optimizer.init({"kernel": jnp.ones(2)})) == {}

@@ -9,7 +9,8 @@ import pytest
 import tiny
 from test_cli import command
 
-from jaxgen.inspection import hlo, plan, targets
+from jaxgen.engine import chips
+from jaxgen.inspection import hlo, plan
 
 # As XLA writes it: a loop with a noted count, one that compares its counter with a constant, as on a TPU, one whose
 # count is the caller's, a reduction that is cut, and one operation in two steps of an asynchronous one.
@@ -135,7 +136,7 @@ def test_more_devices_than_there_are_need_no_devices(tmp_path):
   assert "use --target cpu:64" in command(*words, "--compile", True, code=1).stderr
 
 
-CHIP = targets.Chip(100e12, 16 * targets.GIB, 50e9, 1e9, "2x2")
+CHIP = chips.Chip(100e12, 16 * chips.GIB, 50e9, 1e9, "2x2")
 
 
 def test_times_follow_from_the_compilers_cycles_and_the_links():
@@ -153,14 +154,14 @@ def test_times_follow_from_the_compilers_cycles_and_the_links():
 def test_a_batch_that_does_not_fit_is_said_with_one_that_does(tmp_path, monkeypatch):
   """The compiler's own sentence, of which 1 GiB does not grow with the batch."""
   message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 33.00G of 17.00G hbm. Exceeded ..."
-  said = plan._too_large(message, targets.GIB, 1024, 16, "tpu:v5e:4x4")
+  said = plan._too_large(message, chips.GIB, 1024, 16, "tpu:v5e:4x4")
   assert said.startswith("a batch of 1024 does not fit tpu:v5e:4x4, where a device would use 33.0 of its 17.0 GiB: ")
   assert said.endswith("a batch of 512 does, by estimate")
   work = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (33.00G) exceeds available HBM (17.00G)."
-  said = plan._too_large(work, targets.GIB, 1024, 16, "tpu:v5e:4x4")  # the state comes to it
+  said = plan._too_large(work, chips.GIB, 1024, 16, "tpu:v5e:4x4")  # the state comes to it
   assert "would use 34.0 of its 17.0 GiB" in said
   assert said.endswith(f"a batch of {1024 * 16 // 33 // 16 * 16} does, by estimate")
-  assert "share the state with --fsdp" in plan._too_large(message, 18 * targets.GIB, 1024, 16, "tpu:v5e:4x4")
+  assert "share the state with --fsdp" in plan._too_large(message, 18 * chips.GIB, 1024, 16, "tpu:v5e:4x4")
   assert "refuses the program: INTERNAL: a bug" in plan._too_large("INTERNAL: a bug\nmore", 0, 16, 16, "t")
 
 
@@ -206,6 +207,6 @@ def test_tpus_compiler_plans_a_tiny_config(tmp_path):
 def test_links_are_half_of_what_a_chip_has_in_both_directions():
   """Bytes a second by Google's pages, and devices that jax sees of a chip."""
   pages = {"v5e": (400e9, 1), "v5p": (1200e9, 1), "v6e": (800e9, 1), "tpu7x": (1200e9, 2)}
-  assert {name: 2 * each * targets.CHIPS[name].link for name, (_, each) in pages.items()} == {
+  assert {name: 2 * each * chips.CHIPS[name].link for name, (_, each) in pages.items()} == {
     name: both for name, (both, _) in pages.items()
   }

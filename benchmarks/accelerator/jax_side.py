@@ -211,7 +211,7 @@ def networks(job: dict):
   import numpy as np
   import optax
 
-  from jaxgen.inspection import flops as flops_of
+  from jaxgen.engine.flops import flops as flops_of
 
   if job.get("cuda_warm", True):
     jax.block_until_ready(jnp.ones(8) + 1)

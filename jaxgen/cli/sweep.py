@@ -1,4 +1,4 @@
-"""jaxgen sweep CONFIG --over a=1,2 b=3,4 --seeds 3: trains every combination, one after another, resumably."""
+"""jaxgen sweep CONFIG --over a=1,2 b=3,4 --seeds 3: trains every combination, one after another or as a SLURM array."""
 
 import contextlib
 import difflib
@@ -6,6 +6,10 @@ import io
 import itertools
 import json
 import pathlib
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +39,11 @@ def sweep(subject: str, words: list[str]) -> None:
       "seeds": option(int, "number of seeds of each combination, from 0", 1),
       "runs": option(pathlib.Path, "folder of runs", RUNS),
       "name": option(str | None, "the sweep's folder within it (CONFIG_sweep); an existing sweep is continued", None),
-      "dry": option(bool, "print the runs, and train none", False),
+      "dry": option(bool, "print the runs, and the script for --slurm, and train none", False),
+      "only": option(int | None, "train only the run of this number, from 0 in the order of --dry", None),
+      "slurm": option(
+        tuple[str, ...], "submit an array of SLURM jobs, one for each run: partition=gpu time=4:00:00", ()
+      ),
       **workers_option(),
     },
     config.doc,
@@ -57,30 +65,113 @@ def sweep(subject: str, words: list[str]) -> None:
   wanted = [(name, arguments, seed) for name, arguments, seed in combinations(over, options["seeds"])]
   if long := [name for name, _, _ in wanted if len(name.encode()) > LONGEST]:
     raise UserError(f"a run of this sweep would be called {long[0][:40]}...: sweep shorter values, or fewer arguments")
-  for name, arguments, seed in wanted[:: options["seeds"]]:  # refused before the first is trained
-    config.build(**changed, **arguments)
-    run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed)
-    if not options["dry"] and not is_trained(run):
-      _ = run.program
+  for _, arguments, _ in wanted[:: options["seeds"]]:
+    config.build(**changed, **arguments)  # refused before the first is trained
+  script = folder.path / "array.sbatch"
+  text = batch_script(subject, words, folder, len(wanted), options["slurm"]) if options["slurm"] else None
+  if options["only"] is not None and not 0 <= options["only"] < len(wanted):
+    raise UserError(f"--only {options['only']}: the sweep has {len(wanted)} runs, from 0 to {len(wanted) - 1}")
   if options["dry"]:
     for name, _, _ in wanted:
       print(folder.path / name)
+    if text is not None:
+      print(f"\n{script}\n\n{text}", end="")
     return
   page = folder.path / "compare.html"
   folder.path.mkdir(parents=True, exist_ok=True)
   check_out(page, "--name")
-  runs = []
-  for number, (name, arguments, seed) in enumerate(wanted, 1):
+  if text is not None:
+    files.write(script, text)
+    submit(script, len(wanted))
+    return
+  if options["only"] is None:
+    for name, arguments, seed in wanted[:: options["seeds"]]:
+      run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed)
+      if not is_trained(run):
+        _ = run.program  # sizes that make no program are refused before the first is trained, too
+  runs, waiting = [], 0
+  for number, (name, arguments, seed) in enumerate(wanted):
     run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed, workers=options["workers"])
     runs.append(run.folder)
-    print(f"{number} of {len(wanted)}: {name}", flush=True)
-    if is_trained(run):
+    if options["only"] not in (None, number):
+      waiting += not is_trained(run)
       continue
-    loop.train(run, report=report.write)
-    jax.clear_caches()  # the next run has other programs
+    print(f"{number + 1} of {len(wanted)}: {name}", flush=True)
+    if not is_trained(run):
+      loop.train(run, report=report.write)
+      jax.clear_caches()  # the next run has other programs
+  if waiting:
+    print(f"{waiting} of {len(wanted)} runs are not trained yet; the last one writes {page}")
+    return
+  if jax.process_index() != 0:
+    return
   about = {"config": config.name, "over": dict(over), "seeds": options["seeds"], "arguments": config.to_json(changed)}
   files.write(folder.path / "sweep.json", json.dumps(about, indent=2, default=str) + "\n")
   write(runs, page)
+
+
+def batch_script(subject: str, words: Sequence[str], folder: Folder, runs: int, options: Sequence[str]) -> str:
+  """The script for sbatch: an array of jobs, each of which trains one run by --only.
+
+  Args:
+    subject: the config.
+    words: the sweep's flags, with --slurm.
+    folder: the sweep's.
+    runs: number of runs.
+    options: sbatch's, "partition=gpu" or "exclusive".
+
+  Raises:
+    UserError: one of sbatch's options is written otherwise, or is one that the script sets.
+  """
+  if files.is_remote(folder.path):
+    raise UserError(f"--slurm with --runs {folder.path.parent}: sbatch reads its script from a folder, so name one")
+  for word in options:
+    name = word.removeprefix("--").partition("=")[0]
+    if not re.fullmatch(r"[a-z][a-z-]*", name) or not word.isprintable():
+      raise UserError(f"--slurm {word}: write sbatch's options as NAME=VALUE, such as partition=gpu time=4:00:00")
+    if name in ("array", "requeue", "open-mode"):
+      raise UserError(f"--slurm {word}: the sweep sets --{name} itself")
+  first = next(i for i, word in enumerate(words) if word.partition("=")[0] == "--slurm")
+  rest = next((i for i in range(first + 1, len(words)) if words[i].startswith("--")), len(words))
+  command = [sys.executable, "-m", "jaxgen", "sweep", subject, *words[:first], *words[rest:]]
+  given = {word.removeprefix("--").partition("=")[0] for word in options}
+  set_here = {
+    "job-name": folder.path.name,
+    "output": folder.path / "slurm_%a.log",
+    "signal": "TERM@180",  # so many seconds before the time limit, to save
+  }
+  lines = [f"--{name}={shlex.quote(str(value))}" for name, value in set_here.items() if name not in given]
+  lines += [f"--{word.removeprefix('--')}" for word in options]
+  settings = "\n".join(f"#SBATCH {line}" for line in lines)
+  return f"""#!/bin/bash
+#SBATCH --array=0-{runs - 1}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+{settings}
+
+# A preempted job, and one at its time limit, saves, exits with 143 and puts itself into the queue again.
+srun --kill-on-bad-exit=0 {shlex.join(command)} --only "$SLURM_ARRAY_TASK_ID"
+code=$?
+if [ "$code" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
+
+
+def submit(script: files.Place, runs: int) -> None:
+  """Gives the script to sbatch.
+
+  Raises:
+    UserError: there is no sbatch, or it refuses the script.
+  """
+  try:
+    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+  except FileNotFoundError:
+    raise UserError(f"--slurm: there is no sbatch on this machine; run sbatch {script} where there is one") from None
+  if done.returncode != 0:
+    raise UserError(f"--slurm: sbatch refuses {script}: {' '.join(done.stderr.split())}")
+  print(f"job {done.stdout.strip()}, {runs} runs: squeue shows them, {script.parent} has their logs")
 
 
 def is_trained(run: Run) -> bool:

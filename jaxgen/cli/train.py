@@ -63,8 +63,9 @@ def train(subject: str, words: list[str]) -> None:
 
 def print_data(run: Run) -> None:
   """Prints what was read and what was left out of the data for training and evaluation."""
-  for split in ("train", "test")[: 2 if run.experiment.evaluators else 1]:
-    print(run.data.describe(split))
+  print(run.data.describe("train"))
+  if run.experiment.evaluators and run.data.has("test"):
+    print(run.data.describe("test"))
 
 
 def print_skipped(run: Run) -> None:

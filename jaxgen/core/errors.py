@@ -16,6 +16,10 @@ class TooSmall(UserError):
   """A size is 0 or less. The message may not know from which argument it comes."""
 
 
+class NoSplit(UserError):
+  """A data set lacks a split."""
+
+
 class Stopped(Exception):
   """Work was stopped by a signal. The message says what is saved; `code`, 128 + the signal, is the exit status."""
 

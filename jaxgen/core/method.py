@@ -26,6 +26,7 @@ from jaxtyping import Array, Key, PyTree
 
 from jaxgen.core.arrays import all_finite
 from jaxgen.core.errors import UserError
+from jaxgen.core.rates import learning_rate
 
 # Every leaf [B, ...]; "index" [B] int32 is each example's position in the global batch.
 Batch = dict[str, Array | np.ndarray]
@@ -238,6 +239,7 @@ def _updates(
     (loss, (more, buffers)), grads = _gradient(player, params, put(params, opt, buffers), *part_and_key, microbatches)
     if axis is not None:
       loss, more, grads = jax.lax.pmean((loss, more, grads), axis)
+    more = {**learning_rate(player.optimizer, opt), **more}
     updates, opt = player.optimizer.update(grads, opt, params)
     # By norms rather than leaf by leaf: the compiler copies the computation of `finite` into every `where` of the step,
     # and with one term for each leaf this doubles the time to compile.

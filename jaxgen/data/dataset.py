@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.core.method import Batch
 from jaxgen.core.spec import Spec
 from jaxgen.data.sources import Example, Examples, Features, Fit, Source, open_source
@@ -106,6 +106,18 @@ class Dataset:
         )
       self._sources[split] = source
     return self._sources[split]
+
+  def has(self, split: str) -> bool:
+    """Whether there is this split, which is opened.
+
+    Raises:
+      UserError: there is, and it cannot be read.
+    """
+    try:
+      self.source(split)
+    except NoSplit:
+      return False
+    return True
 
   def training(self) -> Source:
     """The split "train" as training reads it: through `view`, where there is one.

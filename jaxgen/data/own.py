@@ -166,6 +166,8 @@ def _tar(request: Request) -> Found:
 
 def _npz(request: Request) -> Found:
   path = Path(request.rest).expanduser()
+  if not path.is_file():
+    raise UserError(f"there is no file {path.absolute()}, which the data set {request.name} names")
   try:
     with np.load(path, allow_pickle=False) as file:
       prefix = "train_" if "train_image" in file else ""

@@ -101,7 +101,7 @@ def train(
     # Errors of data, batches and meshes are raised before a folder is made.
     run.data.source(run.data.train)
     if run.experiment.evaluators:
-      run.data.source(run.data.test)
+      run.data.has("test")  # `rehearse` refuses an evaluator that lacks it
     _ = run.program
     if not _is_trained(run):
       rehearse(run)
@@ -245,7 +245,7 @@ class _Training:
     _ = program.loop
     self.tell()  # whoever has compiled sooner waits here: on the devices it would do so for 30 s at most
     self.progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
-    self.window = Window(self.log, e.log_every, self.step, e.steps)
+    self.window = Window(self.log, e.log_every, self.step, e.steps, program)
     self.progress.start(self.step, e.steps)
     requests = cuts(self.step, e.steps, e.updates_per_dispatch, self.hooks)
     self.signals.waiting = True
@@ -353,9 +353,7 @@ class _Training:
     self.checkpoints.save(step, self.run.state)
 
   def sample(self, step: int) -> None:
-    samples = self.run.sample(self.run.experiment.samples)
-    if self.main:
-      write_samples(self.run, samples, step)
+    write_samples(self.run, self.run.sample(self.run.experiment.samples), step)
 
   def evaluate(self, step: int) -> None:
     numbers, best = self.run.evaluate(), self.run.experiment.best
@@ -368,9 +366,7 @@ class _Training:
     self.numbers[step] = numbers
 
   def draw(self, step: int) -> None:
-    figures = self.run.draw()
-    if self.main:
-      write_figures(self.run.folder, figures, step)
+    write_figures(self.run.folder, self.run.draw(), step)
 
   def write_report(self, step: int) -> None:
     if self.main:

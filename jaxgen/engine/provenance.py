@@ -50,7 +50,7 @@ def start_of(run: Run) -> dict[str, Any]:
   """An entry of run.json's "sessions" for a start of a run, without its steps."""
   arguments = run.config.to_json(run.arguments)
   content = {"data": identity.of_data(run.data)}
-  if run.experiment.evaluators:
+  if run.experiment.evaluators and run.data.has("test"):
     content["test_data"] = identity.of_data(run.data, "test")
   return {"arguments": arguments, **content, **_start(run.config)}
 

@@ -7,7 +7,11 @@ import jax
 import numpy as np
 
 from jaxgen.core import files
+from jaxgen.data.units import unit
+from jaxgen.engine.chips import data_sheet
+from jaxgen.engine.flops import flops
 from jaxgen.engine.folder import Folder
+from jaxgen.engine.program import Program
 from jaxgen.engine.run import Run
 
 
@@ -16,6 +20,7 @@ class Log:
 
   Attributes:
     batch_size: examples in a step.
+    unit: what examples are counted in.
   """
 
   def __init__(self, run: Run, step: int):
@@ -26,6 +31,7 @@ class Log:
       step: the step that training goes on from; TensorBoard's later events are discarded.
     """
     folder, self.batch_size, self._others = run.folder, run.experiment.batch_size, run.on_metrics
+    self.unit = unit(run.data)
     self._folder, self._events = folder, None
     self._is_main = jax.process_index() == 0
     if self._is_main and not files.is_remote(folder.path):
@@ -68,7 +74,7 @@ class Window:
     waited: seconds that training has waited for data so far; the loop sets it.
   """
 
-  def __init__(self, log: Log, every: int, step: int, steps: int):
+  def __init__(self, log: Log, every: int, step: int, steps: int, program: Program):
     """Starts with no metrics.
 
     Args:
@@ -76,8 +82,11 @@ class Window:
       every: steps between two lines of the log.
       step: the last step that was done.
       steps: the last step of the run.
+      program: what is trained, whose work is counted.
     """
     self._log, self._every, self._steps = log, every, steps
+    self._flops, self._devices = flops(program.step_traced.jaxpr.jaxpr), program.mesh.devices.flat
+    self._sheet = data_sheet(self._devices[0].device_kind)
     self._rows, self._time, self._since = [], time.perf_counter(), step
     self.waited = self._waited = 0.0
 
@@ -96,6 +105,11 @@ class Window:
     now = time.perf_counter()
     numbers["steps_per_second"] = (step - self._since) / (now - self._time)
     numbers["examples_per_second"] = numbers["steps_per_second"] * self._log.batch_size
+    if self._log.unit.name not in ("images", "examples"):
+      name = f"{self._log.unit.name.replace(' ', '_')}_per_second"
+      numbers[name] = numbers["examples_per_second"] * self._log.unit.each
+    if self._sheet is not None:
+      numbers["mfu"] = self._flops * numbers["steps_per_second"] / (len(self._devices) * self._sheet.bfloat16)
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:  # CPUs do not say
       numbers["device_peak_gib"] = memory["peak_bytes_in_use"] / 2**30
@@ -110,6 +124,8 @@ def sample_name(step: int) -> str:
 
 def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
   """Writes samples as samples/final.npz, and as samples/step_XXXXXXXX.png or other files that show them."""
+  if jax.process_index() != 0:
+    return
   run.folder.check()
   buffer = io.BytesIO()
   np.savez(buffer, samples=samples)
@@ -120,6 +136,8 @@ def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
 
 def write_figures(folder: Folder, drawn: dict[str, bytes], step: int) -> None:
   """Writes files into the run's folder figures/, and an empty file whose name has their step."""
+  if jax.process_index() != 0:
+    return
   folder.check()
   for old in (folder / "figures").glob("*"):
     old.unlink()

@@ -13,11 +13,13 @@ import jax
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import network_sizes
 from jaxgen.core.spread import TENSOR
+from jaxgen.engine.chips import GIB, Chip
+from jaxgen.engine.flops import flops
 from jaxgen.engine.program import Program
 from jaxgen.engine.rules import MIN_SIZE, batch_ways, parts
 from jaxgen.inspection import hlo
-from jaxgen.inspection.costs import device_bytes, flops, least_sent
-from jaxgen.inspection.targets import GIB, Chip, Target
+from jaxgen.inspection.costs import device_bytes, least_sent
+from jaxgen.inspection.targets import Target
 
 Row = tuple[str, str]
 Number = int | float

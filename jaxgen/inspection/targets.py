@@ -12,42 +12,8 @@ from typing import NamedTuple
 import jax
 
 from jaxgen.core.errors import UserError
+from jaxgen.engine.chips import CHIPS, Chip
 from jaxgen.inspection.gpus import gpus
-
-
-class Chip(NamedTuple):
-  """What one of jax's devices has: a chip, and of v2, v3, v4 and 7x one of a chip's two cores.
-
-  Attributes:
-    flops: multiplications and additions a second in bfloat16.
-    memory: bytes.
-    link: bytes a second that it sends over all its links to other chips, in one direction.
-    clock: cycles a second: flops / (2 x multipliers of its matrix units); None where that is not known.
-    slices: some of its topologies.
-  """
-
-  flops: float
-  memory: int
-  link: float
-  clock: float | None
-  slices: str
-
-
-GIB = 2**30
-# By the pages of the versions under https://cloud.google.com/tpu/docs/system-architecture-tpu-vm, which are of a chip.
-# Links: half of the "bidirectional ICI bandwidth", 400 GB/s of v5e, 1200 of v5p and 7x, 800 of v6e; of v4 a chip's part
-# of the pod's all-reduce bandwidth, 1.1 PB/s over 4,096; of v2 and v3 four links of 496 and 656 Gbit/s (Jouppi et al.
-# 2020, "A domain-specific supercomputer for training deep neural networks").
-CHIPS = {
-  "v2": Chip(22.5e12, 8 * GIB, 124e9, 0.7e9, "2x2, 4x4, 8x8, 16x16"),
-  "v3": Chip(61.5e12, 16 * GIB, 164e9, 0.94e9, "2x2, 4x4, 8x8, 16x16, 32x32"),
-  "v4": Chip(137.5e12, 16 * GIB, 135e9, 1.05e9, "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 8x8x8"),
-  "v5e": Chip(197e12, 16 * GIB, 200e9, 1.5e9, "2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
-  "v5p": Chip(459e12, 95 * GIB, 600e9, 1.75e9, "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 8x8x8, 8x8x16"),
-  "v6e": Chip(918e12, 32 * GIB, 400e9, 1.75e9, "2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
-  "tpu7x": Chip(1153e12, 96 * GIB, 300e9, None, "2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8"),
-}
-
 
 # NVIDIA's data sheet of the H100 SXM: dense bfloat16, and half of NVLink's 900 GB/s of both directions.
 GPUS = {"h100": Chip(989.4e12, 84978434048, 450e9, None, "8")}

@@ -208,11 +208,13 @@ def drawing(title: str, name: str, draw: Callable[[Any], None], height: float = 
 
 
 def distances(of_samples: np.ndarray, of_test: np.ndarray) -> Drawing:
-  """Both distributions of distances in one figure."""
+  """Both distributions of distances in one figure; without test examples, the samples' alone."""
 
   def draw(axes: Any) -> None:
-    bins = np.linspace(0, max(of_samples.max(), of_test.max()) * 1.05 or 1.0, 31)
+    bins = np.linspace(0, max(of_samples.max(), of_test.max(initial=0.0)) * 1.05 or 1.0, 31)
     for values, color, label in ((of_test, BLUE, "test examples"), (of_samples, ORANGE, "samples")):
+      if not len(values):
+        continue
       share = np.full(len(values), 1 / len(values))
       axes.hist(values, bins, weights=share, histtype="stepfilled", color=color, alpha=0.3)
       axes.hist(values, bins, weights=share, histtype="step", color=color, linewidth=1.8, label=label)

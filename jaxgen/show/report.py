@@ -205,9 +205,10 @@ def _copies(run: AnyRun) -> dict[str, Any] | None:
   samples = _final_samples(run)
   if samples is None:
     return None
-  splits = {split: len(run.data.source(split)) for split in ("train", "test")}
-  searched = spread(splits["train"], SEARCHED)
-  test = np.concatenate(list(real.images(run.data, "test", spread(splits["test"], REFERENCES))))
+  total = len(run.data.source("train"))
+  searched, test = spread(total, SEARCHED), samples[:0]
+  if run.data.has("test"):
+    test = np.concatenate(list(real.images(run.data, "test", spread(len(run.data.source("test")), REFERENCES))))
   queries = np.concatenate([samples, test]).astype(test.dtype)
   found = nearest(queries, real.images(run.data, "train", searched))
   of_samples, of_test = found.distance[: len(samples)], found.distance[len(samples) :]
@@ -217,11 +218,11 @@ def _copies(run: AnyRun) -> dict[str, Any] | None:
   return {
     "samples": len(samples),
     "searched": len(searched),
-    "total": splits["train"],
+    "total": total,
     "median": float(np.median(of_samples)),
     "tests": len(test),
-    "test_median": float(np.median(of_test)),
-    "closer": float(np.mean(of_samples[:, None] < np.quantile(of_test, 0.01))),
+    "test_median": float(np.median(of_test)) if len(test) else None,
+    "closer": float(np.mean(of_samples[:, None] < np.quantile(of_test, 0.01))) if len(test) else None,
     "distances": distances(of_samples, of_test),
     "pairs": [
       {"picture": _shown("image", pictures.png(pair), title), "distance": float(of_samples[i])} for i, pair in pairs

@@ -1,4 +1,4 @@
-"""What the devices can do: the product of two large matrices as measured, data sheets, and their memory."""
+"""What the devices can do: the product of two large matrices as measured, and their memory."""
 
 import contextlib
 import math
@@ -7,54 +7,12 @@ import pathlib
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.inspection.targets import CHIPS
-
 TURNS, SECONDS = 100, 1.0  # of matrix products: so many, but no more once they have taken so long
-
-
-class Sheet(NamedTuple):
-  """Dense FLOP/s of a device by its maker's data sheet.
-
-  Attributes:
-    bfloat16: with sums in float32.
-    float32: of what XLA computes float32 products in by default, TF32 on a GPU and bfloat16 on a TPU.
-    source: which document says so.
-  """
-
-  bfloat16: float
-  float32: float
-  source: str
-
-
-A100 = "NVIDIA A100 Tensor Core GPU data sheet, 2021"
-H100 = "NVIDIA H100 Tensor Core GPU data sheet, 2024, without sparsity"
-H200 = "NVIDIA H200 Tensor Core GPU data sheet, 2024, without sparsity"
-TPU = "Google Cloud TPU documentation, peak compute per chip"
-# The first name that the device's kind begins with, in lower case, is it: longer names stand first.
-SHEETS = {
-  "nvidia a100": Sheet(312e12, 156e12, A100),
-  "nvidia h100 pcie": Sheet(756e12, 378e12, H100),
-  "nvidia h100 nvl": Sheet(835e12, 417e12, H100),
-  "nvidia h100": Sheet(989e12, 494e12, H100),
-  "nvidia h200 nvl": Sheet(836e12, 418e12, H200),
-  "nvidia h200": Sheet(989e12, 494e12, H200),
-  "tpu v4": Sheet(2 * CHIPS["v4"].flops, 2 * CHIPS["v4"].flops, TPU),  # both cores of a chip are one device
-  # v5e calls itself "TPU v5 lite", v5p "TPU v5" and v6e "TPU v6 lite".
-  **{
-    f"tpu {kind}": Sheet(CHIPS[chip].flops, CHIPS[chip].flops, TPU)
-    for kind, chip in (("v5 lite", "v5e"), ("v5e", "v5e"), ("v5", "v5p"), ("v6", "v6e"))
-  },
-}
-
-
-def sheet(kind: str) -> Sheet | None:
-  """The data sheet of a device by its `device_kind`; None where there is none here, as of a CPU."""
-  return next((found for name, found in SHEETS.items() if kind.lower().startswith(name)), None)
 
 
 def matmul_peak(devices: Sequence[Any], dtype: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxgen.data.units import unit
+from jaxgen.engine.chips import data_sheet
 from jaxgen.engine.config import Config
 from jaxgen.engine.provenance import versions, where
 from jaxgen.throughput import chips, summary
@@ -21,7 +22,7 @@ FORMAT = 1  # of the document
 
 def begin(subject: str, config: Config, arguments: Mapping[str, Any], turns: int) -> Document:
   """A document without results."""
-  each, sheet = unit(config.build(**arguments).data), chips.sheet(jax.devices()[0].device_kind)
+  each, sheet = unit(config.build(**arguments).data), data_sheet(jax.devices()[0].device_kind)
   return {
     "format": FORMAT,
     "subject": subject,

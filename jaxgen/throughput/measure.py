@@ -8,7 +8,7 @@ A row is what the JSON file has of a case:
     turns, spread            all of them; (third quartile - first) / median
     examples_per_second      batch / seconds; per_second in the data's unit, per_device a device's part
     network_calls            of one sample, if the method gives the number; seconds_per_call = seconds / network_calls
-    flops                    of one update or batch over all devices, as `inspection.flops` counts them
+    flops                    of one update or batch over all devices, as `engine.flops` counts them
     peak_flops               what a product of matrices reaches on as many devices, in this dtype, measured in this run
     mfu                      flops / seconds / peak_flops; mfu_data_sheet the same against the maker's number. With
                              `remat` the count includes the recomputation, and is more than the model's FLOPs
@@ -40,13 +40,14 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import root
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.units import unit
+from jaxgen.engine.chips import data_sheet
 from jaxgen.engine.config import Config
 from jaxgen.engine.experiment import Experiment
+from jaxgen.engine.flops import flops
 from jaxgen.engine.hashing import from_data, to_data
 from jaxgen.engine.mesh import make_mesh
 from jaxgen.engine.program import Program
 from jaxgen.engine.rules import AnyMesh, batch_ways
-from jaxgen.inspection import flops
 from jaxgen.throughput import chips, peers
 from jaxgen.throughput.cases import Case
 
@@ -166,7 +167,7 @@ class Measure:
   def _rates(self, case: Case, experiment: Experiment, turns: list[float], work: float, calls: int | None) -> Row:
     median, each = statistics.median(turns), unit(experiment.data)
     low, _, high = statistics.quantiles(turns, n=4) if len(turns) > 1 else (median,) * 3
-    peak, sheet = self.peak(case), chips.sheet(jax.devices()[0].device_kind)
+    peak, sheet = self.peak(case), data_sheet(jax.devices()[0].device_kind)
     said = getattr(sheet, case.dtype, None) if sheet else None
     return {
       "seconds": median,

@@ -16,10 +16,11 @@ import tiny
 import jaxgen
 from jaxgen.core import files
 from jaxgen.core.errors import Stopped, UserError
-from jaxgen.engine import claims
+from jaxgen.engine import claims, record
 from jaxgen.engine import loop as training
 from jaxgen.engine.catalogue import find_config
 from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.chips import Sheet
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.hashing import state_hash
@@ -80,6 +81,19 @@ def test_figures_and_what_shows_samples(tmp_path):
   training.train(longer, quiet())
   assert (run.folder / "figures" / "step.txt").read_text() == "6"
   assert sorted(p.name for p in (run.folder / "figures").iterdir()) == ["step.txt", "step_00000006"]
+
+
+def test_the_utilisation_of_a_device_with_a_data_sheet(tmp_path, monkeypatch):
+  monkeypatch.setattr(record, "data_sheet", lambda kind: Sheet(bfloat16=1e9, float32=5e8, source=kind))
+  run = make_run(tmp_path, steps=5)
+  training.train(run, quiet())
+  (line,) = [line for line in run.folder.metrics() if line["kind"] == "train"]
+  # A forward pass multiplies by 65 x 32 and 32 x 64 weights, and the gradient does both again for the weights, and the
+  # second for what comes before it.
+  work = 16 * 2 * (2 * (65 * 32 + 32 * 64) + 32 * 64)
+  assert line["mfu"] == pytest.approx(work * line["steps_per_second"] / (1e9 * run.program.mesh.size))
+  assert "learning_rate" not in line  # optax.adam does not say it
+  assert "images_per_second" not in line
 
 
 def test_a_finished_run_only_says_so(finished):

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jaxgen.inspection import flops
+from jaxgen.engine.flops import flops
 from jaxgen.nn.blocks.conv import conv, conv_of_doubled
 from jaxgen.nn.blocks.transposed import conv_transposed
 

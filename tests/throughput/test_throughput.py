@@ -13,6 +13,7 @@ import tiny
 from jaxgen import cli
 from jaxgen.cli import benchmark
 from jaxgen.core.errors import UserError
+from jaxgen.engine.chips import data_sheet
 from jaxgen.engine.config import load_config
 from jaxgen.engine.program import Program
 from jaxgen.show.benchmark import _headlines, page
@@ -318,12 +319,12 @@ for line in sys.stdin:
 
 
 def test_data_sheets_are_found_by_the_names_that_jax_gives():
-  tflops = lambda kind: chips.sheet(kind).bfloat16 / 1e12
+  tflops = lambda kind: data_sheet(kind).bfloat16 / 1e12
   kinds = ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA H200"]
   assert list(map(tflops, kinds)) == [312, 989, 756, 989]
   kinds = ["TPU v4", "TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e"]
   assert list(map(tflops, kinds)) == [275, 197, 197, 459, 459, 918, 918]
-  assert chips.sheet("cpu") is None
+  assert data_sheet("cpu") is None
 
 
 def test_memory_and_peaks_are_of_this_machine():

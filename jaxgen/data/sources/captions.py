@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, clip_bpe, tar
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts, json_of, text_of
 from jaxgen.data.sources.folder import listed
@@ -82,13 +82,13 @@ def _list_of(path: Path, split: str) -> Path | None:
     if path.suffix not in LISTS:
       raise UserError(f"{path} is no list of captions: it is {' or '.join(LISTS)}, or a .tar")
     if split != "train":
-      raise UserError(f"{path} is one list, the training split: there is no split {split!r}")
+      raise NoSplit(f"{path} is one list, the training split: there is no split {split!r}")
     return path
   if not path.is_dir():
     raise UserError(f"there is no folder or file {path.absolute()} of pictures with captions")
   found = [path / f"{split}{suffix}" for suffix in LISTS if (path / f"{split}{suffix}").is_file()]
   if not found and any(file.suffix in LISTS for file in path.iterdir()):
-    raise UserError(f"{path} has no list {split}.jsonl or {split}.tsv of the split {split!r}")
+    raise NoSplit(f"{path} has no list {split}.jsonl or {split}.tsv of the split {split!r}")
   return found[0] if found else None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import Arrays, Request, select
 
 TEST = 360  # of 1,797
@@ -39,7 +39,7 @@ def open_digits(request: Request) -> Arrays:
   of NumPy's frozen RandomState(0).permutation(1797), the first 360 are for testing and the other 1,437 for training.
   """
   if request.split not in ("train", "test"):
-    raise UserError(f"digits has no split {request.split!r}: it has train (1,437) and test (360)")
+    raise NoSplit(f"digits has no split {request.split!r}: it has train (1,437) and test (360)")
   images, labels = read_digits()
   order = np.random.RandomState(0).permutation(len(images))
   chosen = order[:TEST] if request.split == "test" else order[TEST:]

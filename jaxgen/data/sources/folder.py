@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts
 from jaxgen.data.sources.images import SUFFIXES, decode
 
@@ -36,7 +36,7 @@ def open_folder(request: Request) -> Decoded:
     folder = root
   elif not folder.is_dir():
     there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not hidden_part(p, root))) or "none"
-    raise UserError(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
+    raise NoSplit(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
   unknown = set(request.features) - {"image", "label"}
   if unknown:
     raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")

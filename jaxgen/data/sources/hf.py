@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request
 from jaxgen.data.sources.images import decode
 
@@ -33,7 +33,7 @@ def dataset_of(request: Request):
     raise UserError(f"{path} cannot be read as what Dataset.save_to_disk writes ({reason})") from error
   splits = found if isinstance(found, dict) else {"train": found}
   if request.split not in splits:
-    raise UserError(f"{path} has no split {request.split!r}: it has {', '.join(splits)}")
+    raise NoSplit(f"{path} has no split {request.split!r}: it has {', '.join(splits)}")
   split = splits[request.split]
   if not isinstance(split.features.get("image"), datasets.Image):
     columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in split.features.items())

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, Source, integer_label, select
 
@@ -133,7 +133,7 @@ def open_npz(request: Request) -> Source:
         alone = f" (or {', '.join(features)} alone)" if split == "train" else ""
         has_split = any(name.startswith(f"{split}_") for name in file.files)
         lacks = f"no {' and no '.join(map(repr, features))} in its split" if has_split else "no split"
-        raise UserError(
+        raise (UserError if has_split else NoSplit)(
           f"{path} has {lacks} {split!r}: expected arrays named {expected}{alone}, "
           f"found {', '.join(file.files) or 'none'}: write the file with the expected names"
         )

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts
 from jaxgen.data.sources.images import SUFFIXES, decode
 
@@ -50,7 +50,7 @@ def shards_of(request: Request) -> list[Path]:
   path, split = Path(request.rest).expanduser(), request.split
   if path.is_file():
     if split != "train":
-      raise UserError(f"{request.name} is one file, the training split: there is no split {split!r}")
+      raise NoSplit(f"{request.name} is one file, the training split: there is no split {split!r}")
     return [path]
   if not path.is_dir():
     raise UserError(f"there is no folder or file {path.absolute()}, which the data set {request.name} names")
@@ -61,7 +61,7 @@ def shards_of(request: Request) -> list[Path]:
     found = others
   if not found:
     there = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
-    raise UserError(f"{path} has no shards {split}*.tar and no {split}/*.tar of the split {split!r}, found {there}")
+    raise NoSplit(f"{path} has no shards {split}*.tar and no {split}/*.tar of the split {split!r}, found {there}")
   return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, integer_label
 from jaxgen.data.sources.images import decode
 from jaxgen.data.sources.views import View
@@ -52,7 +52,7 @@ def open_tfds(request: Request) -> Decoded:
       f"{builder.data_dir} and run jaxgen prepare {request.rest} --data-dir {folder}"
     ) from error
   except (ValueError, KeyError) as error:
-    raise UserError(f"{name} has no split {request.split!r}: it has {', '.join(builder.info.splits)}") from error
+    raise NoSplit(f"{name} has no split {request.split!r}: it has {', '.join(builder.info.splits)}") from error
   images, others = {}, {}  # shape of each encoded image, and whether it is of that size already; other dtypes
   for key in features:
     own = builder.info.features[key]

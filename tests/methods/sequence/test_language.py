@@ -13,7 +13,7 @@ import pytest
 from jaxgen import decoding
 from jaxgen.core.errors import UserError
 from jaxgen.core.spec import Spec
-from jaxgen.inspection import flops
+from jaxgen.engine.flops import flops
 from jaxgen.methods.sequence.language import Sampling, language, pixels, waves
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
 from jaxgen.nn.sequence.wavenet import WaveNet
