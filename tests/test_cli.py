@@ -178,7 +178,7 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   out = command(*words).stdout
   assert trained_ones == ["learning_rate=0.001_seed=0", "learning_rate=0.003_seed=0"]  # each once
   assert re.search(r"learning_rate\s+.*test_bits_per_dim_17_levels", out)
-  assert "Samples of the same noise" in (tmp_path / "tiny_sweep" / "compare.html").read_text()
+  assert "Samples from the same noise" in (tmp_path / "tiny_sweep" / "compare.html").read_text()
   one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0", "--page", tmp_path / "p.html").stdout
   assert "training examples" in one
   monkeypatch.chdir(tmp_path)

@@ -121,7 +121,8 @@ def overlaid(title: str, name: str, lines: Sequence[tuple[str | None, int, Seque
         steps, y = steps[thin], (np.exp(smooth) if log else smooth)[thin]
       marker = "o" if len(y) <= 30 else None
       color = COLORS[number % len(COLORS)]
-      axes.plot(steps, y, color=color, linewidth=1.5, marker=marker, markersize=3.5, label=label)
+      style = ("-", (0, (6, 5)), (0, (2, 6)))[number % 3]  # where curves are equal, the lower one shows in the gaps
+      axes.plot(steps, y, color=color, linestyle=style, linewidth=1.6, marker=marker, markersize=3.5, label=label)
 
   return _over_steps(title, name, values, draw)
 

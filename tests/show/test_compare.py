@@ -56,8 +56,8 @@ def test_runs_of_other_data_and_of_other_configs(tmp_path):
   groups = compare.groups(runs)
   assert [[v.members[0].name for v in group.variants] for group in groups] == [["a", "c"], ["b"]]
   assert groups[0].changed == ["config", "width"]
-  assert "their numbers do not compare" in compare.text(groups)
-  assert "Numbers of one do not compare with those of another" in compare.page(groups)
+  assert "compare numbers only within" in compare.text(groups)
+  assert "Compare numbers only within one data set" in compare.page(groups)
 
 
 def test_the_page_needs_nothing_else_and_has_a_line_for_each_run(tmp_path):
@@ -72,12 +72,27 @@ def test_the_page_needs_nothing_else_and_has_a_line_for_each_run(tmp_path):
   assert "<script>" not in compare.page(compare.groups([runs[0], evil]))
 
 
+def test_many_arguments_are_rows_and_equal_curves_all_show(tmp_path):
+  more = {f"argument_{i}": "a long value of it" for i in range(12)}
+  runs = [make(tmp_path / "a"), make(tmp_path / "b", **more)]
+  (group,) = compare.groups(runs)
+  assert [variant.name for variant in group.variants] == ["a", "b"]  # and not all of its arguments
+  page = compare.page([group])
+  assert page.count("<tr>") == 1 + len(compare.lines(group)[0]) - 1  # a row for each number
+  (whole,) = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none; stroke: #3b82c4; [^"]*"', page)[:1]
+  (cut,) = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none; stroke-dasharray: [^"]* #e07b39; ', page)[
+    :1
+  ]
+  assert "dasharray" not in whole  # the same curve twice: one is seen in the other's gaps
+  assert re.search(r'd="([^"]*)"', whole)[1] == re.search(r'd="([^"]*)"', cut)[1]
+
+
 def test_runs_without_numbers_or_pictures(tmp_path):
   run = make(tmp_path / "young", picture=False)
   (tmp_path / "young" / "metrics.jsonl").write_text("")
   (group,) = compare.groups([run])
   assert compare.lines(group)[1][0] == "young"
-  assert "Samples of the same noise" not in compare.page([group])
+  assert "Samples from the same noise" not in compare.page([group])
 
 
 def test_bad_runs(tmp_path):

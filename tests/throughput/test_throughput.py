@@ -167,7 +167,7 @@ def test_results_are_kept_as_they_come(config):
   last = json.loads(kept[-1])
   assert not last["finished"]
   assert [row["efficiency"] for row in last["scaling"]] == [0.5]  # the whole batch in the same time
-  assert "Not finished" in page(last)
+  assert "still running" in page(last)
   assert "simulates 8 devices" in page(last)
   assert "had other work" not in page(last)
   last["rows"][0]["load"] = 1000.0
@@ -183,7 +183,7 @@ def test_results_are_kept_as_they_come(config):
     dict(dtype="float32", solver="ddim", sampling_steps=5, samples=9, frechet=2.0, quality=0.5)
     | dict(seconds_per_1000=1.0, seconds_per_quality=2.0)
   ]
-  assert "Quality: floor of the Fréchet distance over it" in page(last)
+  assert "Quality: Fréchet distance, training examples over samples" in page(last)
 
 
 def test_every_combination_is_a_case(config):
@@ -206,7 +206,7 @@ def test_devices_of_tensor_have_the_same_examples(config):
     ("sample", 1, 1, True), ("sample", 1, 8, False), ("sample", 4, 8, False),
   ]  # fmt: skip
   rows = [fake("sample", 1, 1, 0.5, latency=True), fake("sample", 8, 1, 0.25)]
-  (alone,) = [line for line in _headlines(rows, "images") if line["what"] == "One sample alone"]
+  (alone,) = [line for line in _headlines(rows, "images") if line["what"] == "Latency of one sample"]
   assert alone["value"] == "500 ms"
 
 
