@@ -150,7 +150,7 @@ def test_evaluate_judges_samples_as_papers_do(trained, tmp_path, monkeypatch):
   assert found == pytest.approx(numbers["fid_48_judge_test"], rel=0.05)  # not rounded to the digits' 17 levels first
   assert "there is no metric 'fdd'" in error_of("evaluate", run, "--metrics", "fdd")
   assert "--samples needs --metrics" in error_of("evaluate", run, "--samples", 5)
-  assert "which is no file: make it of pt_inception" in error_of("evaluate", run, "--metrics", "fid")
+  assert "which is not a file: make it from pt_inception" in error_of("evaluate", run, "--metrics", "fid")
   assert "give --metrics" in error_of("evaluate", tmp_path / "drawn.npz", "--against", "digits")
   assert "none is not a run" in error_of("evaluate", tmp_path / "none", "--metrics", "fid")
 

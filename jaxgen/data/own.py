@@ -1,4 +1,4 @@
-"""A user's own images, given by name alone: their channels, size and labels are found by looking at the files.
+"""Your own images, given only by a name: their channels, size and labels are found by looking at the files.
 
 jaxgen train ddpm_images --data folder:photos --size 64
 """
@@ -27,10 +27,10 @@ LOOKED_AT = 64  # the images that are opened to see whether they have colour
 
 
 class Found(NamedTuple):
-  """What the images of a split look like.
+  """Channels, size, levels and classes of a split's images.
 
   Attributes:
-    channels: 1, or 3 where images are kept in colours.
+    channels: 1, or 3 for colour images.
     size: the height and width that all images share; None: they differ in size.
     levels: the number of values of a pixel.
     classes: the number of classes; None without labels.
@@ -55,15 +55,15 @@ def own(
   """The data set of this name as images in [-1, 1]: a folder, an npz, tar shards, a tfds or hf data set, or the digits.
 
   It reads the headers of at most 64 images, evenly spaced, of a folder, of tar shards or of an hf data set. If all of
-  those are kept as shades of grey, so are all images of the data set here; if one is not, all have 3 channels.
+  these are stored as grey, all images get 1 channel; otherwise all get 3.
 
   Args:
     name: as in `jaxgen.data.sources`.
-    size: the side of the square to which images are brought; None: their own size, where all share one.
-    labelled: whether labels are read too, where there are any.
+    size: the side of the square to which images are resized; None: their own size, if all have the same.
+    labelled: whether to read labels as well, if there are any.
     augment: transforms of images in [-1, 1], for training only.
     data_dir: the folder where tensorflow-datasets prepared its data sets.
-    fit: how images of other sizes are brought to `size`.
+    fit: how images of other sizes are resized to `size`.
     view: the part of such images that training sees instead.
 
   Raises:
@@ -77,7 +77,7 @@ def own(
   found = LOOKS[kind](Request(name, rest, "train", {}, data_dir, fit, 0))
   if found.size is None and size is None:
     if kind != "folder":
-      raise UserError(f"{name} does not say the pictures' size: give the one that they are brought to with --size")
+      raise UserError(f"{name} does not give the pictures' size: give the size to which they are resized with --size")
     found = found._replace(size=_shared_size(name, _files(Path(rest).expanduser())))
   height, width = found.size or (size, size)
   transforms = (scale(found.levels),)
@@ -97,9 +97,9 @@ def own(
 
 
 def _channels(files: Iterable[tuple[Any, Any]]) -> int:
-  """The channels of these images, (name, path or open file): 1 if all are kept as shades of grey, else 3.
+  """The channels of these images, (name, path or open file), by their headers: 1 if all are stored as grey, else 3.
 
-  Their headers say so: a grey picture that is kept in RGB has 3.
+  A grey picture that is stored as RGB has 3.
   """
   from PIL import Image
 
@@ -128,7 +128,8 @@ def _shared_size(name: str, paths: Iterable[Path]) -> tuple[int, int]:
     if (height, width) != first[1:]:
       raise UserError(
         f"{name}: {path.name} is {height} x {width} and {first[0].name} {first[1]} x {first[2]} (height x width): say "
-        "which size they are brought to with --size, or, to evaluate them as they are, name the folder without folder:"
+        "to which size they are resized with --size, or, to evaluate them at their own sizes, leave folder: out "
+        "of the name"
       )
   return first[1:]
 

@@ -58,7 +58,7 @@ class Folder:
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
   def lock(self, say: Callable[[str], Any] = lambda text: None) -> None:
-    """Locks the folder for this process until it ends, and makes it if needed. `say` is told when this takes long.
+    """Locks the folder for this process until it ends, and makes it if needed. `say` gets a message if this takes long.
 
     Raises:
       UserError: another process has the lock, or the folder cannot be made.

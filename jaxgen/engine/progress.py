@@ -1,4 +1,4 @@
-"""What training tells the terminal."""
+"""The terminal output of training."""
 
 import sys
 import time

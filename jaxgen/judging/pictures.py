@@ -1,4 +1,4 @@
-"""What is judged, and against what: pictures of a run, a data set, a folder or a file, as uint8, a chunk at a time."""
+"""Sets of pictures to judge or to compare with, from a run, a data set, a folder or a file: uint8, in chunks."""
 
 import hashlib
 import itertools
@@ -29,10 +29,10 @@ class Pictures(NamedTuple):
   """A set of pictures in an order.
 
   Attributes:
-    name: what stands in numbers' names, "train", "test", a folder's name.
-    n: how many there are.
-    about: what tells this set from another one; JSON.
-    read: first -> the pictures from that one on, [H, W, C] uint8, one after the other.
+    name: the set's name in the numbers' names: "train", "test", a folder's name.
+    n: the number of pictures.
+    about: identifies the set and its content; JSON.
+    read: number of the first picture -> an iterator of the pictures from there on, [H, W, C] uint8.
   """
 
   name: str
@@ -55,17 +55,17 @@ def of_run(run: Run, n: int, seed: int = 0, batch: int | None = None) -> Picture
   """The samples 0 .. n - 1 of a run's seed, rounded to the data's levels and to uint8.
 
   Raises:
-    UserError: the method generates nothing, or what it generates is no pictures.
+    UserError: the method generates nothing, or its samples are not pictures.
   """
-  stream(run, n, seed=seed, batch=batch)  # says what cannot be drawn
+  stream(run, n, seed=seed, batch=batch)  # raises errors of the request
   like = run.program.sample_shapes(1, run.conditions(np.arange(1)))
   if not hasattr(like, "shape") or len(like.shape) != 4 or like.shape[-1] not in (1, 3, 4):
-    raise UserError(f"samples of config {run.config.name} are no pictures: these metrics are of pictures")
+    raise UserError(f"samples of config {run.config.name} are not pictures: these metrics need pictures")
 
   def read(first: int) -> Iterator[np.ndarray]:
     for piece in stream(run, n - first, seed=seed, first=first, batch=batch):
       if not np.isfinite(piece).all():
-        raise UserError(f"there are samples of {run.name} that are not finite: no metric of pictures judges them")
+        raise UserError(f"there are samples of {run.name} that are not finite: metrics cannot be computed")
       if run.data.levels is not None:
         piece = core_pictures.quantize(piece, run.data.levels)
       yield from core_pictures.to_uint8(piece)
@@ -78,20 +78,23 @@ def of_data(data: Dataset, split: str | None = "train", name: str | None = None)
 
   Args:
     split: "train", "test", or the name that the data set has for it.
-    name: what stands in numbers' names; by default the split.
+    name: the set's name in the numbers' names; by default the split.
 
   Raises:
-    UserError: there is no such split, or its examples are no pictures.
+    UserError: there is no such split, or its examples are not pictures.
   """
   if "image" not in data.features:
-    raise UserError(f"the examples of {data.name} are no pictures, only {', '.join(data.features)}")
+    raise UserError(f"the examples of {data.name} are not pictures, only {', '.join(data.features)}")
   where = {"train": data.train, "test": data.test}.get(split, split)
   n = len(data.source(where))
 
   def read(first: int) -> Iterator[np.ndarray]:
     for chunk in real.images(data, where, np.arange(first, n)):
       if np.abs(chunk).max() > 1.01:  # standardised, for one
-        raise UserError(f"the pictures of {data.name} are not in [-1, 1] after its transforms: say --against the data")
+        raise UserError(
+          f"the pictures of {data.name} are not in [-1, 1] after its transforms: give the data set itself with "
+          "--against"
+        )
       yield from core_pictures.to_uint8(chunk)
 
   about = {"data": data.name, "split": where, "n": n, "content": identity.of_data(data, split or "train")}
@@ -124,17 +127,18 @@ def of_subject(subject: str, split: str | None = None) -> Pictures:
   if path.suffix == ".npz":
     return _of_file(path)
   raise UserError(
-    f"{subject} is no run, no folder, no .npz file, and no data set: name one as {', '.join(f'{k}:...' for k in LOOKS)}"
+    f"{subject} is not a run, a folder, an .npz file or a data set: name a data set as "
+    f"{', '.join(f'{k}:...' for k in LOOKS)}"
   )
 
 
 def plain(name: str) -> str:
-  """A name as it may stand in a number's."""
+  """A name with only letters, digits and underscores, for a number's name."""
   return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
 def _identity(file: pathlib.Path) -> list[Any]:
-  """What tells a file from others and from what it was before: other pictures often have the same name and size."""
+  """A file's path, size and time of change, which differ when its content was replaced."""
   stat = file.stat()
   return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -142,7 +146,7 @@ def _identity(file: pathlib.Path) -> list[Any]:
 def _of_folder(path: pathlib.Path) -> Pictures:
   """Image files below a folder, in the order of their paths, each at its own size.
 
-  Colours are what PIL's convert("RGB") makes of them, as in torch-fidelity and pytorch-fid: alpha is left out.
+  Colours are converted by PIL's convert("RGB"), as in torch-fidelity and pytorch-fid: alpha is dropped.
   """
   paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
   if not paths:
@@ -175,13 +179,13 @@ def _of_samples(path: pathlib.Path) -> Pictures:
   if kind == "images":
     found = _of_folder(path)
     if found.n != n:
-      raise UserError(f"{path} has {found.n:,} of {n:,} samples: the command that draws them goes on")
+      raise UserError(f"{path} has {found.n:,} of {n:,} samples: repeat the command that draws them")
     return found
   paths = sorted(path.glob("samples_*.npz"))
   parts = [_of_file(p) for p in paths]
   if sum(part.n for part in parts) != n:
     raise UserError(
-      f"{path} has {sum(part.n for part in parts):,} of {n:,} samples: the command that draws them goes on"
+      f"{path} has {sum(part.n for part in parts):,} of {n:,} samples: repeat the command that draws them"
     )
 
   def read(first: int) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The page of `jaxgen benchmark`: one file that needs nothing else and runs no script, made of its document alone.
+"""The page of `jaxgen benchmark`: a single file without scripts, made from its JSON document.
 
     page(document)    the HTML
 
@@ -201,7 +201,7 @@ def _over_batch(
   percent: bool = False,
   out: Sequence[int] = (),
 ) -> Drawing | None:
-  """A number over the batch's size; None where there are not two sizes.
+  """A number over the batch's size; None if there are fewer than two sizes.
 
   Args:
     bars: from the slowest to the fastest turn. out: batches that memory did not suffice for.

@@ -63,7 +63,7 @@ def test_a_best_that_no_evaluator_gives(tmp_path):
   refused(
     run_of(tmp_path, (EVALUATORS, EVALUATORS + ' best=("test_bits", "min"),')), "best='test_bits' is none of test_"
   )
-  refused(run_of(tmp_path, (EVALUATORS, 'evaluators=(), best=("test_bits", "min"),')), "there are none")
+  refused(run_of(tmp_path, (EVALUATORS, 'evaluators=(), best=("test_bits", "min"),')), "there are no evaluators")
   refused(
     run_of(tmp_path, (EVALUATORS, 'evaluators=(frechet(),), best=("frechet_1438", "min"),')), "none of frechet_1437,"
   )

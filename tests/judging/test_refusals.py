@@ -95,7 +95,7 @@ def test_what_cannot_be_computed_is_refused_before_a_classifier_is_trained(tmp_p
   refused("sfid needs a network's spatial", "sfid", "digits")
   refused("is needs a network's logits", "fid,is", "digits")
   refused("needs 6 pictures or more", "prdc", "digits", samples=5)
-  refused("none is no run, no folder", "fid", tmp_path / "none")
+  refused("none is not a run, a folder", "fid", tmp_path / "none")
   refused("is of the features inception_tf1", "fid", tmp_path / "s.npz")
   (tmp_path / "samples").mkdir()
   (tmp_path / "samples" / "samples.json").write_text(json.dumps([]))

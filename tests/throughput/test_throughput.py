@@ -168,7 +168,7 @@ def test_results_are_kept_as_they_come(config):
   assert not last["finished"]
   assert [row["efficiency"] for row in last["scaling"]] == [0.5]  # the whole batch in the same time
   assert "still running" in page(last)
-  assert "simulates 8 devices" in page(last)
+  assert "with 8 simulated devices" in page(last)
   assert "had other work" not in page(last)
   last["rows"][0]["load"] = 1000.0
   assert "had other work" in page(last)

@@ -7,7 +7,7 @@ training split.
 
 TOKENIZER is CLIP's merges file (see `clip_bpe`), or the number of tokens of byte pair encoding that is trained on the
 captions of the training split, with PAD, START and END before them, as in `pairs`. Pictures without a caption are left
-out, and said by name.
+out and named.
 """
 
 import io
@@ -55,7 +55,7 @@ def parts(name: str) -> tuple[str, Path]:
 
 
 def encode(kind: str, texts: Sequence[str], length: int, trained_on: Sequence[str], source: Path):
-  """(tokens int32 [n, length], how many texts lost their end); START, a text's, END, and padding.
+  """(tokens int32 [n, length], number of truncated texts); a row is START, the text's tokens, END, and padding.
 
   Args:
     kind: a merges file, or a number of tokens.
@@ -71,7 +71,7 @@ def encode(kind: str, texts: Sequence[str], length: int, trained_on: Sequence[st
 
 
 def _list_of(path: Path, split: str) -> Path | None:
-  """The list of a split; None where the path is of shards.
+  """The list of a split; None if the path has shards.
 
   Raises:
     UserError: there is no such split.

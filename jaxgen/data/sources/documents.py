@@ -119,7 +119,7 @@ def end_of(name: str) -> int:
   """The token that ends a document.
 
   Raises:
-    UserError: a published tokenizer has none of those that are known.
+    UserError: a published tokenizer has none of the end tokens that jaxgen knows.
   """
   found = tokens_of(name)
   for mark in (PACKED[1], "<|endoftext|>", "</s>", "[SEP]"):

@@ -1,7 +1,7 @@
 """The data sets `feedback:TOKENIZER:FILE` and `rated:TOKENIZER:SOURCE:FILE`: answers to prompts, and rankings of them.
 
 FILE is of JSON lines, `.jsonl`, or tab separated, `.tsv`, whose first line names its fields. After a hash mark stand
-the names of the fields to read: the prompt's, which may be empty where there is none, and the answers', the best first:
+the names of the fields to read: the prompt's, which is empty if there are no prompts, and the answers', the best first:
 
     data/answers.jsonl#prompt,answer       rows                  the default for rows
     data/pairs.tsv#prompt,chosen,rejected  pairs                 the default for rankings
@@ -123,7 +123,7 @@ def rated(file: str, source: str) -> tuple[tuple[float, str], ...]:
   """(rating, text) of one source's lines.
 
   Raises:
-    UserError: the file cannot be read, is of other lines, or has none of this source.
+    UserError: the file cannot be read, has lines of another form, or has no lines of this source.
   """
   path, text = _text(file)
   found, sources = [], Counter()
@@ -188,10 +188,10 @@ def _default(name: str) -> str:
 
 
 def marks_of(name: str) -> Marks:
-  """The tokens that start, end and fill a row; of a published tokenizer, the one that ends a text stands for all.
+  """The tokens that start, end and pad a row; for a published tokenizer, all are its end-of-text token.
 
   Raises:
-    UserError: a published tokenizer has none of those that are known.
+    UserError: a published tokenizer has none of the end tokens that jaxgen knows.
   """
   found = tokens_of(name)
   if all(found.token_to_id(mark) is not None for mark in SPECIAL):
@@ -249,7 +249,7 @@ def _shape(request: Request, names: set[str]) -> tuple[int, ...]:
 
 
 def _arrays(request: Request, rows: list, shape: tuple[int, ...], reasons: dict, ratings=None) -> Arrays:
-  """The rows in tokens, with what was left out and why."""
+  """The rows in tokens, and what was left out with the reasons."""
   length, marks, found = shape[-1], marks_of(request.name), tokens_of(request.name)
   count = 1 if len(shape) == 1 else shape[0]
   encode = lambda texts: [row.ids for row in found.encode_batch(texts, add_special_tokens=False)]

@@ -15,7 +15,7 @@ from jaxgen.data.sources.base import Arrays, Request, select
 
 
 def open_molecules(request: Request) -> Arrays:
-  """Raises a UserError where there is no such file, split or feature, the file is damaged or a molecule too large."""
+  """Raises a UserError if the file, split or feature is missing, the file is damaged, or a molecule is too large."""
   name, path = request.name, Path(request.rest).expanduser()
   if not path.is_file():
     raise UserError(f"there is no file {path.absolute()}, which the data set {name} names")

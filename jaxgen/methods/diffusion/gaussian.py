@@ -56,12 +56,12 @@ def gaussian_diffusion(
     spec: the data's spec; the bound uses its levels.
     optimizer: the network's optimizer.
     objective: the network's output and its loss.
-    condition: what the network is told of an example; by default nothing.
+    condition: the network's condition; by default nothing.
     sampler: the solver, its grid and the guidance of `sample`.
     likelihoods: {name: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]} for `evaluate`, such
       as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or {"nll_nats_dequantized":
       partial(likelihood.ode_nll, levels=256)}.
-    adapter: learn this low-rank change of the network, "lora" in `params`, and leave "network" as it is.
+    adapter: train this low-rank change of the network, "lora" in `params`, and keep "network" fixed.
     base: where the network's values come from that is changed; None: they stay as initialised.
 
   `sample(state, keys, weight=None, **conditions)` gives [N, *shape]. Conditions have the names of the batch's entries.

@@ -83,13 +83,13 @@ def preferences(
     spec: the data's, of 2 rows of T tokens.
     beta: what deviations from the reference cost.
     objective: (h [B], beta) -> [B]: `dpo`, `conservative(e)` or `ipo`.
-    reference: where the reference's variables come from, which the policy begins with, too; None: both are initialised,
-      and equal.
+    reference: the source of the reference's variables, from which the policy starts as well; None: both are
+      initialised, and equal.
     marks: the special tokens.
     sampling: how answers are drawn.
 
   `evaluate` gives "loss", that of a pair; "reward_preferred" and "reward_other", the implicit rewards; and "correct", 1
-  where they are in order, half where they are equal.
+  if they are in order, 1/2 if they are equal.
 
   `sample(state, keys, tokens=[N, T], prompt=[N])`: as of `fine_tuning`.
 

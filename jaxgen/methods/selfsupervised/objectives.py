@@ -35,8 +35,8 @@ def _check_weights(*weights: float) -> None:
 def simclr(tau: float = 0.5) -> Objective:
   """Both views in one batch, the NT-Xent loss over all examples of the mesh: Chen et al. 2020.
 
-  https://arxiv.org/abs/2002.05709. v2, https://arxiv.org/abs/2006.10029, is a deeper projector, of which fine-tuning
-  keeps the first layer.
+  https://arxiv.org/abs/2002.05709. v2, https://arxiv.org/abs/2006.10029, has a deeper projector, whose first layer is
+  kept for fine-tuning.
 
   Raises:
     UserError: a temperature of 0 or less.
@@ -192,7 +192,7 @@ def moco(tau: float = 0.07, momentum: float = 0.999, queue: int = 65_536, groups
 def moco_v3(tau: float = 0.2, momentum: float = 0.99, steps: int | None = None) -> Objective:
   """MoCo without a queue, with a predictor and both views as queries: Chen et al. 2021, Algorithm 1.
 
-  https://arxiv.org/abs/2104.02057. Its negatives are of the same batch, so that common statistics tell nothing.
+  https://arxiv.org/abs/2104.02057. Its negatives are from the same batch, so that common batch statistics leak nothing.
 
   Args:
     tau, momentum: as in `moco`.

@@ -89,7 +89,10 @@ def test_wrong_choices_are_one_sentence():
     (lambda: make(network=DDiT(3, 8, 1, 2, states=5)).init(jax.random.key(0), batch), "predicts 3 values"),
     (lambda: unconditional.sample(state, keys, jnp.zeros((2, 1), jnp.int32)), "a vocabulary with a mask token"),
     (lambda: unconditional.sample(state, keys, weight=jnp.ones(2)), "train it with some dropped"),
-    (lambda: made(discrete.ancestral)[0].sample(made(discrete.ancestral)[1], keys, jnp.zeros((2, 6), int)), "cut it"),
+    (
+      lambda: made(discrete.ancestral)[0].sample(made(discrete.ancestral)[1], keys, jnp.zeros((2, 6), int)),
+      "shorten it",
+    ),
     (lambda: make(spec=told, condition=labels(told)), "for None classes"),
   ]:
     with pytest.raises(UserError, match=words) as found:

@@ -184,10 +184,10 @@ def test_wrong_choices_are_one_sentence(tmp_path):
   for do, words in [
     (lambda: make(KIND._replace(sizes={1: 3, 2: 1})), "a molecule of 1 atoms"),
     (lambda: make(KIND._replace(sizes={6: 3})), "6 atoms do not fit arrays of 5"),
-    (lambda: make(KIND._replace(numbers=())), "known atoms"),
+    (lambda: make(KIND._replace(numbers=())), "needs atomic numbers"),
     (lambda: make(KIND, Spec((5, 3), feature="molecule")), "positions and atomic numbers"),
     (lambda: make(KIND, terms=0), "1 to 1000 terms"),
-    (lambda: make(KIND).check(batch), "atomic number 16, and the model knows"),
+    (lambda: make(KIND).check(batch), "atomic number 16, and the model has"),
     (lambda: make(KIND).check(small), "molecules of 4 atoms, to which"),
     (lambda: polynomial(0.7), "between 0 and 1/2"),
     (lambda: source(f"molecules:{file}", 2), "molecules of 3 atoms, and the config has room for 2"),
