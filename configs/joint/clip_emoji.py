@@ -32,8 +32,16 @@ NAMES = {
   "siglip_emoji": {"method": "siglip"},
   "unicl_emoji": {"method": "unicl"},
 }
+HEADS = 4  # of the attention in both towers
 LOSSES = {"clip": infonce(), "align": infonce(0.1), "unicl": unicl(), "siglip": siglip()}
 CLASSES = {"groups": 9, "subgroups": 99}
+
+
+def dual_encoder(width: int, depth: int, vocabulary: int, context: int) -> dual.DualEncoder:
+  """The network of all losses but SigLIP's."""
+  image = dict(patch=8, width=width, depth=depth, heads=HEADS)
+  size = dual.Size(width, image, (width, HEADS, depth), "exact")
+  return dual.clip(size, vocabulary=vocabulary, context=context, end=captioned.END)
 
 
 def experiment(
@@ -56,13 +64,12 @@ def experiment(
     depth: blocks of both towers.
   """
   emoji = captioned.emoji(file, labels=labels, classes=CLASSES[labels], augment=(crop(2),))
-  (context,), heads = emoji.features["tokens"].shape, 4
-  image = dict(patch=8, width=width, depth=depth, heads=heads)
+  (context,) = emoji.features["tokens"].shape
   if method == "siglip":
-    network = dual.siglip(image | {"hidden": 4 * width}, emoji.vocabulary, context)
+    image = dict(patch=8, width=width, depth=depth, heads=HEADS, hidden=4 * width)
+    network = dual.siglip(image, emoji.vocabulary, context)
   else:
-    size = dual.Size(width, image, (width, heads, depth), "exact")
-    network = dual.clip(size, vocabulary=emoji.vocabulary, context=context, end=captioned.END)
+    network = dual_encoder(width, depth, emoji.vocabulary, context)
   optimizer = optimizers.adam(learning_rate, steps, warmup=100, clip=1.0, weight_decay=0.2, b2=0.98)
   optimizer = optimizer if method == "siglip" else bounded(optimizer)
   return Experiment(

@@ -30,6 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
   "train": Command("train", "train", ("CONFIG",)),
   "sample": Command("sample", "sample", ("RUN",)),
+  "cascade": Command("cascade", "cascade", ("RUN|CONFIG",)),
   "evaluate": Command("evaluate", "evaluate", ("RUN|PICTURES",)),
   "statistics": Command("statistics", "statistics", ("DATA",)),
   "averages": Command("averages", "averages", ("RUN",)),
@@ -51,6 +52,8 @@ USAGE = """usage: jaxgen COMMAND ...
 
   train CONFIG      train a config, or continue its run          jaxgen train ddpm_digits
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
+  cascade CONFIG    train the stages of a cascade, one after the other, and draw samples through all of them
+  cascade RUN       draw samples from a cascade that is trained
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
                     or metrics of its samples, as papers do      jaxgen evaluate runs/ddpm --metrics fid,prdc
   evaluate PICTURES  the same for a folder or an .npz            jaxgen evaluate a.npz --metrics kid --against npz:b.npz

@@ -156,6 +156,16 @@ def molecules(file: str | os.PathLike, atoms: int) -> Dataset:
   return Dataset(f"molecules:{file}", {"molecule": jax.ShapeDtypeStruct((atoms, 4), np.float32)})
 
 
+def graphs(kind: str, nodes: int) -> Dataset:
+  """Graphs, "graph" int32 [nodes, nodes]: on the diagonal 1 + a node's type, elsewhere an edge's, and 0 for none.
+
+  Args:
+    kind: such as "planar" or "ego:FILE", see `jaxgen.data.sources.graphs`.
+    nodes: the most nodes of a graph.
+  """
+  return Dataset(f"graphs:{kind}", {"graph": jax.ShapeDtypeStruct((nodes, nodes), np.int32)})
+
+
 def markov_chain(vocabulary: int, length: int) -> Dataset:
   """Sequences of a Markov chain of the second order, "tokens" int32 [length]: 50,000 train and 10,000 test.
 

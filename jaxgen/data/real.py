@@ -1,6 +1,6 @@
 """A data set's images, as a method sees them: read in chunks, transformed as for an evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,3 +33,23 @@ def images(data: Dataset, split: str, indices: np.ndarray | None = None) -> Iter
   """The images alone."""
   for batch in batches(data, split, indices):
     yield batch["image"]
+
+
+def entries(data: Dataset, names: tuple[str, ...], split: str = "test") -> Callable[[Any], dict[str, np.ndarray]]:
+  """Conditions of samples, for `Experiment.conditions`: sample i is told these entries of the split's example i.
+
+  After the last example it begins again with the first. Nothing is read before the function is called.
+  """
+  seen: dict[int, dict[str, np.ndarray]] = {}  # by position
+
+  def of(index: np.ndarray) -> dict[str, np.ndarray]:
+    source = data.source(split)
+    chosen, place = np.unique(np.asarray(index) % len(source), return_inverse=True)
+    missing = [i for i in chosen if i not in seen]
+    rows = iter(missing)
+    for batch in batches(data, split, np.array(missing, int)) if missing else ():
+      for j in range(len(batch["index"])):
+        seen[next(rows)] = {name: batch[name][j] for name in names}
+    return {name: np.stack([seen[i][name] for i in chosen])[place] for name in names}
+
+  return of

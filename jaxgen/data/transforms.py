@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch
 
@@ -37,12 +38,12 @@ def _black(image: Array) -> float | int:
   return -1.0 if jnp.issubdtype(image.dtype, jnp.floating) else 0
 
 
-def scale(levels: int = 256) -> Transform:
-  """Integers 0..levels-1 -> floats in [-1, 1]: 2 x / (levels - 1) - 1, the ends included."""
+def scale(levels: int = 256, feature: str = "image") -> Transform:
+  """Integers 0..levels-1 -> floats in [-1, 1]: 2 x / (levels - 1) - 1, the ends included; `feature` may be "clip"."""
 
   def transform(key: Array, batch: Batch) -> Batch:
-    _integers("scale", batch["image"])
-    return batch | {"image": _floats(batch["image"]) * (2 / (levels - 1)) - 1}
+    _integers("scale", batch[feature])
+    return batch | {feature: _floats(batch[feature]) * (2 / (levels - 1)) - 1}
 
   return transform
 
@@ -144,5 +145,79 @@ def flip() -> Transform:
     image = batch["image"]
     flips = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["index"]))
     return batch | {"image": jnp.where(flips[:, None, None, None], image[:, :, ::-1], image)}
+
+  return transform
+
+
+def shrink(side: int, name: str = "image") -> Transform:
+  """The images made smaller, [B, side, side, C], as the entry `name`: each pixel is the mean of a square of theirs.
+
+  Raises:
+    UserError: the image's sides are no multiples of `side`.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image = batch["image"]
+    scaled("shrink", image)
+    n, height, width, channels = image.shape
+    if side < 1 or height % side or width % side:
+      raise UserError(
+        f"an image of {height} x {width} does not shrink to {side} x {side} by whole numbers: choose a side that "
+        "divides it"
+      )
+    parts = image.reshape(n, side, height // side, side, width // side, channels)
+    return batch | {name: parts.mean((2, 4))}
+
+  return transform
+
+
+def low_resolution(side: int) -> Transform:
+  """Adds "low" [B, side, side, C], the images made smaller by `shrink`, and "level" [B], zeros.
+
+  Both are for super-resolution: the image is to be made from "low", which has noise of this level; see `levels`.
+
+  Raises:
+    UserError: as in `shrink`, or the image is no larger than "low".
+  """
+  smaller = shrink(side, "low")
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    image, batch = batch["image"], smaller(key, batch)
+    if side >= max(image.shape[1:3]):
+      raise UserError(f"an image of {side} x {side} is to be made from a smaller one: choose a smaller side")
+    return batch | {"level": jnp.zeros(len(image), image.dtype)}
+
+  return transform
+
+
+def levels(most: float = 1.0) -> Transform:
+  """Draws "level" [B], uniform in [0, most]: how much noise an example's "low" gets in training.
+
+  Saharia et al. 2022 (Imagen), https://arxiv.org/abs/2205.11487, section 2.4: noise conditioning augmentation.
+
+  Raises:
+    UserError: `most` lies outside [0, 1].
+  """
+  if not 0 <= most <= 1:
+    raise UserError(f"a level of noise is a share from 0, none, to 1, nothing else, not {most:g}: change it")
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    keys, like = example_keys(key, batch["index"]), batch["level"]
+    return batch | {"level": most * jax.vmap(lambda key: jax.random.uniform(key, (), like.dtype))(keys)}
+
+  return transform
+
+
+def outlined(threshold: float = 0.1) -> Transform:
+  """Images in [-1, 1] get their outlines, "control" [B, H, W, 1]: 1 where the brightness changes, 0 elsewhere.
+
+  A pixel is on an outline where brightness in [0, 1] differs from the one below or to the right by the threshold.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    scaled("outlined", batch["image"])
+    bright = (batch["image"].mean(-1) + 1) / 2
+    down, right = (jnp.diff(bright, axis=axis, append=jnp.take(bright, jnp.array([-1]), axis)) for axis in (1, 2))
+    return batch | {"control": (jnp.hypot(down, right) > threshold).astype(bright.dtype)[..., None]}
 
   return transform

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from jaxgen.data.audio import RATE
+from jaxgen.data.audio import rate_of
 from jaxgen.data.dataset import Dataset
 
 
@@ -27,7 +27,7 @@ def unit(data: Dataset) -> Unit:
   """
   features = data.features
   if "wave" in features:
-    return Unit("seconds of audio", features["wave"].shape[0] / RATE)
+    return Unit("seconds of audio", features["wave"].shape[0] / rate_of(data))
   for name in ("tokens", "target"):
     if name in features:
       return Unit("tokens", float(math.prod(features[name].shape)))

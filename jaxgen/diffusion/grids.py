@@ -15,7 +15,7 @@ grids in sigma / alpha leads from T to sigma / alpha = `HIGHEST`.
 For a learned schedule times are JAX arrays, and end at t = 0, where sigma is positive.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -106,6 +106,34 @@ def karras(schedule: Schedule, n: int, rho: float = 7.0) -> Times:
   return _of_ratio(
     schedule, n, lambda high, low, u, xp: (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho
   )
+
+
+def of_variances(betas: Sequence[float]) -> Grid:
+  """The times at which a process of the variances beta_1 .. beta_n has as much noise as this schedule, then 0.
+
+  The ancestral solver on them is the reverse process of these variances: Kong et al. 2020 (DiffWave),
+  https://arxiv.org/abs/2009.09761, Appendix B.
+
+  The grid itself raises:
+    UserError: the number of steps is not n, or the variances end in more noise than the schedule.
+  """
+  if not betas or not all(0 < beta < 1 for beta in betas):
+    raise UserError(f"the variances of a process lie between 0 and 1, not {tuple(betas)}: change them")
+
+  def grid(schedule: Schedule, n: int) -> Times:
+    if n != len(betas):
+      raise UserError(f"{len(betas)} variances are as many sampling steps, not {n}: change one of them")
+    log_alpha_bar = np.cumsum(np.log1p(-np.asarray(betas, np.float64)))[::-1]
+    times = schedule.time(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
+    most = float(schedule.log_snr(np.array([schedule.T]))[0])
+    if log_alpha_bar[0] - np.log(-np.expm1(log_alpha_bar[0])) < most - 1e-9:
+      raise UserError(
+        f"the variances leave alpha_bar = {np.exp(log_alpha_bar[0]):.3g}, less than the schedule's at its last time: "
+        "make the last ones smaller"
+      )
+    return np.append(times, 0.0)
+
+  return grid
 
 
 def few_steps(schedule: Schedule, n: int) -> Times:

@@ -189,6 +189,31 @@ def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform
   return Times(draw, init, update, mean=False)
 
 
+def noise_levels(schedule: Schedule) -> Times:
+  """alpha uniform between those of the steps t - 1 and t of a discrete process, and t uniform on 1 .. T.
+
+  Chen et al. 2020 (WaveGrad), https://arxiv.org/abs/2009.00713, Algorithm 1, and Saharia et al. 2021 (SR3),
+  https://arxiv.org/abs/2104.07636, section 2.4, who write sqrt(alpha_bar) for alpha. The network is told the level,
+  `noise_level`, and not a step, so that samples may take other steps than the process has.
+
+  Raises:
+    UserError: a continuous process, which has no steps.
+  """
+  if schedule.steps is None:
+    raise UserError("noise levels are drawn between the steps of a discrete process: choose one, or uniform times")
+
+  def draw(buffers: Any, key: Array, keys: Key[Array, " batch"], index: Int[Array, " batch"]) -> Drawn:
+    which, where = split(keys)
+    t = _each(which, lambda key, shape: jax.random.randint(key, shape, 1, schedule.steps + 1)).astype(float)
+    less, more = schedule.alpha(t), schedule.alpha(t - 1)
+    # u = 1 would be no noise at all in the first step.
+    alpha = less + jnp.minimum(_each(where, jax.random.uniform), 1 - 1e-3) * (more - less)
+    t = jnp.clip(schedule.time(2 * (jnp.log(alpha) - jnp.log1p(-(alpha**2)) / 2)), t - 1, t)
+    return Drawn(t, jnp.ones_like(t))
+
+  return Times(draw)
+
+
 def _positive(name: str, value: float) -> None:
   if value <= 0:
     raise UserError(f"{name} of the times' distribution is positive, not {value:g}: change it")
@@ -215,6 +240,26 @@ def thousandths(at: Point) -> Array:
 def c_noise(at: Point) -> Array:
   """log(sigma / alpha) / 4: Karras et al. 2022 (EDM), Table 1. Log-SNR below -30 counts as -30."""
   return -jnp.maximum(at.log_snr, -30) / 8
+
+
+def noise_level(at: Point) -> Array:
+  """1000 alpha, which is 1000 sqrt(alpha_bar): what SR3 and WaveGrad tell a network in place of a step."""
+  return 1000 * at.alpha
+
+
+def aligned(schedule: Schedule) -> TimeInput:
+  """The step t - 1 of a discrete process; between two steps their mean, by where alpha lies between theirs.
+
+  Kong et al. 2020 (DiffWave), https://arxiv.org/abs/2009.09761, Appendix B: t_align, counted from 0 as in
+  `steps_from_zero`.
+  """
+
+  def time_input(at: Point) -> Array:
+    low = jnp.clip(jnp.floor(at.t), 0, schedule.T - 1)
+    less, more = schedule.alpha(low), schedule.alpha(low + 1)
+    return low - 1 + (less - at.alpha) / (less - more)
+
+  return time_input
 
 
 def itself(at: Point) -> Array:

@@ -73,7 +73,16 @@ from jaxgen.discrete.processes import (
   uniform,
 )
 from jaxgen.discrete.sampling import Solver, cosine_grid, sample, uniform_grid
-from jaxgen.discrete.schedules import SCHEDULES, Schedule, ScheduleName, cosine, geometric, linear, polynomial
+from jaxgen.discrete.schedules import (
+  SCHEDULES,
+  Schedule,
+  ScheduleName,
+  cosine,
+  geometric,
+  linear,
+  polynomial,
+  squared_cosine,
+)
 from jaxgen.discrete.solvers.confidence import confidence
 from jaxgen.discrete.solvers.factorized import ancestral, euler, remasking, tau_leaping
 from jaxgen.discrete.solvers.first_hitting import first_hitting
@@ -117,6 +126,7 @@ __all__ = [
   "polynomial",
   "remasking",
   "sample",
+  "squared_cosine",
   "tau_leaping",
   "uniform",
   "uniform_grid",

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
@@ -18,13 +18,14 @@ from jaxgen.discrete.processes import Process, check_interpolating
 Tokens = Int[Array, "batch ..."]
 Time = Float[Array, " batch"]
 Nats = Float[Array, " batch"]
+Mask = Bool[Array, "batch ..."] | None  # which tokens are there; None: all
 FIRST = 1e-4  # the time at which the integral (8) begins; the step from there to 0 is a term of (7)
 LAST = 1 - 2.0**-17  # where rates are taken at later times: at t = 1 they are infinite, where nothing is left to jump
 
 
-def total(x: Float[Array, "batch ..."]) -> Nats:
-  """The sum over an example's tokens."""
-  return jnp.sum(x, axis=range(1, x.ndim))
+def total(x: Float[Array, "batch ..."], mask: Mask = None) -> Nats:
+  """The sum over an example's tokens, of those that are there."""
+  return jnp.sum(x, axis=range(1, x.ndim), where=mask)
 
 
 def diffuse(process: Process, x_0: Tokens, t: Time, keys: Key[Array, " batch"]) -> Tokens:
@@ -32,16 +33,18 @@ def diffuse(process: Process, x_0: Tokens, t: Time, keys: Key[Array, " batch"]) 
   return categorical(keys, process.log_q(x_0, t))
 
 
-def prior(process: Process, x_0: Tokens, dtype: Any = jnp.float32) -> Nats:
+def prior(process: Process, x_0: Tokens, dtype: Any = jnp.float32, *, mask: Mask = None) -> Nats:
   """The first term of (7)."""
   log_q = logs.normalized(process.log_q(x_0, jnp.ones(len(x_0), dtype)))
-  return total(logs.kl(log_q, logs.normalized(jnp.asarray(process.log_prior, dtype))))
+  return total(logs.kl(log_q, logs.normalized(jnp.asarray(process.log_prior, dtype))), mask)
 
 
-def term(process: Process, predicted: Predicted, x_0: Tokens, x_t: Tokens, s: Time, t: Time) -> Nats:
+def term(
+  process: Process, predicted: Predicted, x_0: Tokens, x_t: Tokens, s: Time, t: Time, *, mask: Mask = None
+) -> Nats:
   """A term of the sum (7): KL(q(x_s | x_t, x_0) || p(x_s | x_t)); for s = 0 it is -log p(x_0 | x_t)."""
   log_q = process.log_posterior(logs.one_hot(x_0, process.states, t.dtype), x_t, s, t)
-  return total(logs.kl(log_q, process.log_posterior(predicted.log_u, x_t, s, t)))
+  return total(logs.kl(log_q, process.log_posterior(predicted.log_u, x_t, s, t)), mask)
 
 
 def integrand(process: Process, predicted: Predicted, x_0: Tokens, x_t: Tokens, t: Time) -> Nats:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.core.errors import UserError
 
-ScheduleName = Literal["linear", "cosine", "geometric", "polynomial"]
+ScheduleName = Literal["linear", "cosine", "squared_cosine", "geometric", "polynomial"]
 Of = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
@@ -68,6 +68,17 @@ def cosine(offset: float = 0.008) -> Schedule:
   return Schedule(lambda t: jnp.sin(a * (1 - t)) / top, noise, lambda t: a * jnp.sin(first + a * t) / top)
 
 
+def squared_cosine(offset: float = 0.008) -> Schedule:
+  """The square of `cosine`, which is Nichol's alpha_bar itself: Vignac et al. 2023 (DiGress).
+
+  Raises:
+    UserError: the offset is negative.
+  """
+  root = cosine(offset)
+  noise = lambda t: root.noise(t) * (1 + root.alpha(t))
+  return Schedule(lambda t: root.alpha(t) ** 2, noise, lambda t: 2 * root.alpha(t) * root.slope(t))
+
+
 def geometric(low: float = 1e-4, high: float = 20.0) -> Schedule:
   """alpha = exp(-sigma), sigma = low^(1 - t) high^t, less sigma(0), so that alpha(0) = 1: Lou et al. 2024.
 
@@ -83,4 +94,10 @@ def geometric(low: float = 1e-4, high: float = 20.0) -> Schedule:
   return Schedule(lambda t: jnp.exp(-total(t)), lambda t: -jnp.expm1(-total(t)), slope, end)
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine, "geometric": geometric, "polynomial": polynomial}  # () -> Schedule
+SCHEDULES = {  # () -> Schedule
+  "linear": linear,
+  "cosine": cosine,
+  "squared_cosine": squared_cosine,
+  "geometric": geometric,
+  "polynomial": polynomial,
+}

@@ -1,15 +1,21 @@
-"""Evaluators of dual encoders: retrieval in both directions, and zero-shot classification."""
+"""Evaluators of dual encoders: retrieval in both directions, zero-shot classification; and of text-to-image models."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from jaxgen.core.errors import UserError
+from jaxgen.core.pictures import to_uint8
 from jaxgen.engine.experiment import AnyRun, Evaluator
+from jaxgen.engine.run import load
+from jaxgen.evaluation.likelihood import mean_and_error
+from jaxgen.evaluation.resizing import resize
 
+ROWS = 64  # pictures that are evaluated at once
 IMAGE, TEXT = "image_features", "text_features"  # their names in the method's `evaluate`
 
 
@@ -109,6 +115,126 @@ def zero_shot(
     return found | {f"{split}_zero_shot_classes": float(len(texts))}
 
   return evaluate
+
+
+def prior_cosine(num: int = 256, *, seed: int = 0, split: str = "test") -> Evaluator:
+  """How near the embeddings that a prior makes of a split's texts are to those of the pictures, by their cosine.
+
+  Numbers: `prior_cosine_N`, a mean over N examples, and `_std`, their standard deviation; `prior_cosine_N_shuffled`,
+  where each embedding is compared with the picture of another text, the next example that has one; and
+  `prior_cosine_N_text`, that of CLIP's embedding of the text itself.
+
+  Args:
+    num: N, the first examples of the split; all where it has fewer.
+    seed: of the samples.
+
+  The evaluator raises:
+    UserError: fewer than two different texts, or a method that gives no "embedding" of examples.
+  """
+
+  def evaluate(run: AnyRun) -> dict[str, float]:
+    n = min(num, len(run.data.source(split)))
+    tokens, found = _values(run, split, "tokens")[:n], run.evaluate_split(split)
+    if missing := [name for name in ("embedding", "text_embedding") if name not in found]:
+      raise UserError(f"config {run.config.name} gives no {missing[0]!r} of its examples: it is no prior's")
+    other = _next_other(tokens)
+    made, picture, text = run.sample(n, seed=seed, tokens=tokens), found["embedding"][:n], found["text_embedding"][:n]
+    own, name = cosines(made, picture), f"prior_cosine_{n}"
+    numbers = {name: own.mean(), f"{name}_std": own.std(), f"{name}_shuffled": cosines(made, picture[other]).mean()}
+    return {key: float(value) for key, value in (numbers | {f"{name}_text": cosines(text, picture).mean()}).items()}
+
+  return evaluate
+
+
+def clip_scores(
+  image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"], weight: float = 100.0
+) -> Float[np.ndarray, "n"]:
+  """weight max(cos(image, text), 0) of each pair: Hessel et al. 2021, https://arxiv.org/abs/2104.08718, section 3.
+
+  The paper's CLIPScore has weight 2.5. 100 is common for text to image, as in torchmetrics, which takes the mean
+  over the pairs before the maximum.
+  """
+  return weight * np.maximum(cosines(image, text), 0)
+
+
+def clip_score(
+  clip: str | os.PathLike, num: int = 256, *, seed: int = 0, split: str = "test", filter: str = "pil_bicubic"
+) -> Evaluator:
+  """How well samples fit the texts that they are asked for, by a dual encoder of a run: `clip_scores`.
+
+  Numbers, with NAME the run's name: `clip_score_NAME_N`, a mean over N samples, which are asked for with the first N
+  texts of the split, its standard error `_se`, and `clip_score_NAME_N_data`, of the split's own pictures. Pictures are
+  rounded to integers, brought to the encoder's size, and transformed as its run's data are.
+
+  Args:
+    clip: the folder of a run of a dual encoder, trained or imported. It reads the same tokens as the model that is
+      judged.
+    num: N, the first examples of the split; all where it has fewer.
+    seed: of the samples.
+    split: the split, which has "tokens".
+    filter: of resizing, see `evaluation.resizing`.
+
+  The evaluator raises:
+    UserError: the run is of no dual encoder, or its texts have another length.
+  """
+
+  def evaluate(run: AnyRun) -> dict[str, float]:
+    judge, n = load(clip), min(num, len(run.data.source(split)))
+    tokens, images = (_values(run, split, name)[:n] for name in ("tokens", "image"))
+    theirs = judge.data.features.get("tokens")
+    if theirs is None or theirs.shape != tokens.shape[1:]:
+      raise UserError(f"{clip} is no dual encoder of texts of {tokens.shape[1]} tokens: give another run")
+    side = judge.data.features["image"].shape
+
+    @jax.jit
+    def features(state: Any, raw: dict[str, Any]) -> dict[str, Any]:
+      key = jax.random.key(0)
+      return judge.experiment.method.evaluate(state, judge.data.transform(key, raw, False), key)
+
+    def scores(pictures: np.ndarray) -> np.ndarray:
+      found = []
+      for first in range(0, n, ROWS):
+        rows = np.minimum(np.arange(first, first + ROWS), n - 1)  # one shape, so one compilation
+        seen = np.stack([_of_size(pictures[i], side, filter) for i in rows])
+        raw = {"image": seen, "tokens": tokens[rows], "index": rows.astype(np.int32)}
+        of_rows = features(judge.state, raw)
+        if IMAGE not in of_rows:
+          raise UserError(f"{clip} is of config {judge.config.name}, which is no dual encoder: give another run")
+        found.append(clip_scores(np.asarray(of_rows[IMAGE]), np.asarray(of_rows[TEXT]))[: n - first])
+      return np.concatenate(found)
+
+    made, name = to_uint8(run.sample(n, seed=seed, tokens=tokens)), f"clip_score_{judge.name}_{n}"
+    mean, error = mean_and_error(scores(made))
+    return {name: mean, f"{name}_se": error, f"{name}_data": mean_and_error(scores(images))[0]}
+
+  return evaluate
+
+
+def _of_size(picture: UInt8[np.ndarray, "h w c"], shape: tuple[int, ...], filter: str) -> UInt8[np.ndarray, "q p c"]:
+  found = picture if picture.shape == shape else resize(picture, shape[:2], filter)
+  return np.round(found.clip(0, 255)).astype(np.uint8)
+
+
+def cosines(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+  """The cosine of each row of a with b's; 0 where one of them is 0."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+  return np.where(lengths > 0, np.sum(a * b, axis=-1) / np.where(lengths > 0, lengths, 1), 0)
+
+
+def _next_other(tokens: Int[np.ndarray, "n t"]) -> Int[np.ndarray, "n"]:
+  """Of each text the number of the next one that is not the same, around the end.
+
+  Raises:
+    UserError: all are the same.
+  """
+  n, place = len(tokens), np.arange(len(tokens))
+  for step in range(1, n + 1):
+    same = (tokens[place] == tokens).all(1)
+    if not same.any():
+      return place
+    place = np.where(same, (np.arange(n) + step) % n, place)
+  raise UserError("all texts are the same, so that none can be compared with another's picture: take more examples")
 
 
 def templates(

@@ -9,7 +9,7 @@ from processes import EVERY
 from jaxgen.core.errors import UserError
 from jaxgen.diffusion import ddim, log_snr, rectified_flow, sample, vp
 from jaxgen.diffusion.closed_form import Mixture
-from jaxgen.diffusion.guidance import autoguidance, classifier, classifier_free, clipped
+from jaxgen.diffusion.guidance import autoguidance, classifier, classifier_free, clipped, thresholded
 
 rng = np.random.default_rng(0)
 SHARE = np.array([0.3, 0.7])  # of the classes
@@ -284,6 +284,28 @@ def test_clipped_after_guidance(x64):
   np.testing.assert_allclose(schedule.alpha(t) * x_0 + schedule.sigma(t) * eps, x, rtol=1e-12)
   np.testing.assert_array_equal(extra, guided(x, t)[2])
   assert float(clipped(guided, schedule, -0.2, 0.1)(x, t)[0].min()) == -0.2
+
+
+def test_dynamic_thresholding(x64):
+  """Imagen, section 2.3: numpy's percentile of each example alone; nothing changes where |x_0| <= 1 everywhere."""
+  schedule, t = vp(), jnp.asarray(0.4)
+  x, predicted = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 2))
+  predicted *= np.array([0.1, 0.3, 1.0, 3.0, 9.0])[:, None, None, None]
+  predicted[1] = np.clip(predicted[1], -1, 1)
+  predicted[1, 0, 0] = (1, -1)
+  for percentile in (30.0, 95.0, 100.0):
+    x_0, eps, extra = thresholded(lambda x, t: (jnp.asarray(predicted), x, x), schedule, percentile)(jnp.asarray(x), t)
+    for got, want in zip(x_0, predicted, strict=True):
+      s = max(np.percentile(np.abs(want).ravel(), percentile), 1.0)
+      np.testing.assert_allclose(got, np.clip(want, -s, s) / s, rtol=1e-12)
+    np.testing.assert_array_equal(x_0[:2], predicted[:2])
+    assert np.abs(x_0).max() <= 1
+    np.testing.assert_allclose(schedule.alpha(t) * x_0 + schedule.sigma(t) * eps, x, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(extra, x)
+  assert np.abs(x_0[4] - predicted[4].clip(-1, 1)).max() > 0.1  # it is not static thresholding
+  for wrong in (0.0, 100.5):
+    with pytest.raises(UserError, match="percentile"):
+      thresholded(lambda x, t: (x, x), schedule, wrong)
 
 
 @pytest.mark.parametrize(

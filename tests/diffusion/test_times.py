@@ -13,6 +13,8 @@ from jaxgen.diffusion.times import (
   log_normal,
   logit_normal,
   low_discrepancy,
+  noise_level,
+  noise_levels,
   steps_from_zero,
   thousandths,
   uniform,
@@ -90,6 +92,20 @@ def test_logit_normal():
   assert stats.kstest(np.log(t / (1 - t)), stats.norm(0.5, 0.8).cdf).pvalue > 1e-3
   t = draw(logit_normal(linear()), 4000).t
   assert np.all((t == np.round(t)) & (t >= 1) & (t <= 1000))
+
+
+def test_noise_levels_are_uniform_between_steps():
+  """Chen et al. 2020, Algorithm 1: each step is as likely, and sqrt(alpha_bar) is uniform between its ends."""
+  schedule, keys = linear(10, 0.01, 0.3), jax.random.split(jax.random.key(0), 5_000)
+  t = np.asarray(noise_levels(schedule).draw({}, keys[0], keys, jnp.arange(5_000)).t)
+  step = np.ceil(t)
+  assert stats.chisquare(np.bincount(step.astype(int), minlength=11)[1:]).pvalue > 0.01
+  alpha_bar = np.cumprod([1.0, *(1 - np.linspace(0.01, 0.3, 10))])
+  ends = np.sqrt(alpha_bar)[np.stack([step, step - 1]).astype(int)]
+  level = np.asarray(noise_level(schedule.at(jnp.asarray(t)))) / 1000
+  assert stats.kstest((level - ends[0]) / (ends[1] - ends[0]), "uniform").pvalue > 0.01
+  with pytest.raises(UserError, match="discrete"):
+    noise_levels(vp())
 
 
 def test_a_time_is_the_examples_own():

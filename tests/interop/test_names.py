@@ -8,6 +8,7 @@ import conftest
 
 LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffusers", "openai", "open_clip"} | {
   "hub",
+  "lmnt",
   "torch_fidelity",
 }
 # transformers' models of one network, and a library's forms of it with other heads or inputs.

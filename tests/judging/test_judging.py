@@ -82,7 +82,7 @@ def test_what_a_kill_has_cut_short_goes_on_and_ends_with_the_same_bits(tmp_path)
   # a damaged chunk is computed again
   (tmp_path / "cut" / "samples" / "features_00000014.npz").write_bytes(b"PK\x03\x04")
   assert judge(a, b, dying, metrics, tmp_path / "cut", resume=True) == whole
-  with pytest.raises(UserError, match="is of other pictures"):
+  with pytest.raises(UserError, match="was computed with other pictures"):
     judge(some(2), b, SPACE, metrics, tmp_path / "cut", resume=True)
   assert judge(some(2), b, SPACE, metrics, tmp_path / "cut", resume=False) != whole
 
@@ -134,7 +134,7 @@ def test_pictures_of_the_same_name_and_size_are_told_apart(tmp_path):
     assert one.about != other.about
     assert of_subject(str(tmp_path / "a" / file)).about == one.about
     judge(one, some(2), SPACE, ("fid",), tmp_path / f"kept_{file}")
-    with pytest.raises(UserError, match="is of other pictures"):
+    with pytest.raises(UserError, match="was computed with other pictures"):
       judge(other, some(2), SPACE, ("fid",), tmp_path / f"kept_{file}", resume=True)
   before = of_subject(str(tmp_path / "a" / "samples.npz")).about
   np.savez(tmp_path / "a" / "samples.npz", x[1])  # drawn anew

@@ -12,8 +12,13 @@
   emoji:LABELS:SIZE:FILE        pictures of emoji, their names in tokens, and labels
   feedback:TOKENIZER:FILE       prompts with answers, or with ranked ones; rated:TOKENIZER:SOURCE:FILE rated texts
   speech:FILE                   spoken digits
+  audio:RATE:DIR                files of sound, at RATE samples a second
+  moving:DIGITS:IMAGES          Moving MNIST: clips of digits that move and bounce, with their positions
+  video:STRIDE:DIR              clips of videos: GIF, WebP, MP4 and its like, folders of frames
+  emoji_clips:DIR               animated emoji
   points:MODES:STD              normal clouds in the plane, ring8 or grid25, of this standard deviation
   molecules:FILE                molecules in space: positions and atomic numbers
+  graphs:KIND                   planar, sbm, community_small or grid graphs, or graphs out of files, as matrices
   chain:VOCABULARY              sequences of a Markov chain of the second order, whose law is known
   reversed:LETTERS              random strings, and the same from their end, as tokens
   tfds:NAME[/CONFIG][:VERSION]  what tensorflow-datasets prepared in ArrayRecord format; read without TensorFlow
@@ -33,6 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.sources.audio import open_audio
 from jaxgen.data.sources.base import (
   IN_MEMORY_BYTES,
   Arrays,
@@ -51,10 +57,13 @@ from jaxgen.data.sources.chain import open_chain
 from jaxgen.data.sources.digits import open_digits
 from jaxgen.data.sources.documents import open_documents, open_segments
 from jaxgen.data.sources.emoji import open_emoji
+from jaxgen.data.sources.emoji_clips import open_emoji_clips
 from jaxgen.data.sources.feedback import open_feedback, open_rated
 from jaxgen.data.sources.folder import open_folder
+from jaxgen.data.sources.graphs import open_graphs
 from jaxgen.data.sources.hf import open_hf
 from jaxgen.data.sources.molecules import open_molecules
+from jaxgen.data.sources.moving import open_moving
 from jaxgen.data.sources.npz import open_npz
 from jaxgen.data.sources.pairs import open_pairs
 from jaxgen.data.sources.points import modes, open_points
@@ -63,6 +72,7 @@ from jaxgen.data.sources.speech import open_speech
 from jaxgen.data.sources.tar import open_tar
 from jaxgen.data.sources.text import open_text
 from jaxgen.data.sources.tfds import open_tfds
+from jaxgen.data.sources.video import open_video
 
 __all__ = ["Arrays", "Decoded", "Example", "Examples", "Features", "Fit", "Source", "modes", "open_source"]
 
@@ -80,8 +90,13 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Source]]] = {
   "feedback": ("feedback:TOKENIZER:FILE", open_feedback),
   "rated": ("rated:TOKENIZER:SOURCE:FILE", open_rated),
   "speech": ("speech:FILE", open_speech),
+  "audio": ("audio:RATE:DIR", open_audio),
+  "moving": ("moving:DIGITS:IMAGES", open_moving),
+  "video": ("video:STRIDE:DIR", open_video),
+  "emoji_clips": ("emoji_clips:DIR", open_emoji_clips),
   "points": ("points:MODES:STD", open_points),
   "molecules": ("molecules:FILE", open_molecules),
+  "graphs": ("graphs:KIND", open_graphs),
   "chain": ("chain:VOCABULARY", open_chain),
   "reversed": ("reversed:LETTERS", open_reversed),
   "hf": ("hf:DIR", open_hf),

@@ -6,7 +6,7 @@ Its probabilities are known, and with them its entropy, the smallest possible na
 import numpy as np
 from jaxtyping import Float
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import Arrays, Request, select
 
 SIZES = {"train": 50_000, "test": 10_000}
@@ -46,7 +46,7 @@ def open_chain(request: Request) -> Arrays:
   if not request.rest.isdecimal():
     raise UserError(f"{request.name} lacks the number of different tokens: the form is chain:4")
   if request.split not in SIZES:
-    raise UserError(f"{request.name} has no split {request.split!r}: it has train (50,000) and test (10,000)")
+    raise NoSplit(f"{request.name} has no split {request.split!r}: it has train (50,000) and test (10,000)")
   first, then = law(int(request.rest))
   if set(request.features) != {"tokens"}:
     raise UserError(f"{request.name} has tokens, and no {min(set(request.features) - {'tokens'}, default='other')!r}")

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, tokenizer
 from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, json_of, text_of
 from jaxgen.data.sources.text import TRAIN_SHARE
@@ -131,7 +131,7 @@ def end_of(name: str) -> int:
 def _checked(request: Request, names: set[str]) -> int:
   """The length of an example."""
   if request.split not in ("train", "test"):
-    raise UserError(f"{request.name} has no split {request.split!r}: it has train (the first nine tenths) and test")
+    raise NoSplit(f"{request.name} has no split {request.split!r}: it has train (the first nine tenths) and test")
   if unknown := set(request.features) - names:
     raise UserError(f"{request.name} has {', '.join(sorted(names))}, and no {min(unknown)!r}")
   return request.features["tokens"].shape[0]

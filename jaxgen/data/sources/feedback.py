@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, tokenizer
 from jaxgen.data.sources.base import About, Arrays, Request, json_of, text_of
 from jaxgen.data.sources.pairs import SPECIAL
@@ -157,7 +157,7 @@ def split_of(items: tuple, split: str) -> list:
     UserError: no such split, or too few lines for it to have one.
   """
   if split not in ("train", "test"):
-    raise UserError(f"answers have no split {split!r}: they have test, every tenth line, and train")
+    raise NoSplit(f"answers have no split {split!r}: they have test, every tenth line, and train")
   if split == "test" and len(items) < TEST_EVERY:
     raise UserError(f"the split test is every {TEST_EVERY}th line, and there are {len(items)} lines: use more of them")
   return [item for i, item in enumerate(items) if (i % TEST_EVERY == TEST_EVERY - 1) == (split == "test")]

@@ -1,8 +1,10 @@
 """The data sets `folder:DIR`: image files, {"image": uint8 [H, W, C], "label": int32 []}."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,15 +22,42 @@ def has_splits(root: Path) -> bool:
 
 
 def open_folder(request: Request) -> Decoded:
-  """Image files below DIR/<split>; for training below DIR itself where no folder in it is called as a split.
+  """Image files below DIR/<split>, as `files_of` finds them."""
+  if unknown := set(request.features) - {"image", "label"}:
+    raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")
+  root = Path(request.rest).expanduser()
+  found = files_of(request, root, SUFFIXES, "image", "png, jpg, webp, ...")
+  numbers = {"label": np.array(found.labels, np.int32)} if "label" in request.features else {}
+  look = partial(_read, Texts(map(str, found.files)), numbers.get("label"), request.features["image"].shape)
+  return Decoded(len(found.files), partial(look, request.fit), numbers, found.about, look)
 
-  With "label" in the features its sub-folders are classes, numbered in the order of the sorted names of the classes of
+
+class Found(NamedTuple):
+  """The files of a split, the number of each one's class (-1 without labels), and what is said of them."""
+
+  files: list[Path]
+  labels: list[int]
+  about: About
+
+
+def files_of(request: Request, root: Path, suffixes: Collection[str], kind: str, examples: str) -> Found:
+  """Files below `root`/<split>; for training below `root` itself where no folder in it is called as a split.
+
+  With "label" in the features the sub-folders are classes, numbered in the order of the sorted names of the classes of
   all splits, so that a class that one split lacks shifts no label.
 
   Left out are hidden folders and files (`.ipynb_checkpoints`, `._photo.jpg`), files of other suffixes, and within a
   class links to folders, which Python does not follow.
+
+  Args:
+    request: what is asked for.
+    root: the data set's folder.
+    suffixes: of the files that are taken, in lower case.
+    kind: what such a file is, in a word, and `examples` of suffixes, for errors.
+
+  Raises:
+    UserError: there is no such folder or split, or no file in it.
   """
-  root = Path(request.rest).expanduser()
   if not root.is_dir():
     raise UserError(f"there is no folder {root.absolute()}, which the data set {request.name} names")
   folder, is_flat = root / request.split, request.split == "train" and not has_splits(root)
@@ -37,9 +66,6 @@ def open_folder(request: Request) -> Decoded:
   elif not folder.is_dir():
     there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() and not hidden_part(p, root))) or "none"
     raise NoSplit(f"{root} has no split {request.split!r}: expected the folder {folder}, found {there}")
-  unknown = set(request.features) - {"image", "label"}
-  if unknown:
-    raise UserError(f"{request.name} has an image and a label, no {min(unknown)!r}")
 
   left_out: dict[str, list[str]] = defaultdict(list)  # reason -> names
   with_labels = "label" in request.features
@@ -61,18 +87,16 @@ def open_folder(request: Request) -> Decoded:
       elif path.is_symlink() and (path.is_dir() or not path.exists()):
         left_out["a link to a folder" if path.is_dir() else "a link to nothing"].append(str(path.relative_to(folder)))
       elif path.is_file():
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in suffixes:
           files.append(path)
           labels.append(label)
         else:
-          left_out["no image"].append(str(path.relative_to(folder)))
+          left_out[f"no {kind}"].append(str(path.relative_to(folder)))
   if not files:
     inside = f"{folder}/<class>" if with_labels else folder
-    raise UserError(f"there are no image files (png, jpg, webp, ...) in {inside}")
-  numbers = {"label": np.array(labels, np.int32)} if with_labels else {}
+    raise UserError(f"there are no {kind} files ({examples}) in {inside}")
   about = About(tuple(classes), tuple(f"{listed(names)} ({reason})" for reason, names in left_out.items()))
-  look = partial(_read, Texts(map(str, files)), numbers.get("label"), request.features["image"].shape)
-  return Decoded(len(files), partial(look, request.fit), numbers, about, look)
+  return Found(files, labels, about)
 
 
 def hidden_part(path: Path, root: Path) -> Path | None:

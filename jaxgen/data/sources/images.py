@@ -47,15 +47,11 @@ def decode(
         box = _drafted(image, fit, shape[1::-1], uniform)
       if fit is not None:
         image = ImageOps.exif_transpose(image)
-      if channels < 4 and image.has_transparency_data:
-        seen = Image.new("RGBA", image.size, BACKGROUND)
-        image = Image.alpha_composite(seen, image.convert("RGBA"))
-      if image.mode != MODES[channels]:
-        image = image.convert(MODES[channels])
+      image = in_mode(image, channels)
       if box is not None:
         image = views.show(image, fit, box, shape[1::-1])
       elif fit is not None:
-        image = _fit(image, shape, fit, name)
+        image = fitted(image, shape, fit, name)
       array = np.array(image)
   except Image.UnidentifiedImageError as error:
     raise UserError(
@@ -71,6 +67,16 @@ def is_turned(image) -> bool:
   return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
 
 
+def in_mode(image, channels: int):
+  """A Pillow image as grey, RGB or RGBA; without an alpha channel, transparent pixels become white."""
+  from PIL import Image
+
+  if channels < 4 and image.has_transparency_data:
+    seen = Image.new("RGBA", image.size, BACKGROUND)
+    image = Image.alpha_composite(seen, image.convert("RGBA"))
+  return image if image.mode == MODES[channels] else image.convert(MODES[channels])
+
+
 def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray, "draws"] | None) -> views.Box:
   """The visible box of an undecoded picture, upright; it also sets the size at which a JPEG is decoded."""
   width, height = image.size
@@ -84,7 +90,7 @@ def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray
   return tuple(x * now[i % 2] / upright[i % 2] for i, x in enumerate(box))
 
 
-def _fit(image, shape: tuple[int, ...], fit: Fit, name: str):
+def fitted(image, shape: tuple[int, ...], fit: Fit, name: str):
   """A Pillow image resized to the height and width of the shape [H, W, C]."""
   from PIL import Image, ImageOps
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import Arrays, Request, select
 
@@ -49,7 +49,7 @@ def open_molecules(request: Request) -> Arrays:
       )
   chosen = split == request.split
   if not chosen.any():
-    raise UserError(f"{name} has no split {request.split!r}: it has {' and '.join(sorted(set(split.tolist())))}")
+    raise NoSplit(f"{name} has no split {request.split!r}: it has {' and '.join(sorted(set(split.tolist())))}")
   most, room = int((numbers > 0).sum(1).max()), request.features["molecule"].shape[0]
   if most > room:
     raise UserError(f"{name} has molecules of {most} atoms, and the config has room for {room}: give it more")

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources.base import Arrays, Request, select
 
 SIZES = {"train": 50_000, "test": 10_000}
@@ -31,7 +31,7 @@ def open_points(request: Request) -> Arrays:
   except ValueError:
     raise UserError(f"{request.name} lacks the clouds' standard deviation: the form is points:{name}:0.05") from None
   if request.split not in SIZES:
-    raise UserError(f"{request.name} has no split {request.split!r}: it has train (50,000) and test (10,000)")
+    raise NoSplit(f"{request.name} has no split {request.split!r}: it has train (50,000) and test (10,000)")
   rng = np.random.default_rng(list(SIZES).index(request.split))
   chosen = centres[rng.integers(len(centres), size=SIZES[request.split])]
   x = chosen + spread * rng.normal(size=chosen.shape)

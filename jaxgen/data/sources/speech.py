@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data.sources.base import About, Arrays, Request, select
 
@@ -26,7 +26,7 @@ def open_speech(request: Request) -> Arrays:
   name, split, features = request.name, request.split, request.features
   path = Path(request.rest).expanduser()
   if split not in ("train", "test"):
-    raise UserError(f"{name} has no split {split!r}: it has train and test")
+    raise NoSplit(f"{name} has no split {split!r}: it has train and test")
   if unknown := set(features) - {"wave", "label", "speaker"}:
     raise UserError(f"{name} has wave, label and speaker, no {min(unknown)!r}")
   if not path.is_file():

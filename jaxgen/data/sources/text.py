@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxgen.core.errors import UserError
+from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, tokenizer
 from jaxgen.data.sources.base import About, Examples, Request, text_of
 
@@ -123,7 +123,7 @@ def open_text(request: Request) -> Windows:
   name, split, features = request.name, request.split, request.features
   _, path, text = _document(name)
   if split not in ("train", "test"):
-    raise UserError(f"{name} has no split {split!r}: it has train (the first nine tenths) and test")
+    raise NoSplit(f"{name} has no split {split!r}: it has train (the first nine tenths) and test")
   if set(features) != {"tokens"}:
     raise UserError(f"{name} has tokens, and no {min(set(features) - {'tokens'}, default='other')!r}")
   (width,) = features["tokens"].shape

@@ -97,7 +97,35 @@ class CenterCrop(NamedTuple):
     return max(0, left * x), max(0, top * y), min(width, (left + w) * x), min(height, (top + h) * y)
 
 
-View = RandomResizedCrop | CenterCrop
+class RandomClip(NamedTuple):
+  """A random stretch of a video, for training: its stride uniform among those that fit, and its first frame among those
+  that are left.
+
+  Attributes:
+    strides: the least and the largest number of the video's frames from one of the clip's to the next.
+  """
+
+  strides: tuple[int, int] = (1, 1)
+  draws = 2
+
+  def check(self) -> None:
+    """Raises a UserError where there is no such stride."""
+    if not 1 <= self.strides[0] <= self.strides[1]:
+      raise UserError(f"a random clip has strides LEAST to MOST, 1 or more, not {self.strides}")
+
+  def stretch(self, frames: int, count: int, uniform: Uniform) -> tuple[int, int]:
+    """(the first frame, the stride) of a clip of so many frames from a video of `frames`; at least one fits."""
+    least, most = self.strides
+    most = min(most, (frames - 1) // (count - 1)) if count > 1 else least
+    stride = least + int(uniform[0] * (most - least + 1))
+    return int(uniform[1] * (frames - stride * (count - 1))), stride
+
+  def box(self, width: int, height: int, size: tuple[int, int], uniform: Uniform | None = None) -> Box:
+    """Raises a UserError: a picture has no frames."""
+    raise UserError("RandomClip is a view of videos, and these are pictures: use RandomResizedCrop, or none")
+
+
+View = RandomResizedCrop | CenterCrop | RandomClip
 
 
 def fraction(box: Box, size: tuple[int, int], spare: float = SPARE) -> int:

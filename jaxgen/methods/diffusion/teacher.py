@@ -60,7 +60,7 @@ class Teacher(NamedTuple):
     if self.weight is None:
       return model.denoise(params, told)
     predict = lambda x, t, told: model.predict(params, x, t, told)
-    return guidance.classifier_free(predict, schedule, told, condition.nothing, self.weight)
+    return guidance.classifier_free(predict, schedule, told, condition.absent(told), self.weight)
 
   def starting(self, *networks: str) -> dict[str, Frozen]:
     """The `frozen` of a method, in which these networks start from the teacher's parameters.

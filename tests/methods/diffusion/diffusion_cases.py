@@ -1,10 +1,12 @@
 """The diffusion models that `test_every_method.py` tests."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from cases import BATCH, Case
 from flax import linen as nn
@@ -13,11 +15,21 @@ from jaxgen import data, diffusion, optimizers
 from jaxgen.core.condition import labels
 from jaxgen.core.method import Frozen
 from jaxgen.core.wrappers import averaged, power
+from jaxgen.data import clips, transforms
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.solvers.flow_map import flow_map
-from jaxgen.diffusion.times import by_loss, c_noise, log_normal, low_discrepancy, steps_from_zero
+from jaxgen.diffusion.times import (
+  by_loss,
+  c_noise,
+  log_normal,
+  low_discrepancy,
+  noise_level,
+  noise_levels,
+  steps_from_zero,
+)
+from jaxgen.methods.diffusion.cascade import low_resolution
 from jaxgen.methods.diffusion.consistency import TARGET, consistency_model, improved
 from jaxgen.methods.diffusion.dmd import dmd
 from jaxgen.methods.diffusion.flow_maps import Guided, mean_flow, shortcut
@@ -30,10 +42,13 @@ from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher
 from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.methods.diffusion.video import joint
 from jaxgen.nn import UNet
 from jaxgen.nn.blocks.layers import Dropout
 from jaxgen.nn.unets.edm2 import EDM2UNet, LogVariance, forced
+from jaxgen.nn.unets.super_resolution import SuperResolution
 from jaxgen.nn.unets.vdm import LinearGamma
+from jaxgen.nn.video.unet import VideoUNet
 
 DIGITS = data.digits()
 SPEC = DIGITS.spec
@@ -264,6 +279,54 @@ def matched(dtype):
   return averaged(method, {"network": 0.9})
 
 
+SMALLER = dataclasses.replace(
+  DIGITS,
+  transforms=(*DIGITS.transforms, transforms.low_resolution(4)),
+  augment=(transforms.levels(0.5),),
+  feature="image",
+)
+
+
+class Enlarger(nn.Module):
+  """What is made of a picture beside which a small one stands, and of two times."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, t, index=None):
+    return Perceptron(self.dtype)(x[..., :1] + x[..., 1:], (t[:, 0] + t[:, 1]) / 100, index=index)
+
+
+def small_sr3(dtype):
+  process = diffusion.cosine(20)
+  method = gaussian_diffusion(
+    SuperResolution(Enlarger(dtype)),
+    process,
+    SPEC,
+    optax.adam(2e-3),
+    objective=Objective(times=noise_levels(process), time_input=noise_level),
+    condition=low_resolution(),
+    sampler=Sampler(diffusion.ancestral, steps=4, percentile=90.0),
+  )
+  return averaged(method, 0.9)
+
+
+def low_pictures(n):
+  return {"low": np.random.default_rng(0).uniform(-1, 1, (n, 4, 4, 1)), "level": np.linspace(0, 1, n)}
+
+
+# Of test clips, of which there are fewer to make.
+MOVING = dataclasses.replace(clips.moving(frames=3, side=10, augment=(clips.stills(1),)), train="test")
+
+
+def small_video(dtype):
+  widths = dict(channels=8, multipliers=(1,), blocks=1, attention=(), out_channels=1)
+  network = VideoUNet(partial(UNet, dtype=dtype, param_dtype=dtype, **widths), frames=3)
+  sampler = Sampler(steps=3, reconstruction=2.0)
+  method = gaussian_diffusion(network, diffusion.cosine(20), MOVING.spec, optax.adam(2e-3), sampler=sampler)
+  return averaged(joint(method), 0.9)
+
+
 # A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
   "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
@@ -281,5 +344,7 @@ CASES = {
   "sCM, distilled": Case(continuous_consistency, DIGITS, falls=None),
   "EDM2": Case(small_edm2, DIGITS, falls=None),
   "DMD": Case(matched, DIGITS, falls=None),
+  "SR3": Case(small_sr3, SMALLER, conditions=low_pictures, unit=(1.0, {"loss": 1})),
+  "video, jointly with images": Case(small_video, MOVING, unit=(1.0, {"loss": 1})),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

@@ -1,0 +1,171 @@
+"""Cascades: stages of one config, each a run of its own in one folder, and samples that go through all of them.
+
+A config of a cascade has an argument `stage`, and STAGES, {stage: the condition by which it is told what the stage
+before has made; "" for the first one}, in order. Its `conditions` have what a stage is told when it is sampled alone.
+
+    FOLDER/cascade.json       the config's name and STAGES
+    FOLDER/STAGE/             the run of a stage
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax.errors import FlaxError
+
+from jaxgen.core import files
+from jaxgen.core.errors import UserError
+from jaxgen.core.keys import check_seed
+from jaxgen.engine.checkpoint import Checkpoints
+from jaxgen.engine.config import Config
+from jaxgen.engine.folder import Folder
+from jaxgen.engine.run import TRACING, Run, load
+
+NAME = "cascade.json"
+Stages = Mapping[str, str]
+
+
+def stages_of(config: Config) -> dict[str, str]:
+  """A config's STAGES.
+
+  Raises:
+    UserError: it is no cascade's, or its argument `stage` has other choices.
+  """
+  stages = config.function.__globals__.get("STAGES")
+  if not isinstance(stages, Mapping) or "stage" not in config.parameters or len(stages) < 2:
+    raise UserError(
+      f"config {config.name} is of one model and no cascade: it has no STAGES of two or more and no argument stage; "
+      "train it with `jaxgen train`"
+    )
+  return dict(stages)
+
+
+def run_of(
+  folder: files.Place, config: Config, stage: str, arguments: Mapping[str, Any], seed: int, **options: Any
+) -> Run:
+  """A stage's run, new or not. The other arguments are as in `Run`."""
+  return Run(Folder(folder / stage), config, {**arguments, "stage": stage}, seed, **options)
+
+
+def is_trained(run: Run) -> bool:
+  """Whether the run is at its last step, with the same arguments and seed."""
+  if not run.folder.exists():
+    return False
+  info = run.folder.info()
+  same = info["arguments"] == json.loads(json.dumps(run.config.to_json(run.arguments))) and info["seed"] == run.seed
+  return same and max(Checkpoints(run.folder / "checkpoints").steps(), default=-1) >= run.experiment.steps
+
+
+def begin(folder: files.Place, config: Config) -> dict[str, str]:
+  """Writes what the folder is of, or checks that it is of this config. Returns its stages.
+
+  Raises:
+    UserError: as in `stages_of`, or the folder is of another cascade, or of a run.
+  """
+  stages, path = stages_of(config), folder / NAME
+  about = {"config": config.name, "stages": stages}
+  if Folder(folder).exists():
+    raise UserError(f"{folder} is a run and no cascade: choose another --name")
+  if path.is_file() and (other := read(folder)) != about:
+    raise UserError(f"{folder} is the cascade of config {other['config']}: choose another --name")
+  files.write(path, json.dumps(about, indent=2) + "\n")
+  return stages
+
+
+def read(folder: files.Place) -> dict[str, Any]:
+  """The contents of cascade.json.
+
+  Raises:
+    UserError: the folder is no cascade, or the file is damaged.
+  """
+  path = folder / NAME
+  try:
+    about = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(about["config"], str) and isinstance(about["stages"], dict)  # noqa: PT018
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(f"{folder} is no cascade: it has no {NAME}; train one with `jaxgen cascade CONFIG`") from None
+  except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
+    raise UserError(f"{path} cannot be read ({error}): put back a copy") from error
+  return about
+
+
+def runs_of(folder: files.Place) -> dict[str, Run]:
+  """The runs of a cascade's stages, in order.
+
+  Raises:
+    UserError: the folder is no cascade, or a stage is not trained yet.
+  """
+  about = read(folder)
+  missing = [stage for stage in about["stages"] if not Folder(folder / stage).exists()]
+  if missing:
+    raise UserError(
+      f"{folder} has no run of the stage {missing[0]!r}: train it with `jaxgen cascade {about['config']}`"
+    )
+  return {stage: load(folder / stage) for stage in about["stages"]}
+
+
+def check(runs: Mapping[str, Run], stages: Stages) -> None:
+  """Raises a UserError where a stage makes examples of another shape than the next one is told. No state is read."""
+  made, before = (), ""
+  words = lambda shape: " x ".join(map(str, shape))
+  for stage, run in runs.items():
+    given, name = run.conditions(np.arange(1)), stages[stage]
+    if name in given and (wanted := tuple(np.shape(given[name])[1:])) != made:
+      raise UserError(
+        f"the stages do not meet: {before!r} makes {words(made)} and {stage!r} is told {name!r} of {words(wanted)}: "
+        "train one of them anew"
+      )
+    told = {name: np.zeros((1, *made), np.float32)} if name else {}
+    try:
+      made = run.program.sample_shapes(1, {**given, **told}).shape[1:]
+    except (FlaxError, *TRACING) as error:
+      if isinstance(error, UserError) or not name:
+        raise
+      raise UserError(
+        f"the stages do not meet: {before!r} makes {words(made)}, which {stage!r} cannot be told as {name!r} "
+        f"({str(error).splitlines()[0]}): train one of them anew"
+      ) from error
+    before = stage
+
+
+def seed_of(seed: int, number: int) -> int:
+  """The seed of a stage's samples: the first stage has that of all, and each other one of its own.
+
+  With the same one, stages would begin with the same numbers as noise.
+  """
+  check_seed(seed)
+  if number == 0:
+    return seed
+  return int.from_bytes(hashlib.sha256(f"stage {number} of {seed}".encode()).digest()[:8], "little")
+
+
+def sample(
+  runs: Mapping[str, Run],
+  stages: Stages,
+  n: int,
+  *,
+  seed: int = 0,
+  first: int = 0,
+  progress: Callable[[str, int], Any] = lambda stage, done: None,
+) -> dict[str, np.ndarray]:
+  """Samples first .. first + n - 1 of every stage, [n, ...], each made of those of the stage before.
+
+  Sample i depends on (seed, i) alone. Beside them, stages are told what each config says of the samples' numbers. One
+  stage's parameters are in memory at a time.
+
+  Args:
+    progress: called with a stage and its number of samples done.
+
+  Raises:
+    UserError: stages that do not meet; or as in `Run.sample`.
+  """
+  check(runs, stages)
+  found: dict[str, np.ndarray] = {}
+  for number, (stage, run) in enumerate(runs.items()):
+    told = {stages[stage]: list(found.values())[-1]} if stages[stage] else {}
+    tell = lambda done, stage=stage: progress(stage, done)
+    found[stage] = run.sample(n, seed=seed_of(seed, number), first=first, progress=tell, **told)
+    run.state = None  # it is read again where it is needed
+  return found
