@@ -207,7 +207,9 @@ def language(
 def told(batch: Batch, conditions: tuple[str, ...]) -> dict[str, Array]:
   """The conditions of each example. Raises a UserError where the batch lacks one."""
   if missing := set(conditions) - batch.keys():
-    raise UserError(f"the model is told {min(missing)!r} of each example, and this data has none: leave it out")
+    raise UserError(
+      f"the model is conditioned on {min(missing)!r} of each example, and this data has none: leave it out"
+    )
   return {name: batch[name] for name in conditions}
 
 

@@ -35,12 +35,12 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Joint(NamedTuple):
-  """What a dual encoder returns.
+  """The output of a dual encoder.
 
   Attributes:
     image, text: features of length 1.
     log_scale: the logarithm of the inverse temperature.
-    bias: what is added to every logit; None: nothing.
+    bias: a number that is added to every logit; None: nothing.
   """
 
   image: Float[Array, "batch features"]
@@ -125,7 +125,7 @@ def _resnet(depths: tuple[int, ...], width: int, side: int = 224) -> dict[str, A
   return dict(depths=depths, width=width, heads=width // 2, side=side)
 
 
-# Parameters with 49,408 tokens and pictures of 224 x 224, or as the options say.
+# Parameters with 49,408 tokens and pictures of 224 x 224, or those in the options.
 CLIP = {
   "B/32": Size(512, dict(patch=32, width=768, depth=12, heads=12), (512, 8, 12)),  # 151,277,313
   "B/16": Size(512, dict(patch=16, width=768, depth=12, heads=12), (512, 8, 12)),  # 149,620,737

@@ -350,7 +350,7 @@ def test_samples_of_waves_are_waves():
     (dict(spec=tokens_spec(T + 1, V)), r"shape \(5,\) and the data has \(4,\)"),
     (dict(spec=Spec((T,), None, feature="tokens")), "real numbers"),
     (dict(start=9), "set the network's vocabulary"),
-    (dict(conditions=("speaker",)), "told 'speaker' of each example, and this data has none"),
+    (dict(conditions=("speaker",)), "conditioned on 'speaker' of each example, and this data has none"),
     (dict(context=3), "examples of 4 tokens to read, and a context of 3"),
   ],
 )
