@@ -1,4 +1,4 @@
-"""Equivariant diffusion of all molecules of up to six heavy atoms C, N and O that pass rules of sanity.
+"""Equivariant diffusion of all molecules with up to six heavy atoms (C, N, O) that pass plausibility rules.
 
 Paper: Hoogeboom et al. 2022, Equivariant diffusion for molecule generation in 3D, https://arxiv.org/abs/2203.17003. It
 has QM9, and a network of 256 features and 9 blocks.
@@ -10,8 +10,8 @@ has QM9, and a network of 256 features and 9 blocks.
 With --gyration True molecules are asked for by their radius of gyration, as the paper asks for properties of QM9.
 Samples are drawn, and kept in the format XYZ.
 
-Expect: not measured. Of the test split's own atoms 0.976 are stable by the paper's table of bonds, which was fitted to
-the geometries of QM9 and not to MMFF94's; of its molecules 0.874
+Expect: not measured. 0.976 of the test split's atoms are stable by the paper's table of bond lengths, which was fitted
+to the geometries of QM9 and not to MMFF94's; of its molecules 0.874
 Cost: not measured; making the data took 5 minutes on a CPU that was busy with other work as well
 """
 

@@ -115,7 +115,7 @@ def gyration_error(num: int = 256, *, seed: int = 0, split: str = "test") -> Eva
 
 
 def drawing(x: Float[np.ndarray, "n atoms four"]) -> str:
-  """Molecules in the format XYZ, one after the other, which programs for molecules show."""
+  """Molecules in the format XYZ, one after the other, for molecule viewers."""
   blocks = []
   for molecule in x:
     there = molecule[molecule[:, 3] > 0]

@@ -25,7 +25,7 @@ def gyration(x: Float[np.ndarray, "n atoms four"]) -> Float[np.ndarray, " n"]:
 
 
 def open_molecules(request: Request) -> Arrays:
-  """Raises a UserError where there is no such file, split or feature, the file is damaged or a molecule too large."""
+  """Raises a UserError if the file, split or feature is missing, the file is damaged, or a molecule is too large."""
   name, path = request.name, Path(request.rest).expanduser()
   if not path.is_file():
     raise UserError(f"there is no file {path.absolute()}, which the data set {name} names")
@@ -40,14 +40,24 @@ def open_molecules(request: Request) -> Arrays:
     raise UserError(f"{path} lacks one of the arrays positions, numbers, split: {error.args[0]}") from error
   except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of molecules ({error}): make it anew") from error
-  numeric = numbers.ndim == 2 and all(np.issubdtype(a.dtype, np.number) for a in (positions, numbers))
-  if (
-    not numeric
-    or positions.shape != (*numbers.shape, 3)
-    or split.shape != numbers.shape[:1]
-    or not np.isfinite(positions).all()
+  real = all(a.dtype.kind in "fiu" for a in (positions, numbers)) and split.dtype.kind == "U"
+  if numbers.ndim != 2 or positions.shape != (*numbers.shape, 3) or split.shape != numbers.shape[:1] or not real:
+    kinds = ", ".join(f"{a.dtype} {list(a.shape)}" for a in (positions, numbers, split))
+    raise UserError(
+      f"{path} has positions, numbers and split of {kinds}: they must be numbers [M, atoms, 3] and [M, atoms], and "
+      "texts [M]"
+    )
+  if (numbers < 0).any() or (numbers != np.round(numbers)).any():
+    raise UserError(f"{path} has atomic numbers that are not 0, 1, 2, ...: repair them")
+  for what, wrong in (
+    ("positions that are not finite", ~np.isfinite(np.where(numbers[..., None] > 0, positions, 0)).all((1, 2))),
+    ("no atoms", ~(numbers > 0).any(1)),
   ):
-    raise UserError(f"{path} is damaged: it has {positions.shape} positions and {numbers.shape} atoms: make it anew")
+    if wrong.any():
+      raise UserError(
+        f"{path} has {what} in {wrong.sum():,} of {len(wrong):,} molecules, the first of which is number "
+        f"{wrong.argmax():,}, counted from 0: repair them or leave them out"
+      )
   chosen = split == request.split
   if not chosen.any():
     raise NoSplit(f"{name} has no split {request.split!r}: it has {' and '.join(sorted(set(split.tolist())))}")
