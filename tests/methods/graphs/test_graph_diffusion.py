@@ -128,7 +128,7 @@ class Known(nn.Module):
 def test_samples_have_the_sizes_and_types_of_the_model():
   """In one step from noise alone they are draws from the network's own probabilities."""
   method = graph_diffusion(Known(), KIND, SPEC, optax.sgd(0.1), steps=10, sampling_steps=1, terms=1)
-  state = method.init(jax.random.key(0), {"graph": jnp.asarray(graphs(2)), "index": jnp.arange(2)})
+  state = jax.jit(method.init)(jax.random.key(0), {"graph": jnp.asarray(graphs(2)), "index": jnp.arange(2)})
   x = np.asarray(jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 600)))
   size = (np.diagonal(x, axis1=1, axis2=2) > 0).sum(1)
   assert set(size) == {3, 5}

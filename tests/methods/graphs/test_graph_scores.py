@@ -48,7 +48,7 @@ def test_samples_of_a_gaussian():
   method = graph_score_sde(nodes, edges, KIND, SPEC, OPTIMIZER, features="type", sampler=sampler)
   x = np.zeros((2, 6, 6), np.int32)
   x[:, range(3), range(3)] = 1
-  state = method.init(jax.random.key(0), {"graph": jnp.asarray(x), "index": jnp.arange(2)})
+  state = jax.jit(method.init)(jax.random.key(0), {"graph": jnp.asarray(x), "index": jnp.arange(2)})
   found = np.asarray(jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 1500)))
   np.testing.assert_array_equal(found, found.swapaxes(1, 2))
   types = np.diagonal(found, axis1=1, axis2=2)
