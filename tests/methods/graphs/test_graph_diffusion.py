@@ -153,6 +153,7 @@ def test_wrong_choices_are_one_sentence(tmp_path):
   small[0, 2:], small[0, :, 2:] = 0, 0
   (tmp_path / "empty").mkdir()
   (tmp_path / "edges.txt").write_text("a b c\n")
+  init = lambda method: jax.eval_shape(method.init, jax.random.key(0), {"graph": large})
   source = lambda kind, nodes=64: data.graphs(kind, nodes).source("train")
   for do, words in [
     (lambda: make(KIND._replace(sizes={7: 1})), "7 nodes do not fit arrays of 6"),
@@ -162,7 +163,7 @@ def test_wrong_choices_are_one_sentence(tmp_path):
     (lambda: make(edge_weight=-1.0), "0 or more, not -1"),
     (lambda: make(terms=0), "1 to 1000 terms"),
     (lambda: make(sampling_steps=0), "at least 1 step"),
-    (lambda: make(KIND._replace(nodes=(1.0,))).init(jax.random.key(0), {"graph": large}), "output of nodes"),
+    (lambda: init(make(KIND._replace(nodes=(1.0,)))), "output of nodes"),
     (lambda: make().check({"graph": wrong}), "symmetric matrix"),
     (lambda: make().check({"graph": unknown}), "edges of type 3"),
     (lambda: make().check({"graph": small}), "graphs of 2 nodes, to which"),
