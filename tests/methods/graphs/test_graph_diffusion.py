@@ -143,6 +143,40 @@ def test_samples_have_the_sizes_and_types_of_the_model():
   assert not x[:, i, j][~there].any()
 
 
+class Triangles(nn.Module):
+  """The exact p(x_0 | G_t) of graphs of three nodes that are a triangle or empty, equally likely, by Bayes' rule."""
+
+  @nn.compact
+  def __call__(self, nodes, edges, t, index=None, *, mask):
+    self.param("unused", nn.initializers.zeros, (1,))
+    stays = 0.5 + discrete.linear().alpha(t) / 2  # a pair's probability to be what it was
+    count = jnp.sum(edges, axis=(1, 2)) / 2
+    log_odds = (2 * count - 3) * (jnp.log(stays) - jnp.log1p(-stays))
+    logits = jnp.stack([jnp.zeros_like(log_odds), log_odds], axis=-1)
+    return jnp.zeros((*nodes.shape, 1)), jnp.broadcast_to(logits[:, None, None], (*edges.shape, 2))
+
+
+def test_edges_that_depend_on_each_other():
+  """With the exact network samples are triangles and empty graphs, half of each, and the bound is near log 2."""
+  kind, spec = Graphs((1.0,), (0.5, 0.5), {3: 1}), SPEC._replace(shape=(3, 3))
+  method = graph_diffusion(Triangles(), kind, spec, optax.sgd(0.1), schedule=discrete.linear(), steps=200)
+  x = np.stack([np.eye(3), np.ones((3, 3))] * 100).astype(np.int32)
+  batch = {"graph": jnp.asarray(x), "index": jnp.arange(200)}
+
+  @jax.jit
+  def run(keys):
+    state = method.init(keys[0], batch)
+    return method.sample(state, keys), method.evaluate(state, batch, keys[1])["nll_nats"]
+
+  drawn, nats = run(jax.random.split(jax.random.key(0), 1000))
+  edges = np.asarray(drawn).sum((1, 2)) / 2 - 1.5
+  assert np.isin(edges, [0, 3]).mean() > 0.97
+  assert abs((edges == 3).mean() - 0.5) < 0.06
+  error = np.asarray(nats).std() / np.sqrt(200)
+  assert np.log(2) - 4 * error < nats.mean() < np.log(2) + 0.03 + 4 * error
+  assert error < 0.05
+
+
 def test_wrong_choices_are_one_sentence(tmp_path):
   make = lambda kind=KIND, spec=SPEC, network=None, **more: graph_diffusion(
     network or Known(), kind, spec, optax.sgd(0.1), **more
