@@ -68,7 +68,7 @@ PRESETS = {
   "planar": Preset("planar", 64, {64: 1}, 0.0884, "planar", depth=10),
   "sbm": Preset("sbm", 200, SBM_SIZES, 0.0807, "sbm", batch_size=12, steps=550_000),
   "community_small": Preset(**COMMUNITY, depth=4, width=(64, 32, 32), batch_size=32, steps=5_000, noise_steps=500),
-  "tiny": Preset(**COMMUNITY, depth=1, width=(16, 8, 8), batch_size=16, steps=200, noise_steps=50),
+  "tiny": Preset(**COMMUNITY, depth=1, width=(16, 8, 8), batch_size=16, steps=500, noise_steps=50),
 }
 NAMES = {"digress_planar": {"preset": "planar"}, "digress_sbm": {"preset": "sbm"}}
 
