@@ -6,6 +6,7 @@ call of the network, those after the last, and the decoded picture, in float64.
 
 import functools
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -27,7 +28,7 @@ from jaxgen.core.wrappers import first_stage
 from jaxgen.diffusion.grids import leading_by_one
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
-from jaxgen.interop import cross_unet, layout, ldm, mmdit, pipelines, pretrained, stable_diffusion, text_tower
+from jaxgen.interop import cross_unet, files, layout, ldm, mmdit, pipelines, pretrained, stable_diffusion, text_tower
 from jaxgen.methods.diffusion import objective, text_to_image
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.sampler import Sampler
@@ -228,6 +229,19 @@ def test_arrays_are_read_one_by_one_and_stay_small(folder, tmp_path, monkeypatch
   np.testing.assert_array_equal(kernel, theirs.transpose(2, 3, 1, 0).astype(jnp.bfloat16))
 
 
+def test_first_stages_of_before_2023_are_read(folder, x64, tmp_path):
+  old, formerly = tmp_path / "old", {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+  write(old, "sd1")
+  (file,) = (old / "vae").glob("*.safetensors")
+  tensors = {name: np.asarray(tensor) for name, tensor in files.opened(file).items()}
+  renamed = {re.sub(r"to_(q|k|v|out\.0)\.", lambda m: f"{formerly[m[0][:-1]]}.", n): t for n, t in tensors.items()}
+  assert "decoder.mid_block.attentions.0.proj_attn.weight" in renamed
+  save_file(renamed, file)
+  d = pipelines.described(old)
+  found = pipelines.values(old, d, stable_diffusion.built(d, "float64", "float64"))["first_stage"]()
+  jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, found), values(folder["sd1"])[1]["first_stage"])
+
+
 def test_a_text_that_is_too_long_is_said(folder, capsys):
   d = pipelines.described(folder["sd1"])
   run = SimpleNamespace(folder=folder["sd1"])
@@ -261,11 +275,12 @@ def test_says_what_does_not_fit(folder, tmp_path):
     file.rename(file.with_suffix(".bin"))
   with refused("diffusion_pytorch_model.bin is a pickle"):
     pipelines.dtype_of(pickled)
+  edited = json.loads((pickled / "unet" / "config.json").read_text()) | {"in_channels": 8}
+  (pickled / "unet" / "config.json").write_text(json.dumps(edited))
+  with refused("a U-Net of 8 input channels, and this config knows 4 and, for inpainting, 9"):
+    pipelines.described(pickled)
   config = load_config("stable_diffusion")
-  for size, sentence in (
-    ("9x16", "of which the first stage makes one: 8x16 fits"),
-    ("8", "height x"),
-  ):
+  for size, sentence in {"9x16": "of which the first stage makes one: 8x16 fits", "8": "height x"}.items():
     with refused(sentence):
       config.build(preset="tiny", size=size)
   with refused("--learns lora needs pictures and captions"):
