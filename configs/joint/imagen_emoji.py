@@ -7,7 +7,7 @@ how the networks differ. Here the text encoder is the text tower of a run of `cl
 
     jaxgen train clip_emoji --file emoji_32.npz
     jaxgen cascade imagen_emoji --file emoji_64.npz --clip runs/clip_emoji
-    jaxgen cascade runs/imagen_emoji --n 64 --out emoji.png
+    jaxgen cascade runs/imagen_emoji --n 64 --out samples.png
     jaxgen train imagen_emoji --stage up_32 --file emoji_64.npz --clip runs/clip_emoji     (one stage alone)
 
 Sample i is of the name of the test split's emoji i. `--preset imagen` is 64, 256 and 1024 pixels of `--captions`, with
@@ -25,9 +25,10 @@ import numpy as np
 from clip_emoji import dual_encoder
 
 from jaxgen import Experiment, diffusion, optimizers
-from jaxgen.core.condition import both, entries
+from jaxgen.core.condition import entries, together
 from jaxgen.core.wrappers import averaged, warmed_up
 from jaxgen.data import captioned, real, transforms
+from jaxgen.evaluation.joint import clip_score
 from jaxgen.interop import runs
 from jaxgen.methods.diffusion.cascade import low_resolution
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
@@ -119,7 +120,7 @@ def experiment(
     pictures.spec,
     optimizers.adam(learning_rate, steps, warmup=200, clip=1.0),
     objective=Objective(diffusion.PREDICTIONS["v" if not first else "eps"]),
-    condition=told if first else both(told, low_resolution()),
+    condition=told if first else together({"text": told, "low": low_resolution()}),
     sampler=Sampler(diffusion.SOLVERS[solver], diffusion.log_snr, sampling_steps, percentile=percentile),
   )
   names = ("tokens",) if first else ("tokens", "low")
@@ -134,6 +135,7 @@ def experiment(
     data=pictures,
     steps=steps,
     batch_size=batch_size,
+    evaluators=(clip_score(clip),) if clip else (),
     conditions=conditions,
     samples=16,
     sample_chunk=16,

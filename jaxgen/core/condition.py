@@ -1,4 +1,4 @@
-"""What a network is told of an example: its class, a text, a picture, several at once.
+"""Conditions: what a network is conditioned on, such as a class, a text or a picture, or several of them.
 
 A `Condition` says how to read it from a batch, which value stands for "no condition", and how often training drops it.
 Networks receive the pytree as it is. Guidance, dropout and sampling only use the fact that its leaves are [B, ...].
@@ -6,7 +6,6 @@ Networks receive the pytree as it is. Guidance, dropout and sampling only use th
     labels(spec, dropout=0.1)                                            a class, or none for one example in ten
     entries({"tokens": jnp.zeros(16, jnp.int32), "token_mask": ...})     a text and which of its tokens are there
     together({"picture": entries(..., 0.05), "text": entries(..., 0.05)})     several, each dropped by itself
-    both(entries(..., dropout=0.1), low_resolution())                    a text, and a picture that is never dropped
 """
 
 from collections.abc import Callable, Mapping
@@ -23,22 +22,20 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 from jaxgen.core.spec import Spec
 
-Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
 CORRUPT_STREAM = 0xC0000000  # fold_in data of the keys that corrupt a condition, beside those that drop it
+Told = PyTree  # the values of a condition, a network's input, leaves [B, ...]; None: the network is unconditional
 
 
 class Condition(NamedTuple):
-  """What a network is told of each example.
+  """A condition of a network, by example.
 
   Attributes:
     names: the batch's entries that `read` uses. `sample` takes arguments of the same names.
-    read: batch -> what the network is told, a pytree with leaves [B, ...].
-    nothing: one example's pytree, leaves [...], that stands for no condition.
+    read: batch -> the condition's values, the network's input: a pytree with leaves [B, ...].
+    nothing: one example's pytree, leaves [...], that stands for "no condition".
     dropout: the probability that training drops an example's condition. Classifier-free guidance needs it above 0.
     draw: keys [N] -> conditions for samples that are requested without any; None: a request must give them.
     check: network -> None; raises a UserError if the network does not fit this condition.
-    kept: entries of what the network is told, a dict, that are never dropped: guidance has them on both sides, and
-      `nothing` lacks them.
     corrupt: (what it is told, keys [B]) -> the same with noise, in training and for samples, not in `evaluate`.
     parts: the conditions of `together`, each told as a dict; (): there is one.
     drops: of `together`: keys [N] -> which parts training drops, [N, parts].
@@ -50,13 +47,12 @@ class Condition(NamedTuple):
   dropout: float = 0.0
   draw: Callable[[Key[Array, " n"]], Told] | None = None
   check: Callable[[Any], None] = lambda network: None
-  kept: tuple[str, ...] = ()
   corrupt: Callable[[Told, Key[Array, " n"]], Told] | None = None
   parts: tuple["Condition", ...] = ()
   drops: Callable[[Key[Array, " n"]], Bool[Array, "n parts"]] | None = None
 
   def of(self, batch: Mapping[str, Any]) -> Told:
-    """What the network is told of a batch.
+    """The condition's values for a batch.
 
     Raises:
       UserError: the batch lacks an entry.
@@ -70,7 +66,7 @@ class Condition(NamedTuple):
     return self.read(batch)
 
   def dropped(self, told: Told, keys: Key[Array, " batch"]) -> Told:
-    """The condition in training: corrupted, and each example's replaced by `nothing` with probability `dropout`."""
+    """The values in training: corrupted, and each example's replaced by `nothing` with probability `dropout`."""
     told = self._corrupted(told, keys)
     if not self.dropout:
       return told
@@ -80,28 +76,24 @@ class Condition(NamedTuple):
     return self._where(jax.vmap(lambda key: jax.random.bernoulli(key, self.dropout))(keys), told)
 
   def _where(self, drop: Bool[Array, " batch"], told: Told) -> Told:
-    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.absent(told))
-
-  def _merged(self, of: Callable[[int, "Condition", Told], Told], told: Told) -> Told:
-    """of(number, part, what it is told) of all parts, as one dict."""
-    own = lambda part: {name: told[name] for name in (*part.nothing, *part.kept)}
-    each = [of(i, part, own(part)) for i, part in enumerate(self.parts)]
-    return {name: value for part in each for name, value in part.items()}
-
-  def absent(self, told: Told) -> Told:
-    """`nothing` for each example, like what it is told, and what is never dropped."""
-    if self.parts:
-      return self._merged(lambda i, part, told: part.absent(told) if part.dropout else told, told)
-    like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
-    if not self.kept:
-      return jax.tree.map(like, told, self.nothing)
-    rest = {name: a for name, a in told.items() if name not in self.kept}
-    return {**told, **jax.tree.map(like, rest, self.nothing)}
+    return jax.tree.map(lambda a, nothing: jnp.where(per_example(drop, a), nothing, a), told, self.nothing)
 
   def _corrupted(self, told: Told, keys: Key[Array, " n"]) -> Told:
     if self.parts:
       return self._merged(lambda i, part, told: part._corrupted(told, fold_in(keys, i)), told)
     return told if self.corrupt is None else self.corrupt(told, fold_in(keys, CORRUPT_STREAM))
+
+  def _merged(self, of: Callable[[int, "Condition", Told], Told], told: Told) -> Told:
+    """of(number, part, what it is told) of all parts, as one dict."""
+    each = [of(i, part, {name: told[name] for name in part.nothing}) for i, part in enumerate(self.parts)]
+    return {name: value for part in each for name, value in part.items()}
+
+  def absent(self, told: Told) -> Told:
+    """`nothing` for each example, in the shape of `told`. Parts of `together` that are never dropped stay."""
+    if self.parts:
+      return self._merged(lambda i, part, told: part.absent(told) if part.dropout else told, told)
+    like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
+    return jax.tree.map(like, told, self.nothing)
 
   def ways(self, told: Told, away: Told) -> list[Told]:
     """From `away` to what is told, part after part of those that are dropped: K + 1 conditions for K parts."""
@@ -132,13 +124,10 @@ class Condition(NamedTuple):
     if missing := [name for name in self.names if name not in negative]:
       raise UserError(f"a negative condition has {', '.join(self.names)}: give negative_{', negative_'.join(missing)}")
     read = self.read({name: jnp.asarray(value) for name, value in negative.items()})
-    if not isinstance(read, Mapping):
-      return read
-    rest = {name: value for name, value in told.items() if name not in read}
-    return {**self._replace(nothing={name: self.nothing[name] for name in rest}).absent(rest), **read}
+    return {**self.absent(told), **read} if isinstance(read, Mapping) else read
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
-    """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.
+    """The condition's values for samples: the arguments of `sample`, or, without any, values from `draw`.
 
     Raises:
       UserError: some of the names are missing, or all are and there is no `draw`.
@@ -151,7 +140,7 @@ class Condition(NamedTuple):
       return self.draw(keys)
     missing = [name for name in self.names if name not in given]
     if missing:
-      raise UserError(f"samples of this model are asked for with {', '.join(self.names)}: give {', '.join(missing)}")
+      raise UserError(f"samples of this model need {', '.join(self.names)}: give {', '.join(missing)}")
     return self._corrupted(self.read(given), keys)
 
 
@@ -168,14 +157,14 @@ def labels(spec: Spec, dropout: float = 0.0) -> Condition:
     UserError: data without classes.
   """
   if spec.classes is None:
-    raise UserError("a class-conditional model is of data with classes, and this data has none: use other data")
+    raise UserError("a class-conditional model needs data with classes, and this data has none: use other data")
   needed = spec.classes + (dropout > 0)
 
   def check(network: Any) -> None:
     if getattr(network, "classes", needed) != needed:
       raise UserError(
-        f"the network knows {network.classes} classes and the method needs {needed}"
-        f"{', one of which is no label' if dropout else ''}: set the network's to that"
+        f"the network has embeddings for {network.classes} classes and the method needs {needed}"
+        f"{', one of them for no label' if dropout else ''}: set the network's classes to that"
       )
 
   draw = lambda keys: jax.vmap(lambda key: jax.random.randint(key, (), 0, spec.classes))(keys)
@@ -186,7 +175,7 @@ def entries(nothing: Mapping[str, Any], dropout: float = 0.0) -> Condition:
   """Several entries of a batch, as a dict with the same names: a text's tokens and their mask, a small picture.
 
   Args:
-    nothing: one example's arrays by name that stand for no condition. All entries are dropped together.
+    nothing: one example's arrays by name, which stand for "no condition". All entries are dropped together.
     dropout: the probability that training drops an example's condition.
   """
   return Condition(tuple(nothing), lambda batch: {name: batch[name] for name in nothing}, dict(nothing), dropout)
@@ -212,7 +201,7 @@ def together(
   own = [part.dropout for part in parts.values()]
   names = [name for part in parts.values() for name in part.names]
   if twice := sorted({name for name in names if names.count(name) > 1}):
-    raise UserError(f"two conditions have an entry {twice[0]!r} each: rename one")
+    raise UserError(f"two conditions are told {', '.join(twice)}: give each entry to one")
   if rates and any(own):
     raise UserError("conditions are dropped by their own rates or by those of `rates`: leave one of them out")
   if unknown := sorted({name for group in rates for name in group} - set(parts)):
@@ -239,7 +228,7 @@ def together(
       check_condition(part, network)
 
   nothing = {name: value for part in made for name, value in part.nothing.items()}
-  return Condition(tuple(names), read, nothing, max(shares, default=0.0), check=check, parts=made, drops=drops)
+  return Condition(tuple(names), read, nothing, max(shares, default=0.0), None, check, None, made, drops)
 
 
 def _as_dict(condition: Condition) -> Condition:
@@ -251,25 +240,10 @@ def _as_dict(condition: Condition) -> Condition:
   return condition._replace(read=lambda b: {name: condition.read(b)}, nothing={name: condition.nothing}, draw=draw)
 
 
-def both(first: Condition, second: Condition) -> Condition:
-  """Two conditions of which a network is told both, in one dict: `together`, where the second is never dropped.
-
-  Args:
-    first: its `read` gives a dict.
-    second: likewise, and its entries are never dropped.
-
-  Raises:
-    UserError: the second drops its entries, or both have one of the same name.
-  """
-  if second.dropout:
-    raise UserError("of two conditions the first is dropped and the second is not: set the second's dropout to 0")
-  return together({"first": first, "second": second})
-
-
 def check_condition(condition: Condition, network: Any) -> None:
   """Raises a UserError if a condition's dropout is not a probability below 1, or the network does not fit it."""
   if not 0 <= condition.dropout < 1:
-    raise UserError(f"a condition's dropout is a probability below 1, and this is {condition.dropout:g}: change it")
+    raise UserError(f"a condition's dropout must be a probability below 1, not {condition.dropout:g}")
   condition.check(network)
 
 
@@ -289,4 +263,4 @@ def check_names(given: Mapping[str, Any], *conditions: Condition) -> None:
   unknown = [name for name, value in given.items() if value is not None and name not in known]
   if unknown:
     takes = f"takes {', '.join(known)}" if known else "is unconditional"
-    raise UserError(f"this model {takes} and is not told {', '.join(unknown)}: sample without")
+    raise UserError(f"this model {takes} and has no condition {', '.join(unknown)}: sample without it")

@@ -102,7 +102,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def standardize(mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Transform:
-  """Images in [-1, 1] -> ((x + 1) / 2 - mean) / std, each channel by its own; put it last, after augmentations."""
+  """Images in [-1, 1] -> ((x + 1) / 2 - mean) / std, for each channel; put it last, after augmentations."""
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]
@@ -145,21 +145,6 @@ def flip() -> Transform:
     image = batch["image"]
     flips = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["index"]))
     return batch | {"image": jnp.where(flips[:, None, None, None], image[:, :, ::-1], image)}
-
-  return transform
-
-
-def outlined(threshold: float = 0.1) -> Transform:
-  """Images in [-1, 1] get their outlines, "control" [B, H, W, 1]: 1 where the brightness changes, 0 elsewhere.
-
-  A pixel is on an outline where brightness in [0, 1] differs from the one below or to the right by the threshold.
-  """
-
-  def transform(key: Array, batch: Batch) -> Batch:
-    scaled("outlined", batch["image"])
-    bright = (batch["image"].mean(-1) + 1) / 2
-    down, right = (jnp.diff(bright, axis=axis, append=jnp.take(bright, jnp.array([-1]), axis)) for axis in (1, 2))
-    return batch | {"control": (jnp.hypot(down, right) > threshold).astype(bright.dtype)[..., None]}
 
   return transform
 
@@ -219,5 +204,20 @@ def levels(most: float = 1.0) -> Transform:
   def transform(key: Array, batch: Batch) -> Batch:
     keys, like = example_keys(key, batch["index"]), batch["level"]
     return batch | {"level": most * jax.vmap(lambda key: jax.random.uniform(key, (), like.dtype))(keys)}
+
+  return transform
+
+
+def outlined(threshold: float = 0.1) -> Transform:
+  """Images in [-1, 1] get their outlines, "control" [B, H, W, 1]: 1 where the brightness changes, 0 elsewhere.
+
+  A pixel is on an outline where brightness in [0, 1] differs from the one below or to the right by the threshold.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    scaled("outlined", batch["image"])
+    bright = (batch["image"].mean(-1) + 1) / 2
+    down, right = (jnp.diff(bright, axis=axis, append=jnp.take(bright, jnp.array([-1]), axis)) for axis in (1, 2))
+    return batch | {"control": (jnp.hypot(down, right) > threshold).astype(bright.dtype)[..., None]}
 
   return transform

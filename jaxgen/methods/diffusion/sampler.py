@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import edits
-from jaxgen.core.arrays import masked
+from jaxgen.core.arrays import masked, per_example
 from jaxgen.core.condition import Condition, check_names, negatives
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import normal, split
@@ -34,6 +34,7 @@ class Sampler(NamedTuple):
     jump, resampling: of `diffusion.editing.repaint`, where a part of a picture is filled.
     percentile: dynamic thresholding in place of `clip`: the predicted x_0 is clipped to the range of this many per cent
       of an example's |x_0|, at least [-1, 1], and scaled down to [-1, 1]; see `diffusion.guidance.thresholded`.
+    reconstruction: the weight of `diffusion.editing.rebuilt`, which then fills it instead; None: RePaint.
   """
 
   solver: Callable[[Schedule], Solver] = ddim
@@ -44,6 +45,7 @@ class Sampler(NamedTuple):
   jump: int = 10
   resampling: int = 10
   percentile: float | None = None
+  reconstruction: float | Callable[[Array], Array] | None = None
 
 
 DDIM = Sampler()
@@ -56,8 +58,8 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   of several conditions. Attention maps of another text's sample are asked for as in `prompt_to_prompt`.
 
   Padding is 0. Without a mask samples have no padding. "noise" [N, *shape], standard normal, takes the place of what
-  the keys give at the start. A picture is changed by "start" with "strength", SDEdit, or with "keep", RePaint: see
-  `core.edits`.
+  the keys give at the start. A picture is changed by "start" with "strength", SDEdit, or with "keep", RePaint or
+  reconstruction guidance: see `core.edits`.
 
   Raises:
     UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions, and
@@ -111,10 +113,19 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
     else:
       asked = Asked(told, sampler.guidance.condition.asked(given, told_keys), mask, negative)
       denoise = sampler.guidance.denoise(model, told_as, state, asked, weight)
+    rebuilds = sampler.reconstruction is not None and edit is not None and edit.keep is not None
+    if rebuilds:
+      start, keep = masked(edit.start.astype(x.dtype), mask), edit.keep
+      check_output("what is known of an example", start.shape[1:], spec.shape, "give one of that size")
+      denoise = editing.rebuilt(denoise, schedule, start, keep, sampler.reconstruction)
     if sampler.percentile is not None:
       denoise = guidance.thresholded(denoise, schedule, sampler.percentile)
     elif sampler.clip:
       denoise = guidance.clipped(denoise, schedule)
+    if rebuilds:
+      keep, alpha = per_example(keep, x), schedule.alpha(jnp.asarray(visited[0], x.dtype))
+      x = masked(jnp.where(keep, alpha * start, 0) + x, mask)
+      return jnp.where(keep, start, masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask))
     if edit is None:
       x = masked(sampling.sample(solver, denoise, visited, x, solver_keys), mask)
       return x if prompts is None else x[1::2]
@@ -166,5 +177,6 @@ def check_start(schedule: Schedule, prediction: Prediction, first: float) -> Non
   if schedule.is_noise(first) and not prediction.at_noise:
     raise UserError(
       "this schedule has no signal at its last time (alpha = 0), where eps and the score do not determine x_0: predict "
-      "x_0, v, velocity or F, or choose a schedule, or for sampling alone a time grid, that starts with some signal"
+      "x_0, v, velocity or F, or choose a schedule that starts with some signal, or, only for sampling, such a "
+      "time grid"
     )

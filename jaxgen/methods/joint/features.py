@@ -96,9 +96,13 @@ def t5_texts(network: T5Encoder) -> Reader:
   return Reader(init, read)
 
 
-def _init(network: DualEncoder, side: int | None) -> Callable[[Array, Batch], Params]:
+def _init(network: DualEncoder, side: int, name: str = "") -> Callable[[Array, Batch], Params]:
   def init(key: Array, batch: Batch) -> Params:
-    pictures = jnp.zeros((1, side, side, 3))
+    pictures = batch[name][:1] if name in batch else jnp.zeros((1, side, side, 3))
+    if pictures.shape[1:3] != (side, side):
+      raise UserError(
+        f"the dual encoder sees {side} x {side}, and {name!r} is {pictures.shape[1:3]}: change one of them"
+      )
     return {"params": network.init(key, pictures, _tokens(batch)[:1])["params"]}
 
   return init
@@ -157,4 +161,4 @@ def clip_pairs(network: DualEncoder, side: int, tells: Sequence[str] = PAIR, pic
     return {name: value for name, value in found.items() if name in tells}
 
   shown = tuple(name for name in ("embedding", "text_embedding") if name in tells)
-  return Reader(_init(network, side), read, ("tokens", pictures), shown)
+  return Reader(_init(network, side, pictures), read, ("tokens", pictures), shown)

@@ -82,13 +82,8 @@ def better_of(method: Method, draws: int = 2) -> Method:
     raise UserError(f"the better of {draws} samples is none: draw 1 or more")
 
   def sample(state: State, keys: Key[Array, " n"], **asked: Any) -> Embeddings:
-    def one(number: Array) -> Embeddings:
-      apart = jnp.where(
-        number == 0, jax.random.key_data(keys), jax.random.key_data(fold_in(keys, DRAW_STREAM + number))
-      )
-      return method.sample(state, jax.random.wrap_key_data(apart, impl=jax.random.key_impl(keys)), **asked)
-
-    drawn = jax.lax.map(one, jnp.arange(draws, dtype=jnp.uint32))  # [draws, N, d]
+    of_draws = jnp.stack([keys, *(fold_in(keys, DRAW_STREAM + number) for number in range(draws - 1))])
+    drawn = jax.lax.map(lambda some: method.sample(state, some, **asked), of_draws)  # [draws, N, d]
     likeness = jnp.sum(drawn * jnp.asarray(asked[TEXT_EMBEDDING]), axis=-1)
     return jnp.take_along_axis(drawn, jnp.argmax(likeness, axis=0)[None, :, None], axis=0)[0]
 
