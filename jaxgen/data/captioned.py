@@ -1,4 +1,4 @@
-"""Pictures with texts: emoji and their names, and a user's own pairs."""
+"""Pictures with texts: emoji with their names, and your own pairs."""
 
 import os
 
@@ -90,7 +90,7 @@ def marked(token: int) -> Transform:
 
 
 def class_texts(data: Dataset) -> list[tuple[Int[np.ndarray, "n length"], str]]:
-  """(tokens of what is said of a class, its name) for each class of a data set of emoji: the names of its emoji that
+  """(tokens of the prompts of a class, its name) for each class of a data set of emoji: the names of its emoji that
   are trained on, which are its prompts.
   """
   labels, _, file = source.parts(data.name)
@@ -116,7 +116,7 @@ def captions(
   augment: tuple[Transform, ...] = (),
   last: tuple[Transform, ...] = (),
 ) -> Dataset:
-  """A user's own pictures and captions: see `sources.captions`.
+  """Your own pictures and captions: see `sources.captions`.
 
   Args:
     path: a list, a folder of lists, or shards.

@@ -112,6 +112,7 @@ def test_bad_lists_are_one_sentence(tmp_path):
     opened(path)
   for text, said in (
     ('{"file": "9.png", "caption": "a"}', "names 1 pictures that are not there, the first is .*9.png"),
+    ('{"file": "a.png", "caption": "\\ud800"}', 'line 1 of .*train.jsonl is no {"file": .., "caption": ..}'),
     ('{"caption": "a"}', 'line 1 of .*train.jsonl is no {"file": .., "caption": ..}'),
     ("[1, 2]", "line 1 of .*train.jsonl is no"),
     ('{"file": "0.png", "caption": 3}', "line 1 of .* are texts, and one of these is not"),
