@@ -114,7 +114,7 @@ def test_frechet_distances_of_clips_and_of_their_frames(moving, monkeypatch):
   of = lambda x, frames: means(x.reshape(-1, *x.shape[2:]) if frames else x[..., 0].transpose(0, 2, 3, 1))
   for name, frames in (("frechet_clips_small_5x16x16_8", False), ("frechet_frames_small_16x16_8", True)):
     assert numbers[name] == pytest.approx(frechet_distance(of(rounded, frames), of(real, frames)), rel=1e-3)
-    assert numbers[f"{name}_floor"] == 0  # its training split is the test split here
+    assert numbers[f"{name}_floor"] < 1e-12  # its training split is the test split here
   assert len(numbers) == 4
   with pytest.raises(UserError, match="takes 2 or more, and at most 1000"):
     clips.frechet(1_001)(run)

@@ -130,9 +130,9 @@ def test_the_program_does_not_grow_with_the_clip(x64):
 def test_what_the_network_does_not_know_is_one_sentence():
   x, t = jnp.zeros((1, 2, 4, 4, 3)), jnp.zeros(1)
   init = lambda told, **options: jax.eval_shape(VideoUNet(SMALL, **options).init, jax.random.key(0), x, t, told)
-  with pytest.raises(UserError, match="is told nothing beside a label, and the method's condition has rate"):
+  with pytest.raises(UserError, match="is conditioned on nothing beside a label, and the method's condition has rate"):
     init({"rate": jnp.ones(1)})
-  with pytest.raises(UserError, match="is told rate beside a label, and the method's condition has nothing"):
+  with pytest.raises(UserError, match="is conditioned on rate beside a label, and the method's condition has nothing"):
     init(None, rates=True)
   with pytest.raises(UserError, match="the method's condition has text"):
     init({"text": jnp.ones(1)})

@@ -44,7 +44,7 @@ def to_the_last(t: Float[Array, "batch"], dim: int) -> Float[Array, "batch {dim}
 
 
 class DiTBlock(nn.Module):
-  """Attention and MLP, each on a residual branch that is normalised, scaled, shifted and gated by what it is told.
+  """Attention and MLP, each on a residual branch that is normalised, and scaled, shifted and gated by its condition.
 
   Attributes:
     eps: of the norm before the MLP; attention's is 1e-6.
@@ -77,13 +77,13 @@ class DiT(nn.Module):
     patch: side of a patch, in pixels or latents.
     width: number of features of a token.
     heads: of the attention.
-    classes: of a class-conditional network, one of which may stand for no class; None: it is told no class.
+    classes: of a class-conditional network, one of which may stand for no class; None: it is unconditional.
     out_channels: twice the picture's where the variances are learned.
     hidden: width of the MLPs' hidden layers; default 4 x width.
     eps: of the norms before MLPs.
     sinusoids: (t, dim) -> the time as numbers.
     remat: keep only each block's input for the backward pass, and compute the rest again.
-    unroll: how many blocks a turn of the loop computes, see `Blocks`.
+    unroll: the number of blocks in one turn of the loop, see `Blocks`.
     frames: of a clip's patch. A clip's tokens are those of its stretches of so many frames, one stretch after the
       other, and all see each other. A stretch's position is added as sinusoids less those of the first one, so that a
       clip of one stretch is an image with its frames as channels, and a network of clips may start from one of images.

@@ -73,8 +73,8 @@ class VideoUNet(nn.Module):
     label, known = told.pop("label", None), ["rate"] * self.rates + ["given"] * self.given
     if sorted(told) != sorted(known):
       raise UserError(
-        f"this network of clips is told {' and '.join(known) or 'nothing'} beside a label, and the method's condition "
-        f"has {' and '.join(sorted(told)) or 'nothing'}: change one of them"
+        f"this network of clips is conditioned on {' and '.join(known) or 'nothing'} beside a label, and the method's "
+        f"condition has {' and '.join(sorted(told)) or 'nothing'}: change one of them"
       )
     rate, given = told.get("rate"), told.get("given")
     pairs = seen(time, self.frames, mask)

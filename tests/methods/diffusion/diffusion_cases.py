@@ -41,6 +41,7 @@ from jaxgen.methods.diffusion.reflow import reflow
 from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher
+from jaxgen.methods.diffusion.tuning import Part
 from jaxgen.methods.diffusion.vdm import vdm
 from jaxgen.methods.diffusion.video import joint
 from jaxgen.nn import UNet
@@ -315,6 +316,18 @@ def low_pictures(n):
   return {"low": np.random.default_rng(0).uniform(-1, 1, (n, 4, 4, 1)), "level": np.linspace(0, 1, n)}
 
 
+def tuned(dtype):
+  """A part of a base that is read."""
+  network = Perceptron(dtype)
+  label = jnp.zeros(1, jnp.int32)
+  values = lambda: network.init(jax.random.key(7), jnp.zeros((1, *SPEC.shape)), jnp.zeros(1), label)["params"]
+  options = dict(condition=labels(SPEC), adapter=Part("Dense_1"), base=Frozen("a test", values))
+  method = gaussian_diffusion(
+    network, diffusion.cosine(20), SPEC, optax.adam(2e-3), sampler=Sampler(steps=4), **options
+  )  # fmt: skip
+  return averaged(method, 0.9)
+
+
 # Of test clips, of which there are fewer to make.
 MOVING = dataclasses.replace(clips.moving(frames=3, side=10, augment=(clips.stills(1),)), train="test")
 
@@ -365,6 +378,7 @@ CASES = {
   "EDM2": Case(small_edm2, DIGITS, falls=None),
   "DMD": Case(matched, DIGITS, falls=None),
   "SR3": Case(small_sr3, SMALLER, conditions=low_pictures, unit=(1.0, {"loss": 1})),
+  "a tuned part": Case(tuned, DIGITS, unit=(1.0, {"loss": 1})),
   "video, jointly with images": Case(small_video, MOVING, unit=(1.0, {"loss": 1})),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }
