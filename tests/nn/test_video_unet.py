@@ -35,7 +35,7 @@ def attention():
   with jax.enable_x64(True):
     params, given = load("attention")
     network = VideoUNet(partial(IMAGE, **DOUBLE), frames=3)
-    yield jax.jit(network.apply), params, given
+    return jax.jit(network.apply), params, given
 
 
 def close(a, b):
@@ -96,7 +96,7 @@ def test_a_new_network_is_its_image_model(x64):
   assert len(over_time) == 2 * 12 + 11 + 1  # twelve 3x3 convolutions, an attention in the middle, what is given
 
 
-def test_a_run_starts_from_an_image_model():
+def test_a_run_starts_from_an_image_model(x64):
   """All that the image model has is taken, and the layers over time and the embedding of the rate are fresh."""
   x, t = jax.ShapeDtypeStruct((1, 2, 4, 4, 3), jnp.float64), jax.ShapeDtypeStruct((1,), jnp.float64)
   network = VideoUNet(SMALL, convs=True, rates=True)
@@ -127,7 +127,7 @@ def test_the_program_does_not_grow_with_the_clip(x64):
   assert lines[0] == lines[1]
 
 
-def test_what_the_network_does_not_know_is_one_sentence():
+def test_what_the_network_does_not_know_is_one_sentence(x64):
   x, t = jnp.zeros((1, 2, 4, 4, 3)), jnp.zeros(1)
   init = lambda told, **options: jax.eval_shape(VideoUNet(SMALL, **options).init, jax.random.key(0), x, t, told)
   with pytest.raises(UserError, match="is conditioned on nothing beside a label, and the method's condition has rate"):
