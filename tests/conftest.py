@@ -39,6 +39,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import contextlib  # noqa: E402
+import gc  # noqa: E402
 import multiprocessing.util  # noqa: E402
 import pathlib  # noqa: E402
 import re  # noqa: E402
@@ -110,19 +111,39 @@ def patience() -> float:
   return 2.0 + 2.0 * os.getloadavg()[0] / len(os.sched_getaffinity(0))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-  """What several workers would do twice is done by one, and what takes longest begins first.
-
-  Tests that share a fixture of their module (a run, a judge) are a group. The tests of the whole project, in the files
-  of this folder, start processes and train: no worker should be alone with one of them at the end.
-  """
+  """The tests of the whole project, in the files of this folder, start processes and train: they begin, so that no
+  worker is alone with one of them at the end."""
   items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
-  for item in items:
-    fixtures = [f for found in item._fixtureinfo.name2fixturedefs.values() for f in found]
-    shared = any(f.scope == "module" and f.argname != "forget_programs" for f in fixtures)
-    if shared and item.get_closest_marker("xdist_group") is None:
-      item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish():
+  """Python's collector of cycles leaves alone what imports have made, and comes rarely: a trace of a program makes
+  millions of objects, for which it took a tenth of the suite's time."""
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
+
+
+def group(nodeid: str) -> str:
+  """The tests that one worker runs one after the other, so that they share fixtures and what was compiled: those of a
+  file, and in test_every_method.py those of a method."""
+  file, _, test = nodeid.partition("::")
+  return file + test[test.find("[") :] if file.endswith("test_every_method.py") and "[" in test else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """With --dist loadgroup: groups are read off the names of tests, in the order of collection. xdist's own groups, by
+  marks, are none with pytest 9.2: it renames tests in a field that pytest no longer reads."""
+  if config.getoption("dist") != "loadgroup":
+    return None
+  from xdist.scheduler import LoadScopeScheduling
+
+  class Groups(LoadScopeScheduling):
+    _split_scope = staticmethod(group)
+
+  config.option.loadscopereorder = False  # by the number of tests: what takes longest would come last
+  return Groups(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,11 +26,11 @@ FILES = sorted((conftest.REPOSITORY / "tests" / "methods").glob("*/*_cases.py"))
 CASES = {name: case for file in FILES for name, case in runpy.run_path(str(file))["CASES"].items()}
 STEPS = 10
 KEY = jax.eval_shape(jax.random.key, 0)
-# All tests of a method run in one worker, one after the other, so that they share what was compiled for it.
-each = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES]
 
 
-@pytest.fixture(scope="module", params=each)
+# All tests of a method run in one worker, one after the other, so that they share what was compiled for it: those with
+# its name in brackets, see conftest's `group`.
+@pytest.fixture(scope="module", params=CASES)
 def name(request):
   return request.param
 
@@ -201,9 +201,9 @@ def test_pmap_refuses_what_is_no_mean_and_what_has_buffers(x64):
   assert refused
 
 
-@pytest.mark.parametrize("kind", ["chains", "codebook", "statistics"])
-def test_checkpoints_with_buffers_go_from_mesh_to_mesh(kind, tmp_path, x64):
-  name = {"chains": "EBM, replay buffer", "codebook": "VQ-VAE", "statistics": "classifier with batch statistics"}[kind]
+# Buffers of chains, of a codebook and of running statistics.
+@pytest.mark.parametrize("name", ["EBM, replay buffer", "VQ-VAE", "classifier with batch statistics"])
+def test_checkpoints_with_buffers_go_from_mesh_to_mesh(name, tmp_path, x64):
   state, _ = trained(name, 8)
   saved = state_hash(state)
   checkpoints = Checkpoints(tmp_path)

@@ -18,7 +18,7 @@ from test_processes import finish, two_processes
 
 import jaxgen
 
-pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("kills")]
+pytestmark = pytest.mark.nightly
 
 
 def newest(run):

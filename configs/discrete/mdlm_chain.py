@@ -15,6 +15,7 @@ from typing import Literal
 from jaxgen import Experiment, data, discrete, optimizers
 from jaxgen.core.wrappers import averaged
 from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.text import text_quality
 from jaxgen.methods.discrete.diffusion import Objective, Sampler, discrete_diffusion
 from jaxgen.nn.transformers.ddit import DDiT
 
@@ -35,6 +36,7 @@ def experiment(
   solver: discrete.SolverName = "ancestral",
   sampling_steps: int = 32,
   evaluation_terms: int = 32,
+  judged: int = 1_000,
 ) -> Experiment:
   """A small Transformer learns the chain.
 
@@ -49,6 +51,7 @@ def experiment(
     solver: what samples are drawn by.
     sampling_steps: number of steps of a sample.
     evaluation_terms: draws of the time for each evaluated sequence.
+    judged: number of samples whose perplexity and variety are judged.
   """
   chain = data.markov_chain(vocabulary, length)
   process = NOISES[noise](discrete.SCHEDULES[schedule](), vocabulary)
@@ -66,7 +69,7 @@ def experiment(
     data=chain,
     steps=steps,
     batch_size=batch_size,
-    evaluators=(likelihood(),),
+    evaluators=(likelihood(), text_quality(judged, order=3)),
     render=lambda samples, conditions: {".txt": "\n".join(" ".join(map(str, row)) for row in samples).encode()},
     evaluate_batch=1000,
   )

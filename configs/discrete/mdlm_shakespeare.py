@@ -23,6 +23,7 @@ from jaxgen.core.wrappers import averaged
 from jaxgen.data import text
 from jaxgen.discrete import PREDICTIONS, Process
 from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.text import text_quality
 from jaxgen.methods.discrete.diffusion import Objective, Sampler, discrete_diffusion
 from jaxgen.nn.transformers.ddit import SIZES, DDiT
 
@@ -71,6 +72,7 @@ def experiment(
   vocabulary: int = 65,
   characters: bool = True,
   evaluation_terms: int = 16,
+  judged: int = 16,
 ) -> Experiment:
   """A Transformer that sees all of a window learns which characters noise has taken.
 
@@ -88,6 +90,7 @@ def experiment(
     vocabulary: number of different tokens.
     characters: tokens are characters; else byte pair encoding, trained on the text.
     evaluation_terms: draws of the time for each evaluated window.
+    judged: number of samples whose perplexity and variety are judged.
   """
   chosen = KINDS[kind]
   document = text.document(corpus, length=context - 1, vocabulary=vocabulary, characters=characters)
@@ -109,7 +112,7 @@ def experiment(
     data=document,
     steps=steps,
     batch_size=batch_size,
-    evaluators=(likelihood(),),
+    evaluators=(likelihood(), text_quality(judged, order=5 if characters else 3)),
     conditions=(lambda i: {"prompt": text.encode_prompts(document.name, [prompt] * len(i))}) if masks else None,
     render=text.render(document.name),
     samples=4,

@@ -23,7 +23,9 @@ from jaxgen import Experiment, data, optimizers
 from jaxgen.core.wrappers import averaged
 from jaxgen.evaluation.evaluators import means
 from jaxgen.evaluation.graphs import Family, drawing, likeness
-from jaxgen.methods.graphs.digress import Graphs, graph_diffusion
+from jaxgen.interop.digress import authors
+from jaxgen.methods.graphs.digress import graph_diffusion
+from jaxgen.methods.graphs.graphs import Graphs
 from jaxgen.nn.graphs.transformer import DiGress, GraphTransformer
 
 # Sizes of block models: the sum of 2 to 5 blocks of 20 to 40 nodes, all equally likely.
@@ -128,6 +130,7 @@ def experiment(
     batch_size=chosen.batch_size if batch_size is None else batch_size,
     evaluators=(means("nll_nats"), likeness(judged, family=chosen.family)),
     render=lambda samples, conditions: {".png": drawing(samples)},
+    layouts={"digress": authors(body, "params/body")},
     samples=16,
     sample_chunk=8,
     evaluate_batch=8,

@@ -25,7 +25,7 @@ import numpy as np
 from clip_emoji import dual_encoder
 
 from jaxgen import Experiment, diffusion, optimizers
-from jaxgen.core.condition import both, entries
+from jaxgen.core.condition import entries, together
 from jaxgen.core.wrappers import averaged, warmed_up
 from jaxgen.data import captioned, real, transforms
 from jaxgen.evaluation.joint import clip_score
@@ -120,7 +120,7 @@ def experiment(
     pictures.spec,
     optimizers.adam(learning_rate, steps, warmup=200, clip=1.0),
     objective=Objective(diffusion.PREDICTIONS["v" if not first else "eps"]),
-    condition=told if first else both(told, low_resolution()),
+    condition=told if first else together({"text": told, "low": low_resolution()}),
     sampler=Sampler(diffusion.SOLVERS[solver], diffusion.log_snr, sampling_steps, percentile=percentile),
   )
   names = ("tokens",) if first else ("tokens", "low")

@@ -22,6 +22,7 @@ from jaxgen import Experiment, optimizers
 from jaxgen.data import text
 from jaxgen.engine.experiment import Published
 from jaxgen.evaluation.likelihood import likelihood
+from jaxgen.evaluation.text import text_quality
 from jaxgen.methods.sequence.language import Sampling, language
 from jaxgen.nn.blocks.activations import gelu
 from jaxgen.nn.sequence.transformer import LanguageModel, gpt
@@ -69,6 +70,7 @@ def experiment(
   temperature: float = 1.0,
   top_k: int | None = None,
   top_p: float | None = None,
+  judged: int = 0,
 ) -> Experiment:
   """Steps and batch size that are not given are the size's.
 
@@ -82,6 +84,7 @@ def experiment(
     temperature: that logits are divided by in sampling.
     top_k: tokens among which a sample's next one is chosen, the likeliest; all by default.
     top_p: their probability, of which the fewest tokens are kept that have it; all by default.
+    judged: number of samples whose perplexity and variety are judged at every evaluation; 0: none.
   """
   chosen = SIZES[size]
   steps = chosen.steps if steps is None else steps
@@ -103,7 +106,7 @@ def experiment(
     data=document,
     steps=steps,
     batch_size=chosen.batch_size if batch_size is None else batch_size,
-    evaluators=(likelihood(),),
+    evaluators=(likelihood(), *([text_quality(judged, order=5 if characters else 3)] if judged else [])),
     published=(
       Published(
         "Karpathy 2022, nanoGPT",

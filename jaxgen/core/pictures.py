@@ -71,6 +71,29 @@ def _lay_out(tiles: UInt8[np.ndarray, "n h w c"], columns: int, gap: int) -> UIn
   return canvas
 
 
+def animation(clips: Float[np.ndarray, "n time h w c"], fps: float, scale: int | None = None) -> bytes:
+  """Clips in [-1, 1] that play beside each other, over and over, as the bytes of an animated WebP without loss.
+
+  Args:
+    clips: the clips, with 1, 3 or 4 channels.
+    fps: frames a second.
+    scale: factor of enlargement; as in `grid`.
+  """
+  from PIL import Image
+
+  frames = [grid(clips[:, t], scale=scale) for t in range(clips.shape[1])]
+  first, *rest = (Image.fromarray(frame.repeat(3, -1) if frame.shape[-1] == 1 else frame) for frame in frames)
+  buffer = io.BytesIO()
+  first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, lossless=True)
+  return buffer.getvalue()
+
+
+def strips(clips: Float[np.ndarray, "n time h w c"], scale: int | None = None) -> UInt8[np.ndarray, "height width c"]:
+  """A row for each clip in [-1, 1], its frames from left to right."""
+  n, time, *rest = clips.shape
+  return grid(clips.reshape(n * time, *rest), columns=time, scale=scale)
+
+
 def png(picture: UInt8[np.ndarray, "height width c"]) -> bytes:
   """A picture with 1, 3 or 4 channels as the bytes of a PNG file."""
   from PIL import Image

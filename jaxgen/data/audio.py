@@ -21,7 +21,14 @@ RATE = 8_000  # samples a second of the spoken digits
 SPEAKERS, DIGITS = 6, 10
 
 
-def speech(file: str | os.PathLike, *, length: int, levels: int | None = 256) -> Dataset:
+def speech(
+  file: str | os.PathLike,
+  *,
+  length: int,
+  levels: int | None = 256,
+  augment: tuple[Transform, ...] = (),
+  last: tuple[Transform, ...] = (),
+) -> Dataset:
   """Spoken digits, with "label" and "speaker".
 
   Args:
@@ -29,11 +36,13 @@ def speech(file: str | os.PathLike, *, length: int, levels: int | None = 256) ->
     length: the length of a wave, in samples.
     levels: the number of different tokens, which `mu_law` makes: a method sees "tokens" [length]. None: it sees "wave"
       [length, 1] in [-1, 1].
+    augment, last: further transforms, see `Dataset`.
   """
   number = jax.ShapeDtypeStruct((), np.int32)
   features = {"wave": jax.ShapeDtypeStruct((length,), np.int16), "label": number, "speaker": number}
   transform, feature = (waves(), "wave") if levels is None else (quantize(levels), "tokens")
-  return Dataset(f"speech:{file}", features, levels, classes=DIGITS, transforms=(transform,), feature=feature)
+  more = dict(transforms=(transform,), augment=augment, last=last, feature=feature)
+  return Dataset(f"speech:{file}", features, levels, classes=DIGITS, **more)
 
 
 def recordings(

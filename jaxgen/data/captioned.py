@@ -3,17 +3,24 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
+from jaxgen.core.method import Batch
 from jaxgen.data.dataset import Dataset
 from jaxgen.data.sources import emoji as source
 from jaxgen.data.sources.base import Fit
 from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, scale
 
-__all__ = ["END", "captions", "class_texts", "emoji"]
-END = 2  # the token that ends a text where the tokens are trained
+__all__ = ["END", "captions", "class_texts", "emoji", "empty", "marked"]
+PAD, START, END = 0, 1, 2  # tokens that frame a text where the tokens are trained
+
+
+def empty(length: int) -> Int[np.ndarray, " length"]:
+  """The tokens of the empty text."""
+  return np.array([START, END] + [PAD] * (length - 2), np.int32)
 
 
 def emoji(
@@ -25,6 +32,9 @@ def emoji(
   labels: str = "subgroups",
   classes: int = 99,
   augment: tuple[Transform, ...] = (),
+  last: tuple[Transform, ...] = (),
+  style: str | None = None,
+  count: int | None = None,
 ) -> Dataset:
   """Emoji of two styles to learn from, and of a third to be tested on: see `sources.emoji`.
 
@@ -36,14 +46,29 @@ def emoji(
     labels: what the labels are, "groups", "subgroups" or "names".
     classes: the number of them.
     augment: further transforms in training.
+    last: further transforms, the last ones.
+    style: one style alone, "noto", "blob" or "emojitwo".
+    count: the number of its pictures that are trained on; None: all.
   """
+  only = "" if style is None else f"@{style}" + ("" if count is None else f",{count}")
   features = {
     "image": jax.ShapeDtypeStruct((side, side, 3), np.uint8),
     "tokens": jax.ShapeDtypeStruct((length,), np.int32),
     "label": jax.ShapeDtypeStruct((), np.int32),
   }
-  name = f"emoji:{labels}:{vocabulary}:{file}"
-  return Dataset(name, features, 256, classes, (scale(),), augment, feature="image", vocabulary=vocabulary)
+  name = f"emoji:{labels}{only}:{vocabulary}:{file}"
+  return Dataset(name, features, 256, classes, (scale(),), augment, last=last, feature="image", vocabulary=vocabulary)
+
+
+def marked(token: int) -> Transform:
+  """A word before each text: textual inversion's new word, or DreamBooth's rare one. Texts that are full lose one."""
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    tokens = batch["tokens"]
+    new = jnp.concatenate([tokens[:, :1], jnp.full_like(tokens[:, :1], token), tokens[:, 1:-1]], axis=1)
+    return batch | {"tokens": new.at[:, -1].set(jnp.where(tokens[:, -1] != PAD, END, new[:, -1]))}
+
+  return transform
 
 
 def class_texts(data: Dataset) -> list[tuple[Int[np.ndarray, "n length"], str]]:
@@ -65,7 +90,7 @@ def captions(
   path: str | os.PathLike,
   tokenizer: str,
   *,
-  side: int = 224,
+  side: int | tuple[int, int] = 224,
   length: int = 77,
   vocabulary: int = 49_408,
   fit: Fit = "crop",
@@ -78,13 +103,13 @@ def captions(
   Args:
     path: a list, a folder of lists, or shards.
     tokenizer: CLIP's merges file, or a number of tokens to be trained, `vocabulary`.
-    side: height and width that pictures are brought to.
+    side: height and width that pictures are brought to, one number where they are the same.
     length: tokens of a caption, the first and the last included; longer ones lose their end.
     vocabulary: number of tokens.
     fit, view, augment, last: as in `Dataset`.
   """
   features = {
-    "image": jax.ShapeDtypeStruct((side, side, 3), np.uint8),
+    "image": jax.ShapeDtypeStruct((*((side, side) if isinstance(side, int) else side), 3), np.uint8),
     "tokens": jax.ShapeDtypeStruct((length,), np.int32),
   }
   name = f"captions:{tokenizer}:{path}"

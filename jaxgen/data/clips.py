@@ -11,16 +11,16 @@ from jaxtyping import Array
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch
-from jaxgen.data.dataset import Dataset
+from jaxgen.data.dataset import Dataset, images
 from jaxgen.data.sources import moving as source
 from jaxgen.data.sources.views import RandomClip
 from jaxgen.data.transforms import Transform, scale
 
-__all__ = ["emoji_clips", "moving", "stills", "video"]
+__all__ = ["emoji_clips", "emoji_frames", "moving", "stills", "strided", "video"]
 
 
 def moving(
-  images: str = "digits",
+  pictures: str = "digits",
   *,
   digits: int = 1,
   frames: int = 16,
@@ -31,13 +31,13 @@ def moving(
   """Moving MNIST with its positions: see `sources.moving`.
 
   Args:
-    images: "digits", "mnist", "fashion_mnist", or the name of a data set of 28x28 pictures.
+    pictures: "digits", "mnist", "fashion_mnist", or the name of a data set of 28x28 pictures.
     digits: the number of digits in a clip; with one, its class is the clip's label.
     frames, side: the clip's length, and its height and width; the paper's are 20, 64 and two digits.
     augment: further transforms in training.
     data_dir: the folder where tensorflow-datasets prepared MNIST.
   """
-  name = f"moving:{digits}:{images}"
+  name = f"moving:{digits}:{pictures}"
   _, _, glyph, _ = source.parts(name)
   shape = lambda *sizes, dtype=np.uint8: jax.ShapeDtypeStruct(sizes, dtype)
   features = {
@@ -52,16 +52,24 @@ def moving(
   return Dataset(name, features, 256, classes, transforms, augment, data_dir, feature="clip")
 
 
-def emoji_clips(folder: str | os.PathLike, *, frames: int = 16, augment: tuple[Transform, ...] = ()) -> Dataset:
+def emoji_clips(
+  folder: str | os.PathLike,
+  *,
+  frames: int = 16,
+  transforms: tuple[Transform, ...] = (),
+  augment: tuple[Transform, ...] = (),
+) -> Dataset:
   """Animated emoji, 32x32 in colours on white: see `sources.emoji_clips`.
 
   Args:
     folder: where the sheets are.
     frames: the clip's length, 1, 2, 4, 8 or 16.
+    transforms: further transforms in training and evaluation, such as `strided`.
     augment: further transforms in training.
   """
   features = {"clip": jax.ShapeDtypeStruct((frames, 32, 32, 3), np.uint8)}
-  return Dataset(f"emoji_clips:{folder}", features, 256, None, (scale(feature="clip"),), augment, feature="clip")
+  every = (scale(feature="clip"), *transforms)
+  return Dataset(f"emoji_clips:{folder}", features, 256, None, every, augment, feature="clip")
 
 
 def video(
@@ -115,7 +123,52 @@ def stills(count: int) -> Transform:
       )
     draw = lambda key: jax.random.randint(key, (count,), 0, clip.shape[1])
     at = jax.vmap(draw)(example_keys(key, batch["index"]))
-    images = [jnp.take_along_axis(jnp.roll(clip, -1 - k, 0), at[:, k, None, None, None, None], 1) for k in range(count)]
-    return batch | {"stills": jnp.concatenate(images, axis=1)}
+    rows = [jnp.take_along_axis(jnp.roll(clip, -1 - k, 0), at[:, k, None, None, None, None], 1) for k in range(count)]
+    return batch | {"stills": jnp.concatenate(rows, axis=1)}
 
   return transform
+
+
+def strided(frames: int, strides: tuple[int, ...], fps: float) -> Transform:
+  """Clips of `frames` frames out of longer ones, at a random frame rate: "rate" [B], as Make-A-Video is told it.
+
+  Singer et al. 2022, https://arxiv.org/abs/2209.14792, section 3. Each clip draws its stride among `strides`, and its
+  first frame among those that are left.
+
+  Args:
+    frames: the clips' length.
+    strides: the numbers of frames from one to the next.
+    fps: frames a second of the longer clips; a clip's rate is this over its stride.
+
+  Raises:
+    UserError: a stride that does not fit into the longer clips.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    clip = batch["clip"]
+    if min(strides) < 1 or max(strides) * (frames - 1) >= clip.shape[1]:
+      raise UserError(
+        f"clips of {clip.shape[1]} frames have none of {frames} with strides {', '.join(map(str, strides))}: make the "
+        "strides or the clips shorter"
+      )
+
+    def places(key: Array) -> tuple[Array, Array]:
+      stride_key, first_key = jax.random.split(key)
+      stride = jnp.asarray(strides)[jax.random.randint(stride_key, (), 0, len(strides))]
+      first = jax.random.randint(first_key, (), 0, clip.shape[1] - stride * (frames - 1))
+      return first + stride * jnp.arange(frames), fps / stride.astype(clip.dtype)
+
+    at, rate = jax.vmap(places)(example_keys(key, batch["index"]))
+    return batch | {"clip": jnp.take_along_axis(clip, at[:, :, None, None, None], 1), "rate": rate}
+
+  return transform
+
+
+def emoji_frames(folder: str | os.PathLike, *, augment: tuple[Transform, ...] = ()) -> Dataset:
+  """The frames of animated emoji, each for itself, as images 32x32 in colours: see `sources.emoji_clips`.
+
+  Args:
+    folder: where the sheets are.
+    augment: further transforms in training.
+  """
+  return images(f"emoji_clips:{folder}", (32, 32, 3), augment=augment)

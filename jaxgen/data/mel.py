@@ -160,3 +160,23 @@ def with_mel(mel: Mel) -> Transform:
     return batch | {"mel": mel.of(wave[:, :, 0])}
 
   return transform
+
+
+def as_picture(mel: Float[Array, "batch frames bands"]) -> Float[Array, "batch frames bands 1"]:
+  """A mel spectrogram in [0, 1] as a picture in [-1, 1]: frames from top to bottom, bands from left to right."""
+  return 2 * mel[..., None] - 1
+
+
+def of_picture(picture: Float[Array, "batch frames bands 1"]) -> Float[Array, "batch frames bands"]:
+  """The inverse of `as_picture`; values beyond [-1, 1] are clipped."""
+  return jnp.clip((picture[..., 0] + 1) / 2, 0, 1)
+
+
+def with_picture(mel: Mel) -> Transform:
+  """`with_mel`, and the spectrogram as "image" [B, frames, bands, 1] in [-1, 1]."""
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    batch = with_mel(mel)(key, batch)
+    return batch | {"image": as_picture(batch["mel"])}
+
+  return transform

@@ -206,3 +206,18 @@ def levels(most: float = 1.0) -> Transform:
     return batch | {"level": most * jax.vmap(lambda key: jax.random.uniform(key, (), like.dtype))(keys)}
 
   return transform
+
+
+def outlined(threshold: float = 0.1) -> Transform:
+  """Images in [-1, 1] get their outlines, "control" [B, H, W, 1]: 1 where the brightness changes, 0 elsewhere.
+
+  A pixel is on an outline where brightness in [0, 1] differs from the one below or to the right by the threshold.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    scaled("outlined", batch["image"])
+    bright = (batch["image"].mean(-1) + 1) / 2
+    down, right = (jnp.diff(bright, axis=axis, append=jnp.take(bright, jnp.array([-1]), axis)) for axis in (1, 2))
+    return batch | {"control": (jnp.hypot(down, right) > threshold).astype(bright.dtype)[..., None]}
+
+  return transform

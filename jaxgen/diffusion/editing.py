@@ -2,10 +2,13 @@
 
     noised      x_0 at a time of the way, from which `sampling.sample` goes on: SDEdit, image to image
     repaint     the part of a picture that is not known, given the part that is
+    rebuilt     the same by the gradient of how well the known part is predicted, as for the frames of a clip
     inverted    the noise that DDIM makes a picture of
 
-All three work for any schedule and denoiser, latents as well as pixels, and guided predictions too.
+All work for any schedule and denoiser, latents as well as pixels, and guided predictions too.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -105,10 +108,7 @@ def repaint(
   check_times(solver.schedule, times)
   if solver.solve is not None or solver.order > 1 or jax.tree.leaves(solver.init(x)):
     raise UserError("RePaint goes back and forth: choose a solver without a past and with steps of the grid, as ddim")
-  if keep.shape != known.shape[: keep.ndim] or x.shape != known.shape:
-    raise UserError(
-      f"a mask of shape {keep.shape[1:]} is of no picture of shape {known.shape[1:]}: give it the picture's size"
-    )
+  check_mask(keep, known)
   keep = per_example(keep, x)
   n, schedule = len(times) - 1, solver.schedule
   first, last = apart(solver, times)
@@ -141,6 +141,62 @@ def repaint(
   order = jnp.asarray(np.searchsorted(used, kinds))
   x, _ = jax.lax.scan(move, x, (jnp.arange(len(kinds)), order, times[at[:-1]], times[at[1:]]))
   return jnp.where(keep, known, x)
+
+
+def rebuilt(
+  denoise: Denoise,
+  schedule: Schedule,
+  known: Examples,
+  keep: Bool[Array, "n ..."],
+  weight: float | Float[Array, ""] | Callable[[Array], Array] = 1.0,
+) -> Denoise:
+  """Reconstruction guidance: Ho et al. 2022, https://arxiv.org/abs/2204.03458, section 3.1, eq. 7.
+
+  With x^a the known part, x^b the rest, and w the weight,
+
+      x_0^b <- x_0^b - (w alpha_t / 2) grad_{x_t^b} ||x^a - x_0^a(x_t)||^2,   x_0^a <- x^a
+
+  The exact conditional prediction is E[x^b | x_t] + (sigma_t^2 / alpha_t) grad log p(x^a | x_t). The guided one is this
+  with N(x^a; x_0^a(x_t), (sigma_t^2 / (w alpha_t^2)) I) in place of p(x^a | x_t). So it is exact where x^a given x_t
+  has that covariance: w is then the ratio of sigma_t^2 / alpha_t^2 to its variance, 1 or more for Gaussian data.
+
+  The prediction of the known part is the part itself, so that each solver takes it along q(x_s | x_t, x_0): the paper's
+  replacement. Each call is one of the network and its gradient.
+
+  Args:
+    denoise: (x, t) -> (x_0, eps).
+    schedule: its schedule.
+    known: examples whose part is known.
+    keep: True where it is, for the leading axes of an example: [N, T] for frames of clips.
+    weight: w, or a function of t.
+
+  Raises:
+    UserError: a mask of another size.
+  """
+  check_mask(keep, known)
+  keep = per_example(keep, known)
+
+  def guided(x, t):
+    alpha, sigma = per_example(schedule.alpha(t), x), per_example(schedule.sigma(t), x)
+    w = per_example(jnp.asarray(weight(t) if callable(weight) else weight, x.dtype), x)
+
+    def error(x):
+      x_0, _, *more = denoise(x, t)
+      return jnp.sum(jnp.where(keep, known - x_0, 0) ** 2), (x_0, more)
+
+    gradient, (x_0, more) = jax.grad(error, has_aux=True)(x)
+    x_0 = jnp.where(keep, known, x_0 - w * alpha / 2 * gradient)
+    return x_0, (x - alpha * x_0) / sigma, *more
+
+  return guided
+
+
+def check_mask(keep: Bool[Array, "n ..."], known: Examples) -> None:
+  """Raises a UserError where a mask's size is not that of the examples' leading axes."""
+  if keep.shape != known.shape[: keep.ndim]:
+    raise UserError(
+      f"a mask of shape {keep.shape[1:]} is of no picture of shape {known.shape[1:]}: give it the picture's size"
+    )
 
 
 def inverted(schedule: Schedule, denoise: Denoise, times: Times, x: Examples, repeats: int = 1) -> Examples:

@@ -8,14 +8,14 @@ They work for any schedule and prediction, because they act on (x_0, eps), and t
 
 Weight w = 1 gives the better prediction, bit for bit (some networks round differently in batches of other sizes), and
 w = 0 the worse one. Ho and Salimans 2022 write 1 + w for our w. A weight may be traced, and there may be one for each
-sample: another value compiles nothing. t is [] or [N]. A flow map's denoiser, which is told where its step leads, takes
-that time after t, and so does the guided one.
+sample: another value compiles nothing. Several conditions may have a weight each: `chained`. t is [] or [N]. A flow
+map's denoiser, which is told where its step leads, takes that time after t, and so does the guided one.
 
 Results after (x_0, eps), such as a learned variance, are those of the better prediction. Clip the predicted x_0 after
 guidance, with `clipped` (static thresholding) or `thresholded` (dynamic), not before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,13 +59,54 @@ def classifier_free(
     UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
 
-  def pair(x, t, *to):
-    twice = lambda a, b: jnp.stack([a, jnp.broadcast_to(b, a.shape)], 1).reshape(-1, *a.shape[1:])
-    labels = jax.tree.map(lambda a, b: twice(jnp.asarray(a), b), label, no_label)
-    both = predict(twice(x, x), *(twice(v, v) if v.ndim else v for v in (t, *to)), labels)
-    return tuple(v[::2] for v in both), tuple(v[1::2] for v in both)
+  return _guided(_stacked(predict, [label, no_label]), schedule, [weight], rescale, interval)
 
-  return _guided(pair, schedule, weight, rescale, interval)
+
+def chained(
+  predict: Callable[..., tuple],
+  schedule: Schedule,
+  told: Sequence[Any],
+  weights: Float[Array, "n ..."],
+  rescale: float = 0.0,
+  interval: tuple[float, float] | None = None,
+) -> Denoise:
+  """Guidance by K conditions, each with its weight; with D_k the prediction that is told the first k of them,
+
+      (G2)  D_0 + w_1 (D_1 - D_0) + .. + w_K (D_K - D_{K-1})
+
+  Two of them, a picture and a text, are InstructPix2Pix: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, eq. 3.
+  All weights 1 give D_K, bit for bit. The K + 1 predictions are one call of the network.
+
+  Args:
+    predict: (x [(K + 1) N, ...], t [] or [(K + 1) N], told [(K + 1) N, ...]) -> (x_0, eps, ...).
+    told: K + 1 trees of arrays [N, ...], of what the network is told for D_0, .., D_K.
+    weights: w_1, .., w_K of each sample.
+    rescale, interval: as in `classifier_free`, with D_K in the conditional prediction's place.
+
+  Raises:
+    UserError: another number of weights; rescale lies outside [0, 1], or low < high does not hold.
+  """
+  if weights.ndim != 2 or weights.shape[1] != len(told) - 1:
+    raise UserError(
+      f"{len(told) - 1} conditions are guided by as many weights of each sample, [N, {len(told) - 1}], and these are "
+      f"{list(weights.shape)}: change them"
+    )
+  return _guided(_stacked(predict, told[::-1]), schedule, list(weights.T[::-1]), rescale, interval)
+
+
+def _stacked(predict: Callable[..., tuple], told: Sequence[Any]) -> Callable[..., list[tuple]]:
+  """Predictions told each of these trees, the first [N, ...], by one call, in which a sample's lie side by side."""
+  many = len(told)
+
+  def each(x, t, *to):
+    side = lambda first, *rest: jnp.stack([first, *(jnp.broadcast_to(a, first.shape) for a in rest)], 1)
+    flat = lambda a: a.reshape(-1, *a.shape[2:])
+    labels = jax.tree.map(lambda a, *rest: flat(side(jnp.asarray(a), *rest)), *told)
+    repeated = [flat(side(*[v] * many)) if v.ndim else v for v in (x, t, *to)]
+    found = predict(*repeated, labels)
+    return [tuple(v[i::many] for v in found) for i in range(many)]
+
+  return each
 
 
 def autoguidance(
@@ -86,7 +127,7 @@ def autoguidance(
   Raises:
     UserError: rescale lies outside [0, 1], or low < high does not hold.
   """
-  return _guided(lambda x, *t: (main(x, *t), guide(x, *t)), schedule, weight, rescale, interval)
+  return _guided(lambda x, *t: [main(x, *t), guide(x, *t)], schedule, [weight], rescale, interval)
 
 
 def classifier(denoise: Denoise, schedule: Schedule, log_p: Callable[..., Array], scale: Weight = 1.0) -> Denoise:
@@ -162,23 +203,32 @@ def check(rescale: float, interval: tuple[float, float] | None) -> None:
 
 
 def _guided(
-  pair: Callable[..., tuple[tuple, tuple]],
+  predictions: Callable[..., list[tuple]],
   schedule: Schedule,
-  weight: Weight,
+  weights: Sequence[Weight],
   rescale: float,
   interval: tuple[float, float] | None,
 ) -> Denoise:
-  """(G1) with pair(x, t) -> (the better prediction, the worse), each (x_0, eps, ...)."""
+  """(G1) and (G2): D_K + (w_K - 1) (D_K - D_{K-1}) + .. + (w_1 - 1) (D_1 - D_0).
+
+  Args:
+    predictions: (x, t) -> D_K, .., D_0, from the best on, each (x_0, eps, ...).
+    weights: w_K, .., w_1.
+  """
   check(rescale, interval)
 
   def guided(x, t, *to):
-    (x_0, eps, *more), (x_0_worse, eps_worse, *_) = pair(x, t, *to)
+    (x_0, eps, *more), *worse = predictions(x, t, *to)
     alpha, sigma = per_example(schedule.alpha(t), x), per_example(schedule.sigma(t), x)
-    w = per_example(jnp.asarray(weight, x.dtype), x)
-    if interval is not None:
-      r = sigma / alpha
-      w = jnp.where((interval[0] < r) & (r <= interval[1]), w, 1)
-    guided_x_0, guided_eps = x_0 + (w - 1) * (x_0 - x_0_worse), eps + (w - 1) * (eps - eps_worse)
+    guided_x_0, guided_eps, plain, before = x_0, eps, True, (x_0, eps)
+    for weight, after in zip(weights, worse, strict=True):
+      w = per_example(jnp.asarray(weight, x.dtype), x)
+      if interval is not None:
+        r = sigma / alpha
+        w = jnp.where((interval[0] < r) & (r <= interval[1]), w, 1)
+      guided_x_0 = guided_x_0 + (w - 1) * (before[0] - after[0])
+      guided_eps = guided_eps + (w - 1) * (before[1] - after[1])
+      plain, before = (w == 1) & plain, after
     if rescale:
       std = lambda v: jnp.std(v, axis=range(1, v.ndim), keepdims=True)
       spread = std(guided_x_0)
@@ -186,6 +236,6 @@ def _guided(
       guided_eps = guided_eps + alpha / sigma * (1 - factor) * guided_x_0
       guided_x_0 = factor * guided_x_0
     # Not by arithmetic alone: it changes the sign of a zero, and fails if the worse prediction is not finite.
-    return jnp.where(w == 1, x_0, guided_x_0), jnp.where(w == 1, eps, guided_eps), *more
+    return jnp.where(plain, x_0, guided_x_0), jnp.where(plain, eps, guided_eps), *more
 
   return guided

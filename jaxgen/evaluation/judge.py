@@ -67,10 +67,12 @@ class Judge(NamedTuple):
   Attributes:
     features: images [N, H, W, C] in [-1, 1] -> their features [N, F] in float64.
     shape: the (H, W, C) of the images.
+    logits: features [N, F] -> logits of the classes [N, K]; None: the judge compares only.
   """
 
   features: Features
   shape: tuple[int, int, int]
+  logits: Callable[[Float[np.ndarray, "n features"]], Float[np.ndarray, "n classes"]] | None = None
 
 
 def trained_on(data: Dataset, recipe: Recipe = Recipe()) -> Judge:  # noqa: B008 - a NamedTuple does not change
@@ -92,7 +94,8 @@ def trained_on(data: Dataset, recipe: Recipe = Recipe()) -> Judge:  # noqa: B008
     params = _train(data, network, recipe)
     _save(file, params)
   apply = jax.jit(lambda params, x: network.apply({"params": params}, x.astype(np.float32), method="features"))
-  return Judge(_in_chunks(lambda x: apply(params, x)), shape)
+  head = {name: np.asarray(x, np.float64) for name, x in params["out"].items()}
+  return Judge(_in_chunks(lambda x: apply(params, x)), shape, lambda x: x @ head["kernel"] + head["bias"])
 
 
 def of_run(folder: str | os.PathLike) -> Judge:

@@ -10,7 +10,7 @@ except kohya's: what is written has it multiplied into B, and what is read has i
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import numpy as np
@@ -21,6 +21,24 @@ from jaxgen.nn.lora import LoRA, pairs, parts
 
 PREFIX = "unet."
 _WAYS = {"lora_A": "a", "lora.down": "a", "lora_down": "a", "lora_B": "b", "lora.up": "b", "lora_up": "b"}
+
+
+class Layout(NamedTuple):
+  """A LoRA file of a run that learns one: `Experiment.layouts`, for `jaxgen export`.
+
+  Attributes:
+    layout: the network's, as `cross_unet.diffusers` gives it.
+    adapter: which it is.
+    prefix: before the layers' names.
+  """
+
+  layout: Sequence[Entry]
+  adapter: LoRA
+  prefix: str = PREFIX
+
+  def tensors(self, lora: Any, params: Any) -> dict[str, np.ndarray]:
+    """See `write`."""
+    return write(self.layout, self.adapter, lora, params, self.prefix)
 
 
 def _kernels(layout: Sequence[Entry]) -> dict[str, tuple[list[str], Entry]]:

@@ -15,8 +15,9 @@ from jaxgen.core.method import Frozen, Method, State
 from jaxgen.engine.frozen import RunCheckpoints
 from jaxgen.engine.provenance import describe, keep_config
 from jaxgen.engine.run import Run, load
-from jaxgen.interop import files
+from jaxgen.interop import files, lora
 from jaxgen.interop.layout import Entry, read, write
+from jaxgen.methods.diffusion.teacher import LEARNS
 
 NETWORK = "network"  # the entry of a state's params that layouts are of
 
@@ -26,6 +27,19 @@ def frozen(
 ) -> Frozen:
   """A trained run's network for a method that uses it and does not train it, a teacher for one; see `variables`."""
   return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint, check))
+
+
+def base(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
+  """The parameters of a trained run's network, for a method that changes it: the `base` of `gaussian_diffusion`.
+
+  Its `load` raises a UserError if the run's network is one that changes another, or no diffusion model's.
+  """
+
+  def check(method: Method) -> None:
+    if what := method.facts.get(LEARNS):
+      raise UserError(f"the network of {folder} is {what}, and a base is one by itself: take the run of such a one")
+
+  return Frozen(f"the run {folder}", lambda: variables(folder, checkpoint, check)["params"])
 
 
 def variables(
@@ -53,13 +67,17 @@ def variables(
 
 def _layout(run: Run, name: str | None, tensors: Mapping[str, Any] = {}) -> Sequence[Entry]:
   """The experiment's layout of that name, or the one that has most of the tensors' names."""
-  layouts = run.experiment.layouts
+  layouts = dict(run.experiment.layouts)
+  if tensors:  # of a LoRA alone no network can be made
+    layouts = {key: entries for key, entries in layouts.items() if not isinstance(entries, lora.Layout)}
   if not layouts:
     raise UserError(f"config {run.config.name} names no layouts of published weights: its network has none here")
   if name is not None:
     if name not in layouts:
       raise UserError(f"config {run.config.name} has no layout {name!r}: it has {', '.join(layouts)}")
     return layouts[name]
+  if not tensors:
+    return next(iter(layouts.values()))
   known = lambda entries: sum(n in tensors for entry in entries for n in entry.theirs)
   return max(layouts.values(), key=known)
 
@@ -96,6 +114,23 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
   return sum(x.size for x in found.values())
 
 
+def import_model(run: Run, source: PathLike) -> int:
+  """Makes the run's folder, at step 0, out of a model whose networks the experiment's `frozen` sources read.
+
+  Returns:
+    The number of values of all networks.
+
+  Raises:
+    UserError: the folder is a run already, or the source does not fit; nothing is written then.
+  """
+  if run.folder.exists():
+    raise UserError(f"{run.folder.path} is a run already: choose another --name")
+  nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
+  state = run.program.init(run.seed, nothing)
+  begin(run, state, {"imported": str(source)})
+  return sum(x.size for name in state.params for x in jax.tree.leaves(state.params[name]))
+
+
 def started(run: Run, found: Mapping[str, Any]) -> State:
   """The run's state at step 0, with these arrays in its network's place, and in that of every average of it.
 
@@ -125,7 +160,7 @@ def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:
   run.folder.lock()
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
-    keep_config(run.folder, run.config)
+    keep_config(run)
     frozen_of = run.experiment.method.frozen
     with contextlib.closing(RunCheckpoints(run.folder, frozen_of, keep=run.experiment.keep)) as checkpoints:
       saved = checkpoints.save_frozen(state)
@@ -149,7 +184,11 @@ def export_weights(run: Run, file: PathLike, layout: str | None = None, average:
   if layout is None and len(run.experiment.layouts) > 1:
     raise UserError(f"say which layout to write, --layout {' or --layout '.join(run.experiment.layouts)}")
   entries = _layout(run, layout)
-  found = (_averaged if average else _variables)(run.state)
-  tensors = write(entries, jax.tree.map(np.asarray, found))
+  if isinstance(entries, lora.Layout):
+    state, name = run.state, entries.adapter.name
+    found = state.averaged(name) if average else state.params[name]
+    tensors = entries.tensors(jax.tree.map(np.asarray, found), state.params[NETWORK])
+  else:
+    tensors = write(entries, jax.tree.map(np.asarray, (_averaged if average else _variables)(run.state)))
   files.save(file, tensors)
   return sum(x.size for x in tensors.values())

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 
-ATTENTION = r"(attention|context)/(qkv|q|kv|out)/kernel$"  # that of a U-Net to a text and to itself
+ATTENTION = r"(^|/)(attention|context)/(qkv|q|kv|out)/kernel$"  # that of a U-Net to a text and to itself
 _PARTS = {"qkv": 3, "kv": 2}
 
 
@@ -35,6 +35,12 @@ class LoRA(NamedTuple):
   rank: int
   alpha: float | None = None
   where: str = ATTENTION
+  name = "lora"  # where it stands beside a network's parameters
+  copied = None  # of a network that was trained before, nothing
+
+  def split(self, key: Array, params: Any) -> tuple[Any, dict]:
+    """(the network's parameters, all of which stay, the adapter's)."""
+    return params, self.init(key, params)
 
   @property
   def scale(self) -> float:

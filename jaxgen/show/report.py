@@ -32,16 +32,16 @@ GRIDS = 8  # sample grids shown, first and last among them
 PAIRS = 32  # samples shown beside their nearest training examples
 REFERENCES = 512  # test examples whose distance to the training examples the samples' is compared with
 SEARCHED = 60_000  # training examples that are searched
-KINDS = {".png": "image", ".wav": "sound", ".txt": "text"}  # of the files that a page can show
+KINDS = {".png": "image", ".webp": "clip", ".wav": "sound", ".txt": "text"}  # of the files that a page can show
 
 
 class Shown(NamedTuple):
-  """A file as the page has it inside: a picture or a sound in base 64, a text as it is."""
+  """A file as the page has it inside: a picture, a clip or a sound in base 64, a text as it is."""
 
   kind: str
   title: str
   data: str
-  width: int = 0  # px, of a picture
+  width: int = 0  # px, of a picture or a clip
   height: int = 0
 
 
@@ -121,6 +121,11 @@ def _shown(kind: str, contents: bytes, title: str) -> Shown:
   data = base64.b64encode(contents).decode()
   if kind == "sound":
     return Shown(kind, title, data)
+  if kind == "clip":
+    from PIL import Image
+
+    with Image.open(io.BytesIO(contents), formats=("WEBP",)) as image:
+      return Shown(kind, title, data, *image.size)
   width, height = (int.from_bytes(contents[i : i + 4]) for i in (16, 20))  # where a PNG's header has them
   return Shown(kind, title, data, width, height)
 

@@ -167,3 +167,16 @@ def test_standardize_comes_last():
   raw = {"image": np.full((2, 8, 8, 1), 16, np.uint8), "index": np.arange(2)}
   for train in (True, False):
     np.testing.assert_allclose(made.transform(jax.random.key(0), raw, train)["image"], 2.0, atol=1e-6)
+
+
+def test_an_outline_is_where_brightness_changes():
+  """Of a dark square on white, rows and columns 2 and 3: the pixels whose neighbour below or to the right differs."""
+  image = np.ones((1, 6, 6, 3), np.float32)
+  image[:, 2:4, 2:4] = -1
+  outline = np.asarray(transforms.outlined()(KEY, batch_of(image))["control"])[0, ..., 0]
+  expected = np.zeros((6, 6))
+  expected[1, 2:4] = expected[2:4, 1] = expected[3, 2:4] = expected[2:4, 3] = 1
+  np.testing.assert_array_equal(outline, expected)
+  assert not np.any(transforms.outlined()(KEY, batch_of(0.99 + 0 * image))["control"])
+  with pytest.raises(ValueError, match="put scale"):
+    transforms.outlined()(KEY, batch_of(integers()))

@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen.core.errors import UserError
 from jaxgen.diffusion import cosine, ddim, dpmpp_2m, linear, trailing
-from jaxgen.diffusion.editing import beginning, inverted, noised, repaint, visits
+from jaxgen.diffusion.editing import beginning, inverted, noised, rebuilt, repaint, visits
 from jaxgen.diffusion.sampling import sample
 
 MEAN = np.array([0.3, -0.4, 0.1])
@@ -140,3 +140,32 @@ def test_says_what_does_not_fit():
     visits(4, 0, 1)
   with refused("an inversion calls the network 1 time"):
     inverted(SCHEDULE, exact(SCHEDULE), trailing(SCHEDULE, 4), x, 0)
+
+
+def test_reconstruction_guidance_is_the_exact_conditional_as_its_weight_says(x64):
+  """E[x_0^b | x_t, x^a] by the normal law of (x_0, x_t), of one known entry; and with any weight its own formula."""
+  a, b = [1], [0, 2]
+  random = np.random.default_rng(0)
+  x, known = random.normal(size=(5, 3)), jnp.asarray(random.normal(size=(5, 3)))
+  keep = jnp.broadcast_to(jnp.asarray([False, True, False]), (5, 3))
+
+  def posterior(t):
+    """(gain, covariance) of x_0 given x_t."""
+    alpha, sigma = float(SCHEDULE.alpha(jnp.asarray(t))), float(SCHEDULE.sigma(jnp.asarray(t)))
+    gain = alpha * COVARIANCE @ np.linalg.inv(alpha**2 * COVARIANCE + sigma**2 * np.eye(3))
+    return alpha, sigma, gain, COVARIANCE - alpha * gain @ COVARIANCE
+
+  for t in (30.0, 400.0, 950.0):
+    alpha, sigma, gain, left = posterior(t)
+    mean = MEAN + (x - alpha * MEAN) @ gain.T
+    missed = np.asarray(known)[:, a] - mean[:, a]
+    exactly = mean[:, b] + missed @ np.linalg.solve(left[np.ix_(a, a)], left[np.ix_(a, b)])
+    right = (sigma / alpha) ** 2 / left[1, 1]
+    assert right > 1
+    for weight, wanted in ((right, exactly), (2.5, mean[:, b] + 2.5 * alpha * missed @ gain[np.ix_(a, b)])):
+      x_0, eps = rebuilt(exact(SCHEDULE), SCHEDULE, known, keep, weight)(jnp.asarray(x), jnp.asarray(t))
+      np.testing.assert_allclose(x_0[:, np.array(b)], wanted, atol=1e-10)
+      np.testing.assert_array_equal(x_0[:, 1], known[:, 1])
+      np.testing.assert_allclose(alpha * x_0 + sigma * eps, x, atol=1e-10)
+  with pytest.raises(UserError, match="give it the picture's size"):
+    rebuilt(exact(SCHEDULE), SCHEDULE, known, keep[:, :2])

@@ -25,10 +25,16 @@ PUBLISHED = {
   ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
   # DiT's parameters less its fixed positions, SD's first stage, and the moments of four channels of latents.
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
+  # U-Net, first stage and text encoders.
+  ("stable_diffusion", ()): 859_520_964 + 83_653_863 + 123_060_480,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
   ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
   ("few_steps_digits", (("method", "dmd"), ("teacher", "runs/edm_digits"))): 3 * 284_513,  # and the fake score
+  # WaveGrad's number is that of the PyTorch module in tests/fixtures/make_audio_networks.py.
+  ("diffwave_base", ()): 2_619_971,
+  ("diffwave_large", ()): 6_885_315,
+  ("wavegrad_base", ()): 15_920_993,
   ("bert", ()): 110_106_428,  # with 30,522 tokens and both heads
   ("bert", (("size", "base"), ("next_sentence", False))): 109_514_298,
   ("gpt2", ()): 124_439_808,  # with 50,257 tokens, as in the released weights
@@ -63,7 +69,9 @@ PUBLISHED = {
 KNOWN = """
 attention_multi30k barlow_twins_digits byol_digits cait_digits cait_imagenet classifier_digits conv_vae_digits
 dcgan_celeba dcgan_digits ddpm_cifar10 ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits
-densenet_imagenet dino_digits dit_digits dit_imagenet ebm_digits ebm_mnist ebm_rings edm_cifar10 edm_digits
+densenet_imagenet audioldm_first_stage audioldm_speech diffwave_base diffwave_large diffwave_speech wavegrad_base
+wavegrad_speech
+dino_digits dit_digits dit_imagenet ebm_digits ebm_mnist ebm_rings edm_cifar10 edm_digits
 efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet flow_contrastive_rings flow_matching_cifar10
 flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist gan_rings gated_pixelcnn_cifar10
 gated_pixelcnn_digits gaussian_rbm_digits glow_cifar10 glow_digits googlenet_digits googlenet_imagenet guided_digits
@@ -88,13 +96,15 @@ def test_names_are_unique():
 
 # In processes of their own, where no annotation is checked: it takes a fifth of the time.
 BUILD = """
-import contextlib, json, math, sys, traceback, typing
+import contextlib, gc, json, math, sys, traceback, typing
 import jax
 from jaxgen.core import wrappers
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.run import state_shapes
 
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)  # as in conftest: a quarter of the time
 decays, averaged = [], wrappers.averaged
 wrappers.averaged = lambda method, given: decays.append(given) or averaged(method, given)
 

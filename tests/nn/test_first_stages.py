@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from packed import FIXTURES
 from published import assert_gradients, load
 
 from jaxgen.core.errors import UserError
@@ -16,6 +17,7 @@ from jaxgen.interop import ldm as ldm_layout
 from jaxgen.methods.likelihood.vqvae import nearest
 from jaxgen.nn.autoencoders import ldm
 from jaxgen.nn.autoencoders.ldm import KLAutoencoder, VQAutoencoder
+from jaxgen.nn.autoencoders.tiles import Tiled, tiled
 
 
 def drawn(network: KLAutoencoder, variables, x, eps):
@@ -114,3 +116,26 @@ def test_says_what_does_not_fit():
   network = KLAutoencoder(channels=4, groups=2)
   with pytest.raises(UserError, match="sides divide by 8, not 20 x 16: cut them to 16 x 16, or pad them"):
     jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 20, 16, 3)))
+
+
+def test_tile_by_tile_as_diffusers(x64):
+  """tests/fixtures/make_tiles.py: 18 x 14 pixels in tiles of 8, with rests of every kind; in float64."""
+  network, variables, _, _, _ = read("KL")
+  with np.load(FIXTURES / "tiles.npz") as kept:
+    arrays = {name: jnp.asarray(kept[name]) for name in kept.files}
+  tiles, variables = Tiled(network, 8), jax.tree.map(jnp.asarray, variables)
+  mean, log_std = jax.jit(lambda x: tiles.apply(variables, x, "encode"))(arrays["x"])
+  np.testing.assert_allclose(mean, arrays["mean"], rtol=0, atol=1e-9 * np.abs(arrays["mean"]).max())
+  np.testing.assert_allclose(2 * log_std, arrays["log_variance"], rtol=0, atol=1e-9)
+  picture = jax.jit(lambda z: tiles.apply(variables, z, "decode"))(arrays["z"])
+  np.testing.assert_allclose(picture, arrays["picture"], rtol=0, atol=1e-9 * np.abs(picture).max())
+  with pytest.raises(UserError, match="tiles of 12 pixels do not divide by 8, four latents"):
+    Tiled(network, 12).apply(variables, arrays["x"], "encode")
+
+
+def test_tiles_of_what_is_local_are_the_whole(x64):
+  """A function of each pixel alone is the same in tiles, whatever its size."""
+  doubled = lambda x: {"twice": x.repeat(2, 1).repeat(2, 2), "next": (x + 1).repeat(2, 1).repeat(2, 2)}
+  for sides in ((5, 23), (16, 9)):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *sides, 1)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), tiled(doubled, x, 8, 16), doubled(x))

@@ -9,7 +9,7 @@ from test_cross_unet import read
 
 from jaxgen.core.errors import UserError
 from jaxgen.interop import lora as files
-from jaxgen.nn.lora import LoRA, pairs
+from jaxgen.nn.lora import ATTENTION, LoRA, pairs
 
 
 def kept():
@@ -49,6 +49,7 @@ def test_b_of_zero_is_the_identity_and_unmerging_restores_up_to_rounding(x64):
   same = adapter.merged(params, lora)
   jax.tree.map(np.testing.assert_array_equal, same, params)
   assert {path.split("/")[-2] for path in pairs(lora)} == {"qkv", "q", "kv", "out"}
+  assert all(path.split("/")[-3] in ("attention", "context") for path in pairs(lora))  # none around the Transformers
   draw = np.random.default_rng(0).standard_normal
   lora = jax.tree.map(lambda x: jnp.asarray(draw(x.shape), x.dtype), lora)
   merged = adapter.merged(params, lora)
@@ -65,6 +66,22 @@ def test_b_of_zero_is_the_identity_and_unmerging_restores_up_to_rounding(x64):
   largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(merged))
   for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
     assert np.abs(before - after).max() <= 2 * np.finfo(np.float32).eps * largest
+
+
+def test_a_run_of_a_larger_network_writes_the_file_of_its_part(x64):
+  """As `jaxgen export` does of lora_emoji: the U-Net is a part there, and the file is the U-Net's alone."""
+  _, layout, variables, _, _ = read("SD 1")
+  params = {"unet": variables["params"], "text": {"out": {"kernel": np.ones((3, 3))}}}
+  adapter = LoRA(2, alpha=6.0, where=f"^unet/.*{ATTENTION}")
+  draw = np.random.default_rng(3).standard_normal
+  shapes = jax.eval_shape(adapter.init, jax.random.key(0), params)
+  lora = jax.tree.map(lambda s: jnp.asarray(draw(s.shape), jnp.float32), shapes)
+  parts = [entry._replace(ours=entry.ours.replace("params/", "params/unet/", 1)) for entry in layout]
+  tensors = files.Layout(parts, adapter).tensors(lora, params)
+  assert all(name.startswith("unet.") for name in tensors)
+  other, alone = files.read(layout, tensors, variables["params"])
+  merged, expected = other.merged(variables["params"], alone), adapter.merged(params, lora)["unet"]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), merged, expected)
 
 
 def test_says_what_does_not_fit(x64):

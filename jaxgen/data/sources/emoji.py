@@ -1,9 +1,10 @@
-"""The data sets `emoji:LABELS:SIZE:FILE`: pictures of emoji on white, their names in tokens, and labels.
+"""The data sets `emoji:LABELS[@STYLE[,N]]:SIZE:FILE`: pictures of emoji on white, their names in tokens, and labels.
 
 FILE is an .npz with `images` uint8 [N, S, S, 4], and texts [N] `names`, `styles`, `groups`, `subgroups`. LABELS is
 groups, subgroups or names, numbered in the order of their texts; SIZE the number of tokens of byte pair encoding,
 trained on all names. The split "train" has the pictures of all styles but one, "blob", which is the split "test": the
-same emoji, drawn by others.
+same emoji, drawn by others. With a STYLE "train" has the pictures of that style, or N of them evenly spaced, and "test"
+the others of that style.
 
     {"image": uint8 [S, S, 3], "tokens": int32 [T], "label": int32 []}
 """
@@ -57,8 +58,10 @@ def parts(name: str) -> tuple[str, str, str]:
   """(labels, number of tokens, file)."""
   labels, _, rest = name.removeprefix("emoji:").partition(":")
   size, _, file = rest.partition(":")
-  if labels not in LABELS or not size.isdecimal() or not file:
-    raise UserError(f"{name!r} is not emoji:LABELS:SIZE:FILE, with LABELS one of {', '.join(LABELS)}")
+  labels, _, only = labels.partition("@")
+  _, comma, count = only.partition(",")
+  if labels not in LABELS or not size.isdecimal() or not file or (comma and not count.isdecimal()):
+    raise UserError(f"{name!r} is not emoji:LABELS[@STYLE[,N]]:SIZE:FILE, with LABELS one of {', '.join(LABELS)}")
   return labels, size, file
 
 
@@ -74,13 +77,34 @@ def tokens_of(name: str, texts: list[str], length: int) -> tuple[np.ndarray, int
   return encode(size, texts, length, sorted({str(n) for n in read(file).names}), Path(file))
 
 
+def chosen_of(name: str, split: str) -> np.ndarray:
+  """The places of a split's pictures in the file. Raises a UserError where the split has none."""
+  if split not in ("train", "test"):
+    raise NoSplit(f"{name} has no split {split!r}: it has train and test, the style {HELD_OUT!r}")
+  styles = read(parts(name)[2]).styles
+  style, _, count = name.removeprefix("emoji:").partition(":")[0].partition("@")[2].partition(",")
+  if not style:
+    return np.flatnonzero((styles == HELD_OUT) == (split == "test"))
+  of_style = np.flatnonzero(styles == style)
+  if not len(of_style):
+    raise UserError(
+      f"{name}: there are no emoji of the style {style!r}, only of {', '.join(map(str, np.unique(styles)))}"
+    )
+  count = int(count or len(of_style))
+  if not 1 <= count <= len(of_style):
+    raise UserError(f"{name}: the style has {len(of_style):,} emoji, and {count:,} are asked for: ask for fewer")
+  some = np.linspace(0, len(of_style) - 1, count).round().astype(int)
+  chosen = of_style[some] if split == "train" else np.delete(of_style, some)
+  if not len(chosen):
+    raise NoSplit(f"{name}: all emoji of the style are in the split train: ask for fewer")
+  return chosen
+
+
 def open_emoji(request: Request) -> Arrays:
   """Raises a UserError where there is no such split or feature."""
   labels, _, file = parts(request.name)
-  if request.split not in ("train", "test"):
-    raise NoSplit(f"{request.name} has no split {request.split!r}: it has train and test, the style {HELD_OUT!r}")
+  chosen = chosen_of(request.name, request.split)
   found, classes = read(file), classes_of(request.name)
-  chosen = np.flatnonzero((found.styles == HELD_OUT) == (request.split == "test"))
   (length,) = request.features["tokens"].shape if "tokens" in request.features else (2,)
   tokens, cut = tokens_of(request.name, [str(found.names[i]) for i in chosen], length)
   label = np.searchsorted(classes, getattr(found, labels)[chosen])

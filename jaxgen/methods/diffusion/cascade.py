@@ -9,6 +9,7 @@ does not trust each pixel of samples that another stage has made. The network is
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from jaxgen.core.condition import Condition, Told
@@ -30,7 +31,8 @@ def augmented(schedule: Schedule, low: Array, level: Array, keys: Key[Array, " n
 def low_resolution(schedule: Schedule | None = None) -> Condition:
   """The picture of low resolution, "low" [B, h, w, C], and its noise's level, "level" [B] in 0 .. 1.
 
-  It is never dropped, and guidance by another condition has it on both sides. Samples are asked for with a clean
+  It is never dropped, and guidance by another condition, put beside it by `core.condition.together`, has it on both
+  sides. Samples are asked for with a clean
   picture and the level of the noise that it gets.
 
   Args:
@@ -49,4 +51,5 @@ def low_resolution(schedule: Schedule | None = None) -> Condition:
   def corrupt(told: Told, keys: Key[Array, " n"]) -> Told:
     return {**told, LOW: augmented(process, told[LOW], told[LEVEL], keys)}
 
-  return Condition((LOW, LEVEL), read, {}, kept=(LOW, LEVEL), corrupt=corrupt)
+  nothing = {LOW: np.float32(0), LEVEL: np.float32(0)}  # their names, for `together`: neither is dropped
+  return Condition((LOW, LEVEL), read, nothing, corrupt=corrupt)

@@ -25,9 +25,19 @@ from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch, Frozen, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.diffusion import Schedule
-from jaxgen.methods.diffusion.objective import SIMPLE, Loss, Model, Objective, training_loss, with_uncertainty
+from jaxgen.methods.diffusion.objective import (
+  SIMPLE,
+  Loss,
+  Model,
+  Objective,
+  check_prior,
+  preserving,
+  training_loss,
+  with_uncertainty,
+)
 from jaxgen.methods.diffusion.sampler import DDIM, Sampler, check_start, cost, sampling_function
-from jaxgen.nn.lora import LoRA
+from jaxgen.methods.diffusion.teacher import LEARNS
+from jaxgen.methods.diffusion.tuning import Adapter, sources
 
 Likelihood = Callable[..., Float[Array, " batch"]]
 
@@ -42,8 +52,9 @@ def gaussian_diffusion(
   condition: Condition = UNCONDITIONAL,
   sampler: Sampler = DDIM,
   likelihoods: Mapping[str, Likelihood] = MappingProxyType({}),
-  adapter: LoRA | None = None,
+  adapter: Adapter | None = None,
   base: Frozen | None = None,
+  prior: float | None = None,
 ) -> Method:
   """Learns x_0 from x_t by a weighted squared error, a mean per entry. Batch {feature: [B, *shape], "index": [B]}.
 
@@ -61,8 +72,11 @@ def gaussian_diffusion(
     likelihoods: {name: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]} for `evaluate`, such
       as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or {"nll_nats_dequantized":
       partial(likelihood.ode_nll, levels=256)}.
-    adapter: learn this low-rank change of the network, "lora" in `params`, and leave "network" as it is.
-    base: where the network's values come from that is changed; None: they stay as initialised.
+    adapter: learn this change of the network alone, which stands beside "network" in `params` under its own name:
+      `LoRA`, or one of `methods.diffusion.tuning`.
+    base: where the parameters of the network come from that is changed; None: they stay as initialised.
+    prior: the weight of the loss of a second row of examples, "prior_image" and so on in a batch: DreamBooth's prior
+      preservation, `objective.preserving`. None: there is none.
 
   `sample(state, keys, weight=None, **conditions)` gives [N, *shape]. Conditions have the names of the batch's entries.
   If none are given, the condition draws them. weight [N] is the sampler's guidance weight; None: no guidance.
@@ -86,17 +100,21 @@ def gaussian_diffusion(
 
   networks = {"network": (network, condition)}  # with their conditions
   learned = training_loss(model, objective, condition, spec)
-  changed = lambda state, lora: adapter.merged(state.params["network"], lora)
+  second = (spec.feature, *condition.names, *([spec.mask] if spec.mask else [])) if prior is not None else ()
+  if prior is not None:
+    learned = preserving(learned, prior, second)
+  changed = lambda state, trained: adapter.merged(state.params["network"], trained)
   players = [("network", player(learned, optimizer))]
   if adapter is not None:
-    of_lora = lambda lora, state, batch, key: learned(changed(state, lora), state, batch, key)
-    players = [("lora", player(of_lora, optimizer))]
+    of_change = lambda trained, state, batch, key: learned(changed(state, trained), state, batch, key)
+    players = [(adapter.name, player(of_change, optimizer))]
   if guide := sampler.guidance.guide:
     networks[guide.name] = guide.network, guide.condition(condition)
     players.append((guide.name, player(guide.loss(model, objective, condition, spec), guide.optimizer)))
 
   def init(key: Array, batch: Batch) -> tuple[dict[str, Params], dict]:
     check_batch(spec, batch)
+    check_prior(batch, second)
     one = jax.tree.map(lambda x: x[:1], batch)
     x = one[spec.feature]
     options = {"mask": one[spec.mask]} if spec.mask else {}
@@ -110,7 +128,7 @@ def gaussian_diffusion(
     expected = (*outer, 2 * channels) if model.learned_variance else spec.shape
     check_output("the network's output", shapes["network"], expected, "change its out_channels")
     if adapter is not None:
-      params["lora"] = adapter.init(jax.random.fold_in(key, 1), params["network"])
+      params["network"], params[adapter.name] = adapter.split(jax.random.fold_in(key, 1), params["network"])
     buffers = objective.times.init()
     return params, {"times": buffers} if buffers else {}
 
@@ -118,7 +136,7 @@ def gaussian_diffusion(
     """The state in which the network is the changed one."""
     if adapter is None:
       return state
-    return state.replace(params={**state.params, "network": changed(state, state.averaged("lora"))})
+    return state.replace(params={**state.params, "network": changed(state, state.averaged(adapter.name))})
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     state = whole(state)
@@ -127,7 +145,9 @@ def gaussian_diffusion(
     return {name: nll(denoise, schedule, batch[spec.feature], keys) for name, nll in likelihoods.items()}
 
   facts, calls = cost(sampler, schedule, condition)
-  frozen = {} if base is None else {"network": base}
+  frozen = {} if adapter is None else sources(adapter, base)
+  if adapter is not None:
+    facts = {**facts, LEARNS: f"changed by its {adapter.name}"}
   drawn = lambda state, keys, **given: sample(whole(state), keys, **given)
   method = compose(init, players, frozen=frozen, evaluate=evaluate, sample=drawn, facts=facts)
   return method._replace(network_calls=calls)

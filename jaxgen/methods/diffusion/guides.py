@@ -7,11 +7,13 @@ sampler=Sampler(guidance=classifier(Logits(...), optimizer, labels))  one that t
 The mathematics is in `jaxgen.diffusion.guidance`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -25,6 +27,8 @@ from jaxgen.diffusion import guidance
 from jaxgen.diffusion.losses import diffuse
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.methods.diffusion.objective import Examples, Loss, Mask, Model, Objective, training_loss
+
+Weights = Float[Array, "n ..."]  # [N], or of several conditions [N, K]
 
 
 class Guide(NamedTuple):
@@ -51,31 +55,39 @@ class Asked(NamedTuple):
     told: the network's condition, [N, ...].
     wanted: the condition of `Guidance.condition`, [N, ...].
     mask: True for entries, False for padding; None: there is no padding.
+    negative: conditions to be led away from, [N, ...] by name; {}: none.
   """
 
   told: Told
   wanted: Told
   mask: Mask
+  negative: Mapping[str, Array] = MappingProxyType({})
 
 
 class Guidance(NamedTuple):
   """A way to guide predictions, with a weight for each sample.
 
   Attributes:
-    denoise: (model, condition, state, asked, weight [N]) -> the guided denoiser.
+    denoise: (model, condition, state, asked, weight [N], or [N, K] for K conditions) -> the guided denoiser.
     cost: condition -> the cost of a guided prediction besides the network's call, in words; "" without guidance.
     condition: a condition that only guidance uses; None: it uses the network's.
     guide: a network that is trained for it; None: no network.
+    chained: it takes negative conditions, and a weight for each condition of several.
   """
 
-  denoise: Callable[[Model, Condition, State, Asked, Float[Array, " n"]], Denoise]
+  denoise: Callable[[Model, Condition, State, Asked, Weights], Denoise]
   cost: Callable[[Condition], str]
   condition: Condition = UNCONDITIONAL
   guide: Guide | None = None
+  chained: bool = False
 
 
 def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None = None) -> Guidance:
   """Classifier-free guidance, for models with dropout of their condition.
+
+  Samples may be given negative conditions, as negative_NAME: they are led away from these, and not from no condition.
+  Of several conditions, `core.condition.together`, those that are dropped are guided by one weight [N] as one, or each
+  by its own, [N, K] in their order: `jaxgen.diffusion.guidance.chained`. The others stay as they are told.
 
   Args:
     rescale, interval: see `jaxgen.diffusion.guidance.classifier_free`.
@@ -85,16 +97,20 @@ def classifier_free(rescale: float = 0.0, interval: tuple[float, float] | None =
   """
   guidance.check(rescale, interval)
 
-  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
-    if not condition.dropout:
+  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Weights) -> Denoise:
+    if not condition.dropout and not asked.negative:
       raise UserError("this model has nothing to be guided by: train it with dropout of its condition, or a guide")
     params = state.averaged()
     # The mask goes along with the condition, but is never dropped.
     predict = lambda x, *rest: model.predict(params, x, rest[0], *rest[-1], *rest[1:-1])
-    both, nothing = (asked.told, asked.mask), (condition.absent(asked.told), asked.mask)
-    return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
+    away = condition.away(asked.told, asked.negative)
+    if np.ndim(weight) <= 1:
+      both, nothing = (asked.told, asked.mask), (away, asked.mask)
+      return guidance.classifier_free(predict, model.schedule, both, nothing, weight, rescale, interval)
+    ways = [(told, asked.mask) for told in condition.ways(asked.told, away)]
+    return guidance.chained(predict, model.schedule, ways, weight, rescale, interval)
 
-  return Guidance(denoise, lambda condition: "each on twice the batch" if condition.dropout else "")
+  return Guidance(denoise, lambda condition: "each on twice the batch" if condition.dropout else "", chained=True)
 
 
 def autoguidance(
@@ -115,7 +131,7 @@ def autoguidance(
   """
   guidance.check(rescale, interval)
 
-  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
+  def denoise(model: Model, condition: Condition, state: State, asked: Asked, weight: Weights) -> Denoise:
     main = model.denoise(state.averaged(), asked.told, asked.mask)
     worse = model._replace(network=network).denoise(state.averaged("guide"), asked.told, asked.mask)
     return guidance.autoguidance(main, worse, model.schedule, weight, rescale, interval)
@@ -147,7 +163,7 @@ def classifier(network: Any, optimizer: optax.GradientTransformation, condition:
     (logits,) = of_classes.output(params, masked(x, mask), jnp.broadcast_to(t, x.shape[:1]), None, mask)
     return jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1)[:, 0]
 
-  def denoise(model: Model, first: Condition, state: State, asked: Asked, weight: Float[Array, " n"]) -> Denoise:
+  def denoise(model: Model, first: Condition, state: State, asked: Asked, weight: Weights) -> Denoise:
     main, params = model.denoise(state.averaged(), asked.told, asked.mask), state.averaged("classifier")
     return guidance.classifier(
       main, model.schedule, lambda x, t: log_p(model, params, asked.wanted, x, t, asked.mask), weight

@@ -1,6 +1,6 @@
 """A diffusion network's prediction, its time input and its loss. Equations: `jaxgen.diffusion`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,8 @@ from jaxgen.diffusion.weightings import Weighting, simple
 
 Examples = Float[Array, "batch ..."]
 LOG_VARIANCE = "log_variance"  # an entry of the network's parameters, which its module does not use
+PRIOR = "prior_"  # before the names of a batch's entries that preserve what a network knew
+PRIOR_STREAM = 0x50000000  # fold_in data of the key of their times and noise
 NOISE = "noise"  # a batch's noise of each example, where a stage has made pairs of both
 Mask = Bool[Array, "batch ..."] | None  # over an example's leading axes: True for entries, False for padding
 
@@ -181,3 +183,34 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
     return jnp.mean(likelier * each), ({}, buffers)
 
   return loss
+
+
+def preserving(loss: Loss, weight: float, names: Sequence[str]) -> Loss:
+  """L + weight L', with L' the same loss of a second row of examples, at times and noise of their own.
+
+  It is prior preservation, DreamBooth's: Ruiz et al. 2022, https://arxiv.org/abs/2208.12242, eq. 2. The second row are
+  samples of the network before it is tuned, of the class that it shall not forget, and what they were told.
+
+  Args:
+    loss: L.
+    weight: lambda of the paper, where it is 1.
+    names: entries of a batch that the loss reads; the second row's are prior_NAME.
+  """
+
+  def both(params: Params, state: State, batch: Batch, key: Array):
+    value, (metrics, buffers) = loss(params, state, batch, key)
+    prior = {**batch, **{name: batch[PRIOR + name] for name in names}}
+    other_key = jax.random.fold_in(key, PRIOR_STREAM)
+    kept, (_, buffers) = loss(params, state.replace(buffers=buffers), prior, other_key)
+    return value + weight * kept, ({**metrics, "instance_loss": value, "prior_loss": kept}, buffers)
+
+  return both
+
+
+def check_prior(batch: Batch, names: Sequence[str]) -> None:
+  """Raises a UserError where a batch has no second row of examples for `preserving`."""
+  if missing := [PRIOR + name for name in names if PRIOR + name not in batch]:
+    raise UserError(
+      f"prior preservation learns from {', '.join(missing)} beside the examples, and this data has none: add samples "
+      "of the network before it is tuned"
+    )

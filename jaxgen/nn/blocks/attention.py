@@ -25,6 +25,7 @@ Dtype = Any
 Tokens = Float[Array, "batch tokens features"]
 Row = Float[Array, "batch _tokens features"]  # one of several
 Index = Int[Array, "batch"] | None  # the examples' positions in the global batch, given in training
+Change = Callable[[Array], Array] | None
 xavier = nn.initializers.xavier_uniform()
 # timm's and ViT's authors' "trunc_normal_(std=0.02)" cuts at -2 and 2, a hundred standard deviations away.
 normal = nn.initializers.normal(0.02)
@@ -162,6 +163,7 @@ class Attention(nn.Module):
     rotate: Callable[[Array], Array] | None = None,
     index: Index = None,
     cache: Cache | None = None,
+    change: Change = None,
   ) -> Tokens:
     """Attention of x to itself, or to `context`.
 
@@ -173,6 +175,7 @@ class Attention(nn.Module):
       rotate: a function that is applied to queries and keys [B, T, H, d], for rotary positions.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       cache: x are the next tokens; each attends to itself and to all before. Mask and bias have cache.length keys.
+      change: weights [B, heads, queries, keys] -> those in their place, after the softmax.
     """
     features = x.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -205,8 +208,9 @@ class Attention(nn.Module):
       near = jnp.broadcast_to(near, (*(1,) * (4 - near.ndim), *near.shape))
       mask = near if mask is None else near & mask
     given = dict(mask=mask, bias=bias, causal=causal, scale=self.scale)
-    if self.dropout and index is not None:
-      weights = Dropout(self.dropout)(attention_weights(q, k, **given).astype(v.dtype), index)
+    if change is not None or (self.dropout and index is not None):
+      weights = (change or (lambda weights: weights))(attention_weights(q, k, **given))
+      weights = Dropout(self.dropout)(weights.astype(v.dtype), index)
       y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
     else:
       y = attend(q, k, v, **given)
@@ -282,6 +286,7 @@ class Block(nn.Module):
     context: Float[Array, "batch keys c"] | None = None,
     context_mask: Bool[Array, "#batch #heads #tokens #keys"] | None = None,
     cache: Cache | None = None,
+    context_change: Change = None,
     **attention: Any,
   ) -> Tokens:
     """The block's output.
@@ -293,7 +298,8 @@ class Block(nn.Module):
       context: tokens that x attends to after itself, in a decoder.
       context_mask: which of the context's tokens are seen.
       cache: see `Attention`.
-      **attention: mask, bias, causal, window and rotate of `Attention`, for x with itself.
+      context_change: `change` of the attention to the context.
+      **attention: mask, bias, causal, window, rotate and change of `Attention`, for x with itself.
     """
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     options = dict(kernel_init=self.kernel_init, **dtypes)
@@ -316,7 +322,7 @@ class Block(nn.Module):
     drop = Dropout(self.dropout)
     x = branch(x, "attention", lambda x: drop(attend(name="attention")(x, index=index, **attention), index))
     if context is not None:
-      seen = dict(mask=context_mask, cache=cache)
+      seen = dict(mask=context_mask, cache=cache, change=context_change)
       x = branch(x, "context", lambda x: drop(look(name="context")(x, context, index=index, **seen), index))
     return branch(x, "mlp", lambda x: mlp(x, index))
 

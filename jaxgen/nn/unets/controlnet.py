@@ -10,9 +10,11 @@ convolutions that start at zero, and is added to the U-Net's own maps: at its st
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.condition import Told
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.layers import Conv
@@ -66,7 +68,7 @@ class ControlNet(_CrossUNet):
       number += 2
     h = self.zero(self.channels, "hint_out", 3)(h)
     h = self.conv(self.channels, "in")(x) + h
-    h, maps = self.down(h, self.vector(t, told), told["text"], index)
+    h, maps = self.down(h, self.heard(t, told), index)
     named = [*((f"zero_{i}", value) for i, value in enumerate(maps)), ("zero_middle", h)]
     return [self.zero(value.shape[-1], name, 1)(value) for name, value in named]
 
@@ -80,7 +82,7 @@ class Controlled(nn.Module):
 
   Attributes:
     network, control: both, "network" and "control" in the parameters.
-    scale: the factor of what is added.
+    scale: the factor of what is added, where examples are not told their own, "scale" [B].
   """
 
   network: CrossUNet
@@ -97,9 +99,28 @@ class Controlled(nn.Module):
     """The network's output, as `CrossUNet`'s. Raises a UserError where it is told no picture."""
     if not isinstance(told, Mapping) or "control" not in told:
       raise UserError("a network with a ControlNet is told 'control', a picture: add it to the condition's entries")
-    rest = {name: value for name, value in told.items() if name != "control"}
-    more = self.control(x, t, {k: v for k, v in rest.items() if k != "picture"}, told["control"], index)
-    return self.network(x, t, {**rest, "residuals": [self.scale * value for value in more]}, index)
+    return self.network(x, t, controlled(self.control, x, t, told, index, self.scale), index)
+
+
+def controlled(
+  control: ControlNet, x: Array, t: Array, told: Mapping[str, Any], index: Any, scale: float
+) -> dict[str, Any]:
+  """What a `CrossUNet` is told with a ControlNet beside it: "residuals" in place of "control" and "scale".
+
+  Args:
+    control, x, t, index: the ControlNet, and what it is called with.
+    told: with "control", the picture, and maybe "scale" [B], each example's factor of what is added.
+    scale: the factor where there is no "scale".
+  """
+  rest = {name: value for name, value in told.items() if name not in ("control", "scale")}
+  more = control(x, t, {name: value for name, value in rest.items() if name != "picture"}, told["control"], index)
+  factor = lambda value: per_example(jnp.asarray(told.get("scale", scale), value.dtype), value)
+  return {**rest, "residuals": [factor(value) * value for value in more]}
+
+
+def shared(network: Mapping[str, Any]) -> dict[str, Any]:
+  """The parameters of a `CrossUNet` that a ControlNet has too: all but the way up and the output."""
+  return {name: value for name, value in network.items() if not name.startswith(("up_", "out"))}
 
 
 def started(control: Any, network: Any) -> dict[str, Any]:
@@ -109,4 +130,5 @@ def started(control: Any, network: Any) -> dict[str, Any]:
     control: as they are initialised.
     network: the U-Net's.
   """
-  return {name: network.get(name, value) for name, value in control.items()}
+  copied = shared(network)
+  return {name: copied.get(name, value) for name, value in control.items()}

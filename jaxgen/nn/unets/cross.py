@@ -14,7 +14,7 @@ Stable Diffusion's networks of inpainting are the same with more channels of x: 
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from jaxgen.core import spread
 from jaxgen.core.condition import Told
 from jaxgen.core.errors import UserError, check_sizes
+from jaxgen.nn.blocks import maps
 from jaxgen.nn.blocks.activations import geglu
 from jaxgen.nn.blocks.attention import Block, Blocks, head_width
 from jaxgen.nn.blocks.embeddings import cosines_first
@@ -31,7 +32,6 @@ from jaxgen.nn.unets.adm import doubled, initializer
 from jaxgen.nn.unets.unet import Map, ResidualBlock, check_widths, way_down, way_up
 
 Dtype = Any
-Text = Float[Array, "batch words told"]
 Vector = Float[Array, "batch vector"]
 
 SIZES = {
@@ -39,6 +39,19 @@ SIZES = {
   "SD 2": dict(heads=(5, 10, 20, 20)),
   "SDXL": dict(multipliers=(1, 2, 4), depths=(0, 2, 10), middle=10, heads=(5, 10, 20), micro=256),
 }
+
+
+class Heard(NamedTuple):
+  """What a U-Net's blocks are told.
+
+  Attributes:
+    vector: for residual blocks.
+    told, t: the network's, for attention.
+  """
+
+  vector: Vector
+  told: Told
+  t: Float[Array, " batch"]
 
 
 class SpatialTransformer(nn.Module):
@@ -57,7 +70,7 @@ class SpatialTransformer(nn.Module):
   param_dtype: Dtype
 
   @nn.compact
-  def __call__(self, x: Map, text: Text) -> Map:
+  def __call__(self, x: Map, told: Told, t: Float[Array, "batch"]) -> Map:
     batch, height, width, channels = x.shape
     head_width(channels, self.heads)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -69,9 +82,10 @@ class SpatialTransformer(nn.Module):
         **dtypes,
       )  # fmt: skip
 
+    change = maps.changes(told.get("maps"), t, height * width)
     h = GroupNorm(self.groups, 1e-6, name="norm", **dtypes)(x).reshape(batch, height * width, channels)
     h = dense(kernel_init=initializer(), name="in")(h)
-    h = Blocks(block, self.depth, remat=self.remat, name="body")(h, context=text)
+    h = Blocks(block, self.depth, remat=self.remat, name="body")(h, context=told["text"], **change)
     h = dense(kernel_init=initializer(1e-10), name="out")(h)
     return x + h.reshape(x.shape)
 
@@ -121,7 +135,7 @@ class _CrossUNet(nn.Module):
           f"a U-Net of {len(self.multipliers)} levels has {name} of each, and these are {len(value)}: {tuple(value)}"
         )
     wanted = {"text"} if self.micro is None else {"text", "pooled", "sizes"}
-    if not isinstance(told, Mapping) or set(told) - {"picture", "residuals"} != wanted:
+    if not isinstance(told, Mapping) or set(told) - {"picture", "residuals", "maps"} != wanted:
       names = ", ".join(f"{name!r}: .." for name in sorted(wanted, reverse=True))
       raise UserError(
         f"this U-Net is told {' and '.join(map(repr, sorted(wanted, reverse=True)))}: take the condition "
@@ -136,44 +150,43 @@ class _CrossUNet(nn.Module):
   def conv(self, features: int, name: str, scale: float = 1.0, **options: Any) -> Conv:
     return Conv(features, kernel_init=initializer(scale), name=name, **options, **self.dtypes())
 
-  def vector(self, t: Float[Array, "batch"], told: Told) -> Vector:
-    """What residual blocks are told: of the time, and in SDXL of the text as a whole and of the picture's sizes."""
+  def heard(self, t: Float[Array, "batch"], told: Told) -> Heard:
+    """What blocks are told, of the time and, in SDXL, of the text as a whole and of the picture's sizes."""
     dense = partial(Dense, 4 * self.channels, kernel_init=initializer(), **self.dtypes())
     two = lambda x, name: dense(name=f"{name}_2")(nn.silu(dense(name=f"{name}_1")(x)))
     vector = two(cosines_first(t, self.channels), "time")
     if self.micro is None:
-      return vector
+      return Heard(vector, told, t)
     pooled, sizes = told["pooled"], told["sizes"]
     sinusoids = cosines_first(sizes.reshape(-1).astype(t.dtype), self.micro).reshape(len(sizes), -1)
-    return vector + two(jnp.concatenate([pooled.astype(sinusoids.dtype), sinusoids], axis=-1), "added")
+    added = two(jnp.concatenate([pooled.astype(sinusoids.dtype), sinusoids], axis=-1), "added")
+    return Heard(vector + added, told, t)
 
-  def block(self, h: Map, level: int, name: str, depth: int, vector: Vector, text: Text, index: Any) -> Array:
+  def block(self, h: Map, level: int, name: str, depth: int, heard: Heard, index: Any) -> Array:
     """A residual block and the Transformer after it."""
     common = dict(eps=1e-5, kernel_init=initializer, **self.dtypes())
     kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-    h = kind(self.channels * self.multipliers[level], self.groups, 0.0, name=name, **common)(h, vector, index)
+    h = kind(self.channels * self.multipliers[level], self.groups, 0.0, name=name, **common)(h, heard.vector, index)
     if not depth:
       return h
     heads = self.level_heads[level]
     return SpatialTransformer(
       depth, heads, self.groups, self.remat, name=f"{name}_attention", **self.dtypes()
-    )(h, text)  # fmt: skip
+    )(h, heard.told, heard.t)  # fmt: skip
 
-  def down(
-    self, h: Map, vector: Vector, text: Text, index: Any
-  ) -> tuple[Float[Array, "batch h w lowest"], list[Array]]:
+  def down(self, h: Map, heard: Heard, index: Any) -> tuple[Float[Array, "batch h w lowest"], list[Array]]:
     """(the middle's output, the maps of the way down)."""
 
     def block(h: Array, level: int, name: str, last: bool) -> Array:
-      return self.block(h, level, name, self.depths[level], vector, text, index)
+      return self.block(h, level, name, self.depths[level], heard, index)
 
     def sample(h: Array, level: int, way: str) -> Array:
       return self.conv(h.shape[-1], f"{way}_{level}_sample", stride=2, padding=((1, 1), (1, 1)))(h)
 
     levels = len(self.multipliers)
     h, skips = way_down(h, levels, self.blocks, block, sample)
-    h = self.block(h, levels - 1, "middle_0", self.middle, vector, text, index)
-    return self.block(h, levels - 1, "middle_1", 0, vector, text, index), skips
+    h = self.block(h, levels - 1, "middle_0", self.middle, heard, index)
+    return self.block(h, levels - 1, "middle_1", 0, heard, index), skips
 
 
 class CrossUNet(_CrossUNet):
@@ -201,14 +214,14 @@ class CrossUNet(_CrossUNet):
       told: "text", the words' features [B, T, c]; with `micro` also "pooled", those of the text as a whole [B, p], and
         "sizes", numbers of the picture [B, n]: in SDXL its height and width before it was resized, where it was
         cropped from the top and from the left, and the height and width that are wanted. "picture" [B, H, W, c], where
-        it is there, is more channels of x, and "residuals" what a `ControlNet` adds.
+        it is there, is more channels of x, "residuals" what a `ControlNet` adds, and "maps" which attention maps are
+        other examples': `nn.blocks.maps`.
 
     Raises:
       UserError: it is told something else; heads that do not divide a width; a picture of another size.
     """
     self.check(told)
-    levels, text = len(self.multipliers), told["text"]
-    inputs = x
+    levels, inputs = len(self.multipliers), x
     if (picture := told.get("picture")) is not None:
       if picture.shape[:3] != x.shape[:3]:
         raise UserError(
@@ -216,15 +229,15 @@ class CrossUNet(_CrossUNet):
           "network sees: give it the same size"
         )
       inputs = jnp.concatenate([x, picture.astype(x.dtype)], axis=-1)
-    vector = self.vector(t, told)
-    h, skips = self.down(self.conv(self.channels, "in")(inputs), vector, text, index)
+    heard = self.heard(t, told)
+    h, skips = self.down(self.conv(self.channels, "in")(inputs), heard, index)
     if (residuals := told.get("residuals")) is not None:
       *added, at_middle = residuals
       skips = [skip + more for skip, more in zip(skips, added, strict=True)]
       h = h + at_middle
 
     def block(h: Array, level: int, name: str, last: bool) -> Array:
-      return self.block(h, level, name, self.depths[level], vector, text, index)
+      return self.block(h, level, name, self.depths[level], heard, index)
 
     def sample(h: Array, level: int, way: str, sides: tuple[int, int]) -> Array:
       whole = sides == (2 * h.shape[1], 2 * h.shape[2])

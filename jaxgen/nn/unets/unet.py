@@ -30,6 +30,11 @@ def initializer(scale: float = 1.0):
   return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
+def unchanged(kind: str, name: str, h: Array) -> Array:
+  """Returns h: nothing follows a layer of a network of images."""
+  return h
+
+
 class ResidualBlock(nn.Module):
   """norm, SiLU, conv, + time; norm, SiLU, dropout, conv; + input (through a dense layer if the width changes).
 
@@ -42,6 +47,7 @@ class ResidualBlock(nn.Module):
     project: a resampled input goes through the dense layer even if the width does not change.
     gain: factor of the sum of both branches.
     kernel_init: scale -> initialiser; the last conv has scale 1e-10, almost zero.
+    after: what follows each convolution, see `UNet`.
   """
 
   features: int
@@ -55,6 +61,7 @@ class ResidualBlock(nn.Module):
   gain: float = 1.0
   eps: float = 1e-6
   kernel_init: Callable = initializer
+  after: Callable[[str, str, Array], Array] = unchanged
 
   @nn.compact
   def __call__(
@@ -76,7 +83,7 @@ class ResidualBlock(nn.Module):
       h, x, project = self.resample(h), self.resample(x), project or self.project
     cut = spread.cuts(self.features, "channels")
     h = Conv(self.features, kernel_init=init(), name="conv_1", **dtypes)(h if cut else spread.over_devices(h))
-    h = spread.over_width(h) if cut else h
+    h = self.after("conv", "conv_1_time", spread.over_width(h) if cut else h)
     time = None
     if embedding is not None:
       dense = Dense(self.features * (1 + self.scale_shift), kernel_init=init(), name="time", **dtypes)
@@ -88,6 +95,7 @@ class ResidualBlock(nn.Module):
       h = norm("norm_2", h)(h, time)
     h = Dropout(self.dropout)(nn.silu(h), index)
     h = spread.joined(Conv(self.features, kernel_init=init(1e-10), name="conv_2", **dtypes)(h))
+    h = self.after("conv", "conv_2_time", h)
     if project:
       x = Conv(self.features, 1, kernel_init=init(), name="shortcut", **dtypes)(x)
     return (x + h) * self.gain
@@ -257,6 +265,8 @@ class UNet(nn.Module):
     out_channels: channels of the output.
     heads: number of attention's heads.
     remat: keep only each residual block's input for the backward pass, and compute the rest again.
+    after: (kind, name, h) -> h, what follows each 3x3 convolution, kind "conv", and each attention, kind "attention".
+      Layers that it makes get this name beside the layer: `nn.video.unet` has those over time.
     dtype: dtype of the computation; normalisation statistics and softmax are float32 or wider.
     param_dtype: dtype of the parameters.
   """
@@ -270,6 +280,7 @@ class UNet(nn.Module):
   out_channels: int = 3
   heads: int = 1
   remat: bool = False
+  after: Callable[[str, str, Array], Array] = unchanged
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
@@ -280,10 +291,12 @@ class UNet(nn.Module):
     t: Float[Array, "batch *times"],
     label: Int[Array, "batch"] | None = None,
     index: Int[Array, "batch"] | None = None,
+    added: Float[Array, "batch embedding"] | None = None,
   ) -> Float[Array, "batch height width {self.out_channels}"]:
     """The network's output at x [B, H, W, C] and times t [B] (DDPM's 0..T-1), or several of each, [B, K]; x's dtype.
 
     Dropout is on where `index`, the examples' positions in the global batch, is given; it needs rngs={"dropout": key}.
+    `added` [B, 4 channels] is added to the time's embedding.
 
     Raises:
       UserError: H or W does not divide by 2^(levels - 1); a label without `classes`, or the reverse; attention at a
@@ -301,21 +314,26 @@ class UNet(nn.Module):
     if self.classes is not None:
       normal = nn.initializers.normal(1.0)
       embedding += nn.Embed(self.classes, 4 * self.channels, embedding_init=normal, name="class", **dtypes)(label)
+    if added is not None:
+      embedding += added
 
     block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
 
     def residual(h: Array, level: int, name: str) -> Array:
       width = self.channels * self.multipliers[level]
-      return block(width, groups, self.dropout, name=name, **dtypes)(h, embedding, index)
+      return block(width, groups, self.dropout, after=self.after, name=name, **dtypes)(h, embedding, index)
 
     def attend(h: Array, name: str) -> Array:
-      return Attention(groups, self.heads, name=name, **dtypes)(h)
+      return self.after("attention", f"{name}_time", Attention(groups, self.heads, name=name, **dtypes)(h))
 
     def sample(h: Array, level: int, way: str) -> Array:
       change = {"down": dict(stride=2), "up": dict(double=True)}[way]
-      return Conv(h.shape[-1], kernel_init=initializer(), name=f"{way}_{level}_sample", **change, **dtypes)(h)
+      name = f"{way}_{level}_sample"
+      h = Conv(h.shape[-1], kernel_init=initializer(), name=name, **change, **dtypes)(h)
+      return self.after("conv", f"{name}_time", h)
 
-    h = Conv(self.channels, kernel_init=initializer(), name="in", **dtypes)(x)
+    h = self.after("conv", "in_time", Conv(self.channels, kernel_init=initializer(), name="in", **dtypes)(x))
     h = u_shape(h, levels, self.blocks, residual, attend, sample, self.attention)
     h = nn.silu(GroupNorm(groups, name="out_norm", **dtypes)(h))
-    return Conv(self.out_channels, kernel_init=initializer(1e-10), name="out", **dtypes)(h).astype(x.dtype)
+    h = Conv(self.out_channels, kernel_init=initializer(1e-10), name="out", **dtypes)(h)
+    return self.after("conv", "out_time", h).astype(x.dtype)

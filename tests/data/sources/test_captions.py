@@ -6,6 +6,8 @@ import os
 import pathlib
 import tarfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -152,7 +154,7 @@ def test_emoji_are_split_by_style(tmp_path):
   texts = captioned.class_texts(data)
   assert [name for _, name in texts] == ["Animals", "Sky", "Symbols"]
   np.testing.assert_array_equal(texts[0][0], test.arrays["tokens"][:2])
-  with pytest.raises(UserError, match="is not emoji:LABELS:SIZE:FILE, with LABELS one of groups"):
+  with pytest.raises(UserError, match="is not emoji:LABELS.*:SIZE:FILE, with LABELS one of groups"):
     captioned.emoji(tmp_path / "emoji.npz", labels="colours").source("train")
   with pytest.raises(UserError, match="there is no file .*other.npz of emoji"):
     captioned.emoji(tmp_path / "other.npz").source("train")
@@ -167,6 +169,30 @@ def test_emoji_are_split_by_style(tmp_path):
     np.savez(tmp_path / f"wrong_{i}.npz", **good | wrong)
     with pytest.raises(UserError, match=rf"wrong_{i}.npz has no images uint8 \[N, S, S, 4\] with N names"):
       captioned.emoji(tmp_path / f"wrong_{i}.npz").source("train")
+
+
+def test_some_emoji_of_one_style_and_a_word_before_their_names(tmp_path):
+  file, small = small_emoji(tmp_path), dict(side=8, length=16, vocabulary=270, labels="names", classes=6)
+  data = captioned.emoji(file, style="noto", count=3, last=(captioned.marked(270),), **small)
+  train, test = data.source("train"), data.source("test")
+  np.testing.assert_array_equal(train.arrays["image"][:, 0, 7, 0], [0, 80, 200])  # of 0 .. 5: 0, 2 and 5
+  np.testing.assert_array_equal(test.arrays["image"][:, 0, 7, 0], [40, 120, 160])
+  raw = train.gather(np.arange(3))
+  tokens = np.asarray(data.transform(jax.random.key(0), raw, train=False)["tokens"])
+  for old, new in zip(raw["tokens"], tokens, strict=True):
+    kept = [token for token in old.tolist() if token]
+    assert new.tolist() == [1, 270, *kept[1:]] + [0] * (15 - len(kept))
+  full = captioned.marked(9)(jax.random.key(0), {"tokens": jnp.asarray([[1, 4, 5, 2]])})["tokens"]
+  assert full.tolist() == [[1, 9, 4, captioned.END]]
+  assert captioned.empty(4).tolist() == [1, 2, 0, 0]
+  for options, sentence in (
+    (dict(style="blobs"), "no emoji of the style 'blobs', only of blob, emojitwo, noto"),
+    (dict(style="blob", count=7), "the style has 6 emoji, and 7 are asked for"),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      captioned.emoji(file, **options, **small).source("train")
+  with pytest.raises(UserError, match="all emoji of the style are in the split train"):
+    captioned.emoji(file, style="blob", **small).source("test")
 
 
 SHARED = pathlib.Path(os.environ.get("JAXGEN_EMOJI", "../shared/data/emoji/emoji_32.npz"))

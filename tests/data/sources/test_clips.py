@@ -1,6 +1,7 @@
 """Clips: Moving MNIST's exact dynamics, videos in files and folders, sheets of emoji."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +75,18 @@ def test_stills_are_frames_of_other_clips():
   assert "stills" not in data.transform(jax.random.key(0), batch, train=False)
   with pytest.raises(UserError, match="fewer than the batch's 5, not 5"):
     clips.stills(5)(jax.random.key(0), made)
+
+
+def test_a_random_frame_rate_is_said_with_its_clip():
+  time = jnp.broadcast_to(jnp.arange(6.0)[None, :, None, None, None], (200, 6, 1, 1, 1))
+  batch = {"clip": time, "index": jnp.arange(200)}
+  made = clips.strided(3, (1, 2), 12.0)(jax.random.key(0), batch)
+  shown = np.asarray(made["clip"])[..., 0, 0, 0].tolist()
+  seen = {(float(rate), *clip) for rate, clip in zip(made["rate"], shown, strict=True)}
+  expected = {(12.0, i, i + 1, i + 2) for i in range(4)} | {(6.0, i, i + 2, i + 4) for i in range(2)}
+  assert seen == expected
+  with pytest.raises(UserError, match="none of 4 with strides 1, 2"):
+    clips.strided(4, (1, 2), 12.0)(jax.random.key(0), batch)
 
 
 # Videos ---------------------------------------------------------------------------------------------------------------

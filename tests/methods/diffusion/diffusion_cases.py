@@ -15,7 +15,7 @@ from jaxgen import data, diffusion, optimizers
 from jaxgen.core.condition import labels
 from jaxgen.core.method import Frozen
 from jaxgen.core.wrappers import averaged, power
-from jaxgen.data import transforms
+from jaxgen.data import clips, transforms
 from jaxgen.diffusion import predictions, weightings
 from jaxgen.diffusion.likelihood import continuous_bound, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
@@ -42,11 +42,13 @@ from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher
 from jaxgen.methods.diffusion.vdm import vdm
+from jaxgen.methods.diffusion.video import joint
 from jaxgen.nn import UNet
 from jaxgen.nn.blocks.layers import Dropout
 from jaxgen.nn.unets.edm2 import EDM2UNet, LogVariance, forced
 from jaxgen.nn.unets.super_resolution import SuperResolution
 from jaxgen.nn.unets.vdm import LinearGamma
+from jaxgen.nn.video.unet import VideoUNet
 
 DIGITS = data.digits()
 SPEC = DIGITS.spec
@@ -313,6 +315,18 @@ def low_pictures(n):
   return {"low": np.random.default_rng(0).uniform(-1, 1, (n, 4, 4, 1)), "level": np.linspace(0, 1, n)}
 
 
+# Of test clips, of which there are fewer to make.
+MOVING = dataclasses.replace(clips.moving(frames=3, side=10, augment=(clips.stills(1),)), train="test")
+
+
+def small_video(dtype):
+  widths = dict(channels=8, multipliers=(1,), blocks=1, attention=(), out_channels=1)
+  network = VideoUNet(partial(UNet, dtype=dtype, param_dtype=dtype, **widths), frames=3)
+  sampler = Sampler(steps=3, reconstruction=2.0)
+  method = gaussian_diffusion(network, diffusion.cosine(20), MOVING.spec, optax.adam(2e-3), sampler=sampler)
+  return averaged(joint(method), 0.9)
+
+
 # A squared error per value: 1 of noise of eps, of what the EDM's network learns, and 1.6 of the velocity eps - x_0.
 CASES = {
   "ddpm": Case(unet_ddpm, DIGITS, pmap=True, unit=(1.0, {"loss": 1})),
@@ -331,5 +345,6 @@ CASES = {
   "EDM2": Case(small_edm2, DIGITS, falls=None),
   "DMD": Case(matched, DIGITS, falls=None),
   "SR3": Case(small_sr3, SMALLER, conditions=low_pictures, unit=(1.0, {"loss": 1})),
+  "video, jointly with images": Case(small_video, MOVING, unit=(1.0, {"loss": 1})),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

@@ -50,7 +50,8 @@ def test_the_adapter_learns_and_the_network_stays():
 
 
 def test_a_base_is_named_and_wants_an_adapter():
-  base = Frozen("a run", lambda: {})
-  assert made(base=base).frozen == {"network": base}
+  base = Frozen("a run", lambda: {"Dense_0": 1})
+  ((name, frozen),) = made(base=base).frozen.items()
+  assert (name, frozen.source, frozen.load()) == ("network", "a run", {"Dense_0": 1})
   with pytest.raises(UserError, match="a base is what an adapter changes"):
     made(adapter=None, base=base)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxgen.core.condition import both, entries, labels
+from jaxgen.core.condition import entries, together
 from jaxgen.core.errors import UserError
-from jaxgen.core.spec import Spec
 from jaxgen.data.transforms import levels
 from jaxgen.data.transforms import low_resolution as shrink
 from jaxgen.diffusion import cosine, vp
@@ -55,7 +54,7 @@ def test_level_0_is_the_identity_and_others_are_the_forward_process(x64):
 
 def test_only_the_text_is_dropped_and_only_where_there_are_keys_the_picture_is_noised():
   text = entries({"text": np.full(2, -5.0, np.float32)}, dropout=0.5)
-  condition = both(text, low_resolution())
+  condition = together({"text": text, "low": low_resolution()})
   batch = low_of(IMAGE, 2) | {"text": jnp.ones((6, 2))}
   batch["level"] = jnp.array([0.0, 0.9, 0.0, 0.9, 0.0, 0.9])
   told = condition.of(batch)
@@ -91,8 +90,7 @@ def test_network_sees_the_picture_enlarged():
     (lambda: low_resolution().of({"low": IMAGE, "level": jnp.zeros(2)}), "each of 6 low-resolution pictures"),
     (lambda: low_resolution().of({"image": IMAGE}), "needs 'low' and 'level'"),
     (lambda: low_resolution().asked({"low": IMAGE}, KEYS), "give level"),
-    (lambda: both(low_resolution(), low_resolution()), "'level' each"),
-    (lambda: both(low_resolution(), labels(Spec((2,), classes=2), 0.1)), "the second's dropout"),
+    (lambda: together({"a": low_resolution(), "b": low_resolution()}), "are told level, low"),
   ],
 )
 def test_bad_cascades(make, names):

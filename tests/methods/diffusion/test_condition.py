@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.core.condition import Condition, entries, labels
+from jaxgen.core.condition import Condition, entries, labels, together
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.spec import Spec
@@ -102,3 +102,95 @@ def test_labels_are_drawn_alike_and_may_be_given():
   assert abs(drawn - 1000).max() < 4 * (4000 * 0.25 * 0.75) ** 0.5
   np.testing.assert_array_equal(condition.asked({"label": [3, 1]}, keys[:2]), [3, 1])
   assert isinstance(condition, Condition)
+
+
+PARTS = {"picture": entries({"picture": np.zeros(2)}), "text": entries(NOTHING)}
+RATES = {("picture",): 0.05, ("text",): 0.1, ("picture", "text"): 0.2}
+
+
+def test_several_conditions_are_dropped_alone_or_together():
+  """By their own rates, independently; or by rates of groups, as InstructPix2Pix's."""
+  n, keys = 4000, example_keys(jax.random.key(0), jnp.arange(4000))
+  told = {"picture": jnp.ones((n, 2)), "tokens": jnp.ones((n, LENGTH), jnp.int32), "token_mask": jnp.ones((n, 3), bool)}
+  own = together({"picture": entries({"picture": np.zeros(2)}, 0.1), "text": entries(NOTHING, 0.3)})
+  for condition, wanted in ((own, (0.07, 0.27, 0.03)), (together(PARTS, RATES), (0.05, 0.1, 0.2))):
+    assert condition.names == ("picture", "tokens", "token_mask")
+    dropped = condition.dropped(condition.of(told), keys)
+    picture, text = (np.asarray(dropped[name] == 0).all(1) for name in ("picture", "tokens"))
+    np.testing.assert_array_equal(~dropped["token_mask"].any(1), text)
+    for found, rate in zip((picture & ~text, text & ~picture, picture & text), wanted, strict=True):
+      assert abs(found.mean() - rate) < 4 * (rate * (1 - rate) / n) ** 0.5
+    half = condition.dropped(jax.tree.map(lambda a: a[2000:], told), keys[2000:])
+    np.testing.assert_array_equal(half["picture"], dropped["picture"][2000:])
+
+
+def test_guidance_knows_which_parts_are_dropped():
+  """In the order of the parts; one that is never dropped is always told; negative conditions stand for nothing."""
+  label, control = labels(Spec((1,), classes=4), 0.1), entries({"control": np.zeros(1)})
+  condition = together({"label": label, "control": control, "picture": entries({"picture": np.zeros(2)}, 0.1)})
+  keys = jax.random.split(jax.random.key(0), 3)
+  told = condition.asked({"label": [3, 1, 2], "control": np.ones((3, 1)), "picture": np.ones((3, 2))}, keys)
+  assert set(told) == {"label", "control", "picture"}
+  first, second, third = condition.ways(told, condition.away(told, {}))
+  assert third["label"].tolist() == second["label"].tolist() == [3, 1, 2]
+  assert first["label"].tolist() == [4, 4, 4]  # the label of none
+  assert np.all(first["control"] == 1)
+  assert not np.any(first["picture"])
+  assert not np.any(second["picture"])
+  assert np.all(third["picture"] == 1)
+  away = condition.away(told, {"label": [0, 0, 1]})
+  assert away["label"].tolist() == [0, 0, 1]
+  assert not np.any(away["picture"])
+  drawn = condition.asked({"control": np.ones((3, 1)), "picture": np.ones((3, 2))}, keys)
+  assert drawn["label"].shape == (3,)
+  with pytest.raises(UserError, match="give picture"):
+    condition.asked({"control": np.ones((3, 1))}, keys)
+
+
+def test_says_which_conditions_do_not_go_together():
+  refused = lambda sentence: pytest.raises(UserError, match=sentence)
+  with refused("two conditions have an entry 'tokens' each: rename one"):
+    together({"a": entries({"tokens": np.zeros(2)}), "b": entries({"tokens": np.zeros(2), "x": np.zeros(2)})})
+  with refused("rates are of picture, text, not of word"):
+    together(PARTS, {("word",): 0.1})
+  with refused("probabilities with a sum below 1"):
+    together(PARTS, {("text",): 0.6, ("picture",): 0.5})
+  with refused("by their own rates or by those of `rates`"):
+    together({"text": entries(NOTHING, 0.1)}, {("text",): 0.1})
+  condition = together(PARTS, RATES)
+  told = {"picture": jnp.ones((2, 2)), "tokens": jnp.ones((2, 3), int), "token_mask": jnp.ones((2, 3), bool)}
+  with refused("give negative_token_mask"):
+    condition.away(told, {"tokens": jnp.zeros((2, 3), int)})
+
+
+class Sum(nn.Module):
+  """x_0 is the sum of a picture's brightness, and a text's: linear, so that guidance can be told by hand."""
+
+  @nn.compact
+  def __call__(self, x, t, told, index=None):
+    gain = self.param("gain", nn.initializers.ones, (2,), x.dtype)
+    value = gain[0] * told["picture"].mean(1) + gain[1] * told["tokens"].sum(1)
+    return jnp.broadcast_to(value[:, None, None, None], x.shape)
+
+
+def test_samples_have_a_weight_for_each_condition_and_negative_ones():
+  method = gaussian_diffusion(
+    Sum(), linear(8, 0.02, 0.5), SPEC, optax.sgd(0.1), objective=Objective(PREDICTIONS["x_0"]),
+    condition=together(PARTS, RATES), sampler=Sampler(steps=2, clip=False),
+  )  # fmt: skip
+  told = {"picture": np.full((2, 2), 0.5), "tokens": np.full((2, 3), 1), "token_mask": np.ones((2, 3), bool)}
+  batch = told | {"image": np.zeros((2, *SPEC.shape)), "index": np.arange(2)}
+  state = method.init(jax.random.key(0), jax.tree.map(jnp.asarray, batch))
+  sample = lambda **given: np.asarray(method.sample(state, jax.random.split(jax.random.key(1), 2), **given))[:, 0, 0, 0]
+  weights = jnp.asarray([[1.5, 4.0], [1.0, 1.0]])
+  np.testing.assert_allclose(sample(weight=weights, **told), [1.5 * 0.5 + 4.0 * 3, 3.5], rtol=1e-5)
+  np.testing.assert_allclose(sample(weight=jnp.asarray([2.0, 0.0]), **told), [7.0, 0.0], atol=1e-5)
+  negative = {"negative_tokens": np.full((2, 3), 2), "negative_token_mask": np.ones((2, 3), bool)}
+  # Two of a weight lead from what is not wanted, 6, to what is, 3.5: the picture is told with one of them alone.
+  np.testing.assert_allclose(sample(weight=jnp.full(2, 2.0), **told, **negative), 6 + 2 * (3.5 - 6), rtol=1e-5)
+  chained = 6 + 1.5 * 0.5 + 4.0 * (3 - 6)
+  np.testing.assert_allclose(sample(weight=weights, **told, **negative)[0], chained, rtol=1e-5)
+  with pytest.raises(UserError, match="by a weight: give one, 1 changes nothing"):
+    sample(**told, **negative)
+  with pytest.raises(UserError, match=r"2 conditions are guided by as many weights of each sample, \[N, 2\]"):
+    sample(weight=jnp.ones((2, 3)), **told)

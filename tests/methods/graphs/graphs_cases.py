@@ -14,7 +14,10 @@ from flax import linen as nn
 
 from jaxgen import data
 from jaxgen.core.wrappers import averaged
-from jaxgen.methods.graphs.digress import Graphs, graph_diffusion
+from jaxgen.diffusion.schedules import ve
+from jaxgen.methods.graphs.digress import graph_diffusion
+from jaxgen.methods.graphs.gdss import Part, Sampler, graph_score_sde
+from jaxgen.methods.graphs.graphs import Graphs
 
 NODES = 11
 
@@ -67,4 +70,26 @@ def digress(dtype):
   return averaged(graph_diffusion(Degrees(2, 2, dtype), KIND, DATA.spec, optax.adam(5e-3), **options), 0.9)
 
 
-CASES = {"DiGress": Case(digress, DATA)}
+class Scores(nn.Module):
+  """Equivariant scores of features or weights that compile in a second."""
+
+  of_features: bool
+  dtype: Any = float
+
+  @nn.compact
+  def __call__(self, X, A, t, index=None, *, mask):
+    dense = lambda count, name: nn.Dense(count, name=name, dtype=self.dtype, param_dtype=self.dtype)
+    told = jnp.concatenate([X, jnp.sum(A, axis=2, keepdims=True), 0 * X[..., :1] + t[:, None, None]], axis=-1)
+    h = jnp.tanh(dense(4, "in")(told.astype(self.dtype)))
+    if self.of_features:
+      return dense(X.shape[-1], "out")(h)
+    return dense(1, "out")(h[:, :, None] * h[:, None] + dense(4, "edge")(A[..., None].astype(self.dtype)))[..., 0]
+
+
+def gdss(dtype):
+  nodes, edges = Part(Scores(True, dtype)), Part(Scores(False, dtype), ve(0.1, 2.0), "score")
+  options = dict(features="type", sampler=Sampler(steps=4))
+  return averaged(graph_score_sde(nodes, edges, KIND, DATA.spec, optax.adam(5e-3), **options), 0.9)
+
+
+CASES = {"DiGress": Case(digress, DATA), "GDSS": Case(gdss, DATA)}

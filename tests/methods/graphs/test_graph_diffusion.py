@@ -13,7 +13,8 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.spec import Spec
 from jaxgen.discrete.predictions import of_u
 from jaxgen.methods.graphs import digress
-from jaxgen.methods.graphs.digress import Graphs, Tokens, bound, decode, diffuse, encode, graph_diffusion
+from jaxgen.methods.graphs.digress import bound, diffuse, graph_diffusion, processes
+from jaxgen.methods.graphs.graphs import Graphs, Tokens, decode, dense, encode
 
 KIND = Graphs((0.6, 0.4), (0.7, 0.2, 0.1), {3: 1, 5: 3})
 SPEC = Spec((6, 6), feature="graph", dtype=np.int32)
@@ -35,7 +36,7 @@ def test_noise_and_the_bound_of_independent_edges(x64):
   -log p of each type and of the size, on average over what the estimate draws."""
   count, x = 300, graphs(301)
   x[-1] = 0
-  process = KIND.processes(discrete.squared_cosine(), 30)
+  process = processes(KIND, discrete.squared_cosine(), 30)
   u = Tokens(*(jnp.log(jnp.asarray(p)) for p in (KIND.nodes, KIND.pairs)))
 
   def predict(x_t, t):
@@ -47,7 +48,7 @@ def test_noise_and_the_bound_of_independent_edges(x64):
     tokens, mask = encode(x)
     noisy = diffuse(process, tokens, jnp.ones(len(x)), keys)
     nats = bound(KIND, process, predict, x, keys, dtype=jnp.float64)
-    return decode(tokens, mask), decode(noisy, mask), mask, digress.dense(noisy.pairs, 6), nats
+    return decode(tokens, mask), decode(noisy, mask), mask, dense(noisy.pairs, 6), nats
 
   same, noisy, mask, edges, nats = jax.tree.map(np.asarray, run(x, jax.random.split(jax.random.key(0), len(x))))
   np.testing.assert_array_equal(same, x)
