@@ -32,8 +32,7 @@ def low_resolution(schedule: Schedule | None = None) -> Condition:
   """The picture of low resolution, "low" [B, h, w, C], and its noise's level, "level" [B] in 0 .. 1.
 
   It is never dropped, and guidance by another condition, put beside it by `core.condition.together`, has it on both
-  sides. Samples are asked for with a clean
-  picture and the level of the noise that it gets.
+  sides. Samples are asked for with a clean picture and the level of the noise that it gets.
 
   Args:
     schedule: of the noise; None: `continuous_cosine`.
