@@ -1,7 +1,7 @@
-"""Text to emoji: a diffusion model of pictures that is told their names, and what is tuned of it afterwards.
+"""Text to emoji: a diffusion model of pictures that is conditioned on their names, and its fine-tuning.
 
 Paper: Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.3 (attention to the text; pixels here, not
-latents); Zhang et al. 2023, https://arxiv.org/abs/2302.05543 (ControlNet: a picture's outline says where things are);
+latents); Zhang et al. 2023, https://arxiv.org/abs/2302.05543 (ControlNet: conditioned on a picture's outline);
 Hu et al. 2021, https://arxiv.org/abs/2106.09685 (LoRA: the style that the model never saw); Gal et al. 2022,
 https://arxiv.org/abs/2208.01618 (textual inversion: one new word for that style, of five pictures)
 
@@ -10,7 +10,7 @@ https://arxiv.org/abs/2208.01618 (textual inversion: one new word for that style
     jaxgen train lora_emoji --file emoji_32.npz --base runs/text_emoji
     jaxgen train inversion_emoji --file emoji_32.npz --base runs/text_emoji
 
-What is tuned starts from --base, whose network stays as it is and is saved once with the new run. The first model
+Fine-tuning starts from --base, whose network does not change and is saved once with the new run. The first model
 learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is told the name of test picture i.
 
 Expect: no numbers; the quality of samples is not measured
@@ -70,13 +70,13 @@ def experiment(
   grid: diffusion.GridName = "trailing",
   sampling_steps: int = 50,
 ) -> Experiment:
-  """A U-Net with a text tower learns emoji, or something is learned beside it.
+  """A U-Net with a text tower learns emoji, or is fine-tuned.
 
   Args:
     file: the .npz of emoji.
-    tune: what is trained: all of a new model, or a ControlNet, a LoRA or one word of a trained one.
-    base: the folder of a run of text_emoji; without one the network stays as it is initialised.
-    pictures: how many of the new style's pictures are learned from; 100 for LoRA, 5 for the word by default.
+    tune: the part to train: all of a new model, or a ControlNet, a LoRA or one word of a trained one.
+    base: the folder of a run of text_emoji; without one the network keeps its random initialisation.
+    pictures: the number of training pictures of the new style; by default 100 for LoRA, 5 for the word.
     steps: training steps; by default as many as what is trained takes.
     learning_rate: of Adam; 1e-3 for all and LoRA, 3e-4 for a ControlNet, 5e-3 for a word by default.
     channels: the U-Net's width.
@@ -84,9 +84,9 @@ def experiment(
     side: height and width of the pictures.
     rank: of LoRA.
     alpha: of LoRA, whose factor is alpha / rank; a factor of 1 by default.
-    text_dropout: the share of examples whose name is not told in training; 0.1, for a ControlNet 0.5 by default.
+    text_dropout: the share of training examples whose name is dropped; 0.1, for a ControlNet 0.5 by default.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
-    control_scale: the factor of what the ControlNet adds; 0 is the base alone.
+    control_scale: the factor of the ControlNet's outputs; 0 means only the base.
     solver: how samples go from noise to pictures.
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.

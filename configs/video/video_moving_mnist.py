@@ -7,8 +7,8 @@ et al. 2015, https://arxiv.org/abs/1502.04681.
     jaxgen train video_moving_mnist
     jaxgen train video_moving_mnist --images mnist --digits 2 --side 64 --frames 20 --tfds-dir DIR
 
-The digits are scikit-learn's, which need no network. Predictions of test clips from their first frames are judged by
-the exact positions, beside the last known frame copied and the true frames.
+The digits are scikit-learn's, which need no network. Predictions of test clips from their first frames are evaluated by
+the exact positions, and compared with a copy of the last known frame and with the true frames.
 
 Expect: not measured
 Cost: not measured
@@ -57,7 +57,7 @@ def experiment(
     side: height and width of a frame.
     stills: frames of other clips that each clip is trained with; 0: clips alone.
     channels: the network's width.
-    prediction: what the network outputs.
+    prediction: the network's output.
     solver: how samples go from noise to clips.
     sampling_steps: steps of the solver.
     known: frames from which clips are predicted.
