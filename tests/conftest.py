@@ -118,8 +118,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-  """Python's collector of cycles leaves alone what importing has made, and comes rarely: traces of programs are
-  millions of short-lived objects, and at its usual thresholds it took a tenth of the suite's time."""
+  """Python's collector of cycles leaves alone what imports have made, and comes rarely: a trace of a program makes
+  millions of objects, for which it took a tenth of the suite's time."""
   gc.freeze()
   gc.set_threshold(50_000, 20, 20)
 

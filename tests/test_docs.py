@@ -44,7 +44,7 @@ OUTPUTS |= set(re.findall(r"[Ss]ave (?:it|this) as\s+`([\w/.]+)`", "\n".join(PAG
 
 
 # The reader's own runs, and what only looks like a config.
-NAMES = {"vit", "v", "min_snr", "squares", "midpoint_digits", "pixels_digits", "binarized_mnist"}
+NAMES = {"vit", "v", "min_snr", "squares", "midpoint_digits", "pixels_digits", "binarized_mnist"} | {"sd15", "lora"}
 
 
 @pytest.mark.parametrize("page", PAGES)

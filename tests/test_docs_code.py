@@ -161,8 +161,8 @@ def only_parse(monkeypatch):
     if hasattr(module, "parse"):
       monkeypatch.setattr(module, "parse", parse_and_end)
   monkeypatch.setattr(options, "parse", parse_and_end)
-  trained = dict(re.findall(r"jaxgen (?:train|import \S+) (\S+) [^\n`]*--name (\w+)", "\n".join(PAGES.values())))
-  config_of = {name: config for config, name in trained.items()}
+  trained = re.findall(r"jaxgen (?:train|import \S+) (\S+) [^\n`]*--name (\w+)", "\n".join(PAGES.values()))
+  config_of = {name: config for config, name in trained}
 
   class Trained:
     def __init__(self, path):

@@ -33,6 +33,7 @@ from jaxgen.data.mel import Mel, with_mel
 from jaxgen.diffusion.grids import of_variances
 from jaxgen.diffusion.times import aligned
 from jaxgen.evaluation.audio import spoken, vocoding
+from jaxgen.interop import diffwave as diffwave_weights
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
@@ -118,7 +119,7 @@ def experiment(
     labels = (("label", audio.DIGITS), ("speaker", audio.SPEAKERS))
     told, nothing = dict(labels=labels), {name: np.int32(0) for name, _ in labels}
     asked = lambda i: {"label": (i % 10).astype("int32"), "speaker": (i // 10 % 6).astype("int32")}
-    judges = (spoken(p.judged),)
+    judges = (spoken(p.judged), spoken(p.judged, of="speaker", classes=audio.SPEAKERS))
   else:
     cut, frames = audio.cut(p.length, random=True), MEL.frames(p.length)
     last = (audio.cut(p.length), with_mel(MEL))
@@ -128,10 +129,10 @@ def experiment(
     told, nothing = dict(factors=(16, 16)), {"mel": np.zeros((frames, MEL.bands), np.float32)}
     asked, judges = real.entries(sound, ("mel",)), (vocoding(p.judged),)
   process = diffusion.linear(p.noise_steps, 1e-4, p.last_beta)
+  network = DiffWave(p.channels, p.layers, p.cycle, dtype=jnp.bfloat16 if bfloat16 else jnp.float32)
+  network = network.clone(**told) if conditional else network
   method = gaussian_diffusion(
-    DiffWave(
-      p.channels, p.layers, p.cycle, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **(told if conditional else {})
-    ),
+    network,
     process,
     sound.spec,
     optimizers.adam(p.learning_rate, p.steps if speech else None, warmup=100 if speech else 0),
@@ -156,4 +157,5 @@ def experiment(
     samples=20,
     sample_chunk=20,
     evaluate_batch=20,
+    layouts={} if speech and conditional else {"lmnt": diffwave_weights.lmnt(network)},
   )

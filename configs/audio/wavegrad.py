@@ -28,6 +28,7 @@ from jaxgen.data import audio, real
 from jaxgen.data.mel import Mel, with_mel
 from jaxgen.diffusion.times import noise_levels
 from jaxgen.evaluation.audio import vocoding
+from jaxgen.interop import wavegrad as wavegrad_weights
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
@@ -59,7 +60,7 @@ SMALL = dict(
   first=96,
 )
 PRESETS = {
-  "speech": Preset(1_500, 16, 2e-3, 0.99, 2_048, Mel(audio.RATE, 64, 40), SMALL),
+  "speech": Preset(4_000, 16, 2e-3, 0.99, 2_048, Mel(audio.RATE, 64, 40), SMALL),
   "base": Preset(1_000_000, 256, 2e-4, 0.9999, 7_200, Mel(24_000, 300, 128, 1_200, 2_048), {}),  # 15.9 M parameters
 }
 NAMES = {"wavegrad_speech": {"preset": "speech"}, "wavegrad_base": {"preset": "base"}}
@@ -73,6 +74,7 @@ def experiment(
   learning_rate: float | None = None,
   ema: float | None = None,
   length: int | None = None,
+  scale: float = 5000.0,
   sampling_steps: int = 25,
   judged: int = 32,
   bfloat16: bool = False,
@@ -83,6 +85,7 @@ def experiment(
     preset: data, and the size of everything.
     corpus: the recordings: a NumPy file of spoken digits, or a folder of WAV files.
     length: samples of a wave in training.
+    scale: by which the noise level is multiplied before it is embedded; lmnt-com's weights have 1.
     sampling_steps: noise levels of a sample, evenly spaced in their logarithm.
     judged: the number of samples whose spectra are compared with the recordings'.
     bfloat16: the network computes in half precision.
@@ -97,8 +100,9 @@ def experiment(
     sound = audio.recordings(corpus or "data/recordings", rate=p.mel.rate, length=2 * p.length, fit="pad", **cut)
   process = diffusion.linear(1000, 1e-6, 0.01)
   nothing = {"mel": np.zeros((p.mel.frames(p.length), p.mel.bands), np.float32)}
+  network = WaveGrad(p.mel.bands, scale=scale, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **p.network)
   method = gaussian_diffusion(
-    WaveGrad(p.mel.bands, dtype=jnp.bfloat16 if bfloat16 else jnp.float32, **p.network),
+    network,
     process,
     sound.spec,
     optimizers.adam(p.learning_rate, p.steps if speech else None, warmup=100 if speech else 0, clip=1.0),
@@ -119,4 +123,5 @@ def experiment(
     samples=20,
     sample_chunk=20,
     evaluate_batch=20,
+    layouts={"lmnt": wavegrad_weights.lmnt(network)},
   )

@@ -18,6 +18,7 @@ Cost: not measured
 from jaxgen import Experiment, optimizers
 from jaxgen.core.wrappers import averaged
 from jaxgen.data import audio
+from jaxgen.evaluation.audio import spoken
 from jaxgen.evaluation.likelihood import likelihood
 from jaxgen.methods.sequence.language import Sampling, language, waves
 from jaxgen.nn.sequence.wavenet import WaveNet, stacks
@@ -37,6 +38,7 @@ def experiment(
   levels: int = 256,
   ema: float = 0.99,
   temperature: float = 1.0,
+  judged: int = 100,
   corpus: str = "data/speech_digits.npz",
 ) -> Experiment:
   """
@@ -50,6 +52,7 @@ def experiment(
     length: samples of a wave, at 8 kHz.
     levels: of mu-law.
     temperature: that logits are divided by in sampling.
+    judged: the number of samples that are judged by what a classifier hears.
     corpus: the recordings, one NumPy file.
   """
   speech = audio.speech(corpus, length=length, levels=levels)
@@ -69,7 +72,7 @@ def experiment(
     data=speech,
     steps=steps,
     batch_size=batch_size,
-    evaluators=(likelihood(),),
+    evaluators=(likelihood(), spoken(judged)),
     conditions=lambda i: {
       "label": (i % audio.DIGITS).astype("int32"),
       "speaker": (i // 10 % audio.SPEAKERS).astype("int32"),

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -103,15 +103,27 @@ def join(options: Mapping[str, Any]) -> None:
   join_cluster(*(options[name] for name in ("coordinator", "processes", "process", "join_seconds")))
 
 
-def load_run(command: str, subject: str, words: list[str], options: Options, description: str, *, cluster: bool = True):
+def load_run(
+  command: str,
+  subject: str,
+  words: list[str],
+  options: Options,
+  description: str,
+  *,
+  cluster: bool = True,
+  yielding: Sequence[str] = (),
+):
   """(a run with some of its config's arguments changed by flags, the command's options).
 
   Args:
     cluster: whether several processes may give the command together; if so, joins their job.
+    yielding: options that are None if the config has an argument with their name, which then gets the flag.
   """
   from jaxgen.engine.run import load
 
   run = load(subject)
+  yielded = [name for name in yielding if name in run.config.parameters]
+  options = {name: one for name, one in options.items() if name not in yielded}
   given, changed = parse(
     f"{command} {subject}",
     words,
@@ -128,7 +140,7 @@ def load_run(command: str, subject: str, words: list[str], options: Options, des
     from jaxgen.engine.averages import reconstructed
 
     run.state = reconstructed(run, given["ema"])
-  return run, given
+  return run, given | dict.fromkeys(yielded)
 
 
 def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:

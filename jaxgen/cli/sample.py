@@ -19,7 +19,10 @@ OPTIONS = {
   **CHECKPOINT,
   **EMA,
   **edits.OPTIONS,
-  "n": option(int, "number of samples", 64),
+  "prompt": option(str | None, "the text to generate samples for, for models that are conditioned on one", None),
+  "negative": option(str | None, "the negative prompt, from which samples are guided away; with --prompt", None),
+  "weight": option(float | None, "weight of guidance; 1 means no guidance (the config's)", None),
+  "n": option(int | None, "number of samples (64; with --prompt 1)", None),
   "seed": option(int, "sample i depends only on the seed and i", 0),
   "first": option(int, "number of the first sample", 0),
   "out": option(
@@ -41,6 +44,8 @@ OPTIONS = {
   ),
 }
 
+TOLD = "prompt", "negative", "weight"  # as `Run.sample` takes them
+
 
 class Clock:
   """Samples a second, without the first piece, whose time includes compiling."""
@@ -58,7 +63,9 @@ class Clock:
 
 
 def sample(subject: str, words: list[str]) -> None:
-  run, options = load_run("sample", subject, words, OPTIONS, "Draw samples from a run.")
+  run, options = load_run("sample", subject, words, OPTIONS, "Draw samples from a run.", yielding=TOLD)
+  if options["n"] is None:
+    options["n"] = 64 if options["prompt"] is None else 1
   for name in ("chunk", "batch"):
     if options[name] is not None and options[name] < 1:
       raise UserError(f"--{name} {options[name]}: it must be 1 or more")
@@ -67,9 +74,11 @@ def sample(subject: str, words: list[str]) -> None:
   if not is_folder and (options["chunk"] or options["format"] != "npz"):
     flag = f"--chunk {options['chunk']}" if options["chunk"] else f"--format {options['format']}"
     raise UserError(f"{flag} needs a folder: name one with --out FOLDER")
-  given = edits.given(run, options)
+  told = {name: options[name] for name in TOLD if options[name] is not None}
+  given = {**edits.given(run, options), **told}
   if is_folder and given:
-    raise UserError("--image does not work with a folder: give --out FILE, or no --out")
+    flags = " and ".join(f"--{name}" for name in (*edits.OPTIONS, *TOLD) if options[name] is not None)
+    raise UserError(f"{flags} cannot fill a folder: give --out FILE, or no --out")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task, clock = bar.add_task("sampling", total=options["n"]), Clock()
 

@@ -41,6 +41,7 @@ def train(subject: str, words: list[str]) -> None:
   join(options)
   folder = folder_of(options["runs"], options["name"], config.name)
   where = {name: options[name] for name in ("fsdp", "tensor", "workers")}
+  changed = config.settled(changed, folder.info()["arguments"] if folder.exists() else None)
   run = Run(folder, config, changed, options["seed"], **where)
   if options["profile"] is not None:
     run.hooks.append(profiling.Profile(folder, *profiling.parse(options["profile"]), run.experiment.steps))

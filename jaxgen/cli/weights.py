@@ -1,11 +1,17 @@
-"""jaxgen import FILE CONFIG and jaxgen export RUN FILE: reads and writes other libraries' weights, in one process."""
+"""jaxgen import FILE CONFIG and jaxgen export RUN FILE: reads and writes other libraries' weights, in one process.
+
+FILE may be a folder if the config has an argument "pretrained", like stable_diffusion.
+"""
 
 import pathlib
 
 from jaxgen.cli.options import CHECKPOINT, RUNS, folder_of, load_run, option, parse
+from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.run import Run
 from jaxgen.interop import runs
+
+PRETRAINED = "pretrained"  # the argument of configs that read all networks of a model, from a folder or a file
 
 
 def import_weights(file: str, subject: str, words: list[str]) -> None:
@@ -24,8 +30,13 @@ def import_weights(file: str, subject: str, words: list[str]) -> None:
     config,
   )
   folder = folder_of(options["runs"], options["name"], config.name)
+  whole = PRETRAINED in config.parameters  # the config itself reads all networks of a model
+  if whole:
+    changed = config.settled({**changed, PRETRAINED: file})
   run = Run(folder, config, changed, options["seed"])
-  count = runs.import_weights(run, file, options["layout"], options["fresh"])
+  if whole and (options["layout"] or options["fresh"]):
+    raise UserError(f"--layout and --fresh are of one network, and {config.name} reads whole models: leave them out")
+  count = runs.import_model(run, file) if whole else runs.import_weights(run, file, options["layout"], options["fresh"])
   print(f"{folder.path}  step 0, {count:,} values read")
 
 

@@ -90,7 +90,7 @@ def captions(
   path: str | os.PathLike,
   tokenizer: str,
   *,
-  side: int = 224,
+  side: int | tuple[int, int] = 224,
   length: int = 77,
   vocabulary: int = 49_408,
   fit: Fit = "crop",
@@ -103,13 +103,13 @@ def captions(
   Args:
     path: a list, a folder of lists, or shards.
     tokenizer: CLIP's merges file, or a number of tokens to be trained, `vocabulary`.
-    side: height and width that pictures are brought to.
+    side: height and width that pictures are brought to, one number where they are the same.
     length: tokens of a caption, the first and the last included; longer ones lose their end.
     vocabulary: number of tokens.
     fit, view, augment, last: as in `Dataset`.
   """
   features = {
-    "image": jax.ShapeDtypeStruct((side, side, 3), np.uint8),
+    "image": jax.ShapeDtypeStruct((*((side, side) if isinstance(side, int) else side), 3), np.uint8),
     "tokens": jax.ShapeDtypeStruct((length,), np.int32),
   }
   name = f"captions:{tokenizer}:{path}"

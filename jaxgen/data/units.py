@@ -22,13 +22,13 @@ class Unit(NamedTuple):
 def unit(data: Dataset) -> Unit:
   """The unit of a data set's examples, and how many of it an example has; nothing is read.
 
-  Waves are seconds of audio, whatever a method sees of them. Tokens count with their padding, and of a pair of
-  sentences those of the target. What is neither of these nor an image is an example.
+  Waves are seconds of audio, whatever a method sees of them. Tokens count with their padding, of a pair of
+  sentences those of the target, and beside pictures none. What is neither of these nor an image is an example.
   """
   features = data.features
   if "wave" in features:
     return Unit("seconds of audio", features["wave"].shape[0] / rate_of(data))
-  for name in ("tokens", "target"):
+  for name in ("tokens", "target") if "image" not in features else ():
     if name in features:
       return Unit("tokens", float(math.prod(features[name].shape)))
   return Unit("images" if "image" in features else "examples", 1.0)

@@ -51,6 +51,25 @@ def trailing(schedule: Schedule, n: int) -> Times:
   return np.append(_whole(schedule, schedule.T - np.arange(n) * (schedule.T / n)), 0.0)
 
 
+def leading_by_one(schedule: Schedule, n: int, last: float = 1.0) -> Times:
+  """`leading`, each time one step later, and not 0 but t = 1 at the end: Stable Diffusion's.
+
+  Their DDIM and PLMS end with alpha_1, and not with clean data: diffusers' steps_offset = 1 and set_alpha_to_one =
+  False. Their other solvers end at 0.
+
+  Args:
+    last: the last time.
+
+  Raises:
+    UserError: a continuous process, or so many steps that the first time lies above T.
+  """
+  check(schedule, n)
+  if schedule.steps is None or (n - 1) * (schedule.steps // n) + 2 > schedule.steps:
+    most = "a discrete process" if schedule.steps is None else f"at most {schedule.steps // 2} steps"
+    raise UserError(f"Stable Diffusion's own time grid is of {most}: choose the grid trailing, or change their number")
+  return np.append(np.arange(n)[::-1] * (schedule.steps // n) + 2.0, last)
+
+
 def linspace(schedule: Schedule, n: int) -> Times:
   """n equidistant times from T down to t_min (1 in discrete processes, rounded), then 0.
 

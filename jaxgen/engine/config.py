@@ -11,6 +11,8 @@ A config may have further names, each standing for some of its arguments. They a
 file:
 
     NAMES = {"ddpm_cifar10": {"preset": "cifar10"}, "ddpm_mnist": {"preset": "mnist"}}
+
+A config may also have a function `settled`, see `Config.settled`.
 """
 
 import ast
@@ -142,6 +144,23 @@ class Config:
       except TypeError as error:
         raise UserError(f"config {self.name}: argument {name!r} {error}") from None
     return kept
+
+  def settled(self, arguments: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments, with those that the config's function `settled` gives, where it has one.
+
+    That function reads of a user's files what the run keeps among its arguments, such as the sizes of networks, so that
+    it no longer needs the files. SETTLED, beside the function, has the names of these arguments.
+
+    Args:
+      arguments: those that are given.
+      kept: those of the run, where it exists already.
+    """
+    code = self.function.__globals__
+    if "settled" not in code:
+      return dict(arguments)
+    if kept is not None:
+      return {**{name: kept[name] for name in code["SETTLED"] if name in kept}, **arguments}
+    return {**code["settled"]({**self.defaults(), **arguments}), **arguments}
 
   def build(self, **arguments: Any) -> Experiment:
     """Calls the config with these arguments in place of its defaults.

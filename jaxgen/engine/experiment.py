@@ -65,6 +65,8 @@ class Experiment:
     published: numbers that papers report for this experiment, for `jaxgen reproduce` and the ledger.
     layouts: layouts of published weights of the network called "network", by name ("timm", "transformers"): lists of
       `jaxgen.interop.layout.Entry`, for `jaxgen import` and `jaxgen export`.
+    prompts: (a run, texts) -> the condition "tokens" [N, T] of models that are told a text; None: this one is not.
+    keeps: further files, by path within a new run's folder, that it keeps; read when the run is made.
   """
 
   method: Method
@@ -90,15 +92,13 @@ class Experiment:
   figures: Sequence[Figure] = ()
   published: Sequence[Published] = ()
   layouts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+  prompts: Callable[[AnyRun, Sequence[str]], Any] | None = None
+  keeps: Callable[[], Mapping[str, bytes]] = dict
 
   def __post_init__(self):
-    counts = ("steps", "batch_size", "log_every", "updates_per_dispatch", "microbatches", "max_skipped")
-    for name in (*counts, "sample_chunk", "keep"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+    counts = ("steps", "batch_size", "log_every", "updates_per_dispatch", "microbatches", "max_skipped", "sample_chunk")
+    for name in (*counts, "keep", "sample_every", "evaluate_every", "checkpoint_every", "evaluate_batch"):
+      if (value := getattr(self, name)) is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
     if self.best is not None and (len(self.best) != 2 or self.best[1] not in ("min", "max")):
       raise ValueError(f'best is (metric, "min" or "max"), not {self.best!r}')
-    for name in ("sample_every", "evaluate_every", "checkpoint_every", "evaluate_batch"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} must be at least 1 or None, not {value}")

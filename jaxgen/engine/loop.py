@@ -191,7 +191,7 @@ class _Training:
     def begin() -> None:
       if not folder.exists():
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        keep_config(folder, run.config)  # first: run.json makes it a run, which a kill may leave so
+        keep_config(run)  # first: run.json makes it a run, which a kill may leave so
         folder.write_info(describe(run, start))
 
     # Process 0 looks at the files and decides for all processes: they may not see the same files.

@@ -61,7 +61,7 @@ def record_start(run: Run, start: Mapping[str, Any], step: int, frozen: Mapping[
   A session is recorded when it starts; one without an end was killed. If nothing is left to train, a session is added
   only if its arguments differ, since they may be evaluated.
   """
-  keep_config(run.folder, run.config)
+  keep_config(run)
   info = run.folder.info()
   if step < run.experiment.steps:
     info["sessions"].append({"from": step, **start})
@@ -225,12 +225,17 @@ def _changed(folder: Folder, config: Config) -> list[str]:
   return changed
 
 
-def keep_config(folder: Folder, config: Config) -> None:
-  """Writes the run's copies of the config and of the modules that it imports from its own folder.
+def keep_config(run: Run) -> None:
+  """Writes the run's copies of the config and of the modules that it imports from its own folder, and, once, the
+  further files that the experiment keeps.
 
   Earlier copies that differ are kept in earlier/<n>/, with n counting from 0.
   """
+  folder, config = run.folder, run.config
   folder.check()
+  if not (folder / KEPT).is_file():
+    for name, contents in run.experiment.keeps().items():
+      files.write(folder / name, contents)
   if (folder / KEPT).is_file() and _changed(folder, config):
     number = len(list((folder / "earlier").glob("*")))
     imported = (f"{KEPT_IMPORTS}/{name}" for name in files.sizes(folder / KEPT_IMPORTS) if name.endswith(".py"))

@@ -1,7 +1,7 @@
 """A run: an experiment, its folder, and its state at some step."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -205,6 +205,8 @@ class Run:
     first: int = 0,
     batch: int | None = None,
     progress: Callable[[int], Any] | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
     **conditions: Any,
   ):
     """Samples first .. first + n - 1 of a seed: [n, ...] numpy, images in [-1, 1].
@@ -214,13 +216,17 @@ class Run:
 
     Args:
       batch: the number of samples that are computed at once; by default the experiment's `sample_chunk`.
-      conditions: values [n, ...] by name, in place of the experiment's own.
+      prompt: the text that samples are of, or n texts, for models that are told one.
+      negative: the text, or n texts, that they are guided away from.
+      conditions: values [n, ...] by name, in place of the experiment's own, or a number for all: "weight", "strength".
       progress: called with the number of samples done.
 
     Raises:
       UserError: the method generates nothing, or n < 1 or first < 0.
     """
 
+    conditions |= self.told(n, prompt, negative)
+    conditions = {k: np.full(n, v, np.float32) if np.ndim(v) == 0 else v for k, v in conditions.items()}
     pieces, done = [], 0
     for piece in stream(self, n, seed=seed, first=first, batch=batch, **conditions):
       pieces.append(piece)
@@ -228,6 +234,26 @@ class Run:
       if progress is not None:
         progress(done)
     return jax.tree.map(lambda *xs: np.concatenate(xs), *pieces)
+
+  def told(self, n: int, prompt: str | Sequence[str] | None, negative: str | Sequence[str] | None) -> dict[str, Any]:
+    """The conditions of n samples of texts: {"tokens": .., "negative_tokens": ..}, those that are given.
+
+    Raises:
+      UserError: the model is told no text, there are not n texts, or the run cannot read them.
+    """
+    found = {}
+    for name, flag, texts in (("tokens", "prompt", prompt), ("negative_tokens", "negative", negative)):
+      if texts is None:
+        continue
+      read = self.experiment.prompts
+      if read is None:
+        raise UserError(f"config {self.config.name} is told no text: sample without --{flag}")
+      texts = [texts] if isinstance(texts, str) else list(texts)
+      if len(texts) not in (1, n):
+        raise UserError(f"there are {len(texts)} texts for {n} samples: give one, or as many")
+      tokens = read(self, texts)
+      found[name] = np.broadcast_to(tokens, (n, *tokens.shape[1:])) if len(texts) == 1 else tokens
+    return found
 
   def evaluate_split(self, split: str | None = None, *, seed: int = 0) -> dict[str, Any]:
     """`Method.evaluate` for every example of a split, in order: {name: [N] numpy}. By default of the test split."""

@@ -18,7 +18,7 @@ from jaxgen.core.method import Batch
 from jaxgen.data import real
 from jaxgen.data.audio import rate_of, waves
 from jaxgen.data.dataset import Dataset
-from jaxgen.data.mel import Mel, magnitudes
+from jaxgen.data.mel import Mel, as_picture, magnitudes
 from jaxgen.engine.experiment import AnyRun, Evaluator
 from jaxgen.evaluation.judge import Judge, trained_on
 from jaxgen.evaluation.likelihood import mean_and_error
@@ -32,35 +32,45 @@ def mel_of(data: Dataset) -> Mel:
   return Mel(rate, hop=round(0.016 * rate), bands=32)
 
 
-def pictures(data: Dataset) -> Dataset:
-  """A data set of sound as the classifier sees it: "image" [frames, bands, 1] in [-1, 1], with labels.
+def pictures(data: Dataset, of: str = "label", classes: int | None = None) -> Dataset:
+  """A data set of sound as the classifier sees it: "image" [frames, bands, 1] in [-1, 1], and "label".
+
+  Args:
+    data: recordings.
+    of: the label of a recording that the classifier learns, such as "speaker".
+    classes: the number of its classes; None: the data's.
 
   Raises:
-    UserError: the data has no waves.
+    UserError: the data has no waves, or not this label.
   """
-  if "wave" not in data.features:
-    raise UserError(f"{data.name} has no sound to judge: use other data, or another evaluator")
-  mel = mel_of(data)
+  missing = [name for name in ("wave", of) if name not in data.features]
+  if missing:
+    raise UserError(
+      f"{data.name} has no {missing[0]!r}, by which sound is judged: use other data, or no such evaluator"
+    )
+  mel, features = mel_of(data), {name: data.features[name] for name in ("wave", of)}
 
   def picture(key: Array, batch: Batch) -> Batch:
-    return {name: x for name, x in batch.items() if name != "wave"} | {"image": seen(mel, batch["wave"])}
+    return {"index": batch["index"], "label": batch[of], "image": seen(mel, batch["wave"])}
 
-  shown = (waves(), picture)
-  return dataclasses.replace(data, transforms=shown, augment=(), last=(), feature="image", levels=None)
+  shown = dict(features=features, transforms=(waves(), picture), augment=(), last=(), feature="image", levels=None)
+  return dataclasses.replace(data, classes=classes or data.classes, **shown)
 
 
 def seen(mel: Mel, x: Float[Array, "n length channels"]) -> Float[Array, "n frames bands 1"]:
   """The mean of a wave's channels as the classifier sees it; samples behind the last whole frame are left out."""
   mono = x.mean(axis=2)[:, : x.shape[1] // mel.hop * mel.hop]
-  return 2 * mel.of(mono)[..., None] - 1
+  return as_picture(mel.of(mono))
 
 
 def _channels(x: Waves) -> Float[np.ndarray, "n length channels"]:
   return x if x.ndim == 3 else x[:, :, None]
 
 
-def spoken(num: int = 300, *, seed: int = 0, split: str = "test", data: Dataset | None = None) -> Evaluator:
-  """Whether samples say what they were asked to say, and how far they are from recordings.
+def spoken(
+  num: int = 300, *, of: str = "label", classes: int | None = None, seed: int = 0, split: str = "test"
+) -> Evaluator:
+  """Whether samples have the requested label, and how far they are from recordings.
 
   Numbers: `spoken_accuracy_N`, the share of N samples whose label the classifier hears, with its standard error, and
   `spoken_accuracy_real` of the split's recordings; `spoken_frechet_N`, the Fréchet distance of the samples to the split
@@ -69,21 +79,23 @@ def spoken(num: int = 300, *, seed: int = 0, split: str = "test", data: Dataset 
 
   Args:
     num: the number of samples N.
+    of: the label of samples and recordings that is heard. With "speaker" the numbers are `speaker_accuracy_N`, ...
+    classes: the number of its classes; None: the data's.
     seed: of the samples.
-    data: recordings to compare with; None: the run's.
 
   The evaluator raises:
     UserError: the data has no sound or labels or fewer training recordings than N, or samples are asked for without
       labels.
   """
 
+  name = "spoken" if of == "label" else of
   known: dict[str, Any] = {}  # the classifier, the numbers and features of recordings, made once for a data set
 
   def reference(data: Dataset) -> tuple[Judge, dict[str, float], Float[np.ndarray, "n features"]]:
     from jaxgen.evaluation.frechet import frechet_distance
 
     if known.get("data") is not data:
-      shown, total = pictures(data), len(data.source("train"))
+      shown, total = pictures(data, of, classes), len(data.source("train"))
       if num > total:
         raise UserError(f"spoken({num}): {data.name} has {total:,} training recordings: ask for at most that many")
       judge = trained_on(shown)
@@ -93,8 +105,8 @@ def spoken(num: int = 300, *, seed: int = 0, split: str = "test", data: Dataset 
       chosen = np.sort(np.random.default_rng(0).permutation(total)[:num])
       of_train = judge.features(np.concatenate(list(real.images(shown, "train", chosen))))
       numbers = {
-        "spoken_accuracy_real": float((judge.logits(features).argmax(1) == label).mean()),
-        f"spoken_frechet_{num}_floor": frechet_distance(of_train, features),
+        f"{name}_accuracy_real": float((judge.logits(features).argmax(1) == label).mean()),
+        f"{name}_frechet_{num}_floor": frechet_distance(of_train, features),
       }
       known.update(data=data, found=(judge, numbers, features))
     return known["found"]
@@ -102,22 +114,22 @@ def spoken(num: int = 300, *, seed: int = 0, split: str = "test", data: Dataset 
   def evaluate(run: AnyRun) -> dict[str, float]:
     from jaxgen.evaluation.frechet import frechet_distance
 
-    compared, asked = data or run.data, run.conditions(np.arange(num))
-    if "label" not in asked:
-      raise UserError("what samples say is judged by the labels that they are asked for, and this config asks for none")
-    judge, numbers, features = reference(compared)
+    asked = run.conditions(np.arange(num))
+    if of not in asked:
+      raise UserError(f"samples are judged by the {of!r} that they are asked for, and this config asks for none")
+    judge, numbers, features = reference(run.data)
     samples = _channels(run.sample(num, seed=seed))
-    names = f"spoken_accuracy_{num}", f"spoken_accuracy_{num}_se", f"spoken_frechet_{num}"
+    names = f"{name}_accuracy_{num}", f"{name}_accuracy_{num}_se", f"{name}_frechet_{num}"
     if not np.isfinite(samples).all():
       return numbers | dict.fromkeys(names, math.nan)
-    heard = judge.features(np.asarray(seen(mel_of(compared), jnp.asarray(samples))))
-    right = judge.logits(heard).argmax(1) == np.asarray(asked["label"])
+    heard = judge.features(np.asarray(seen(mel_of(run.data), jnp.asarray(samples))))
+    right = judge.logits(heard).argmax(1) == np.asarray(asked[of])
     found = (*mean_and_error(right.astype(np.float64)), frechet_distance(heard, features))
     return numbers | dict(zip(names, found, strict=True))
 
   def rehearse(run: AnyRun) -> None:
     """Opens or trains the classifier."""
-    reference(data or run.data)
+    reference(run.data)
 
   evaluate.rehearse = rehearse
   return evaluate
@@ -144,7 +156,7 @@ def log_spectral_distance(
 
 
 def vocoding(num: int = 32, *, seed: int = 0, split: str = "test") -> Evaluator:
-  """How close a vocoder's waves are to the recordings whose mel spectrograms it was told.
+  """How close a vocoder's waves are to the recordings of their mel spectrograms.
 
   Numbers: `vocoded_lsd_N` in dB, the mean `log_spectral_distance` of N waves, with its standard error; and
   `vocoded_lsd_N_noise`, that of white noise as loud as the recording, which is what a vocoder starts from.

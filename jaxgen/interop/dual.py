@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgen.core.errors import UserError
-from jaxgen.interop.layout import Entry, beside, conv, dense, same, shaped, stacked
+from jaxgen.interop.layout import Entry, beside, conv, dense, same, shaped
 from jaxgen.interop.resnet import batch_norm, kernel
-from jaxgen.interop.text_tower import layers
+from jaxgen.interop.text_tower import layers, resblocks
 from jaxgen.interop.text_tower import transformers as text_transformers
 from jaxgen.interop.vit import affine, norm, table
 from jaxgen.nn.joint.dual import DualEncoder
@@ -70,7 +70,7 @@ def openai(network: DualEncoder) -> list[Entry]:
       shaped(same("visual.class_embedding", f"{IMAGE}/class_token"), (-1,), (1, -1)),
       _flat(positions),
       *norm("visual.ln_pre", f"{IMAGE}/norm_first"),
-      *_resblocks("visual.transformer.resblocks", f"{IMAGE}/encoder/blocks", image.depth),
+      *resblocks("visual.transformer.resblocks", f"{IMAGE}/encoder/blocks", image.depth),
       *norm("visual.ln_post", f"{IMAGE}/norm"),
       same("visual.proj", "params/image_projection/kernel"),
     ]
@@ -78,7 +78,7 @@ def openai(network: DualEncoder) -> list[Entry]:
     *entries,
     same("token_embedding.weight", f"{TEXT}/embedding/table"),
     same("positional_embedding", f"{TEXT}/encoder/positions/table"),
-    *_resblocks("transformer.resblocks", f"{TEXT}/encoder/stack/blocks", text.options.depth),
+    *resblocks("transformer.resblocks", f"{TEXT}/encoder/stack/blocks", text.options.depth),
     *norm("ln_final", f"{TEXT}/encoder/norm"),
     same("text_projection", f"{TEXT}/projection/kernel"),
     same("logit_scale", "params/log_scale"),
@@ -159,24 +159,6 @@ def _readout(theirs: str, ours: str) -> list[Entry]:
     *affine(f"{theirs}.mlp.fc1", f"{ours}/mlp/in"),
     *affine(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
   ]
-
-
-def _resblocks(theirs: str, ours: str, depth: int) -> list[Entry]:
-  """OpenAI's `ResidualAttentionBlock`."""
-
-  def block(i: int) -> list[Entry]:
-    layer = f"{theirs}.{i}"
-    return [
-      *norm(f"{layer}.ln_1", f"{ours}/norm_attention"),
-      dense(f"{layer}.attn.in_proj_weight", f"{ours}/attention/qkv/kernel"),
-      same(f"{layer}.attn.in_proj_bias", f"{ours}/attention/qkv/bias"),
-      *affine(f"{layer}.attn.out_proj", f"{ours}/attention/out"),
-      *norm(f"{layer}.ln_2", f"{ours}/norm_mlp"),
-      *affine(f"{layer}.mlp.c_fc", f"{ours}/mlp/in"),
-      *affine(f"{layer}.mlp.c_proj", f"{ours}/mlp/out"),
-    ]
-
-  return stacked([block(i) for i in range(depth)])
 
 
 def _modified_resnet(network: ModifiedResNet) -> list[Entry]:

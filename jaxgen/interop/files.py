@@ -1,13 +1,17 @@
 """Files of weights: safetensors and npz, which hold arrays and nothing that could run."""
 
+import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.interop.layout import Later
 
 
 def load(path: files.PathLike) -> dict[str, np.ndarray]:
@@ -36,6 +40,42 @@ def load(path: files.PathLike) -> dict[str, np.ndarray]:
   pickled = _pickled(path)
   what = "a pickle, which may run anything when it is read" if pickled else f"of the kind {path.suffix or '(none)'}"
   raise UserError(f"{path} is {what}: weights are read from .safetensors and .npz, convert it with safetensors' tools")
+
+
+_DTYPES = {
+  "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+  "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def opened(path: files.PathLike) -> Mapping[str, Any]:
+  """The arrays of a .safetensors or .npz file by name; those of .safetensors are read one by one, when they are used.
+
+  Raises:
+    UserError: as in `load`.
+  """
+  path = pathlib.Path(path)
+  if path.suffix != ".safetensors" or not path.is_file():
+    return load(path)
+  from safetensors import safe_open
+
+  try:
+    with safe_open(path, "numpy"), open(path, "rb") as file:  # it checks the header
+      size = int.from_bytes(file.read(8), "little")
+      header = json.loads(file.read(size))
+  except Exception:  # said by `load`
+    return load(path)
+  header.pop("__metadata__", None)
+
+  def tensor(name: str) -> Later:
+    about = header[name]
+    if about["dtype"] not in _DTYPES:
+      raise UserError(f"{path}: the tensor {name!r} has the dtype {about['dtype']}, which is not read here")
+    dtype, (low, high) = jnp.dtype(_DTYPES[about["dtype"]]), about["data_offsets"]
+    bytes_of = lambda: np.fromfile(path, np.uint8, high - low, offset=8 + size + low)
+    return Later(tuple(about["shape"]), dtype, lambda: bytes_of().view(dtype).reshape(about["shape"]))
+
+  return {name: tensor(name) for name in header}
 
 
 def _pickled(path: pathlib.Path) -> bool:

@@ -118,19 +118,37 @@ def _stack(entries: Sequence[Entry]) -> Entry:
   return Entry(tuple(name for entry in entries for name in entry.theirs), ours, join, split)
 
 
+class Later:
+  """An array that is made each time it is asked for.
+
+  Attributes:
+    shape, dtype: of the array.
+    make: () -> the array, in any dtype.
+  """
+
+  def __init__(self, shape: tuple[int, ...], dtype: Any, make: Callable[[], np.ndarray]):
+    self.shape, self.dtype, self.make = shape, np.dtype(dtype), make
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return self.make().astype(dtype or self.dtype, copy=False)
+
+
 def read(
   entries: Sequence[Entry],
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Any],
   shapes: Any,
   fresh: Sequence[str] = (),
+  later: bool = False,
 ) -> dict[str, Any]:
   """The network's variables out of published tensors.
 
   Args:
-    tensors: by their names.
+    tensors: arrays, or `Later`s, by their names.
     shapes: the network's variables as `jax.eval_shape` gives them: shapes and dtypes that are wanted.
     fresh: beginnings of paths of ours that are not read and left out of the result, whether the file has them or not: a
       head for other classes.
+    later: give `Later`s, each of which reads its tensors when it is turned into an array: of a large file no more than
+      a tensor is in memory. All shapes are checked now.
 
   Raises:
     UserError: a tensor that is missing, of another shape, or that nothing wants; it is named.
@@ -148,23 +166,40 @@ def read(
     for name in entry.theirs:
       if name not in tensors:
         raise UserError(f"the weights have no tensor {name!r}: they are of another network, or of another layout")
-    want, arrays = wanted[entry.ours], [np.asarray(tensors[name]) for name in entry.theirs]
+    want = wanted[entry.ours]
+    arrays = [_stand_in(tensors[name]) if later else np.asarray(tensors[name]) for name in entry.theirs]
     # Their shapes, from ours: a shape of the wrong length cannot be transposed.
     expected = [np.shape(x) for x in entry.split(np.broadcast_to(np.zeros((), np.int8), want.shape))]
-    if entry.fit is not None:
-      arrays = [a if a.shape == s else entry.fit(a, s) for a, s in zip(arrays, expected, strict=True)]
+    arrays = _fitted(entry, arrays, expected)
     for name, array, shape in zip(entry.theirs, arrays, expected, strict=True):
       if array.shape != shape:
         raise UserError(
           f"the tensor {name!r} is of shape {array.shape} and the network's is {shape}: "
           "change the config's sizes, or take the weights of this size"
         )
-    found[entry.ours] = entry.join(arrays).astype(want.dtype)
+    if later:
+      read_now = lambda entry=entry, expected=expected: entry.join(
+        _fitted(entry, [np.asarray(tensors[name]) for name in entry.theirs], expected)
+      )
+      found[entry.ours] = Later(tuple(want.shape), want.dtype, read_now)
+    else:
+      found[entry.ours] = entry.join(arrays).astype(want.dtype)
   used = {name for entry in entries for name in entry.theirs}
   for name in tensors:
     if name not in used:
       raise UserError(f"the network has no place for the tensor {name!r} of shape {np.shape(tensors[name])}")
   return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def _stand_in(tensor: Any) -> np.ndarray:
+  """An array of that shape, of one byte."""
+  return np.broadcast_to(np.zeros((), np.int8), tensor.shape)
+
+
+def _fitted(entry: Entry, arrays: Sequence[np.ndarray], expected: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+  if entry.fit is None:
+    return list(arrays)
+  return [a if a.shape == s else entry.fit(a, s) for a, s in zip(arrays, expected, strict=True)]
 
 
 def _within(path: str, start: str) -> bool:

@@ -114,6 +114,23 @@ def import_weights(run: Run, file: PathLike, layout: str | None = None, fresh: S
   return sum(x.size for x in found.values())
 
 
+def import_model(run: Run, source: PathLike) -> int:
+  """Makes the run's folder, at step 0, out of a model whose networks the experiment's `frozen` sources read.
+
+  Returns:
+    The number of values of all networks.
+
+  Raises:
+    UserError: the folder is a run already, or the source does not fit; nothing is written then.
+  """
+  if run.folder.exists():
+    raise UserError(f"{run.folder.path} is a run already: choose another --name")
+  nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
+  state = run.program.init(run.seed, nothing)
+  begin(run, state, {"imported": str(source)})
+  return sum(x.size for name in state.params for x in jax.tree.leaves(state.params[name]))
+
+
 def started(run: Run, found: Mapping[str, Any]) -> State:
   """The run's state at step 0, with these arrays in its network's place, and in that of every average of it.
 
@@ -143,7 +160,7 @@ def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:
   run.folder.lock()
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
-    keep_config(run.folder, run.config)
+    keep_config(run)
     frozen_of = run.experiment.method.frozen
     with contextlib.closing(RunCheckpoints(run.folder, frozen_of, keep=run.experiment.keep)) as checkpoints:
       saved = checkpoints.save_frozen(state)

@@ -25,6 +25,8 @@ PUBLISHED = {
   ("score_sde_cifar10", (("sde", "ve"),)): 62_758_787 + 128,  # frequencies
   # DiT's parameters less its fixed positions, SD's first stage, and the moments of four channels of latents.
   ("dit", (("preset", "XL/2"),)): 674_834_720 + 83_653_863 + 2 * 4,
+  # U-Net, first stage and text encoders.
+  ("stable_diffusion", ()): 859_520_964 + 83_653_863 + 123_060_480,
   # Student and teacher, EDM's network.
   ("consistency_digits", (("kind", "distillation"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
   ("few_steps_digits", (("method", "progressive"), ("teacher", "runs/edm_digits"))): 2 * 284_513,
@@ -67,7 +69,8 @@ PUBLISHED = {
 KNOWN = """
 attention_multi30k barlow_twins_digits byol_digits cait_digits cait_imagenet classifier_digits conv_vae_digits
 dcgan_celeba dcgan_digits ddpm_cifar10 ddpm_digits ddpm_mnist deit_digits deit_imagenet densenet_digits
-densenet_imagenet diffwave_base diffwave_large diffwave_speech wavegrad_base wavegrad_speech
+densenet_imagenet audioldm_first_stage audioldm_speech diffwave_base diffwave_large diffwave_speech wavegrad_base
+wavegrad_speech
 dino_digits dit_digits dit_imagenet ebm_digits ebm_mnist ebm_rings edm_cifar10 edm_digits
 efficientnet_b0_cifar10 efficientnet_digits efficientnet_imagenet flow_contrastive_rings flow_matching_cifar10
 flow_matching_digits fvsbn_digits fvsbn_mnist gan_digits gan_mnist gan_rings gated_pixelcnn_cifar10

@@ -78,10 +78,13 @@ def test_the_classifier_hears_what_is_said_and_what_is_not(tones, monkeypatch):
   assert np.isnan(evaluate(Run(data=tones, drawn=broken, asked=run.asked))["spoken_accuracy_40"])
   for wrong, words in [
     (Run(data=tones, drawn=noise, asked=lambda i: {}), "asks for none"),
-    (Run(data=digits(), drawn=noise, asked=run.asked), "no sound"),
+    (Run(data=digits(), drawn=noise, asked=run.asked), "digits has no 'wave'"),
   ]:
     with pytest.raises(UserError, match=words):
       evaluate(wrong)
+  by_speaker = judges.pictures(tones, "speaker", 1)
+  assert by_speaker.spec.shape == (16, 32, 1)
+  assert (by_speaker.classes, set(recordings(by_speaker)["label"])) == (1, {0})
   with pytest.raises(UserError, match="80 training recordings"):
     judges.spoken(81).rehearse(run)
 

@@ -13,7 +13,17 @@ LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffuse
 }
 # transformers' models of one network, and a library's forms of it with other heads or inputs.
 FORMS = {"gpt": {"openai_gpt", "gpt2", "gpt_neo"}, "encoder": {"pretraining", "reading"}, "cross_unet": {"control"}}
-OTHERS = {"__init__", "files", "layout", "lora", "runs", "transfer"}  # modules of `interop` that are no network's
+OTHERS = {
+  "__init__",
+  "files",
+  "layout",
+  "lora",
+  "pipelines",
+  "pretrained",
+  "runs",
+  "stable_diffusion",
+  "transfer",
+}  # no network's
 
 
 def test_layouts_are_named_by_network_and_library():

@@ -8,10 +8,11 @@ normalises text to Unicode's NFC and to lower case; OpenAI's own code repairs mo
 
 import functools
 import gzip
+import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -52,12 +53,16 @@ def tokenizer(file: str | Path):
   Raises:
     UserError: there is no such file, or it is no merges file.
   """
-  from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-
   path = Path(file).expanduser()
   merges, letters = _merges(path), _letters()
   words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
-  vocabulary = {word: number for number, word in enumerate(words)}
+  return _made(path, merges, {word: number for number, word in enumerate(words)})
+
+
+def _made(path: Path, merges: Sequence[tuple[str, str]], vocabulary: Mapping[str, int]):
+  """The `tokenizers.Tokenizer` of merges and the numbers of its tokens."""
+  from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
   try:
     bpe = models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=END, fuse_unk=False)
   except Exception as error:  # the library has one class for all that is wrong
@@ -70,6 +75,70 @@ def tokenizer(file: str | Path):
   made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
   made.add_special_tokens([START, END])
   return made
+
+
+class Reading(NamedTuple):
+  """A tokenizer as transformers keeps it in a folder.
+
+  Attributes:
+    made: the `tokenizers.Tokenizer`.
+    start, end, pad: the tokens that begin and end a text, and what follows it.
+    length: the most tokens of a text, the first and the last included.
+  """
+
+  made: Any
+  start: int
+  end: int
+  pad: int
+  length: int
+
+
+def reading(folder: str | Path) -> Reading:
+  """The tokenizer of a folder with tokenizer.json, or with vocab.json and merges.txt, or of a merges file alone.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  from tokenizers import Tokenizer
+
+  folder = Path(folder).expanduser()
+  if folder.is_file():
+    made, said = tokenizer(folder), {}
+  elif (folder / "tokenizer.json").is_file():
+    try:
+      made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library has one class for all that is wrong
+      raise UserError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+    made.no_padding()
+    made.no_truncation()
+    said = _said(folder)
+  elif (folder / "merges.txt").is_file() and (folder / "vocab.json").is_file():
+    made, said = _made(folder, _merges(folder / "merges.txt"), _json(folder / "vocab.json")), _said(folder)
+    if "pad_token" in said:  # transformers finds it in texts first: SD 2's and SDXL's is "!"
+      made.add_special_tokens([said["pad_token"]])
+  else:
+    raise UserError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
+  names = {"bos_token": START, "eos_token": END, "pad_token": END} | said
+  found = {name: made.token_to_id(names[name]) for name in ("bos_token", "eos_token", "pad_token")}
+  if lacking := [names[name] for name, number in found.items() if number is None]:
+    raise UserError(f"the tokenizer of {folder} lacks the token {lacking[0]!r}")
+  return Reading(made, *found.values(), min(int(said.get("model_max_length", 77)), 10_000))
+
+
+def _json(path: Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _said(folder: Path) -> dict[str, Any]:
+  """Special tokens and the length by the files beside a tokenizer."""
+  said: dict[str, Any] = {}
+  for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    if (folder / name).is_file():
+      said |= _json(folder / name)
+  return {name: value.get("content") if isinstance(value, dict) else value for name, value in said.items() if value}
 
 
 def encode(file: str | Path, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "n {length}"], int]:

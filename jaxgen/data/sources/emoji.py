@@ -96,7 +96,7 @@ def chosen_of(name: str, split: str) -> np.ndarray:
   some = np.linspace(0, len(of_style) - 1, count).round().astype(int)
   chosen = of_style[some] if split == "train" else np.delete(of_style, some)
   if not len(chosen):
-    raise UserError(f"{name}: all emoji of the style are in the split train: ask for fewer")
+    raise NoSplit(f"{name}: all emoji of the style are in the split train: ask for fewer")
   return chosen
 
 

@@ -19,7 +19,7 @@ from jaxgen.core.spec import Spec, check_output
 from jaxgen.diffusion import Grid, Prediction, Schedule, Solver, ddim, editing, guidance, sampling, trailing
 from jaxgen.methods.diffusion import prompt_to_prompt
 from jaxgen.methods.diffusion.guides import FREE, Asked, Guidance
-from jaxgen.methods.diffusion.objective import Examples, Model
+from jaxgen.methods.diffusion.objective import NOISE, Examples, Model
 
 
 class Sampler(NamedTuple):
@@ -57,8 +57,9 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   `negative_NAME` is the condition NAME that samples are led away from; see `guides.classifier_free`, also for weights
   of several conditions. Attention maps of another text's sample are asked for as in `prompt_to_prompt`.
 
-  Padding is 0. Without a mask samples have no padding. A picture is changed by "start" with "strength", SDEdit, or with
-  "keep", RePaint or reconstruction guidance: see `core.edits`.
+  Padding is 0. Without a mask samples have no padding. "noise" [N, *shape], standard normal, takes the place of what
+  the keys give at the start. A picture is changed by "start" with "strength", SDEdit, or with "keep", RePaint or
+  reconstruction guidance: see `core.edits`.
 
   Raises:
     UserError: the choices do not fit each other. The function itself raises it for missing or unknown conditions, and
@@ -73,14 +74,17 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
   check_start(schedule, model.prediction, float(visited[0]))
   if sampler.percentile is not None:
     guidance.check_percentile(sampler.percentile)
-  # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there.
+  # The scale of x at the grid's first time. If that is below T, a variance-exploding process has less noise there, and
+  # a variance-preserving one as much.
+  spread = lambda t: float(np.hypot(schedule.alpha(np.array([t])), schedule.sigma(np.array([t])))[0])
   first, last = (float(schedule.sigma(np.array([t]))[0]) for t in (visited[0], schedule.T))
-  start_std = schedule.prior_std * (first / last)
+  start_std = schedule.prior_std * (1.0 if np.isclose(spread(visited[0]), 1) else first / last)
 
   def sample(
     state: State, keys: Key[Array, " n"], weight: Float[Array, "n ..."] | None = None, **given: Any
   ) -> Float[Array, "n ..."]:
     start_keys, solver_keys, told_keys = split(keys, 3)
+    noise = given.pop(NOISE, None)
     mask = given.pop(spec.mask, jnp.ones((len(keys), *spec.shape[:1]), bool)) if spec.mask else None
     edit, given = edits.taken(given)
     prompts, given = prompt_to_prompt.taken(given, condition)
@@ -91,7 +95,9 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
     if negative and weight is None:
       raise UserError("samples are led away from negative conditions by a weight: give one, 1 changes nothing")
     told = condition.asked(given, told_keys)
-    x = masked(start_std * normal(start_keys, spec.shape), mask)
+    noise = normal(start_keys, spec.shape) if noise is None else jnp.asarray(noise)
+    check_output("the noise to start from", noise.shape[1:], spec.shape, "give one of that size")
+    x = masked(start_std * noise, mask)
     told_as = condition
     if prompts is not None:
       if edit is not None:
@@ -129,7 +135,8 @@ def sampling_function(sampler: Sampler, model: Model, condition: Condition, spec
       pace = sampler.jump, sampler.resampling
       return masked(editing.repaint(solver, denoise, visited, x, solver_keys, start, edit.keep, *pace), mask)
     begin = editing.beginning(sampler.steps, edit.strength.reshape(-1)[0])
-    x = masked(editing.noised(schedule, start, jnp.asarray(visited, x.dtype)[begin], start_keys), mask)
+    t = jnp.asarray(visited, x.dtype)[begin]
+    x = masked(schedule.alpha(t) * start + schedule.sigma(t) * noise, mask)
     return masked(sampling.sample(solver, denoise, visited, x, solver_keys, begin=begin), mask)
 
   return sample

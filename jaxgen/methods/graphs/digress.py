@@ -6,12 +6,12 @@ symmetric and no node is joined to itself. The network predicts all types from t
 
     (D1)  mean over nodes of -log p(x | G_t) + lambda mean over pairs of -log p(e | G_t)
 
-A step to s < t draws each type from (4) with p(x_0 | G_t) for u by (5), which is Vi's sum over x_0. The bound on
--log p(G), nats per graph, is (7) over all nodes and pairs that are there, and the term of the size:
+A step to s < t draws each type from (4) with p(x_0 | G_t) for u by (5), the sum over x_0. The bound on -log p(G), in
+nats per graph, is (7) over all nodes and pairs that are there, and the term of the size:
 
     (D2)  -log p(N) + KL(q(G_T | G) || p(G_T)) + sum_t KL(q(G_s | G_t, G) || p(G_s | G_t))
 
-p(G) is of a graph whose nodes have an order; a graph without one is up to N! times as likely.
+p(G) is the probability of a graph with ordered nodes; a graph without one is up to N! times as likely.
 """
 
 from collections.abc import Callable
@@ -238,7 +238,7 @@ def graph_diffusion(
 
 
 def _check(kind: Graphs, spec: Spec, steps: int, edge_weight: float, terms: int | None) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   check_kind(kind, spec)
   if edge_weight < 0:
     raise UserError(f"the weight of edges in the loss is 0 or more, not {edge_weight:g}: change it")

@@ -46,9 +46,9 @@ def check_likelihood(likelihood: Distribution, levels: int | None) -> None:
 
 
 def check_decoder(likelihood: Distribution, spec: Spec, output: Array) -> None:
-  """Raises a UserError if a decoder's output does not have all of the likelihood's parameters of an image."""
-  height, width, channels = spec.shape
-  expected = height, width, likelihood.parameters * channels
+  """Raises a UserError if a decoder's output does not have all of the likelihood's parameters of an image or clip."""
+  *sides, channels = spec.shape
+  expected = *sides, likelihood.parameters * channels
   check_output("the decoder's output", output.shape[1:], expected, "set its shape and outputs")
 
 
@@ -69,7 +69,7 @@ def average(likelihood: Distribution, output: Outputs) -> Values:
   return likelihood.mean(parameters(likelihood, output))[..., 0]
 
 
-def draw(likelihood: Distribution, keys: Key[Array, " n"], output: Outputs) -> Image:
+def draw(likelihood: Distribution, keys: Key[Array, " n"], output: Outputs) -> Float[Array, "n *values"]:
   """Each value from its distribution."""
 
   def one(key: Key[Array, ""], each: Array) -> Array:

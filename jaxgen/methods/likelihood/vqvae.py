@@ -19,6 +19,7 @@ https://arxiv.org/abs/2005.00341, section 3.2), as most do after the first step.
 codes as they are, while they are learned, and -log p(x | z_q) - log p(k) bounds -log p(x).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,11 +33,12 @@ from jaxgen.core.keys import split
 from jaxgen.core.method import Batch, Buffers, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec, check_batch, check_output
 from jaxgen.decoding import ancestral
-from jaxgen.methods.likelihood.vae import Image, average, check_decoder, check_likelihood, draw, log_prob
+from jaxgen.methods.likelihood.vae import average, check_decoder, check_likelihood, draw, log_prob
 from jaxgen.probability.distributions import Distribution, check_values, nll_name
 
 Vectors = Float[Array, "*positions dim"]
 Codes = Int[Array, "*positions"]
+Examples = Float[Array, "batch *sides channels"]  # images, or clips
 
 
 def codebook(buffers: Buffers) -> Float[Array, "codes dim"]:
@@ -88,15 +90,18 @@ class Model(NamedTuple):
   codes: int
   integers: float
 
-  def encode(self, params: Params, x: Image) -> Float[Array, "batch h w dim"]:
+  def encode(self, params: Params, x: Examples) -> Float[Array, "batch *places dim"]:
     """z_e."""
     return self.encoder.apply({"params": params["encoder"]}, x)
 
-  def decode(self, params: Params, z_q: Float[Array, "batch h w dim"]) -> Float[Array, "batch height width outputs"]:
+  def decode(self, params: Params, z_q: Float[Array, "batch *places dim"]) -> Float[Array, "batch *sides outputs"]:
     return self.decoder.apply({"params": params["decoder"]}, z_q)
 
-  def log_likelihood(self, params: Params, z_q: Float[Array, "batch h w dim"], x: Image) -> Float[Array, " batch"]:
-    return log_prob(self.likelihood, self.decode(params, z_q), x) - self.integers
+  def log_likelihood(
+    self, params: Params, z_q: Float[Array, "batch *places dim"], x: Examples
+  ) -> Float[Array, " batch"]:
+    each = log_prob(self.likelihood, self.decode(params, z_q), x)  # of an image, of each frame of a clip
+    return each.reshape(len(x), -1).sum(axis=1) - self.integers
 
 
 def quantized(buffers: Buffers, z_e: Vectors) -> tuple[Codes, Vectors]:
@@ -106,7 +111,7 @@ def quantized(buffers: Buffers, z_e: Vectors) -> tuple[Codes, Vectors]:
   return k, e[k]
 
 
-def prior_nats(model: Model, params: Params, k: Int[Array, "batch h w"], **options: Any) -> Float[Array, " batch"]:
+def prior_nats(model: Model, params: Params, k: Int[Array, "batch *places"], **options: Any) -> Float[Array, " batch"]:
   """-log p(k), of the prior's parameters."""
   tokens = k.reshape(len(k), -1)
   read = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=model.codes)
@@ -115,27 +120,28 @@ def prior_nats(model: Model, params: Params, k: Int[Array, "batch h w"], **optio
 
 
 def draw_codes(
-  model: Model, params: Params, keys: Key[Array, " n"], height: int, width: int
-) -> Int[Array, "n {height} {width}"]:
-  """Codes of the prior, row by row."""
-  step, carry = model.prior.stepper(params, jnp.zeros((len(keys), 0), jnp.int32), height * width)
+  model: Model, params: Params, keys: Key[Array, " n"], places: tuple[int, ...]
+) -> Int[Array, "n *places"]:
+  """Codes of the prior, row by row, and of clips frame by frame."""
+  length = math.prod(places)
+  step, carry = model.prior.stepper(params, jnp.zeros((len(keys), 0), jnp.int32), length)
 
   def without_start(carry: Any, tokens: Array) -> tuple[Array, Any]:
     logits, carry = step(carry, tokens)
     return logits[:, : model.codes], carry
 
   start = jnp.full(len(keys), model.codes, jnp.int32)
-  k, _ = ancestral(without_start, carry, start, keys, length=height * width)
-  return k.reshape(-1, height, width)
+  k, _ = ancestral(without_start, carry, start, keys, length=length)
+  return k.reshape(-1, *places)
 
 
-def init_networks(model: Model, spec: Spec, key: Key[Array, ""], image: Image) -> tuple[dict[str, Params], Buffers]:
+def init_networks(model: Model, spec: Spec, key: Key[Array, ""], image: Examples) -> tuple[dict[str, Params], Buffers]:
   """(parameters, buffers), from one image's shape. Raises a UserError for networks of another shape."""
   keys = jax.random.split(key, 4)
   z, of_encoder = model.encoder.init_with_output(keys[0], image)
   output, of_decoder = model.decoder.init_with_output(keys[1], z)
   check_decoder(model.likelihood, spec, output)
-  tokens = jnp.full((1, z.shape[1] * z.shape[2]), model.codes, jnp.int32)
+  tokens = jnp.full((1, math.prod(z.shape[1:-1])), model.codes, jnp.int32)
   logits, of_prior = model.prior.init_with_output(keys[2], tokens)
   check_output(
     "the prior's output", logits.shape[1:], (tokens.shape[1], model.codes + 1), "its tokens are the codes and a start"
@@ -162,7 +168,8 @@ def vqvae(
   restart: float = 0.03,
   drawn: bool = True,
 ) -> Method:
-  """(Q2) and the prior's maximum likelihood. Batch {spec.feature: [B, H, W, C], "index": [B]}.
+  """(Q2) and the prior's maximum likelihood. Batch {spec.feature: [B, H, W, C], "index": [B]}, or of clips
+  [B, T, H, W, C], with networks such as those of `nn.video.vqvae`: VideoGPT.
 
   Args:
     encoder: `encoder.apply({"params": p}, x)` -> z_e [B, h, w, d]: `jaxgen.nn.autoencoders.vqvae.Encoder`.
@@ -208,7 +215,7 @@ def vqvae(
     k, e = quantized(state.buffers, z_e)
     z_q = z_e + jax.lax.stop_gradient(e - z_e)
     reconstruction = -jnp.mean(model.log_likelihood(params, z_q, x))
-    distance = jnp.mean(jnp.sum((z_e - e) ** 2, axis=(1, 2, 3)))
+    distance = jnp.mean(jnp.sum((z_e - e) ** 2, axis=range(1, z_e.ndim)))
     flat = jax.lax.stop_gradient(z_e).reshape(-1, z_e.shape[-1])
     buffers, restarted = moved(state.buffers, flat, k.reshape(-1), decay, restart, key)
     metrics = {
@@ -229,12 +236,12 @@ def vqvae(
     k, e = quantized(state.buffers, model.encode(params, x))
     return {f"{name}_elbo": prior_nats(model, state.averaged("prior"), k) - model.log_likelihood(params, e, x)}
 
-  def sample(state: State, keys: Key[Array, " n"]) -> Image:
+  def sample(state: State, keys: Key[Array, " n"]) -> Examples:
     k_keys, x_keys = split(keys)
     params, e = state.averaged(), codebook(state.buffers)
     image = jax.ShapeDtypeStruct((1, *spec.shape), e.dtype)
-    height, width = jax.eval_shape(model.encode, params, image).shape[1:3]
-    output = model.decode(params, e[draw_codes(model, state.averaged("prior"), k_keys, height, width)])
+    places = jax.eval_shape(model.encode, params, image).shape[1:-1]
+    output = model.decode(params, e[draw_codes(model, state.averaged("prior"), k_keys, places)])
     return draw(likelihood, x_keys, output) if drawn else average(likelihood, output)
 
   players = [("network", Player(loss, optimizer)), ("prior", Player(prior_loss, prior_optimizer))]
@@ -242,10 +249,10 @@ def vqvae(
   return compose(init, players, evaluate=evaluate, sample=sample, check=check)
 
 
-def reconstruct(encoder: Any, decoder: Any, likelihood: Distribution) -> Callable[[State, Image], Image]:
+def reconstruct(encoder: Any, decoder: Any, likelihood: Distribution) -> Callable[[State, Examples], Examples]:
   """(state, images) -> the means of p(x | z_q), for figures."""
 
-  def images(state: State, x: Image) -> Image:
+  def images(state: State, x: Examples) -> Examples:
     params, e = state.averaged(), codebook(state.buffers)
     k = nearest(e, encoder.apply({"params": params["encoder"]}, x))
     return average(likelihood, decoder.apply({"params": params["decoder"]}, e[k]))

@@ -107,12 +107,12 @@ class DDiT(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Int[Array, "batch tokens"],
+    x: Int[Array, "batch tokens"] | Float[Array, "batch tokens values"],
     t: Float[Array, "batch"],
     label: Int[Array, "batch"] | None = None,
     index: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits at tokens x [B, N] and times t [B] in 0 .. 1.
+    """Logits at tokens x [B, N] and times t [B] in 0 .. 1; x may be vectors [B, N, D], of codes of tokens.
 
     Raises:
       UserError: a label without `classes`, or the reverse; a head of odd width, or heads that do not divide the width;
@@ -128,7 +128,10 @@ class DDiT(nn.Module):
     if label is not None:
       told += nn.Embed(self.classes, self.told, embedding_init=normal, name="class", **dtypes)(label)
     told = nn.silu(told)
-    h = nn.Embed(states, self.width, embedding_init=normal, name="embedding", **dtypes)(x)
+    if x.ndim == 3:
+      h = Dense(self.width, name="input", **dtypes)(x)
+    else:
+      h = nn.Embed(states, self.width, embedding_init=normal, name="embedding", **dtypes)(x)
 
     def block(name: str) -> nn.Module:
       return DDiTBlock(self.heads, 4 * self.width, self.dropout, name=name, **dtypes)

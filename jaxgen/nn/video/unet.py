@@ -35,7 +35,8 @@ class VideoUNet(nn.Module):
     frames: frames of a clip. If there are more, the others are images, each for itself: joint training on images. None:
       all are of the clip.
     convs: pseudo-3D convolutions.
-    rates: the network is told "rate", the clip's frames a second, by an embedding that begins as zero.
+    rates: the network is conditioned on "rate", the clip's frames per second, by an embedding that is initialised with
+      zeros.
   """
 
   image: Callable[..., nn.Module] = UNet

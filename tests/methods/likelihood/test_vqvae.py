@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,3 +212,45 @@ def test_bad_input():
       spec=Spec(SHAPE, 2),
       **options,
     ).init(jax.random.key(0), batch(1))
+
+
+CLIP = (2, 2, 4, 1)
+
+
+class OfClips(nn.Module):
+  """The encoder of an image as one of clips: two frames are its upper and its lower half, and so are their codes."""
+
+  @nn.compact
+  def __call__(self, x):
+    return Patches(name="inner")(x.reshape(-1, *SHAPE)).reshape(-1, 2, 1, 2, DIM)
+
+
+class ToClips(nn.Module):
+  """The way back."""
+
+  @nn.compact
+  def __call__(self, z):
+    return Unpatch(name="inner")(z.reshape(-1, 2, 2, DIM)).reshape(-1, *CLIP[:-1], 2)
+
+
+def test_clips_are_learned_as_images_are():
+  """Losses, likelihoods and samples of clips are those of images with the same values."""
+  images = small(optimizer=optax.sgd(0.1))
+  prior = LanguageModel(CODES + 1, gpt(8, 2, 1, context=4))
+  clips = vqvae(
+    OfClips(), ToClips(), prior, gaussian(), spec=Spec(CLIP, feature="clip"), codes=CODES, optimizer=optax.sgd(0.1),
+    prior_optimizer=optax.sgd(0.0),
+  )  # fmt: skip
+  state, data = started(images), batch()
+  as_clips = {"clip": data["image"].reshape(-1, *CLIP), "index": data["index"]}
+  inner = {part: {"inner": params} for part, params in state.params["network"].items()}
+  other = jax.jit(clips.init)(jax.random.key(0), as_clips)
+  other = other.replace(params=state.params | {"network": inner}, buffers=state.buffers)
+  keys = jax.random.split(jax.random.key(3), 4)
+
+  def all_of(method, state, data):
+    _, metrics = method.step(state, data)
+    return metrics, method.evaluate(state, data, jax.random.key(1)), method.sample(state, keys).reshape(4, -1)
+
+  of_images, of_clips = jax.jit(partial(all_of, images))(state, data), jax.jit(partial(all_of, clips))(other, as_clips)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), of_images, of_clips)
