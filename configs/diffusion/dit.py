@@ -10,7 +10,7 @@ ImageNet at 256 x 256: latents of 32 x 32 x 4 by Stable Diffusion's KL autoencod
 
     jaxgen train dit
     jaxgen train dit --learns velocity                 (or jaxgen train sit_digits)
-    jaxgen train dit --preset XL/2 --tfds-dir DIR --first-stage-run RUN
+    jaxgen train dit --preset XL/2 --tfds-dir DIR --first-stage-run runs/kl_imagenet
 
 Sample i is digit i % 10. `--guidance` is the weight of the conditional prediction; 1 means no guidance.
 
@@ -113,7 +113,7 @@ def experiment(
     solver: how samples go from noise to pictures; DDIM for a velocity, which is Euler's method there.
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.
-    first_stage_run: the folder of a KL autoencoder's run, for ImageNet; without one it keeps its random initialisation.
+    first_stage_run: the folder of a run of kl_imagenet, for ImageNet; without one it keeps its random initialisation.
   """
   given = dict(steps=steps, learning_rate=learning_rate, ema=ema, batch_size=batch_size, sampling_steps=sampling_steps)
   p = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})

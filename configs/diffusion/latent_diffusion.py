@@ -37,7 +37,7 @@ NAMES = {"ldm_digits": {"first_stage_kind": "kl"}}
 
 def experiment(
   first_stage_run: str | None = None,
-  first_stage_kind: Literal[*PRESETS] = "kl",
+  first_stage_kind: Literal["kl", "vq"] = "kl",
   first_stage_channels: int = 16,
   steps: int = 2_000,
   batch_size: int = 128,

@@ -117,7 +117,7 @@ def load_run(
 
   Args:
     cluster: whether several processes may give the command together; if so, joins their job.
-    yielding: options that are None if the config has an argument with their name, which then gets the flag.
+    yielding: options that the config's arguments of the same name replace; they are None then.
   """
   from jaxgen.engine.run import load
 

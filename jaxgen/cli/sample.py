@@ -19,9 +19,9 @@ OPTIONS = {
   **CHECKPOINT,
   **EMA,
   **edits.OPTIONS,
-  "prompt": option(str | None, "the text to generate samples for, for models that are conditioned on one", None),
-  "negative": option(str | None, "the negative prompt, from which samples are guided away; with --prompt", None),
-  "weight": option(float | None, "weight of guidance; 1 means no guidance (the config's)", None),
+  "prompt": option(str | None, "the text that conditions the samples, for text-conditional models", None),
+  "negative": option(str | None, "the text that guidance leads away from, beside --prompt", None),
+  "weight": option(float | None, "weight of guidance; 1 means no guidance; by default the config's", None),
   "n": option(int | None, "number of samples (64; with --prompt 1)", None),
   "seed": option(int, "sample i depends only on the seed and i", 0),
   "first": option(int, "number of the first sample", 0),
@@ -78,7 +78,7 @@ def sample(subject: str, words: list[str]) -> None:
   given = {**edits.given(run, options), **told}
   if is_folder and given:
     flags = " and ".join(f"--{name}" for name in (*edits.OPTIONS, *TOLD) if options[name] is not None)
-    raise UserError(f"{flags} cannot fill a folder: give --out FILE, or no --out")
+    raise UserError(f"{flags} does not work with a folder: give --out FILE, or no --out")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task, clock = bar.add_task("sampling", total=options["n"]), Clock()
 

@@ -1,6 +1,6 @@
 """jaxgen import FILE CONFIG and jaxgen export RUN FILE: reads and writes other libraries' weights, in one process.
 
-FILE may be a folder if the config has an argument "pretrained", like stable_diffusion.
+FILE may be a folder if the config has an argument "pretrained", as stable_diffusion has.
 """
 
 import pathlib

@@ -275,7 +275,7 @@ def _gradient(player: Player, params: Params, state: State, batch: Batch, key: A
       raise ValueError("a method whose loss changes buffers takes no microbatches: use microbatches=1")
     return loss, metrics
 
-  value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+  value_and_grad = jax.jit(jax.value_and_grad(loss_of_part, has_aux=True))  # traced once for shapes and loop
   parts = split_batch(batch, microbatches)
   shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

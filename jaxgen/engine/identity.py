@@ -29,13 +29,11 @@ def of_updates(run: Run) -> str:
 
   Nothing is compiled or computed. The sources of data and frozen networks do not enter.
   """
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  begins = jax.make_jaxpr(run.program._init)(key, run.data.raw_spec(run.experiment.batch_size))
   digest = hashlib.sha256()
   data = run.data
   if data.view is not None or data.repeats != 1:  # which examples a batch has, which the programs do not show
     digest.update(f"{data.view} {data.repeats}".encode())
-  for program in (begins, run.program.step_traced.jaxpr):
+  for program in (run.program.init_traced.jaxpr, run.program.step_traced.jaxpr):
     digest.update(ADDRESS.sub("", str(program)).encode())
     for constant in _constants(program):
       digest.update(np.ascontiguousarray(constant).tobytes())

@@ -175,16 +175,21 @@ def clip_score(
     filter: of resizing, see `evaluation.resizing`.
 
   The evaluator raises:
-    UserError: the run is of no dual encoder, or its texts have another length.
+    UserError: the run is of no dual encoder, or its texts have another length, or its pictures other channels.
   """
 
   def evaluate(run: AnyRun) -> dict[str, float]:
-    judge, n = load(clip), min(num, len(run.data.source(split)))
-    tokens, images = (_values(run, split, name)[:n] for name in ("tokens", "image"))
-    theirs = judge.data.features.get("tokens")
+    judge, source = load(clip), run.data.source(split)
+    n = min(num, len(source))
+    if missing := [name for name in ("tokens", "image") if name not in run.data.features]:
+      raise UserError(f"examples of {run.data.name} have no {missing[0]!r}, which a CLIP score needs: use captions")
+    rows = source.gather(np.arange(n))
+    tokens, images, theirs = rows["tokens"], rows["image"], judge.data.features.get("tokens")
     if theirs is None or theirs.shape != tokens.shape[1:]:
       raise UserError(f"{clip} is no dual encoder of texts of {tokens.shape[1]} tokens: give another run")
     side = judge.data.features["image"].shape
+    if side[-1] != images.shape[-1]:
+      raise UserError(f"{clip} sees pictures of {side[-1]} channels, and {run.data.name} has {images.shape[-1]}")
 
     @jax.jit
     def features(state: Any, raw: dict[str, Any]) -> dict[str, Any]:
@@ -203,8 +208,9 @@ def clip_score(
         found.append(clip_scores(np.asarray(of_rows[IMAGE]), np.asarray(of_rows[TEXT]))[: n - first])
       return np.concatenate(found)
 
-    made, name = to_uint8(run.sample(n, seed=seed, tokens=tokens)), f"clip_score_{judge.name}_{n}"
-    mean, error = mean_and_error(scores(made))
+    made, name = run.sample(n, seed=seed, tokens=tokens), f"clip_score_{judge.name}_{n}"
+    whole = np.isfinite(made).all()  # as integers, what is no number would be grey
+    mean, error = mean_and_error(scores(to_uint8(made))) if whole else (np.nan, np.nan)
     return {name: mean, f"{name}_se": error, f"{name}_data": mean_and_error(scores(images))[0]}
 
   return evaluate

@@ -5,9 +5,9 @@ tab between them. Files are looked up from the list's folder. Or it is a folder 
 DIR/<split>.jsonl or .tsv; or with shards as in `tar`, an image and a `.txt` beside it. A list or a shard alone is the
 training split.
 
-TOKENIZER is CLIP's merges file (see `clip_bpe`), or the number of tokens of byte pair encoding that is trained on the
-captions of the training split, with PAD, START and END before them, as in `pairs`. Pictures without a caption are left
-out and named.
+TOKENIZER is CLIP's merges file, the folder of a tokenizer as transformers writes CLIP's (see `clip_bpe`), or the number
+of tokens of byte pair encoding that is trained on the captions of the training split, with PAD, START and END before
+them, as in `pairs`. Pictures without a caption are left out and named.
 """
 
 import io
@@ -58,12 +58,15 @@ def encode(kind: str, texts: Sequence[str], length: int, trained_on: Sequence[st
   """(tokens int32 [n, length], number of truncated texts); a row is START, the text's tokens, END, and padding.
 
   Args:
-    kind: a merges file, or a number of tokens.
+    kind: a merges file, the folder of a tokenizer of CLIP's, or a number of tokens.
     texts: the texts.
     length: tokens of a row.
     trained_on: texts, where `kind` is a number.
     source: where these are from.
   """
+  if Path(kind).expanduser().is_dir():
+    found = clip_bpe.reading(kind)
+    return clip_bpe.framed(found.made, texts, length, found.start, found.end, found.pad)
   if not kind.isdecimal():
     return clip_bpe.encode(kind, texts, length)
   made = bpe.trained(trained_on, int(kind), source, special=SPECIAL, prefix_space=True)

@@ -46,7 +46,7 @@ def check_likelihood(likelihood: Distribution, levels: int | None) -> None:
 
 
 def check_decoder(likelihood: Distribution, spec: Spec, output: Array) -> None:
-  """Raises a UserError if a decoder's output does not have all of the likelihood's parameters of an image or clip."""
+  """Raises a UserError if a decoder's output lacks some of the likelihood's parameters of an image or a clip."""
   *sides, channels = spec.shape
   expected = *sides, likelihood.parameters * channels
   check_output("the decoder's output", output.shape[1:], expected, "set its shape and outputs")

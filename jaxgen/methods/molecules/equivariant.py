@@ -311,6 +311,8 @@ def molecular_diffusion(
         "such molecules out"
       )
     sizes = np.unique((numbers > 0).sum(1))
+    if sizes.min(initial=2) < 2:
+      raise UserError(f"the data has molecules of {sizes.min()} atoms, which have no shape: leave them out of the data")
     if missing := [int(n) for n in sizes if not kind.sizes.get(int(n))]:
       raise UserError(f"the data has molecules of {missing[0]} atoms, to which the sizes give no probability: add them")
 

@@ -196,6 +196,19 @@ def test_some_emoji_of_one_style_and_a_word_before_their_names(tmp_path):
     captioned.emoji(file, style="blob", **small).source("test")
 
 
+def test_a_subject_with_samples_of_its_class_beside_it(tmp_path):
+  pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
+  tokens = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % 9
+  arrays = dict(image=pictures[0], prior_image=pictures[1], tokens=tokens[0], prior_tokens=tokens[1])
+  np.savez(tmp_path / "subject.npz", **arrays)
+  data = captioned.with_prior(tmp_path / "subject.npz", side=4, length=4, vocabulary=9)
+  assert data.spec.feature == "image"
+  batch = data.transform(jax.random.key(0), data.source("train").gather(np.array([2, 0])), train=True)
+  for name in ("image", "prior_image"):
+    np.testing.assert_allclose(batch[name], arrays[name][[2, 0]] / 127.5 - 1, atol=1e-6)
+  np.testing.assert_array_equal(batch["prior_tokens"], tokens[1][[2, 0]])
+
+
 SHARED = pathlib.Path(os.environ.get("JAXGEN_EMOJI", "../shared/data/emoji/emoji_32.npz"))
 
 

@@ -189,6 +189,7 @@ def test_wrong_choices_are_one_sentence(tmp_path):
     (lambda: make(KIND, terms=0), "1 to 1000 terms"),
     (lambda: make(KIND).check(batch), "atomic number 16, and the model has"),
     (lambda: make(KIND).check(small), "molecules of 4 atoms, to which"),
+    (lambda: make(KIND).check({"molecule": np.eye(5, 4, 3)[None] * 6}), "molecules of 1 atoms, which have no shape"),
     (lambda: polynomial(0.7), "between 0 and 1/2"),
     (lambda: source(f"molecules:{file}", 2), "molecules of 3 atoms, and the config has room for 2"),
     (lambda: source(f"molecules:{damaged}"), r"of float64 \[2, 3, 3\], int64 \[2, 4\], .*: they must be numbers"),
