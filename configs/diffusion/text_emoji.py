@@ -13,8 +13,8 @@ https://arxiv.org/abs/2208.12242 (DreamBooth with prior preservation: the U-Net,
     jaxgen train dreambooth_emoji --file subject.npz --base runs/text_emoji
 
 Fine-tuning starts from --base, whose network does not change and is saved once with the new run. The first model
-learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is conditioned on the name of test picture
-i, and with DreamBooth, whose file `data.captioned.with_prior` describes, on that of its picture i.
+learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is conditioned on the name of test
+picture i, and with DreamBooth, whose file `data.captioned.with_prior` describes, on that of its picture i.
 
 Expect: no numbers; the quality of samples is not measured
 Cost: not measured
