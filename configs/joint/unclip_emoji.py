@@ -90,13 +90,13 @@ def experiment(
   Args:
     stage: which of the models.
     file: the .npz of emoji, 64 x 64 pixels.
-    clip: the folder of a run of clip_emoji; without one CLIP stays as it is initialised.
+    clip: the folder of a run of clip_emoji; without one CLIP keeps its random initialisation.
     clip_width, clip_depth: that run's width and depth.
     width, depth: of the prior's Transformer.
-    dropout: the share of examples for which the prior's text, or the decoder's embedding, is not told in training.
-    text_dropout: the share for which the decoder's text is not.
+    dropout: the share of training examples for which the prior's text, or the decoder's embedding, is dropped.
+    text_dropout: the share for which the decoder's text is dropped.
     guidance: the weight of the prediction with them in samples of the prior and the decoder; 1 is no guidance.
-    draws: the number of the prior's samples, of which the one that is most like the text's embedding is kept.
+    draws: the number of the prior's samples, of which the one nearest to the text's embedding is kept.
     augmentation: the largest level of noise in the low-resolution picture in training, from 0 to 1.
     level: the level of that noise in samples.
     solver: how samples go from noise to data.

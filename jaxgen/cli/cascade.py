@@ -17,8 +17,8 @@ from jaxgen.show import report
 
 SAMPLES = {
   "n": option(int, "number of samples; 0: none", 64),
-  "prompt": option(str | None, "the text that samples are of, for stages that are told one", None),
-  "samples_seed": option(int, "sample i depends on this seed and on i alone", 0),
+  "prompt": option(str | None, "the text that conditions the samples, for text-conditional stages", None),
+  "samples_seed": option(int, "sample i depends only on this seed and i", 0),
   "first": option(int, "number of the first sample", 0),
   "out": option(
     pathlib.Path | None,
@@ -51,7 +51,9 @@ def cascade(subject: str, words: list[str]) -> None:
     config,
   )
   if "stage" in changed:
-    raise UserError("--stage is of one stage, and a cascade trains all: use `jaxgen train`, with --name CASCADE/STAGE")
+    raise UserError(
+      "--stage selects one stage, but a cascade trains all: use `jaxgen train`, with --name CASCADE/STAGE"
+    )
   check_options(options)
   folder = folder_of(options["runs"], options["name"], config.name).path
   run_of = lambda stage: stages_in_turn.run_of(
@@ -66,7 +68,7 @@ def cascade(subject: str, words: list[str]) -> None:
       continue
     print(f"{stage}: {run.folder.path}", flush=True)
     print_numbers(loop.train(run, report=report.write))
-    jax.clear_caches()  # the next stage has programs of its own
+    jax.clear_caches()  # the next stage has other programs
   if options["n"]:
     draw(folder, options)
 

@@ -1,4 +1,4 @@
-"""Optimizers that say their learning rate, so that training can log it."""
+"""Optimizers that report their learning rate, so that training can log it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 
 class Scheduled(optax.GradientTransformation):
-  """A gradient transformation that says its learning rate; `scheduled` makes one.
+  """A gradient transformation that reports its learning rate; `scheduled` makes one.
 
   Attributes:
     rate: the learning rate by the count of updates.

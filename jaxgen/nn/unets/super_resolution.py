@@ -1,8 +1,8 @@
-"""A network that sees a picture of low resolution beside x_t: SR3.
+"""A network that is conditioned on a picture of low resolution: SR3.
 
-Saharia et al. 2021, https://arxiv.org/abs/2104.07636, section 2: the low-resolution picture, brought to the size of x_t
-by bicubic interpolation, is more channels of the input. Where it has noise (`methods.diffusion.cascade`) the network is
-told how much, as it is told the time.
+Saharia et al. 2021, https://arxiv.org/abs/2104.07636, section 2: the low-resolution picture, resized to x_t by bicubic
+interpolation, is concatenated to the input. Where it has noise (`methods.diffusion.cascade`) the network is told how
+much, as it is told the time.
 """
 
 import jax
@@ -34,7 +34,7 @@ class SuperResolution(nn.Module):
   """A network of x_t and a low-resolution picture.
 
   Attributes:
-    network: the network of both, which is told two times, as `UNet` takes them: that of x_t, and 1000 times the level
+    network: the network of both, with two times as input, like `UNet`'s: that of x_t, and 1000 times the level
       of the low-resolution picture's noise.
   """
 
