@@ -1,6 +1,6 @@
 """Graphs by a system of stochastic differential equations: GDSS of Jo et al. 2022, https://arxiv.org/abs/2202.02514.
 
-Features X of nodes and the weights A of edges are noised by forward equations of their own, (15) of `jaxgen.diffusion`.
+Features X of nodes and the weights A of edges are noised by separate forward equations, (15) of `jaxgen.diffusion`.
 Backwards they are one system, because the score of each depends on both:
 
     (G1)  dX = (f_X X - g_X^2 grad_X log p_t(X, A)) dt + g_X dw
@@ -53,7 +53,7 @@ class Part(NamedTuple):
     network: a Flax module, `network.apply({"params": p}, X [B, N, F], A [B, N, N], t [B], index, mask=mask)` -> an
       output of X's or A's shape: `jaxgen.nn.graphs.gdss.ScoreX` and `ScoreA`, or other equivariant ones.
     schedule: the forward equation; the authors have `vp(0.1, 1.0)` for small graphs.
-    prediction: what the output is. The authors' networks give eps for `vp`, and "score" for `ve`.
+    prediction: the networks' output. The authors' networks give eps for `vp`, and "score" for `ve`.
   """
 
   network: Any
@@ -98,7 +98,7 @@ def graph_score_sde(
 
   Args:
     nodes, edges: the two equations and their networks, "features" and "adjacency" in the state.
-    kind: what graphs are made of; of the frequencies only their number is used.
+    kind: types and sizes of graphs; of the frequencies only their number is used.
     spec: the data's; examples are [N, N], see `Graphs`.
     optimizer: of each network.
     features: X is a node's one-hot degree, or its one-hot type.
@@ -244,7 +244,7 @@ def graph_score_sde(
 
 
 def _check(parts: Tokens, features: str, width: int | None, sampler: Sampler) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   if parts.nodes.schedule.T != parts.pairs.schedule.T or any(part.schedule.steps is not None for part in parts):
     raise UserError("a system of equations has one continuous time, and these schedules have not: take others")
   if width is not None and (features == "type" or width < 1):
