@@ -1,7 +1,7 @@
 """Discrete diffusion of graphs: DiGress on planar graphs, stochastic block models and small communities.
 
 Paper: Vignac et al. 2023, DiGress: Discrete denoising diffusion for graph generation, https://arxiv.org/abs/2209.14734.
-It reports that about 75 % of its samples of planar graphs, and of block models, are valid, unique and novel.
+It reports that about 75 % of its samples of planar graphs are valid, unique and novel.
 
     pip install 'jaxgen[graphs]'
     jaxgen train digress --preset community_small
