@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.rates import scheduled
 
@@ -152,7 +153,7 @@ def layer_decay(
       powers = rate ** jnp.arange(depth, 0, -1, dtype=update.dtype)
       if update.shape[0] != depth:
         raise UserError(f"the parameters hold {update.shape[0]} blocks and layer_decay was told {depth}: change it")
-      return powers.reshape(-1, *(1,) * (update.ndim - 1))
+      return per_example(powers, update)
     for name in names:
       if name.startswith(f"{blocks}_") and name.removeprefix(f"{blocks}_").isdigit():
         return rate ** (depth - int(name.removeprefix(f"{blocks}_")))

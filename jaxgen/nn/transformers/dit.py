@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.nn.blocks.activations import gelu_tanh
 from jaxgen.nn.blocks.attention import MLP, Attention, Blocks, Index, Tokens, normal, xavier
 from jaxgen.nn.blocks.embeddings import check_label, cosines_first, timestep_embedding
@@ -120,7 +121,7 @@ class DiT(nn.Module):
 
     h = PatchEmbedding(self.width, self.patch, as_dense(xavier), name="patches", **dtypes)(x)
     grid = h.shape[1:3]
-    at = over_grid(jnp.arange(grid[0]), jnp.arange(grid[1]), self.width, jnp.promote_types(self.dtype, jnp.float32))
+    at = over_grid(jnp.arange(grid[0]), jnp.arange(grid[1]), self.width, wide_dtype(self.dtype))
     h = h.reshape(len(x), -1, self.width) + at.astype(h.dtype)
 
     def block(name: str) -> nn.Module:
