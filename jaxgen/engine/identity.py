@@ -31,7 +31,7 @@ def of_updates(run: Run) -> str:
   """
   digest = hashlib.sha256()
   data = run.data
-  if data.view is not None or data.repeats != 1:  # what a batch is of, which no program shows
+  if data.view is not None or data.repeats != 1:  # which examples a batch has, which the programs do not show
     digest.update(f"{data.view} {data.repeats}".encode())
   for program in (run.program.init_traced.jaxpr, run.program.step_traced.jaxpr):
     digest.update(ADDRESS.sub("", str(program)).encode())
@@ -43,7 +43,7 @@ def of_updates(run: Run) -> str:
 def _constants(part: Any) -> Iterator[np.ndarray]:
   """The arrays that a traced program holds, in order. The program's text does not show their values."""
   if isinstance(part, (ClosedJaxpr, Jaxpr)):
-    program = getattr(part, "jaxpr", part)  # in jax 0.12 both are one class, and its own `jaxpr`
+    program = getattr(part, "jaxpr", part)  # in jax 0.12 both are one class, whose `jaxpr` is itself
     for constant in getattr(part, "consts", ()):
       yield from _constants(constant)
     for equation in program.eqns:

@@ -5,8 +5,8 @@ sharding by one rule, and compiles the initialisation and the training loop with
 communication. `pmap.pmap_step` is the same step for `jax.pmap`.
 
 The mesh has the axes `data`, `fsdp` and `tensor`. A batch is spread over the first two; the state is replicated over
-`data`, and each of its large arrays is cut over the others. The rule can be exchanged, see `rules`. Chains that live
-across steps are spread as a batch is, and networks say where activations lie, see `core.spread`.
+`data`, and each of its large arrays is sharded over the other axes. The rule can be exchanged, see `rules`. Persistent
+chains are sharded like a batch, and networks constrain their activations, see `core.spread`.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Program:
   Attributes:
     abstract: the state's shapes, dtypes and shardings.
     init_traced, step_traced: the traced programs of the first state and of one training step over the whole batch.
-    notes: what the networks say of `tensor`, see `core.spread`.
+    notes: the networks' notes on `tensor`, see `core.spread`.
     traces: how often Python has traced the training loop; it stays at 1.
   """
 
@@ -77,7 +77,7 @@ class Program:
     check_divides(batch_size, mesh)
     placed = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding)
     # With the shardings that arguments will have, so that these are the only traces of the initialisation and of the
-    # step. What cannot be traced is said here, before anything is made.
+    # step. What cannot be traced is reported here, before anything is created.
     self.init_traced = self._jit_init.trace(jax.eval_shape(lambda: jax.random.key(0)), jax.tree.map(placed, spec))
     self.abstract = placing.shard_state(self.init_traced.out_info, mesh, rule)
     self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
@@ -87,7 +87,7 @@ class Program:
       why = f": it would cut {', '.join(self.notes.whole)}" if self.notes.whole else ""
       raise UserError(f"--tensor {mesh.shape[TENSOR]} cuts nothing of these networks{why}: use --fsdp")
     self._counts = {}
-    # Each process says how many updates it can make, because it may lack its rows of the batches.
+    # Each process reports how many updates it can make, because it may not have read its rows of the batches.
     planned = isinstance(mesh, AbstractMesh)  # a mesh that is only inspected
     is_spread = not planned and len({device.process_index for device in mesh.devices.flat}) > 1
     shape, spec = ((mesh.size,), PartitionSpec(mesh.axis_names)) if is_spread else ((), PartitionSpec())

@@ -23,6 +23,8 @@ from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.schedules import posterior
 from jaxgen.diffusion.times import aligned
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.nn.audio.diffwave import DiffWave
 
 LENGTH, STEPS, N = 12, 200, 1024
 K = 0.04 * 0.9 ** np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
@@ -154,3 +156,30 @@ def test_variances_that_do_not_fit_are_one_sentence():
   ]:
     with pytest.raises(UserError, match=words):
       make()
+
+
+@pytest.mark.nightly
+def test_diffwave_learns_the_process_to_its_floor():
+  """A small DiffWave on longer waves of the process: its loss comes to the floor."""
+  length, steps = 64, 50
+  covariance = 0.04 * 0.9 ** np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+  process = diffusion.linear(steps, 1e-4, 0.2)
+  spec = Spec((length, 1), None, None, "wave", np.float32)
+  network = DiffWave(channels=16, layers=6, cycle=6, embedding=32, hidden=32)
+  optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, 800))
+  method = gaussian_diffusion(network, process, spec, optimizer, sampler=Sampler(steps=steps))
+  root = np.linalg.cholesky(covariance).astype(np.float32)
+
+  def train(state, key):
+    waves = jax.random.normal(key, (32, length)) @ root.T
+    state, metrics = method.step(state, {"wave": waves[..., None], "index": jnp.arange(32)})
+    return state, metrics["loss"]
+
+  first = {"wave": jnp.zeros((32, length, 1)), "index": jnp.arange(32)}
+  state = method.init(jax.random.key(0), first)
+  _, losses = jax.jit(lambda s: jax.lax.scan(train, s, jax.random.split(jax.random.key(1), 800)))(state)
+  t = np.arange(1, steps + 1.0)
+  signal = process.alpha(t)[:, None] ** 2 * np.linalg.eigvalsh(covariance)
+  floor = (signal / (signal + process.sigma(t)[:, None] ** 2)).mean()
+  learned = float(losses[-200:].mean())
+  assert 0.95 * floor < learned < floor + 0.02
