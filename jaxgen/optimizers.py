@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.rates import scheduled
 
@@ -168,7 +169,7 @@ def layer_decay(
         raise UserError(
           f"the parameters have {update.shape[0]} blocks, but layer_decay was given depth={depth}: change it"
         )
-      return powers.reshape(-1, *(1,) * (update.ndim - 1))
+      return per_example(powers, update)
     for name in names:
       if name.startswith(f"{blocks}_") and name.removeprefix(f"{blocks}_").isdigit():
         return rate ** (depth - int(name.removeprefix(f"{blocks}_")))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
 from jaxgen.core.method import Batch
@@ -174,7 +175,7 @@ def either(first: Transform, second: Transform, probability: float = 0.5) -> Tra
   def transform(key: Array, batch: Batch) -> Batch:
     choice_key, key = jax.random.split(key)
     coin = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - probability))(example_keys(choice_key, batch["index"]))
-    pick = lambda a, b: jnp.where(coin.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+    pick = lambda a, b: jnp.where(per_example(coin, a), a, b)
     return jax.tree.map(pick, first(key, batch), second(key, batch))
 
   return transform

@@ -17,6 +17,7 @@ import optax
 from flax import linen
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Batch, Method, State
 from jaxgen.data import pipeline
@@ -195,7 +196,7 @@ def fit_linear(
     rows = jax.random.randint(jax.random.fold_in(jax.random.key(seed), i), (min(batch, len(label)),), 0, len(label))
     momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, jax.grad(loss)(params, rows))
     now = rate * (1 + jnp.cos(jnp.pi * i / steps)) / 2
-    spread = lambda m: now.reshape(-1, *(1,) * (m.ndim - 1)) * m
+    spread = lambda m: per_example(now, m) * m
     return (jax.tree.map(lambda p, m: p - spread(m), params, momentum), momentum), None
 
   start = params, jax.tree.map(jnp.zeros_like, params)

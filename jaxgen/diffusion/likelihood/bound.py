@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
-from jaxgen.diffusion.likelihood.path import position, rows, sum_dims, time, time_range
+from jaxgen.core.keys import fold_in
+from jaxgen.diffusion.likelihood.path import position, sum_dims, time, time_range
 from jaxgen.diffusion.losses import decoder_nll, diffuse
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
@@ -46,12 +48,13 @@ def continuous_bound(
     phi = jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
     x_t, eps = diffuse(schedule, x_0, t, eps_keys)
     x_0_hat, eps_hat = denoise(x_t, t)[:2]
-    error = rows(jnp.cos(phi), x_0) * (eps - eps_hat) - rows(jnp.sin(phi), x_0) * (x_0 - x_0_hat)  # v - v_hat
+    cos, sin = (per_example(value, x_0) for value in (jnp.cos(phi), jnp.sin(phi)))
+    error = cos * (eps - eps_hat) - sin * (x_0 - x_0_hat)  # v - v_hat
     return total + (last - first) / terms * jnp.cos(phi) * sum_dims(error**2), None
 
   integral = jax.lax.scan(add, jnp.zeros(len(x_0), x_0.dtype), jnp.arange(terms))[0]
 
-  x_s, _ = diffuse(schedule, x_0, jnp.full(len(x_0), t_min), jax.vmap(jax.random.fold_in, (0, None))(keys, terms))
+  x_s, _ = diffuse(schedule, x_0, jnp.full(len(x_0), t_min), fold_in(keys, terms))
   mean = denoise(x_s, jnp.full(len(x_0), t_min))[0]
   decoder = sum_dims(decoder_nll(x_0, mean, schedule.sigma(t_min) / schedule.alpha(t_min), levels))
 

@@ -10,9 +10,10 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 from jaxgen.diffusion.likelihood.integrators import Flow, Integrator, rk4
-from jaxgen.diffusion.likelihood.path import position, rows, sum_dims, time, time_range
+from jaxgen.diffusion.likelihood.path import position, sum_dims, time, time_range
 from jaxgen.diffusion.likelihood.traces import Probes, Trace, hutchinson
 from jaxgen.diffusion.sampling import Denoise
 from jaxgen.diffusion.schedules import Schedule
@@ -49,7 +50,7 @@ def encode(
   def derivative(u: Array, flow: Flow, probes: Probes) -> Flow:
     z, _ = flow
     t = jnp.clip(time(schedule, u), t_min, T)
-    alpha, sigma, n = (rows(value, z) for value in (schedule.alpha(t), schedule.sigma(t), norm(t)))
+    alpha, sigma, n = (per_example(value, z) for value in (schedule.alpha(t), schedule.sigma(t), norm(t)))
 
     def velocity(z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
       x_0, eps = denoise(n * z, t)[:2]

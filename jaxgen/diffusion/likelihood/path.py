@@ -27,10 +27,5 @@ def time(schedule: Schedule, u: Array) -> Array:
   return schedule.time(2 * jnp.log(jnp.sinh(jnp.maximum(-u, 0))))  # a last step may round to u > 0
 
 
-def rows(a: Float[Array, "..."], x: Float[Array, "batch ..."]) -> Float[Array, "..."]:
-  """Reshapes a, [] or [B], to broadcast against x."""
-  return a.reshape(a.shape + (1,) * (x.ndim - 1))
-
-
 def sum_dims(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
   return jnp.sum(x, axis=range(1, x.ndim))

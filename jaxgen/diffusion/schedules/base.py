@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
 
 Times = Num[jax.Array | np.ndarray, "..."]
@@ -44,7 +45,7 @@ class Point(NamedTuple):
 
   def like(self, x: Array) -> "Point":
     """The point with arrays [B] reshaped to [B, 1, .., 1], to broadcast against x [B, ...]. Scalars stay scalars."""
-    return Point(*(v.reshape(v.shape + (1,) * (x.ndim - 1)) if v.ndim else v for v in self))
+    return Point(*(per_example(v, x) for v in self))
 
 
 class Schedule(NamedTuple):

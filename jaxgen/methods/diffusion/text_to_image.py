@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core import edits
+from jaxgen.core.arrays import wide
 from jaxgen.core.condition import Condition, entries, together
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys, fold_in, normal, split
@@ -220,7 +221,6 @@ def scaled(
     network: the autoencoder, as `nn.autoencoders.ldm.KLAutoencoder`.
     scale, shift: diffusers' scaling_factor and shift_factor.
   """
-  wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
   def init(key: Key[Array, ""], x: Image) -> Params:
     return {"params": network.init(key, x[:1])["params"]}

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxgen.core.arrays import per_example
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import fold_in
 
 Draw = Callable[[Key[Array, "n"]], Array]
 Score = Callable[[Any], Array]
@@ -49,13 +50,13 @@ def best_of_n(draw: Draw, score: Score, keys: Key[Array, "count"], n: int) -> Sh
   _check(n)
 
   def body(best, i):
-    samples = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, i))
+    samples = draw(fold_in(keys, i))
     scores = score(samples)
     better = scores > best[1]
     take = lambda new, old: jnp.where(per_example(better, new), new, old)
     return (take(samples, best[0]), jnp.where(better, scores, best[1])), None
 
-  first = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
+  first = draw(fold_in(keys, 0))
   (samples, _), _ = jax.lax.scan(body, (first, score(first)), jnp.arange(1, n))
   return samples
 

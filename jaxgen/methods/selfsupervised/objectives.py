@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxgen.core.arrays import unit
+from jaxgen.core.arrays import unit, wide_dtype
 from jaxgen.core.errors import UserError, check_decays
 from jaxgen.methods.selfsupervised import losses
 from jaxgen.methods.selfsupervised.two_views import Carried, Embeddings, Objective, toward_one
@@ -140,7 +140,7 @@ def dino(
   _temperature(tau, *([] if callable(teacher_tau) else [teacher_tau]))
 
   def carried(key: Array, examples: int, like: Embedding) -> Carried:
-    return {"center": jnp.zeros(like.z.shape[-1], jnp.promote_types(like.z.dtype, jnp.float32))}
+    return {"center": jnp.zeros(like.z.shape[-1], wide_dtype(like.z.dtype))}
 
   def loss(views: Embeddings, targets: Embeddings, carried: Carried, step: Array):
     at = teacher_tau(step) if callable(teacher_tau) else teacher_tau

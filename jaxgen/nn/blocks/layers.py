@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.core.arrays import wide
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import example_keys
 from jaxgen.nn.blocks.again import again
 from jaxgen.nn.blocks.conv import NHWC, conv, conv_of_doubled
 from jaxgen.nn.blocks.reductions import sum_over_second
@@ -387,6 +388,6 @@ class Dropout(nn.Module):
     """Drops units of x. Without `index`, in sampling and evaluation, it returns x."""
     if index is None or self.rate == 0:
       return x
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
+    keys = example_keys(self.make_rng("dropout"), index)
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import per_example
+from jaxgen.core.keys import example_keys
 from jaxgen.nn.blocks.layers import Dropout, check_rate
 
 Dtype = Any
@@ -27,10 +29,9 @@ class DropPath(nn.Module):
       check_rate("drop_path", rate)
     if index is None or (isinstance(rate, float | int) and rate == 0):
       return x
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
+    keys = example_keys(self.make_rng("dropout"), index)
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
-    keep = keep.reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+    return jnp.where(per_example(keep, x), x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 def without_dropout(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:

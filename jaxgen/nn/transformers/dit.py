@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu_tanh
 from jaxgen.nn.blocks.attention import MLP, Attention, Blocks, Index, Tokens, normal, xavier
@@ -127,7 +128,7 @@ class DiT(nn.Module):
       told += nn.Embed(self.classes, self.width, embedding_init=normal, name="class", **dtypes)(label)
 
     stretches = in_stretches(x, self.frames)
-    count, exact = len(stretches) // len(x), jnp.promote_types(self.dtype, jnp.float32)
+    count, exact = len(stretches) // len(x), wide_dtype(self.dtype)
     h = PatchEmbedding(self.width, self.patch, as_dense(xavier), name="patches", **dtypes)(stretches)
     grid = h.shape[1:3]
     at = over_grid(jnp.arange(grid[0]), jnp.arange(grid[1]), self.width, exact)

@@ -19,6 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxgen.core import spread
+from jaxgen.core.arrays import wide_dtype
 from jaxgen.core.condition import Told
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu_tanh
@@ -218,6 +219,6 @@ class MMDiT(nn.Module):
         f"a picture of {grid[0]} x {grid[1]} patches is larger than the network's {self.most} x {self.most}: "
         "make it smaller"
       )
-    dtype = jnp.promote_types(self.dtype, jnp.float32)
+    dtype = wide_dtype(self.dtype)
     at = lambda count: ((self.most - count) // 2 + jnp.arange(count)).astype(dtype) * (self.base / self.most)
     return over_grid(at(grid[0]), at(grid[1]), self.width, dtype)
