@@ -137,6 +137,7 @@ def experiment(
     batch_size=batch_size,
     evaluators=(clip_score(clip),) if clip else (),
     conditions=conditions,
+    prompts=captioned.prompts if preset == "emoji" else None,
     samples=16,
     sample_chunk=16,
     sample_every=1_000,

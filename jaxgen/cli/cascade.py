@@ -17,6 +17,7 @@ from jaxgen.show import report
 
 SAMPLES = {
   "n": option(int, "number of samples; 0: none", 64),
+  "prompt": option(str | None, "the text that conditions the samples, for text-conditional stages", None),
   "samples_seed": option(int, "sample i depends only on this seed and i", 0),
   "first": option(int, "number of the first sample", 0),
   "out": option(
@@ -90,7 +91,7 @@ def draw(folder: files.Place, options: dict[str, Any]) -> None:
   if out is not None and out.suffix not in (suffixes := [".npz", *last.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
   tell = lambda stage, done: print(f"{stage}: {done} of {n} samples", flush=True) if done == n else None
-  found = stages_in_turn.sample(runs, stages, n, seed=seed, first=first, progress=tell)
+  found = stages_in_turn.sample(runs, stages, n, seed=seed, first=first, prompt=options["prompt"], progress=tell)
   if out is not None and out.suffix == ".npz":
     buffer = io.BytesIO()
     np.savez(buffer, **found)

@@ -149,6 +149,7 @@ def sample(
   *,
   seed: int = 0,
   first: int = 0,
+  prompt: str | None = None,
   progress: Callable[[str, int], Any] = lambda stage, done: None,
 ) -> dict[str, np.ndarray]:
   """Samples first .. first + n - 1 of every stage, [n, ...], each made from those of the previous stage.
@@ -157,15 +158,20 @@ def sample(
   stage's parameters are in memory at a time.
 
   Args:
+    prompt: a text, for the stages that are told one.
     progress: called with a stage and its number of samples done.
 
   Raises:
-    UserError: stages that do not meet; or as in `Run.sample`.
+    UserError: stages that do not meet, or a prompt and no stage that is told a text; or as in `Run.sample`.
   """
   check(runs, stages)
+  readers = {stage for stage, run in runs.items() if run.experiment.prompts is not None}
+  if prompt is not None and not readers:
+    raise UserError("no stage of this cascade is told a text: sample without --prompt")
   found: dict[str, np.ndarray] = {}
   for number, (stage, run) in enumerate(runs.items()):
     told = {stages[stage]: list(found.values())[-1]} if stages[stage] else {}
+    told |= {"prompt": prompt} if stage in readers else {}
     tell = lambda done, stage=stage: progress(stage, done)
     found[stage] = run.sample(n, seed=seed_of(seed, number), first=first, progress=tell, **told)
     run.state = None  # it is read again where it is needed

@@ -34,7 +34,7 @@ Clips = Float[np.ndarray, "n time h w c"]
 def as_channels(clips: Array) -> Float[Array, "n h w channels"]:
   """[N, T, H, W, C] -> [N, H, W, T C]."""
   n, time, h, w, c = clips.shape
-  return jnp.moveaxis(jnp.asarray(clips), 1, 3).reshape(n, h, w, time * c)
+  return jnp.moveaxis(clips, 1, 3).reshape(n, h, w, time * c)
 
 
 def for_clips(data: Dataset) -> Dataset:
@@ -130,7 +130,7 @@ def frechet(num: int = 256, *, seed: int = 0) -> Evaluator:
 
 
 def _features(judge: Any, of_frames: bool) -> Any:
-  seen = lambda clips: clips.reshape(-1, *clips.shape[2:]) if of_frames else np.asarray(as_channels(clips))
+  seen = lambda clips: clips.reshape(-1, *clips.shape[2:]) if of_frames else np.asarray(as_channels(jnp.asarray(clips)))
   return lambda clips: judge.features(seen(clips))
 
 

@@ -34,10 +34,10 @@ def lmnt(network: DiffWave) -> list[Entry]:
     theirs = f"residual_layers.{i}"
     blocks.append(
       [
-        *taps(f"{theirs}.dilated_conv", "params/layers/dilated", network.kernel),
-        *affine(f"{theirs}.diffusion_projection", "params/layers/step"),
-        *taps(f"{theirs}.output_projection", "params/layers/out"),
-        *(taps(f"{theirs}.conditioner_projection", "params/layers/mel") if network.factors else []),
+        *taps(f"{theirs}.dilated_conv", "params/blocks/dilated", network.kernel),
+        *affine(f"{theirs}.diffusion_projection", "params/blocks/step"),
+        *taps(f"{theirs}.output_projection", "params/blocks/out"),
+        *(taps(f"{theirs}.conditioner_projection", "params/blocks/mel") if network.factors else []),
       ]
     )
   return entries + stacked(blocks)

@@ -31,6 +31,7 @@ from jaxgen.interop.stable_diffusion import (
   Networks,
   Tower,
 )
+from jaxgen.nn.autoencoders.ldm import KLAutoencoder
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_0"}
 
@@ -221,7 +222,14 @@ def described(path: Any) -> Description:
     UserError: it is another family's, incomplete, damaged, or a pickle.
   """
   place = _place(path)
-  return _of_folder(place) if place.is_dir() else _of_file(place, files.opened(place))
+  d = _of_folder(place) if place.is_dir() else _of_file(place, files.opened(place))
+  latent = d.vae.get("latent", KLAutoencoder.latent)
+  if d.inputs not in (latent, 2 * latent + 1):
+    raise UserError(
+      f"{path} has a U-Net of {d.inputs} input channels, and this config knows {latent} and, for inpainting, "
+      f"{2 * latent + 1}: it is of another family, as InstructPix2Pix's"
+    )
+  return d
 
 
 def dtype_of(path: Any) -> str:

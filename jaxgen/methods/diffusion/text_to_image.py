@@ -199,6 +199,8 @@ def told_texts(
     asked = {**sizes(n), **cast(found), **given}
     if source_tokens is not None:
       asked |= {f"source_{name}": value for name, value in cast(reader.told(params, source_tokens)).items()}
+    if weight is None and negative_tokens is not None:
+      raise UserError("samples are led away from a negative text by a weight, and none is given: give one above 1")
     if weight is not None:
       other = reader.nothing(params, found, n) if negative_tokens is None else reader.told(params, negative_tokens)
       asked |= {f"negative_{name}": value for name, value in cast(other).items()} | {"weight": weight}

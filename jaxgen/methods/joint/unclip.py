@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.arrays import per_example, wide
-from jaxgen.core.condition import Condition, entries
+from jaxgen.core.condition import Condition, entries, together
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 from jaxgen.core.method import Method, State
@@ -57,13 +57,17 @@ def texts(words: int, width: int, features: int, dropout: float = 0.1) -> Condit
   return entries({**nothing, TEXT_EMBEDDING: np.zeros(features, np.float32)}, dropout)
 
 
-def pictures(words: int, width: int, features: int, dropout: float = 0.1) -> Condition:
-  """The decoder's condition: the words' features, and CLIP's embedding of the picture; the arguments as in `texts`.
+def pictures(words: int, width: int, features: int, dropout: float = 0.1, text_dropout: float = 0.5) -> Condition:
+  """The decoder's condition: the words' features, and CLIP's embedding of the picture, dropped independently.
 
-  The paper drops embeddings for a tenth of the examples and texts for half of them; here both are dropped together.
+  Args:
+    words, width, features: as in `texts`.
+    dropout: the share of examples whose embedding is not told in training; section 2.1 has a tenth.
+    text_dropout: the share of those whose text is not; section 2.1 has half of them.
   """
-  nothing = {"text": np.zeros((words, width), np.float32), "mask": np.zeros(words, bool)}
-  return entries({**nothing, EMBEDDING: np.zeros(features, np.float32)}, dropout)
+  text = {"text": np.zeros((words, width), np.float32), "mask": np.zeros(words, bool)}
+  embedding = {EMBEDDING: np.zeros(features, np.float32)}
+  return together({"embedding": entries(embedding, dropout), "text": entries(text, text_dropout)})
 
 
 def better_of(method: Method, draws: int = 2) -> Method:

@@ -175,7 +175,7 @@ class DiffWave(nn.Module):
     wide = jax.nn.relu(Dense(self.channels, name="in", kernel_init=HE, **options)(x))
     axes = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
     stack = nn.scan(Layer, in_axes=(0, nn.broadcast, nn.broadcast), **axes)
-    layers = stack(self.kernel, max(self.dilations), name="layers", **options)
+    layers = stack(self.kernel, max(self.dilations), name="blocks", **options)
     (_, total), _ = layers((wide, jnp.zeros_like(wide)), jnp.asarray(self.dilations), step, h)
     total = total / math.sqrt(self.layers)
     total = jax.nn.relu(Dense(self.channels, name="skip", kernel_init=HE, **options)(total))

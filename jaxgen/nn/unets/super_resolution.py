@@ -19,14 +19,14 @@ LEVELS = 1000.0  # sinusoids are made for numbers up to this one
 def beside(
   x: Float[Array, "batch height width channels"], low: Float[Array, "batch h w c"]
 ) -> Float[Array, "batch height width together"]:
-  """x with `low` at its size, by bicubic interpolation, as further channels.
+  """x with `low` at its size, by bicubic interpolation, as further channels. x may be latents of another number.
 
   Raises:
-    UserError: low is larger than x, or of another number of channels.
+    UserError: low is larger than x.
   """
-  if low.shape[1] > x.shape[1] or low.shape[2] > x.shape[2] or low.shape[3] != x.shape[3]:
+  if low.shape[1] > x.shape[1] or low.shape[2] > x.shape[2]:
     sizes = [" x ".join(map(str, a.shape[1:])) for a in (low, x)]
-    raise UserError(f"super-resolution makes {sizes[1]} of {sizes[0]}: give it a smaller picture of as many channels")
+    raise UserError(f"super-resolution makes {sizes[1]} of {sizes[0]}: give it a smaller picture")
   return jnp.concatenate([x, jax.image.resize(low, (*x.shape[:3], low.shape[3]), "cubic").astype(x.dtype)], axis=-1)
 
 
@@ -55,7 +55,7 @@ class SuperResolution(nn.Module):
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
 
     Raises:
-      UserError: the low-resolution picture is larger than x, or of another number of channels.
+      UserError: the low-resolution picture is larger than x.
     """
     times = jnp.stack([t, LEVELS * told["level"].astype(t.dtype)], axis=-1)
     return self.network(beside(x, told["low"]), times, index=index)
