@@ -43,7 +43,7 @@ def test_data_without_a_test_split(tmp_path):
     words[1] = tmp_path / f"runs{len(evaluators)}"
     out = command("train", tiny.write(tmp_path, source=source), *words).stdout
     assert ("train_bits_per_dim_17_levels" in out) == bool(evaluators)
-    assert "The data have no test examples to compare that with" in (words[1] / "tiny" / "report.html").read_text()
+    assert "The data have no test examples for a comparison" in (words[1] / "tiny" / "report.html").read_text()
 
 
 def test_generic_configs_look_at_the_data(tmp_path):

@@ -208,7 +208,7 @@ def test_sounds_texts_and_what_figures_drew_are_shown(make, tmp_path):
   files.write(tmp_path / "my_run" / "figures" / "step_00000200", b"")
   _, page = make([*training()])
   assert "To be & not" in page.text
-  assert "Whatitlearnedabx" in page.text.replace(" ", "")
+  assert "Figuresabx" in page.text.replace(" ", "")
   assert base64.b64decode(page.all("audio")[0]["src"].removeprefix("data:audio/wav;base64,")) == b"RIFF"
 
 
