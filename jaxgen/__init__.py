@@ -11,8 +11,7 @@ from jaxgen.core import environment
 
 environment.set_xla_flags()  # before jax's backend reads them
 
-# Where the public names live. They are imported when they are first asked for, so that `jaxgen --help` need not wait
-# for jax.
+# The modules of the public names. They are imported at first use, so that `jaxgen --help` need not wait for jax.
 _HOMES = {
   "Experiment": "jaxgen.engine.experiment",
   "Run": "jaxgen.engine.run",

@@ -5,7 +5,7 @@
     tokens, log_probability = ancestral(step, carry, start, keys, length=length, temperature=0.8)
 
 `step(carry, tokens [B]) -> (logits [B, V], carry)` reads one token of each example and returns logits of the next. The
-carry holds what it keeps of earlier tokens: a Transformer's keys and values, or a recurrent state. Its leaves are [B,
+carry is the state after the earlier tokens: a Transformer's keys and values, or a recurrent state. Its leaves are [B,
 ...]. `step` closes over arrays that do not change, such as the source. Each function here is one `lax.scan`.
 """
 
@@ -25,7 +25,7 @@ Step = Callable[[Carry, Array], tuple[Array, Carry]]
 
 
 class Given(NamedTuple):
-  """The first tokens of sequences, which are read and not drawn.
+  """Prompts: the first tokens of sequences, which are read and not drawn.
 
   Attributes:
     tokens: [B, length], of which the first count[b] are given.
@@ -89,7 +89,7 @@ def beam_search(
 
   start, length, end and pad: as in `greedy`.
   """
-  step = jax.vmap(step, 1, 1)  # over the beam: what step closes over is shared, not repeated
+  step = jax.vmap(step, 1, 1)  # over the beam: the arrays that step closes over are shared, not repeated
   spread = lambda x: jnp.repeat(x[:, None], width, axis=1)
   carry, token = jax.tree.map(spread, (carry, start))
   batch, logits = token.shape[0], jax.eval_shape(step, carry, token)[0]
@@ -134,10 +134,10 @@ def truncated(
   if top_k is not None:
     least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
-  if top_p is not None and top_p < 1:  # the sums below round, and 1 keeps all
+  if top_p is not None and top_p < 1:  # 1 keeps all tokens, which the rounded sums below might not
     ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
     p = jax.nn.softmax(ordered)
-    needed = jnp.cumsum(p, axis=-1) - p < top_p  # what comes before is not enough; always true of the first
+    needed = jnp.cumsum(p, axis=-1) - p < top_p  # True if the likelier tokens do not suffice; always for the first
     least = jnp.min(jnp.where(needed, ordered, jnp.inf), axis=-1, keepdims=True)
     logits = jnp.where(logits < least, -jnp.inf, logits)
   return logits
@@ -146,11 +146,11 @@ def truncated(
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
   """Raises a UserError if these are not valid options of `ancestral`."""
   if temperature <= 0:
-    raise UserError(f"temperature is above 0, and this is {temperature:g}: a small one samples the likeliest tokens")
+    raise UserError(f"the temperature must be above 0, not {temperature:g}: a small one samples the likeliest tokens")
   if top_k is not None and top_k < 1:
-    raise UserError(f"top_k is the number of tokens to choose from, and this is {top_k}: use at least 1")
+    raise UserError(f"top_k, the number of tokens to choose from, must be at least 1, not {top_k}")
   if top_p is not None and not 0 < top_p <= 1:
-    raise UserError(f"top_p lies in (0, 1], and this is {top_p:g}: 1 keeps all tokens")
+    raise UserError(f"top_p must lie in (0, 1], and is {top_p:g}: 1 keeps all tokens")
 
 
 def ancestral(
@@ -176,8 +176,8 @@ def ancestral(
     first: the position of the first token, if earlier tokens were drawn with the same keys.
     temperature: logits are divided by it before `top_k` and `top_p`.
     top_k, top_p: see `truncated`.
-    given: the first tokens, if sequences begin with some; their probability does not count.
-    end: the drawn token that ends a sequence; None: none does.
+    given: the first tokens, if sequences begin with a prompt; their probability does not count.
+    end: the drawn token that ends a sequence; None: all sequences have the full length.
     pad: the token that fills the result after the end.
   """
   temperature = jnp.broadcast_to(jnp.asarray(temperature), start.shape)[:, None]

@@ -1,8 +1,8 @@
 """The ledger: what papers report, and what was measured here.
 
 A config names the numbers that papers give of its experiment, as `Published`. `jaxgen reproduce CONFIG` trains and
-evaluates it and appends a line to the ledger for each of them; `jaxgen ledger` shows the lines, a table for each data
-set and unit, and the configs that have not been run, with what they would cost.
+evaluates it and appends a line to the ledger for each number; `jaxgen ledger` shows the lines, in one table for each
+data set and unit, and the configs that have not been run, with their cost.
 """
 
 import datetime
@@ -45,14 +45,14 @@ def reproduce(
   workers: int = 0,
   progress: "Progress | None" = None,
 ) -> list[Line]:
-  """Trains a config with the seeds 0 .. seeds - 1 and evaluates it; a line for each number that it names as published.
+  """Trains a config with the seeds 0 .. seeds - 1 and evaluates it. Returns a line for each of its published numbers.
 
-  A run that exists goes on, so that what was interrupted is not lost: its folder is `runs`/CONFIG_seedN.
+  The runs are in `runs`/CONFIG_seedN. Runs that exist are continued, so that an interrupted command can be repeated.
 
-  Lines have: paper, table, metric, published, note; mean, std (over seeds; null for one), values, standard_error (of
-  the last seed's own, where there is one); config, arguments, config_hash, state_hashes; data; data_content, as
-  run.json has it; git, versions, devices, seconds (of all seeds' training together), date; best, true where the number
-  is that of each run's best evaluation.
+  Lines have: paper, table, metric, published, note; mean, std (over seeds; null for one), values, standard_error (the
+  last seed's, if its evaluation gives one); config, arguments, config_hash, state_hashes; data; data_content, as in
+  run.json; git, versions, devices, seconds (of training, summed over seeds), date; best, true if the number is that of
+  each run's best evaluation.
 
   Raises:
     UserError: the config names no published numbers, or ones that its evaluators do not give.
@@ -68,7 +68,8 @@ def reproduce(
     raise UserError(f"config {config.name} names no published number to reproduce: give its Experiment published=(...)")
   if experiment.best is None and any(published.best for published in experiment.published):
     raise UserError(
-      f"config {config.name} publishes the best of its evaluations and keeps none: give Experiment(best=)"
+      f"config {config.name} has a published number of the best evaluation but keeps no best checkpoint: give "
+      "Experiment(best=)"
     )
   if seeds < 1:
     raise UserError(f"at least 1 seed is needed, not {seeds}")
@@ -85,9 +86,7 @@ def reproduce(
       step = RunCheckpoints(run.folder, {}, best=experiment.best).best()
       best = run.folder.evaluation(step)
       if best is None:
-        raise UserError(
-          f"{run.folder.path} has no evaluation of its best checkpoint any more, step {step}: train it anew"
-        )
+        raise UserError(f"{run.folder.path} has lost the evaluation of its best checkpoint, step {step}: train it anew")
     numbers.append((found, best))
     hashes.append(state_hash(run.state))
     seconds += sum(session.get("seconds", 0.0) for session in run.folder.info()["sessions"])
@@ -122,7 +121,7 @@ def reproduce(
 
 
 def _without_places(value: Any) -> Any:
-  """Absolute paths without their folders, which are of one machine: "data_content" says what the data is."""
+  """Absolute paths without their folders, which differ between machines; "data_content" identifies the data."""
   if isinstance(value, (list, tuple)):
     return [_without_places(each) for each in value]
   is_path = isinstance(value, str) and value.startswith("/")
@@ -140,13 +139,13 @@ def _check_names(config: Config, experiment: Experiment, names: Iterable[str] | 
   for published in experiment.published:
     if names is not None and published.metric not in names:
       raise UserError(
-        f"config {config.name} names {published.metric} as published, which is none of its numbers: "
+        f"config {config.name} names {published.metric} as published, but its evaluators do not give it: "
         f"{', '.join(name for name in names if not name.endswith('_se'))}"
       )
 
 
 def config_hash(config: Config, arguments: Mapping[str, Any]) -> str:
-  """SHA-256 of what a config's files do, docstrings and comments aside, and of the arguments given, by its name too."""
+  """SHA-256 of a config's files without docstrings and comments, and of the arguments that flags or its name set."""
   first, *imported = (code_of(text) for text in config.files().values())
   given = config.to_json({**config.arguments, **arguments})
   return hashlib.sha256(json.dumps([first, given, *imported], sort_keys=True).encode()).hexdigest()
@@ -158,7 +157,7 @@ def append(path: pathlib.Path, lines: Iterable[Line]) -> None:
 
 
 def read(path: pathlib.Path) -> list[Line]:
-  """A ledger's lines; of several of the same number, config and arguments the last.
+  """A ledger's lines. If several have the same number, config and arguments, the last one counts.
 
   Raises:
     UserError: the file is missing or damaged.
@@ -167,7 +166,7 @@ def read(path: pathlib.Path) -> list[Line]:
     lines = [json.loads(line) for line in files.place(path).read_text().splitlines() if line.strip()]
     last = {(x["config"], json.dumps(x["arguments"]), x["paper"], x["metric"]): x for x in lines}
   except FileNotFoundError:
-    raise UserError(f"there is no ledger {path}: `jaxgen reproduce CONFIG` begins one") from None
+    raise UserError(f"there is no ledger {path}: `jaxgen reproduce CONFIG` makes one") from None
   except (json.JSONDecodeError, KeyError, TypeError) as error:
     raise UserError(f"{path} is not a ledger: {error}") from error
   return list(last.values())
@@ -185,7 +184,7 @@ def close(line: Line) -> bool:
 
 
 def tables(lines: Sequence[Line]) -> dict[str, list[Line]]:
-  """Lines that compare, best first, by what they share: the data and the unit."""
+  """The lines of each data set and unit, by a title of both; the best lines first."""
   found: dict[str, list[Line]] = {}
   for line in lines:
     known = likelihood.unit(line["metric"])
@@ -218,7 +217,7 @@ def cells(line: Line) -> tuple[str, ...]:
 
 
 def not_run(lines: Sequence[Line], configs: Iterable[Entry]) -> list[tuple[str, str, str, str]]:
-  """(config, paper's number, metric, cost) of the published numbers that configs, by all their names, have no line for.
+  """(config, paper's number, metric, cost) of each published number of a config, or a named preset, without a line.
 
   This runs the code of those configs that mention such a number.
   """
@@ -233,7 +232,7 @@ def not_run(lines: Sequence[Line], configs: Iterable[Entry]) -> list[tuple[str, 
       for published in config.build(**arguments).published:
         number = (published.paper, published.metric, published.number)
         if number not in done:
-          done.add(number)  # a config's own name often is one of its further names
+          done.add(number)  # a config's name is often also the name of a preset
           paper = f"{published.paper}, {published.table}: {published.number:.5g}"
           waiting.append((name, paper, published.metric, config_summary(entry.path)["cost"]))
   return waiting
@@ -245,8 +244,9 @@ def page(lines: Sequence[Line], waiting: Sequence[tuple[str, str, str, str]]) ->
   out = [
     "# The ledger",
     "",
-    "What papers report, and what was measured here, the best first. A number that falls short of the paper's by more "
-    "than 1 % and more than 1 nat says so. `jaxgen reproduce CONFIG` adds a line, `jaxgen ledger --out "
+    "Papers' numbers and those that were measured here, the best first. A number that is worse than the paper's "
+    "by more "
+    'than 1 % and more than 1 nat is marked "falls short". `jaxgen reproduce CONFIG` adds a line, `jaxgen ledger --out '
     "ledger.md` writes this page.",
   ]
   for title, some in tables(lines).items():

@@ -1,10 +1,11 @@
-"""The configs' optimizers in one line each, made from optax; learning rates by layer; masks for weight decay.
+"""Optimizers from optax in one line each, for configs; layer-wise learning rates; masks for weight decay.
 
 optimizers.adam(3e-4, steps, warmup=100, clip=1.0)        cosine decay to 0 after a linear warm-up
 optimizers.adam(2e-4, warmup=5_000, clip=1.0)             constant after the warm-up
 optimizers.sgd(0.1, steps, weight_decay=1e-4, nesterov=True)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -25,22 +26,32 @@ def schedule(
   decay: Literal["cosine", "linear"] = "cosine",
   end: float = 0.0,
 ) -> optax.Schedule:
-  """A learning rate by the optimizer's count of updates.
+  """A learning rate as a function of the optimizer's count of updates.
 
   Args:
     rate: the highest learning rate.
     steps: number of training steps, including the warm-up; None: the rate is constant after the warm-up.
     warmup: number of updates over which the rate rises linearly from 0, at most half of `steps`.
     decay: the curve by which it falls to `end` at `steps`.
+
+  Raises:
+    UserError: a rate or a number of updates is negative or not finite.
   """
+  _check_not_negative(rate=rate, warmup=warmup, end=end)
   if steps is None:
     return optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
   warmup = min(warmup, steps // 2)
   if decay == "linear":
     fall = optax.linear_schedule(rate, end, steps - warmup)
   else:
-    fall = optax.cosine_decay_schedule(rate, steps - warmup, end / rate)
+    fall = optax.cosine_decay_schedule(rate, steps - warmup, end / rate if rate else 0.0)
   return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), fall], [warmup]) if warmup else fall
+
+
+def _check_not_negative(**numbers: float | int | None) -> None:
+  for name, value in numbers.items():
+    if value is not None and not 0 <= value < math.inf:
+      raise UserError(f"an optimizer's {name} must be a finite number of 0 or more, not {value:g}: change it")
 
 
 def adam(
@@ -60,9 +71,10 @@ def adam(
   Args:
     rate, steps, warmup, decay, end: as in `schedule`. If `rate` is a schedule, it is used directly.
     clip: the gradient's largest norm.
-    weight_decay: decoupled weight decay, times the rate, of the parameters in `mask`; by default `kernels`.
+    weight_decay: decoupled weight decay of the parameters in `mask` (by default `kernels`), multiplied by the rate.
     **betas: b1, b2 and eps of optax.
   """
+  _check_not_negative(clip=clip, weight_decay=weight_decay)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   if weight_decay:
     optimizer = optax.adamw(rate, weight_decay=weight_decay, mask=mask or kernels, **betas)
@@ -84,6 +96,7 @@ def sgd(
   mask: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
   """Stochastic gradient descent on a `schedule`. Weight decay of the parameters in `mask` is added to the gradient."""
+  _check_not_negative(momentum=momentum, weight_decay=weight_decay)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup, decay=decay, end=end)
   optimizer = optax.sgd(rate, momentum, nesterov)
   if weight_decay:
@@ -96,6 +109,7 @@ def inverse_root(rate: float, constant: int, warmup: int = 0) -> optax.Schedule:
 
   Karras et al. 2024, https://arxiv.org/abs/2312.02696, eq. 67.
   """
+  _check_not_negative(rate=rate, warmup=warmup)
 
   def at(count: Array) -> Array:
     rising = jnp.minimum(count / warmup, 1.0) if warmup else 1.0
@@ -107,7 +121,7 @@ def inverse_root(rate: float, constant: int, warmup: int = 0) -> optax.Schedule:
 def projected(
   optimizer: optax.GradientTransformation, onto: Callable[[PyTree], PyTree]
 ) -> optax.GradientTransformation:
-  """An optimizer after each of whose updates the parameters are projected: p <- onto(p + update).
+  """An optimizer with a projection of the parameters after each update: p <- onto(p + update).
 
   Args:
     onto: parameters -> parameters of the same structure, such as `nn.unets.edm2.forced`.
@@ -144,14 +158,16 @@ def layer_decay(
     UserError: the rate lies outside (0, 1], or the blocks are not in the parameters.
   """
   if not 0 < rate <= 1:
-    raise UserError(f"layer_decay multiplies by a rate in (0, 1], and this is {rate:g}: 1 leaves all as it is")
+    raise UserError(f"layer_decay needs a rate in (0, 1], not {rate:g}: 1 gives all layers the same learning rate")
 
   def factor(path: Sequence[jax.tree_util.DictKey], update: Array) -> float | Array:
     names = [str(key.key) for key in path]
     if blocks in names:
       powers = rate ** jnp.arange(depth, 0, -1, dtype=update.dtype)
       if update.shape[0] != depth:
-        raise UserError(f"the parameters hold {update.shape[0]} blocks and layer_decay was told {depth}: change it")
+        raise UserError(
+          f"the parameters have {update.shape[0]} blocks, but layer_decay was given depth={depth}: change it"
+        )
       return powers.reshape(-1, *(1,) * (update.ndim - 1))
     for name in names:
       if name.startswith(f"{blocks}_") and name.removeprefix(f"{blocks}_").isdigit():
@@ -163,7 +179,7 @@ def layer_decay(
       str(key.key).rstrip("0123456789") for path, _ in jax.tree_util.tree_leaves_with_path(params) for key in path
     }
     if not names & {blocks, f"{blocks}_"}:
-      raise UserError(f"layer_decay finds no {blocks!r} among the parameters: name what the network calls its blocks")
+      raise UserError(f"layer_decay finds no {blocks!r} among the parameters: give the network's name of its blocks")
     return optax.EmptyState()
 
   def update(updates: PyTree, state: optax.EmptyState, params: PyTree | None = None):
@@ -173,11 +189,11 @@ def layer_decay(
 
 
 def kernels(params: PyTree) -> PyTree:
-  """True for what weight decay is for, matrices and convolutions; False for biases, gains, positions and tokens.
+  """True for matrices and convolutions, to which weight decay is applied; False for biases, gains and embeddings.
 
       optax.adamw(rate, weight_decay=0.05, mask=kernels)
 
-  By name, "kernel", since in blocks that are stacked a bias has two axes as well.
+  It selects parameters by their name, "kernel", because a bias of stacked blocks also has two axes.
   """
   return jax.tree_util.tree_map_with_path(lambda path, _: str(path[-1].key).endswith("kernel"), params)
 
@@ -193,15 +209,16 @@ def lars(
 ) -> optax.GradientTransformation:
   """LARS on a `schedule`: You et al. 2017, https://arxiv.org/abs/1708.03888, as SimCLR and BYOL use it.
 
-  Biases, gains and whatever else is not in `kernels` have neither weight decay nor a rate of their own. Blocks that are
-  stacked in one array, a Transformer's, count as one layer.
+  Parameters that are not in `kernels`, such as biases and gains, have no weight decay and no trust ratio. A
+  Transformer's blocks, which are stacked in one array, count as one layer.
 
   Args:
     rate, steps, warmup: as in `schedule`.
-    momentum: share of the last update that stays.
-    weight_decay: joins the gradient, of kernels.
-    trust: eta, a layer's rate is eta |w| / |g|.
+    momentum: the factor of the last update.
+    weight_decay: is added to the gradient of kernels.
+    trust: eta; a layer's learning rate is multiplied by eta |w| / |g|.
   """
+  _check_not_negative(momentum=momentum, weight_decay=weight_decay, trust=trust)
   rate = rate if callable(rate) else schedule(rate, steps, warmup=warmup)
   optimizer = optax.lars(
     rate,
@@ -215,7 +232,7 @@ def lars(
 
 
 def without(optimizer: optax.GradientTransformation, *names: str) -> optax.GradientTransformation:
-  """The optimizer, and no update for parameters below an entry of one of these names: MoCo v3's "patches"."""
+  """The optimizer, without updates for parameters below an entry with one of these names: MoCo v3's "patches"."""
 
   def label(params: PyTree) -> PyTree:
     within = lambda path: any(str(key.key) in names for key in path)

@@ -1,10 +1,15 @@
 """`jaxgen cascade`: two tiny stages, trained in turn in one folder and sampled one through the other."""
 
+import types
+
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 from test_cli import command, error_of
 
-from jaxgen.engine.cascade import seed_of
+from jaxgen import load
+from jaxgen.core.errors import UserError
+from jaxgen.engine.cascade import check, seed_of
 
 SOURCE = '''"""A tiny cascade of digits, for tests.
 
@@ -88,8 +93,6 @@ def test_stages_are_trained_in_turn_and_samples_go_through_them(place):
   some = np.load(folder / "some.npz")
   for name in some:
     np.testing.assert_array_equal(some[name], found[name][3:])
-  from jaxgen import load
-
   up = load(run / "up").sample(5, seed=seed_of(0, 1), low=found["base"])
   np.testing.assert_array_equal(up, found["up"])
   assert seed_of(3, 0) == 3
@@ -117,3 +120,16 @@ def test_bad_cascades_are_one_sentence(place):
   assert not (folder / "runs" / "unlike").exists()  # it is said before anything is trained
   (folder / "runs" / "small" / "up" / "run.json").rename(folder / "run.json")
   assert "no run of the stage 'up'" in error_of("cascade", folder / "runs" / "small")
+
+
+def test_what_a_stage_cannot_be_told_is_one_sentence():
+  """Of an embedding no data says the size: the next stage's network does, as flax says it."""
+
+  def shapes(n, given):
+    if "embedding" in given and given["embedding"].shape != (n, 5):
+      raise ScopeParamShapeError("kernel", "/embedding", (5, 8), given["embedding"].shape[1:])
+    return np.zeros((n, 6))
+
+  run = types.SimpleNamespace(conditions=lambda index: {}, program=types.SimpleNamespace(sample_shapes=shapes))
+  with pytest.raises(UserError, match="'prior' makes 6, which 'decoder' cannot be told as 'embedding'"):
+    check({"prior": run, "decoder": run}, {"prior": "", "decoder": "embedding"})

@@ -96,10 +96,10 @@ def test_sample_fills_a_folder_goes_on_and_says_how_fast_it_was(trained):
   assert found.stdout == f"{folder / 'drawn'}\n"
   assert re.search(r"^20 samples drawn, \S+ images a second after the first 8$", found.stderr, re.MULTILINE)
   assert len(list((folder / "drawn").glob("*.png"))) == 20
-  assert "20 samples were there already" in command(*words).stderr
+  assert "20 samples existed already" in command(*words).stderr
   assert "holds samples of --sampling-steps 3, not 2" in error_of(*words, "--sampling-steps", 2)
-  assert "--chunk 5 is of a folder" in error_of("sample", run, "--chunk", 5)
-  assert "--batch 0: it takes 1 or more" in error_of("sample", run, "--batch", 0)
+  assert "--chunk 5 needs a folder" in error_of("sample", run, "--chunk", 5)
+  assert "--batch 0: it must be 1 or more" in error_of("sample", run, "--batch", 0)
 
 
 def test_evaluate_and_report(trained):
@@ -149,9 +149,9 @@ def test_evaluate_judges_samples_as_papers_do(trained, tmp_path, monkeypatch):
   found = json.loads((tmp_path / "m.json").read_text())["fid_48_judge_digits_test"]
   assert found == pytest.approx(numbers["fid_48_judge_test"], rel=0.05)  # not rounded to the digits' 17 levels first
   assert "there is no metric 'fdd'" in error_of("evaluate", run, "--metrics", "fdd")
-  assert "--samples is of --metrics" in error_of("evaluate", run, "--samples", 5)
-  assert "which is no file: make it of pt_inception" in error_of("evaluate", run, "--metrics", "fid")
-  assert "say which --metrics" in error_of("evaluate", tmp_path / "drawn.npz", "--against", "digits")
+  assert "--samples needs --metrics" in error_of("evaluate", run, "--samples", 5)
+  assert "which is not a file: make it from pt_inception" in error_of("evaluate", run, "--metrics", "fid")
+  assert "give --metrics" in error_of("evaluate", tmp_path / "drawn.npz", "--against", "digits")
   assert "none is not a run" in error_of("evaluate", tmp_path / "none", "--metrics", "fid")
 
 
@@ -178,21 +178,28 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   out = command(*words).stdout
   assert trained_ones == ["learning_rate=0.001_seed=0", "learning_rate=0.003_seed=0"]  # each once
   assert re.search(r"learning_rate\s+.*test_bits_per_dim_17_levels", out)
-  assert "Samples of the same noise" in (tmp_path / "tiny_sweep" / "compare.html").read_text()
+  assert "Samples from the same noise" in (tmp_path / "tiny_sweep" / "compare.html").read_text()
   one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0", "--page", tmp_path / "p.html").stdout
   assert "training examples" in one
+  monkeypatch.chdir(tmp_path)
+  one = command("compare", tmp_path / "tiny_sweep" / "learning_rate=0.001_seed=0").stdout
+  assert "training examples" in one
+  assert not (tmp_path / "compare.html").exists()  # nothing is written that was not asked for
   _array_of_jobs(config, tmp_path, monkeypatch)
   for given, words in (
     (("learning_rat=1",), "has no argument 'learning_rat': perhaps you meant 'learning_rate'"),
-    (("learning_rate=fast,1",), "'fast' is no value of learning_rate, which takes float"),
+    (("learning_rate=fast,1",), "'fast' is not a value of learning_rate, which takes float"),
     (("learning_rate",), "write it as NAME=VALUE,VALUE"),
     (("steps=1,1",), "has a value twice"),
+    (("data_name=a/b,a_b",), "two values that differ only in signs"),
+    ((f"data_name=npz:{'x' * 300},digits",), "a run of this sweep would be called data_name=npz_x"),
+    (("layers=16,0",), "layers=(0,) makes no program"),
     (("steps=1", "steps=2"), "--over steps is given twice"),
-    (("solver=ddim,nonsuch",), "'nonsuch' is no value of solver, which takes 'ancestral' or 'ddim' or "),
+    (("solver=ddim,nonsuch",), "'nonsuch' is not a value of solver, which takes 'ancestral' or 'ddim' or "),
   ):
     assert words in error_of("sweep", config, "--runs", tmp_path, "--over", *given)
-  assert "is in --over, too" in error_of("sweep", config, "--over", "steps=1,2", "--steps", 3)
-  assert "a sweep is --over one argument or more" in error_of("sweep", config)
+  assert "is also in --over" in error_of("sweep", config, "--over", "steps=1,2", "--steps", 3)
+  assert "a sweep needs --over with at least one argument" in error_of("sweep", config)
   assert "RUN is missing" in error_of("compare")
   assert "--only 2: the sweep has 2 runs" in error_of("sweep", config, "--seeds", 2, "--only", 2)
   for word, words in (("partition gpu", "write sbatch's options as"), ("array=1", "the sweep sets --array itself")):
@@ -240,7 +247,7 @@ def test_inspect(trained):
   assert re.search(r"parameters of network\s+2,144\b", config)
   assert "SHA-256" not in config
   for subject in (folder / "runs" / "tiny", folder / "tiny.py"):
-    assert "--quick True is of --target" in error_of("inspect", subject, "--quick", True)
+    assert "--quick True needs --target" in error_of("inspect", subject, "--quick", True)
 
 
 def test_list_names_every_config():
@@ -336,7 +343,7 @@ def test_bad_flags_and_configs(trained, tmp_path):
   assert "--learning-rate" in result.stderr + result.stdout
   assert "perhaps you meant 'train'" in error_of("trian", code=2)
   for name in ("", ".", "../x", "a/../..", "/x"):
-    assert f"--name {name!r} is no folder within" in error_of("train", config, "--name", name)
+    assert f"--name {name!r} is not a folder within" in error_of("train", config, "--name", name)
   assert "CONFIG comes before the flags" in error_of("train", "--steps", "3", str(config))
   assert "perhaps you meant 'ddpm_digits'" in error_of("train", "configs/ddpm_digit.py")
   # Weights are written by one process, so flags of several would mean nothing.
@@ -422,7 +429,7 @@ def test_what_the_system_refuses_is_one_sentence(trained, tmp_path, monkeypatch)
   assert "too long: choose a shorter" in error_of("train", config, "--runs", tmp_path, "--name", "x" * 300)
   assert "name too long" in error_of("sample", "x" * 300)
   monkeypatch.setattr(os, "access", lambda path, mode: False)
-  assert "is read-only: say where with --out" in error_of("sample", run)
+  assert "is read-only: choose another place with --out" in error_of("sample", run)
   monkeypatch.undo()
   assert "there is no folder" in error_of("evaluate", run, "--out", tmp_path / "no" / "numbers.json")
   assert "is a folder: name a file in it" in error_of("evaluate", run, "--out", tmp_path)
@@ -458,5 +465,7 @@ def test_a_seed_of_64_bits_and_those_that_are_none(trained, tmp_path):
   drawn = [np.load(path)["samples"] for path in tmp_path.glob("*.npz")]
   assert not any(np.array_equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
   for seed in (-1, 2**64):
-    assert "a seed is a number from 0 to 18446744073709551615" in error_of(*words, "--seed", seed)
-    assert "a seed is a number from 0" in error_of("train", folder / "tiny.py", "--runs", tmp_path, "--seed", seed)
+    assert "a seed must be an integer from 0 to 18446744073709551615" in error_of(*words, "--seed", seed)
+    assert "a seed must be an integer from 0" in error_of(
+      "train", folder / "tiny.py", "--runs", tmp_path, "--seed", seed
+    )

@@ -44,7 +44,7 @@ def test_says_what_does_not_fit(files):
   image, mask = {"image": folder / "image.png"}, {"mask": folder / "mask.png"}
   refused = lambda sentence: pytest.raises(UserError, match=sentence)
   for given in (image, mask, {"strength": 0.5}, mask | {"strength": 0.5}, image | mask | {"strength": 0.5}):
-    with refused("--image with --strength, or filled by --image with --mask"):
+    with refused("--image with --strength to change a picture"):
       edits.given(RUN, NONE | given)
   for strength in (0.0, 1.5):
     with refused("strength is the share of the way"):
@@ -56,5 +56,5 @@ def test_says_what_does_not_fit(files):
   with refused("--image .*none.png: there is no such file"):
     edits.given(RUN, NONE | {"image": folder / "none.png", "strength": 0.5})
   waves = SimpleNamespace(data=SimpleNamespace(spec=Spec((64, 1))))
-  with refused(r"--image is of models of pictures, and this run's examples are \[64, 1\]"):
+  with refused(r"--image needs a model of pictures, but this run's examples have the shape \[64, 1\]"):
     edits.given(waves, NONE | image | {"strength": 0.5})

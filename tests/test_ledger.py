@@ -146,10 +146,10 @@ def test_the_best_is_reported_where_the_paper_does(tmp_path):
   assert lines[1]["mean"] == of_last["test_nll_nats_17_levels"]
   assert "best evaluation" in ledger.cells(lines[0])[4]
   without = load_config(tiny.write(tmp_path, source=source.replace('best=("test_bits', "#")))
-  with pytest.raises(UserError, match="publishes the best of its evaluations and keeps none"):
+  with pytest.raises(UserError, match="has a published number of the best evaluation but keeps no best checkpoint"):
     ledger.reproduce(without, {}, seeds=1, runs=tmp_path / "runs")
   other = load_config(tiny.write(tmp_path, "misnamed", SOURCE.replace('"test_nll_nats_17_levels"', '"test_nll"')))
-  with pytest.raises(UserError, match="names test_nll as published, which is none of its numbers"):
+  with pytest.raises(UserError, match="names test_nll as published, but its evaluators do not give it"):
     ledger.reproduce(other, {}, seeds=1, runs=tmp_path / "misnamed")
   assert not (tmp_path / "misnamed").exists()
 

@@ -73,7 +73,7 @@ def test_a_run_is_as_one_in_a_folder(bucket, tmp_path, monkeypatch):
 
   command("sample", run, "--n", 8, "--out", f"{bucket}/samples.npz")
   command("sample", run, "--n", 16, "--chunk", 8, "--out", f"{bucket}/many")
-  assert "16 samples were there" in command("sample", run, "--n", 24, "--chunk", 8, "--out", f"{bucket}/many").stderr
+  assert "16 samples existed" in command("sample", run, "--n", 24, "--chunk", 8, "--out", f"{bucket}/many").stderr
   assert len((files.place(f"{bucket}/many") / "chunks.jsonl").read_text().splitlines()) == 3
   assert command("report", run).stdout.strip() == f"{run}/report.html"
   assert "the specified bucket does not exist" in error_of("train", config, "--runs", "s3://none/runs")

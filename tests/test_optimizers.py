@@ -107,6 +107,29 @@ def test_clipping_and_decay():
 @pytest.mark.parametrize(
   "make",
   [
+    lambda: optimizers.adam(-1e-3),
+    lambda: optimizers.adam(float("nan"), 100, warmup=10),
+    lambda: optimizers.sgd(float("inf"), 100),
+    lambda: optimizers.adam(1e-3, weight_decay=-1.0),
+    lambda: optimizers.adam(1e-3, clip=float("nan")),
+    lambda: optimizers.sgd(1e-3, weight_decay=float("nan")),
+    lambda: optimizers.lars(1.0, trust=-1.0),
+    lambda: optimizers.inverse_root(-1.0, 10),
+  ],
+)
+def test_numbers_with_which_nothing_is_learned_are_refused(make):
+  with pytest.raises(UserError, match="must be a finite number of 0 or more, not"):
+    make()
+
+
+def test_a_rate_of_0_changes_nothing():
+  update, _ = (optimizer := optimizers.sgd(0.0, 10)).update({"w": jnp.ones(2)}, optimizer.init({"w": jnp.ones(2)}))
+  np.testing.assert_array_equal(update["w"], 0)
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
     lambda rate: optimizers.adam(rate, clip=1.0, weight_decay=0.1),
     lambda rate: optimizers.sgd(rate, weight_decay=0.1),
     optimizers.lars,

@@ -1,8 +1,8 @@
 """What only processes of their own show: what a fresh one imports and sets, kills, jobs of two, a disk that runs full.
 
-All of the tests' processes are started here, but for the two in which every config is built, the two stubs of a
-competitor, and four that show how workers of the data read and end. How many each test starts is counted (see
-conftest). Everything else runs in the tests' own process.
+Eleven are started here: a fresh one, five that are killed, two jobs of two, and one whose disk runs full. Elsewhere one
+builds every config, four show how readers of the data read and end, and two are a competitor's stubs, which import
+nothing. How many each test starts is counted (see conftest). Everything else runs in the tests' own process.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.hashing import state_hash
 
 CLI = ("-m", "jaxgen.cli")
-MOST = 20  # Python processes that all tests which are not nightly start
+MOST = 18  # Python processes that all tests which are not nightly start
 
 
 def start(*words, program=CLI, devices=1, **env):
@@ -152,6 +152,13 @@ assert not has_started(), "importing a benchmark computed something"
 print("BENCHMARKS", len(names))
 
 assert end("inspect", "ddpm_digits") == 1
+
+import jax
+os.environ["XLA_FLAGS"] = os.environ.pop("ALL_FLAGS")
+jax.config.update("jax_platforms", "cpu")
+print("XLA", flush=True)
+jax.devices()
+print("KNOWN")
 """
 
 
@@ -160,32 +167,30 @@ def test_a_fresh_process_imports_starts_and_sets_no_more_than_it_needs():
   """Where jax has no device: whatever asks for one fails here, and `jaxgen` says so in one sentence.
 
   A cluster is joined after a config is built, and compiled programs are put where the flags say: so nothing may start
-  jax before.
+  jax before. At its end XLA is given flags that it does not know among those that it may: it names them all, as
+  `is_known` does, and ends the process.
   """
   folders = [conftest.REPOSITORY / "benchmarks", conftest.REPOSITORY / "benchmarks" / "accelerator"]
   names = sorted(path.stem for folder in folders for path in folder.glob("*.py"))
-  found = process(*folders, *names, program=("-c", FRESH), JAX_PLATFORMS="cuda", XLA_FLAGS=None)
-  said = {line.split()[0]: line.split()[1:] for line in found.stdout.splitlines() if line.split()}
+  unknown = ["--xla_cpu_no_such_flag=1", "--xla_no_flag_either=true"]
+  every = [*CPU_FLAGS, *GPU_FLAGS, *unknown]
+  options = dict(JAX_PLATFORMS="cuda", XLA_FLAGS=None, ALL_FLAGS=" ".join(every))
+  ((code, out, errors),) = finish([start(*folders, *names, program=("-c", FRESH), **options)])
+  said = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+  assert "XLA" in said, errors
   assert said["usage:"] == ["jaxgen", "COMMAND", "..."]
   assert said["jaxgen"] == [metadata.version("jaxgen")]
   assert float(said["SECONDS"][0]) < 1  # of the processor, whatever else the machine does
   flags = [*CPU_FLAGS, *(GPU_FLAGS if has_gpu_plugin() else ())]
   assert said["FLAGS"] == [flag for flag in flags if is_known(flag)]
   assert int(said["BENCHMARKS"][0]) == len(names) > 15
-  (error,) = [line for line in found.stderr.splitlines() if line.startswith("jaxgen: error: ")]
+  (error,) = [line for line in errors.splitlines() if line.startswith("jaxgen: error: ")]
   assert "jax finds no device of the platforms in JAX_PLATFORMS=cuda" in error
-  assert "Traceback" not in found.stderr
-
-
-@pytest.mark.processes(1)
-def test_is_known_says_what_xla_does_with_flags():
-  """XLA names all the flags that it does not know, and ends the process."""
-  unknown = ["--xla_cpu_no_such_flag=1", "--xla_no_flag_either=true"]
-  flags = [*CPU_FLAGS, *GPU_FLAGS, *unknown]
-  ((code, _, errors),) = finish([start(program=("-c", "import jax; jax.devices()"), XLA_FLAGS=" ".join(flags))])
+  assert "Traceback" not in errors
   assert code != 0
+  assert "KNOWN" not in said
   (named,) = re.findall(r"Unknown flags? in XLA_FLAGS: (.*)", errors)
-  assert [flag for flag in flags if not is_known(flag)] == named.split()
+  assert [flag for flag in every if not is_known(flag)] == named.split()
   assert not any(map(is_known, unknown))
 
 

@@ -5,9 +5,9 @@ Paper: wgan_gp: Gulrajani et al. 2017, Improved training of Wasserstein GANs, ht
 steps. sngan: Miyato et al. 2018, Spectral normalization for generative adversarial networks,
 https://arxiv.org/abs/1802.05957, section 4.1 and Table 4, and their code: 256 channels in the generator and 128 in the
 discriminator, hinge loss, 50 k steps. Both: five updates of the discriminator with 64 images each and one of the
-generator with 128, Adam at 2e-4 falling to 0 with beta_1 = 0 and beta_2 = 0.9. With `--conditional True` labels are
-projected as in Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637, and given to the generator beside z, where
-theirs has them in its batch norm.
+generator with 128, Adam at 2e-4 falling to 0 with beta_1 = 0 and beta_2 = 0.9. With `--conditional True` the
+discriminator has projected labels, as in Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637; the generator gets
+them together with z, while theirs has them in its batch norm.
 
     jaxgen train gan_cifar10 --tfds-dir DIR
     jaxgen train gan_cifar10 --preset sngan --tfds-dir DIR
@@ -73,7 +73,7 @@ def experiment(
   bfloat16: bool = False,
   tfds_dir: str | None = None,
 ) -> Experiment:
-  """Flags that are not given are the preset's; a batch has what the six updates need, and a sixth of it is not used.
+  """Flags that are not given are the preset's; a batch has examples for all six updates, and a sixth of it is not used.
 
   Args:
     preset: loss, penalty, normalisation and size of the networks.
@@ -82,7 +82,7 @@ def experiment(
     loss: what both minimise.
     penalty: weight of the gradient penalty, 0 for none.
     k: updates of the discriminator for each of the generator.
-    conditional: both networks are told the class.
+    conditional: both networks are conditioned on the class.
     width: the generator's channels.
     discriminator_width: the discriminator's channels.
     latent: number of values that the generator begins with.

@@ -88,8 +88,8 @@ def experiment(
     loss: what both minimise.
     gamma: weight of R1, the gradient penalty at the data.
     k: updates of the discriminator for each of the generator.
-    spectral: spectral normalisation in place of the discriminator's batch norm (not dense).
-    conditional: both networks are told the digit.
+    spectral: spectral normalisation instead of the discriminator's batch norm (not for dense networks).
+    conditional: both networks are conditioned on the digit.
     augment: all that the discriminator sees is moved about and has holes.
     width: of the two hidden layers, 256 (dense), or of the last convolution, 64.
     latent: number of values that the generator begins with.

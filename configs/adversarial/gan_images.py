@@ -1,4 +1,4 @@
-"""DCGAN on images of your own, with differentiable augmentation for small data.
+"""DCGAN on your own images, with differentiable augmentation for small data.
 
 Paper: Radford et al. 2015, Unsupervised representation learning with deep convolutional generative adversarial
 networks, https://arxiv.org/abs/1511.06434; the R1 penalty of Mescheder et al. 2018, https://arxiv.org/abs/1801.04406;
@@ -7,7 +7,7 @@ Zhao et al. 2020, Differentiable augmentation for data-efficient GAN training, h
     jaxgen train gan_images --data folder:photos --size 64
     jaxgen train gan_images --data npz:faces.npz --name faces --augment False
 
-Channels and, where all pictures share one, the size are found by looking at the data; digits are a trial. Sides are
+Channels and, if all pictures have the same, the size are read from the data; digits are a trial. Sides are
 even, 8 or more; 32, 48, 64 and the like, a few times a power of two, make the best networks.
 
 Expect: not run to the end; no number is published of data that are your own
@@ -45,7 +45,7 @@ def experiment(
 
   Args:
     data: folder:DIR, npz:FILE, tar:DIR, tfds:NAME, hf:DIR, or digits.
-    size: side that pictures are brought to: the shorter side is scaled and the middle cut out.
+    size: side to which pictures are resized: the shorter side is scaled and the middle cut out.
     learning_rate: of both networks.
     loss: what both minimise.
     gamma: weight of R1, the gradient penalty at the data.

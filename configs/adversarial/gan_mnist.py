@@ -3,9 +3,9 @@
 Paper: Goodfellow et al. 2014, Generative adversarial nets, https://arxiv.org/abs/1406.2661, section 5, and their code:
 a generator of two layers of 1,200 ReLU from 100 uniform numbers, a discriminator of two layers of 240 maxout units of
 five pieces with dropout, SGD with momentum in batches of 100, rate 0.1 divided by 1.000004 at every step down to 1e-6,
-momentum from 0.5 to 0.7 over 250 epochs of 50,000 images, k = 1. Its 225 nats (Table 1) are of a Parzen window on
-samples, which says little (Theis et al. 2016, https://arxiv.org/abs/1511.01844) and is not computed here. Their last
-bias starts from the pixels' means, here from 0, and pixels are in [-1, 1] here.
+momentum from 0.5 to 0.7 over 250 epochs of 50,000 images, k = 1. Its 225 nats (Table 1) are an estimate by a Parzen
+window on samples, which is unreliable (Theis et al. 2016, https://arxiv.org/abs/1511.01844) and is not computed here.
+Their last bias starts from the pixels' means, here from 0, and pixels are in [-1, 1] here.
 
     jaxgen prepare mnist --data-dir DIR     (once, with a network; see README)
     jaxgen train gan_mnist --tfds-dir DIR

@@ -65,14 +65,14 @@ def experiment(
   centres = modes(points)
   size = float(np.abs(centres).max())
   std = std or {"ring8": 0.01, "grid25": 0.05}[points]
-  # R1's gamma is of data of size 1; the gradient at a larger one is as much smaller.
+  # R1's gamma is meant for data of size 1; for larger data the gradient is smaller by the factor of the size.
   weight = weight or {"none": 0.0, "r1": 0.01 * size**2, "gradient_penalty": 0.1 * size, "clip": 0.1}[penalty]
   adam = lambda rate, updates: optimizers.adam(rate, updates, b1=0.0, b2=0.99)
   cloud = data.Dataset(f"points:{points}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
   rate, updates = discriminator_rate or learning_rate, k * steps  # every update counts
   discriminator_optimizer = adam(rate, updates)
   if penalty == "clip":
-    # Momentum is said to make the clipped critic unstable: Arjovsky et al. 2017, section 4.3.
+    # Momentum makes the clipped critic unstable: Arjovsky et al. 2017, section 4.3.
     rmsprop = optax.rmsprop(optimizers.schedule(rate, updates))
     discriminator_optimizer = optax.chain(rmsprop, clip_weights(weight))
   method = gan(

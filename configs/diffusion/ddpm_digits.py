@@ -43,7 +43,7 @@ def experiment(
     channels: the network's width.
     dropout: rate, in the network's blocks.
     schedule: how much noise there is at each of 1,000 steps.
-    prediction: what the network outputs.
+    prediction: the network's output: the noise, the clean image, or another combination of both.
     weighting: of its squared error at each step.
     solver: how samples go from noise to digits.
     grid: the times that the solver visits.

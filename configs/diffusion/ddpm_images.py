@@ -1,4 +1,4 @@
-"""DDPM on images of your own: a folder of photographs, an npz, tar shards, what tensorflow-datasets prepared.
+"""DDPM on your own images: a folder of photographs, an npz, tar shards, what tensorflow-datasets prepared.
 
 Paper: Ho et al. 2020, Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239, Algorithms 1 and 2,
 with the cosine schedule of Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 17.
@@ -7,7 +7,7 @@ with the cosine schedule of Nichol and Dhariwal 2021, https://arxiv.org/abs/2102
     jaxgen train ddpm_images --data npz:faces.npz --name faces
     jaxgen train ddpm_images --data tar:shards --size 64 --channels 128
 
-Channels, levels and, where all pictures share one, the size are found by looking at the data; digits are a trial.
+Channels, levels and, if all pictures have the same, the size are read from the data; digits are a trial.
 
 Expect: not run to the end; no number is published of data that are your own
 Cost: 64x64 with 64 channels, 9.3 M parameters: 1.1e12 FLOPs an update of 32 pictures, meant for an accelerator
@@ -41,7 +41,7 @@ def experiment(
 
   Args:
     data: folder:DIR, npz:FILE, tar:DIR, tfds:NAME, or digits.
-    size: side that pictures are brought to: the shorter side is scaled and the middle cut out.
+    size: side to which pictures are resized: the shorter side is scaled and the middle cut out.
     channels: the network's width.
     dropout: rate, in the network's blocks.
     mirrored: half of the pictures are seen mirrored.

@@ -1,17 +1,18 @@
 """DiT and SiT, a diffusion model and a flow whose network is a Transformer: on digits, and on ImageNet's latents.
 
 Paper: Peebles and Xie 2022, Scalable diffusion models with Transformers, https://arxiv.org/abs/2212.09748 (DiT), as in
-their code: adaLN-zero, T = 1000 with linear beta, L_simple and the bound for learned variances, classes of which a
-tenth are not told, classifier-free guidance, AdamW without decay. Ma et al. 2024, SiT, https://arxiv.org/abs/2401.08740
-(`--learns velocity`): the same network learns the velocity of the straight path. ImageNet at 256 x 256: latents of 32 x
-32 x 4 by Stable Diffusion's KL autoencoder, AdamW at 1e-4, batch 256, EMA 0.9999, flips. The presets' FID is the
-papers': of XL/2 with guidance 1.5 after 7 M steps, of the others without after 400 k.
+their code: adaLN-zero, T = 1000 with linear beta, L_simple and the bound for learned variances, labels dropped for a
+tenth of the examples, classifier-free guidance, AdamW without decay. Ma et al. 2024, SiT,
+https://arxiv.org/abs/2401.08740 (`--learns velocity`): the same network learns the velocity of the straight path.
+ImageNet at 256 x 256: latents of 32 x 32 x 4 by Stable Diffusion's KL autoencoder, AdamW at 1e-4, batch 256, EMA
+0.9999, flips. The presets' FID is the papers': of XL/2 with guidance 1.5 after 7 M steps, of the others without after
+400 k.
 
     jaxgen train dit
     jaxgen train dit --learns velocity                 (or jaxgen train sit_digits)
-    jaxgen train dit --preset XL/2 --tfds-dir DIR --first-stage-run RUN
+    jaxgen train dit --preset XL/2 --tfds-dir DIR --first-stage-run runs/kl_imagenet
 
-Sample i is digit i % 10. `--guidance` is the weight of the conditional prediction; 1 is none.
+Sample i is digit i % 10. `--guidance` is the weight of the conditional prediction; 1 means no guidance.
 
 Expect: digits: frechet_1437 3.38, 3.0 times its floor; at most 2.77 bits/dim (one seed);
 `sit_digits`: 1.12, 1.00 times, at most 2.02 bits/dim (one seed). The presets of ImageNet: not run here
@@ -105,14 +106,14 @@ def experiment(
   Args:
     preset: data, and the size of everything.
     learns: the noise of DiT's discrete diffusion, or the velocity of SiT's straight path.
-    label_dropout: the share of examples whose label is not told in training.
+    label_dropout: the share of training examples whose label is dropped.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
     bfloat16: the network computes in half precision.
     remat: blocks are computed again for the backward pass, which then takes less memory.
     solver: how samples go from noise to pictures; DDIM for a velocity, which is Euler's method there.
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.
-    first_stage_run: the folder of a KL autoencoder's run, for ImageNet; without one it stays as it is initialised.
+    first_stage_run: the folder of a run of kl_imagenet, for ImageNet; without one it keeps its random initialisation.
   """
   given = dict(steps=steps, learning_rate=learning_rate, ema=ema, batch_size=batch_size, sampling_steps=sampling_steps)
   p = PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})

@@ -10,8 +10,8 @@ abstract).
     jaxgen train edm --preset cifar10 --tfds-dir DIR
     jaxgen train edm --preset cifar10 --conditional True --tfds-dir DIR
 
-CIFAR-10's images are flipped. The paper's augmentation (flips, rotations, scalings, told to the network) is not here,
-nor its 1,152 parameters.
+CIFAR-10's images are flipped. The paper's augmentation (flips, rotations and scalings, on which the network is
+conditioned) is not implemented, nor its 1,152 parameters.
 
 Expect: digits: frechet_1437 1.48, 1.34 and 1.27 with seeds 0, 1 and 2, 1.32, 1.20 and 1.13 times its floor, by 35
 network calls; at most 1.90 bits/dim. cifar10: FID somewhat above 1.97, which is not computed here; not run to the
@@ -90,7 +90,7 @@ def experiment(
     dropout: rate, in the network's blocks.
     ema: decay of the averaged parameters (digits).
     ema_half_life: images after which the averaged parameters have forgotten half (CIFAR-10).
-    conditional: the network is told the class.
+    conditional: the network is conditioned on the class.
     bfloat16: the network computes in half precision.
     solver: how samples go from noise to images.
     grid: the times that the solver visits.

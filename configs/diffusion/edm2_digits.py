@@ -8,7 +8,8 @@ root learning rate, post-hoc EMA.
     jaxgen averages runs/edm2_digits
     jaxgen sample runs/edm2_digits --ema 0.10
 
-Two averages of relative widths 0.05 and 0.10 are kept from every checkpoint; any other is made of them afterwards.
+Two averages with relative widths 0.05 and 0.10 are stored in every checkpoint; averages of other widths are computed
+from them after training.
 
 Expect: not measured
 Cost: not measured
@@ -49,7 +50,7 @@ def experiment(
     constant: updates after which it falls as the inverse root of their number.
     channels: the network's width; 128 is the paper's XS, 448 its XXL.
     dropout: rate, in the network's blocks.
-    conditional: the network is told the class.
+    conditional: the network is conditioned on the class.
     sampling_steps: steps of Heun's method.
   """
   digits, process = data.digits(), diffusion.edm()

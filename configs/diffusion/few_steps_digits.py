@@ -99,7 +99,7 @@ def experiment(
   """A U-Net learns to make digits in few calls. Flags that are not given are the method's.
 
   Args:
-    method: how it learns.
+    method: the method that trains it.
     teacher: the folder of a run that it learns from: of `edm_digits` or a student of it for progressive distillation,
       of `edm_digits` for DMD and sCM (which learns from data without one), of `flow_matching_digits` or a student of it
       for reflow.
@@ -107,7 +107,7 @@ def experiment(
     ema: decay of the averaged parameters.
     sampling_steps: network calls of a sample.
     rollout_steps: network calls of the teacher for each example of reflow.
-    distil: reflow learns the map of one step alone.
+    distil: reflow only learns the map of one step.
   """
   given = dict(steps=steps, learning_rate=learning_rate, ema=ema, sampling_steps=sampling_steps)
   p = PRESETS[method]._replace(**{name: value for name, value in given.items() if value is not None})

@@ -86,7 +86,7 @@ def experiment(
     times: the distribution of times in training.
     solver: how samples go from noise to images.
     grid: the times that the solver visits.
-    sampling_steps: steps of the solver, where it does not choose them.
+    sampling_steps: steps of the solver, unless it is adaptive.
     evaluation_terms: draws of the bound's integral for each example.
   """
   given = dict(steps=steps, learning_rate=learning_rate, dropout=dropout, ema=ema, solver=solver)

@@ -4,8 +4,8 @@ Paper: Ho and Salimans 2022, Classifier-free diffusion guidance, https://arxiv.o
 
     jaxgen train guided_digits
 
-Sample i is digit i % 10. `--guidance` is the weight w that multiplies the conditional prediction
-(the paper's 1 + w): 1 is none. `jaxgen sample RUN --guidance 3` and `benchmarks/guidance.py` compare weights.
+Sample i is digit i % 10. `--guidance` is the weight w that multiplies the conditional prediction (the paper's 1 + w): 1
+means no guidance. `jaxgen sample RUN --guidance 3` and `benchmarks/guidance.py` compare weights.
 
 Expect: frechet_1437 1.01, 0.91 times its floor, at weight 1; at most 3.29 bits/dim (one seed)
 Cost: 11 minutes of 2,000 steps with other work on the machine; about 3 on 2 idle CPU cores, as the main job
@@ -48,11 +48,11 @@ def experiment(
 
   Args:
     channels: the network's width.
-    label_dropout: the share of examples whose label is not told in training.
+    label_dropout: the share of training examples whose label is dropped.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
-    rescale: how far guided predictions are brought back to the spread of conditional ones, from 0 to 1.
+    rescale: how far guided predictions are rescaled to the standard deviation of conditional ones, from 0 (not) to 1.
     interval: lowest and highest noise, sigma / alpha, at which samples are guided; everywhere by default.
-    prediction: what the network outputs.
+    prediction: the network's output: the noise, the clean image, or another combination of both.
     solver: how samples go from noise to digits.
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.

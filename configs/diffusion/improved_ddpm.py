@@ -82,7 +82,7 @@ def experiment(
     preset: data, and the size of everything.
     channels: the network's width; 32 for digits, 128 for CIFAR-10 by default.
     dropout: rate, in the network's blocks.
-    objective: the simple loss and a little of the bound, or the bound alone.
+    objective: the simple loss plus a small multiple of the bound, or only the bound.
     bfloat16: the network computes in half precision.
     solver: how samples go from noise to images.
     grid: the times that the solver visits.

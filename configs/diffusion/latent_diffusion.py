@@ -2,7 +2,7 @@
 
 Paper: Rombach et al. 2022, High-resolution image synthesis with latent diffusion models,
 https://arxiv.org/abs/2112.10752, sections 3.1 and 3.2. The first stage is that of a run of `first_stage`; its latents
-are scaled to mean 0 and standard deviation 1, channel by channel, by what that run measured.
+are scaled to mean 0 and standard deviation 1 in each channel, by the moments that that run measured.
 
     jaxgen train kl_digits
     jaxgen train latent_diffusion --first-stage-run runs/kl_digits
@@ -37,7 +37,7 @@ NAMES = {"ldm_digits": {"first_stage_kind": "kl"}}
 
 def experiment(
   first_stage_run: str | None = None,
-  first_stage_kind: Literal[*PRESETS] = "kl",
+  first_stage_kind: Literal["kl", "vq"] = "kl",
   first_stage_channels: int = 16,
   steps: int = 2_000,
   batch_size: int = 128,
@@ -53,11 +53,11 @@ def experiment(
   """A U-Net learns latents of a class, and of none.
 
   Args:
-    first_stage_run: the folder of a run of first_stage; without one the first stage stays as it is initialised.
+    first_stage_run: the folder of a run of first_stage; without one the first stage keeps its random initialisation.
     first_stage_kind: the preset of that run.
     first_stage_channels: the width of that run's network.
     channels: the U-Net's width.
-    label_dropout: the share of examples whose label is not told in training.
+    label_dropout: the share of training examples whose label is dropped.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
     solver: how samples go from noise to latents.
     grid: the times that the solver visits.

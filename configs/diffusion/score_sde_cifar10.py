@@ -44,7 +44,7 @@ def log_sigma(at):
 
 
 class SDE(NamedTuple):
-  """What differs between the SDEs.
+  """The differences between the SDEs.
 
   Attributes:
     network: arguments of `SongUNet`.

@@ -10,9 +10,8 @@ predictor-corrector sampler of Algorithm 1, and likelihoods by the probability-f
 
 Expect: VE: frechet_1437 1.39, 1.17 times its floor, at most 1.93 bits/dim. Sub-VP: 1.52 times, at most 1.99 bits/dim.
 VP: 1.69 to 1.90 times over three seeds of the samples, at most 2.01 bits/dim; with `--sampling-steps 500` 1.29, with
-`--solver dpmpp_2m --grid log_snr --sampling-steps 25` 1.37 to 1.68. What is missing is mostly the classes' proportions.
-(One network each)
-Cost: about 3 minutes on 2 idle CPU cores, as the main job
+`--solver dpmpp_2m --grid log_snr --sampling-steps 25` 1.37 to 1.68. The distance comes mostly from the proportions of
+the classes. (One network each) Cost: about 3 minutes on 2 idle CPU cores, as the main job
 """
 
 from functools import partial
@@ -56,7 +55,8 @@ def experiment(
   Args:
     sde: variance preserving, less than that, or exploding.
     channels: the network's width.
-    ode_likelihood: dequantized data, whose likelihood is the probability-flow ODE's, in place of the bound.
+    ode_likelihood: train on dequantized data, whose likelihood is that of the probability-flow ODE, instead of the
+      bound.
     solver: how samples go from noise to digits; the authors' by default.
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.

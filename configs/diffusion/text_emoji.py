@@ -3,15 +3,18 @@
 Paper: Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.3 (attention to the text; pixels here, not
 latents); Zhang et al. 2023, https://arxiv.org/abs/2302.05543 (ControlNet: a picture's outline says where things are);
 Hu et al. 2021, https://arxiv.org/abs/2106.09685 (LoRA: the style that the model never saw); Gal et al. 2022,
-https://arxiv.org/abs/2208.01618 (textual inversion: one new word for that style, of five pictures)
+https://arxiv.org/abs/2208.01618 (textual inversion: one new word for that style, of five pictures); Ruiz et al. 2022,
+https://arxiv.org/abs/2208.12242 (DreamBooth with prior preservation: the U-Net, of a user's own pictures)
 
     jaxgen train text_emoji --file emoji_32.npz
     jaxgen train controlnet_emoji --file emoji_32.npz --base runs/text_emoji
     jaxgen train lora_emoji --file emoji_32.npz --base runs/text_emoji
     jaxgen train inversion_emoji --file emoji_32.npz --base runs/text_emoji
+    jaxgen train dreambooth_emoji --file subject.npz --base runs/text_emoji
 
 What is tuned starts from --base, whose network stays as it is and is saved once with the new run. The first model
-learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is told the name of test picture i.
+learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is told the name of test picture i, and
+with DreamBooth, whose file `data.captioned.with_prior` describes, that of its picture i.
 
 Expect: no numbers; the quality of samples is not measured
 Cost: not measured
@@ -31,7 +34,7 @@ from jaxgen.interop import cross_unet, lora, runs
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
-from jaxgen.methods.diffusion.tuning import Control, Token
+from jaxgen.methods.diffusion.tuning import Control, Part, Token
 from jaxgen.nn.joint.text import TextTower, clip
 from jaxgen.nn.lora import ATTENTION, LoRA
 from jaxgen.nn.unets.controlnet import ControlNet
@@ -42,16 +45,17 @@ NAMES = {
   "controlnet_emoji": {"tune": "controlnet"},
   "lora_emoji": {"tune": "lora"},
   "inversion_emoji": {"tune": "inversion"},
+  "dreambooth_emoji": {"tune": "dreambooth"},
 }
 WORDS, LENGTH = 1_000, 24  # tokens of the vocabulary, and of a name
 NEW = WORDS  # the word that no name has: a row of the embeddings that the first model does not learn
-STEPS = {"all": 5_000, "controlnet": 2_000, "lora": 1_000, "inversion": 500}
+STEPS = {"all": 5_000, "controlnet": 2_000, "lora": 1_000, "inversion": 500, "dreambooth": 500}
 STYLE, FEW = "blob", {"lora": 100, "inversion": 5}
 
 
 def experiment(
   file: str = "emoji_32.npz",
-  tune: Literal["all", "controlnet", "lora", "inversion"] = "all",
+  tune: Literal["all", "controlnet", "lora", "inversion", "dreambooth"] = "all",
   base: str | None = None,
   pictures: int | None = None,
   steps: int | None = None,
@@ -62,6 +66,7 @@ def experiment(
   side: int = 32,
   rank: int = 4,
   alpha: float | None = None,
+  prior: float = 1.0,
   ema: float = 0.99,
   text_dropout: float | None = None,
   guidance: float = 3.0,
@@ -73,17 +78,18 @@ def experiment(
   """A U-Net with a text tower learns emoji, or something is learned beside it.
 
   Args:
-    file: the .npz of emoji.
-    tune: what is trained: all of a new model, or a ControlNet, a LoRA or one word of a trained one.
+    file: the .npz of emoji; for DreamBooth that of a subject and of samples of its class.
+    tune: what is trained: all of a new model, or a ControlNet, a LoRA, one word or the U-Net of a trained one.
     base: the folder of a run of text_emoji; without one the network stays as it is initialised.
     pictures: how many of the new style's pictures are learned from; 100 for LoRA, 5 for the word by default.
     steps: training steps; by default as many as what is trained takes.
-    learning_rate: of Adam; 1e-3 for all and LoRA, 3e-4 for a ControlNet, 5e-3 for a word by default.
+    learning_rate: of Adam; 1e-3 by default, 3e-4 for a ControlNet, 5e-3 for a word, 1e-4 for DreamBooth.
     channels: the U-Net's width.
     width: features of a token.
     side: height and width of the pictures.
     rank: of LoRA.
     alpha: of LoRA, whose factor is alpha / rank; a factor of 1 by default.
+    prior: the weight of DreamBooth's prior preservation.
     text_dropout: the share of examples whose name is not told in training; 0.1, for a ControlNet 0.5 by default.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
     control_scale: the factor of what the ControlNet adds; 0 is the base alone.
@@ -92,11 +98,15 @@ def experiment(
     sampling_steps: steps of the solver.
   """
   steps = steps or STEPS[tune]
-  rate = learning_rate or {"all": 1e-3, "controlnet": 3e-4, "lora": 1e-3, "inversion": 5e-3}[tune]
+  rate = learning_rate or {"all": 1e-3, "controlnet": 3e-4, "lora": 1e-3, "inversion": 5e-3, "dreambooth": 1e-4}[tune]
   dropout = text_dropout if text_dropout is not None else 0.5 if tune == "controlnet" else 0.1
   last = {"controlnet": (outlined(),), "inversion": (captioned.marked(NEW),)}.get(tune, ())
   few = {"style": STYLE, "count": pictures or FEW[tune]} if tune in FEW else {}
-  emoji = captioned.emoji(file, side=side, length=LENGTH, vocabulary=WORDS, last=last, **few)
+  shape = dict(side=side, length=LENGTH)
+  if tune == "dreambooth":
+    emoji, shown = captioned.with_prior(file, vocabulary=WORDS + 1, **shape), "train"
+  else:
+    emoji, shown = captioned.emoji(file, vocabulary=WORDS, last=last, **few, **shape), "test"
   size = dict(channels=channels, multipliers=(1, 2, 2), blocks=1, depths=(0, 1, 1), heads=4, groups=8)
   unet = CrossUNet(**size, out_channels=3)
   control = ControlNet(**size, hint=(16,)) if tune == "controlnet" else None
@@ -106,7 +116,7 @@ def experiment(
     told["control"] = entries({"control": np.zeros((side, side, 1), np.float32)})
   condition = together(told)
   low_rank = LoRA(rank, alpha, where=f"^unet/.*{ATTENTION}")
-  adapter = {"controlnet": Control(), "lora": low_rank, "inversion": Token(NEW)}.get(tune)
+  adapter = {"controlnet": Control(), "lora": low_rank, "inversion": Token(NEW), "dreambooth": Part("unet")}.get(tune)
   method = gaussian_diffusion(
     TextUNet(text, unet, control, control_scale),
     diffusion.cosine(1000),
@@ -117,10 +127,11 @@ def experiment(
     sampler=Sampler(diffusion.SOLVERS[solver], diffusion.GRIDS[grid], sampling_steps),
     adapter=adapter,
     base=runs.base(base) if base and adapter is not None else None,
+    prior=prior if tune == "dreambooth" else None,
   )
 
   def conditions(index: np.ndarray) -> dict[str, np.ndarray]:
-    source = emoji.source("test")
+    source = emoji.source(shown)
     batch = emoji.transform(jax.random.key(0), source.gather(index % len(source)), train=False)
     asked = {name: np.asarray(batch[name]) for name in condition.names}
     return asked | {"weight": np.full(len(index), guidance, np.float32)}

@@ -1,7 +1,7 @@
-"""Masked diffusion of sequences whose law is known: a Markov chain of the second order.
+"""Masked diffusion of sequences with known probabilities: a Markov chain of the second order.
 
 Paper: Sahoo et al. 2024, Simple and effective masked diffusion language models, https://arxiv.org/abs/2406.07524. The
-data is ours: with it the least possible number of nats is known, `jaxgen.data.sources.chain.entropy`.
+data is ours: the smallest possible number of nats is its entropy, `jaxgen.data.sources.chain.entropy`.
 
     jaxgen train mdlm_chain
     jaxgen train mdlm_chain --noise uniform
@@ -41,17 +41,17 @@ def experiment(
   """A small Transformer learns the chain.
 
   Args:
-    noise: what tokens become: a mask, or any token.
+    noise: the noise: tokens become masks, or random tokens.
     width: features of a token.
     depth: number of blocks.
     vocabulary: number of different tokens.
     length: tokens of a sequence.
     ema: the average's decay.
-    schedule: how fast tokens are lost.
-    solver: what samples are drawn by.
-    sampling_steps: number of steps of a sample.
-    evaluation_terms: draws of the time for each evaluated sequence.
-    judged: number of samples whose perplexity and variety are judged.
+    schedule: the share of tokens that remain, as a function of time.
+    solver: the solver for samples.
+    sampling_steps: number of steps of the solver.
+    evaluation_terms: number of times that are drawn for each evaluated sequence.
+    judged: number of samples whose perplexity and variety are evaluated.
   """
   chain = data.markov_chain(vocabulary, length)
   process = NOISES[noise](discrete.SCHEDULES[schedule](), vocabulary)

@@ -33,9 +33,9 @@ class Kind(NamedTuple):
 
   Attributes:
     process: vocabulary -> the process.
-    prediction: what the network outputs.
-    hybrid: the factor of the cross-entropy beside the bound.
-    timeless: the network is not told the time, which the masks say.
+    prediction: the network's output.
+    hybrid: the factor of the cross-entropy that is added to the bound.
+    timeless: the network does not get the time, which the number of masks shows.
   """
 
   process: Callable[[int], Process]

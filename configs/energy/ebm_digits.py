@@ -1,10 +1,10 @@
 """Deep energy-based model of scikit-learn's 8x8 digits by maximum likelihood, with a replay buffer of Langevin chains.
 
 Paper: Du and Mordatch 2019, Implicit generation and modeling with energy-based models,
-https://arxiv.org/abs/1903.08689, Algorithm 1: of the chains 5 % begin anew with uniform noise, and energies are kept
-near 0. Unlike theirs the chains have as much noise as Langevin dynamics asks for, so that they sample nearly what the
-energy says: Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370. With `--replay 0` all chains begin with
-noise at every step: Nijkamp et al. 2019, https://arxiv.org/abs/1904.09770.
+https://arxiv.org/abs/1903.08689, Algorithm 1: 5 % of the chains restart from uniform noise, and energies are kept near
+0. Unlike theirs, the chains have the full noise of Langevin dynamics, so that they approximately sample the energy's
+density: Nijkamp et al. 2020, https://arxiv.org/abs/1903.12370. With `--replay 0` all chains begin with noise at every
+step: Nijkamp et al. 2019, https://arxiv.org/abs/1904.09770.
 
     jaxgen train ebm_digits
     jaxgen train ebm_digits --replay 0 --chain-steps 60
@@ -51,7 +51,7 @@ def experiment(
     kernel: of the Markov chains.
     step_size: of the chains, h of Langevin dynamics.
     chain_steps: that chains take in a training step.
-    replay: places where chains ended, from which others begin; 0 begins all with noise.
+    replay: size of the replay buffer, from which chains start; 0: all start from noise.
     restart: probability with which a chain begins with noise all the same.
     data_noise: standard deviation of noise that is added to the data, and taken off the samples.
     alpha: of the penalty that keeps energies near 0.

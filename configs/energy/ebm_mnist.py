@@ -46,10 +46,10 @@ def experiment(
   Args:
     features: of the first convolution.
     chain_steps: that chains take in a training step, and for a sample.
-    gradient_step: what a chain's step multiplies the gradient by.
+    gradient_step: the factor of the gradient in a chain's step.
     noise: standard deviation of a chain's noise.
     data_noise: standard deviation of noise that is added to the data.
-    replay: places where chains ended, from which others begin; 0 begins all with noise.
+    replay: size of the replay buffer, from which chains start; 0: all start from noise.
     restart: probability with which a chain begins with noise all the same.
     alpha: of the penalty that keeps energies near 0.
     frechet_samples: whose distance from the test images is taken.

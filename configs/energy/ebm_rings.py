@@ -47,7 +47,7 @@ def experiment(
   ema: float = 0.99,
   limit: float = 20.0,
 ) -> Experiment:
-  """An energy of points, whose normaliser is found by quadrature.
+  """An energy of points, whose normaliser is computed by quadrature.
 
   Args:
     points: where the clouds lie.
@@ -56,7 +56,7 @@ def experiment(
     kernel: of the Markov chains.
     step_size: of the chains, h of Langevin dynamics.
     chain_steps: that chains take in a training step.
-    replay: places where chains ended, from which others begin.
+    replay: size of the replay buffer, from which chains start.
     restart: probability with which a chain begins with noise all the same.
     sampling_steps: of the chains that make samples.
     limit: nats between the mean energies of data and samples, from which on training goes back to a snapshot.

@@ -14,9 +14,9 @@ In the plane log Z is a sum over a fine grid, so that all likelihoods are exact.
 Expect: nats per test point as in PRESETS; the clouds' own density has 0.294 of the same points (standard error 0.010),
 and the density that denoising learns 0.321. With the learned normaliser NCE has 0.293, the energy against a flow 0.294;
 that flow has 0.654 (0.02). All find 8 modes; within 3 sigma of one are 98.0 to 98.5 % of the samples, of denoising's
-99.2, of the flow's 90.6. Score matching knows least of how much each cloud weighs: of sliced the one with the fewest
-samples has 0.72 of its share (implicit 0.90, denoising 0.79, NCE 0.91). One seed each
-Cost: 1 to 3 minutes on 2 CPU cores that others used as well, flow_contrastive 5
+99.2, of the flow's 90.6. Score matching determines the weights of the clouds worst: with the sliced one, the rarest
+cloud has 0.72 of its share of samples (implicit 0.90, denoising 0.79, NCE 0.91). One seed each Cost: 1 to 3 minutes on
+2 CPU cores that others used as well, flow_contrastive 5
 """
 
 from functools import partial
@@ -94,7 +94,7 @@ def experiment(
   """Steps and average that are not given are the method's.
 
   Args:
-    method: how the energy is learned.
+    method: the method that trains the energy.
     flow_rate: the flow's learning rate, of nce_flow and flow_contrastive.
     points: where the clouds lie.
     std: standard deviation of a cloud.
@@ -115,7 +115,7 @@ def experiment(
   def realnvp(couplings: int) -> Noise:
     return of_method(flow(realnvp_vectors(couplings, (64, 64)), spec=spec, optimizer=optax.identity()), spec)
 
-  # Clips are of losses per point. A loss by likelihood or of a score is per value, two of which are a point.
+  # Clips are meant for losses per point. Likelihoods and scores have losses per value, and a point has two values.
   per_point, per_value = dict(clip=preset.clip), dict(clip=preset.clip / 2, eps=1e-8 / 2)
   by_contrast = partial(nce.nce, network, nu=nu, chains=chains)
   by_score = partial(score_matching.score_matching, network, energy=True, chains=chains)

@@ -3,12 +3,13 @@
 Paper: Gao et al. 2018, Learning generative ConvNets via multi-grid modeling and sampling,
 https://arxiv.org/abs/1709.08868: the convolutions of the authors' code, slope 0.2 below 0, and Langevin steps of size
 0.3 on pixel values from 0 to 255, in whose range they stay. That code takes 90 steps at each grid without noise; here
-they are the paper's 30 with noise. Its batch normalisation is left out: with it chains would see each other.
+they are the paper's 30 with noise. Its batch normalisation is left out: with it, chains would depend on each other.
 
     jaxgen prepare cifar10 --data-dir DIR     (once, with a network; see README)
     jaxgen train multigrid_cifar10 --tfds-dir DIR
 
-Expect: not measured; the paper has an Inception score of 6.565, and this says frechet_10000 of a judge of its own
+Expect: not measured; the paper has an Inception score of 6.565; this config reports frechet_10000 in the features of a
+judge that is trained here
 Cost: not measured, and not for a CPU; a step has 3 x 30 gradients of energies of 0.4, 1.6 and 4.3 million parameters
 """
 

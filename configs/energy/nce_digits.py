@@ -2,7 +2,7 @@
 
 Paper: Gutmann and Hyvärinen 2012, Noise-contrastive estimation of unnormalized statistical models,
 https://www.jmlr.org/papers/v13/gutmann12a.html. The noise, affine coupling layers of the logits of all pixels (Dinh et
-al. 2016, https://arxiv.org/abs/1605.08803), learns beside the energy by maximum likelihood.
+al. 2016, https://arxiv.org/abs/1605.08803), is trained together with the energy by maximum likelihood.
 
     jaxgen train nce_digits
 
@@ -40,7 +40,7 @@ def experiment(
   hidden: int = 128,
   ema: float = 0.99,
 ) -> Experiment:
-  """An energy beside a flow.
+  """An energy, with a flow as its noise.
 
   Args:
     nu: draws of noise for each digit.

@@ -3,7 +3,8 @@
 Paper: Radford et al. 2021, https://arxiv.org/abs/2103.00020: batch 32,768, 32 epochs of 400 million pairs, Adam with
 decoupled weight decay 0.2 of kernels, linear warm-up of 2,000 steps and cosine decay, beta_2 0.98 and eps 1e-6 (ViT;
 Tables 18 to 20). Zhai et al. 2023, https://arxiv.org/abs/2303.15343 (`--preset siglip_b16`).
-Decay is of kernels alone here; OpenAI's is of everything but gains and biases, tables of tokens and positions too.
+Weight decay acts only on kernels here; OpenAI's acts on everything but gains and biases, including the tables of tokens
+and positions.
 
     jaxgen train clip --pairs DIR --merges bpe_simple_vocab_16e6.txt.gz
     jaxgen import weights.safetensors clip --activation quick --name clip
@@ -42,13 +43,13 @@ def experiment(
   learning_rate: float = 5e-4,
   bfloat16: bool = False,
 ) -> Experiment:
-  """Pictures and captions are brought together.
+  """Learns features in which matching pictures and captions are similar.
 
   Args:
     preset: the size, as published.
     pairs: pictures and captions.
-    merges: the tokenizer's merges file; for SigLIP, too, whose own tokenizer is not here.
-    activation: of CLIP's Transformers; by default the size's own. An import needs to be told.
+    merges: the tokenizer's merges file; also for SigLIP, whose own tokenizer is not implemented.
+    activation: of CLIP's Transformers; by default the size's own. An import needs it.
     vocabulary: number of tokens; 32,000 to import SigLIP's published weights.
     bfloat16: the network computes in half precision; parameters stay as they are.
   """

@@ -7,9 +7,9 @@ which Florence trains with: labels are the subgroups); Zhai et al. 2023, https:/
     jaxgen train clip_emoji --file emoji_32.npz
     jaxgen train siglip_emoji --file emoji_32.npz       (or jaxgen train clip_emoji --method siglip ...)
 
-It learns from two styles and is tested on a third, of the same emoji: their names are retrieved, and their groups or
-subgroups are told by texts alone, each class by the names of its emoji. Chance is 1 / 2,710 for names, 1 / 99 for
-subgroups, 1 / 9 for groups.
+It learns from two styles and is tested on a third, of the same emoji: retrieval of their names, and zero-shot
+classification into groups or subgroups, where the prompts of a class are the names of its emoji. Chance is 1 / 2,710
+for names, 1 / 99 for subgroups, 1 / 9 for groups.
 
 Expect: the whole run is not measured. clip_emoji with `--steps 500`, one seed: of 2,710 names test_image_to_text
 recall at 1, 5 and 10 is 0.086, 0.266 and 0.387, of 99 subgroups zero_shot_top_1 is 0.173. The nearest training picture
@@ -54,7 +54,7 @@ def experiment(
   width: int = 96,
   depth: int = 3,
 ) -> Experiment:
-  """Pictures of emoji and their names are brought together, and zero-shot tested on another style.
+  """Learns features in which emoji and their names are similar, and tests them zero-shot on another style.
 
   Args:
     file: the .npz of emoji, 32 x 32 pixels.

@@ -28,6 +28,7 @@ from jaxgen import Experiment, diffusion, optimizers
 from jaxgen.core.condition import entries, together
 from jaxgen.core.wrappers import averaged, warmed_up
 from jaxgen.data import captioned, real, transforms
+from jaxgen.evaluation.joint import clip_score
 from jaxgen.interop import runs
 from jaxgen.methods.diffusion.cascade import low_resolution
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
@@ -134,6 +135,7 @@ def experiment(
     data=pictures,
     steps=steps,
     batch_size=batch_size,
+    evaluators=(clip_score(clip),) if clip else (),
     conditions=conditions,
     samples=16,
     sample_chunk=16,

@@ -27,7 +27,7 @@ from jaxgen import Experiment, diffusion, optimizers
 from jaxgen.core.wrappers import averaged, warmed_up
 from jaxgen.data import captioned, real, transforms
 from jaxgen.diffusion.times import steps_from_zero
-from jaxgen.evaluation.joint import prior_cosine
+from jaxgen.evaluation.joint import clip_score, prior_cosine
 from jaxgen.interop import prior as prior_weights
 from jaxgen.interop import runs
 from jaxgen.methods.diffusion.cascade import low_resolution
@@ -116,7 +116,8 @@ def experiment(
   optimizer = optimizers.adam(learning_rate, steps, warmup=200, clip=1.0)
   of = lambda prediction: Objective(diffusion.PREDICTIONS[prediction])
   sampler = Sampler(diffusion.SOLVERS[solver], diffusion.trailing, sampling_steps)
-  frozen, layouts, more = runs.frozen(clip) if clip else None, {}, {}
+  frozen, layouts = runs.frozen(clip) if clip else None, {}
+  more = dict(evaluators=(clip_score(clip),) if clip and not larger else ())
   if is_picture:
     told = low_resolution() if larger else unclip.pictures(**sizes)
     model = decoder_model(stage)

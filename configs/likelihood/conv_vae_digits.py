@@ -42,10 +42,10 @@ def experiment(
   """
   Args:
     latent: dimensions of z.
-    channels: of the encoder's levels, each at half the side of the one before; the decoder has them in the other order.
+    channels: of the encoder's levels, each at half the side of the previous one; the decoder has them in reverse order.
     hidden: units of the dense layers.
     k: samples of z for each training example.
-    importance_weighted: train by the importance-weighted bound of k samples in place of the ELBO.
+    importance_weighted: train by the importance-weighted bound of k samples instead of the ELBO.
     beta: factor of the KL.
     free_bits: nats up to which a latent dimension's KL is not made smaller.
     importance_samples: samples of z for each example whose likelihood is evaluated.

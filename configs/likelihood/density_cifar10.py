@@ -87,7 +87,7 @@ def experiment(
   """
   Args:
     model: network, distribution and recipe.
-    conditional: the network is given the labels, and samples are of classes.
+    conditional: the network is conditioned on the labels, and samples are class-conditional.
     width: features of the network; the model's own by default, to which the paper's number belongs.
     steps: training steps; the model's own by default.
     batch_size: examples in a batch; the model's own by default.

@@ -1,4 +1,4 @@
-"""Likelihood models of images of your own: a convolutional VAE, Glow and PixelCNN++.
+"""Likelihood models of your own images: a convolutional VAE, Glow and PixelCNN++.
 
 Paper: Kingma and Welling 2013, Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114, with the discretized
 logistic likelihood of Kingma et al. 2016, https://arxiv.org/abs/1606.04934; Kingma and Dhariwal 2018, Glow,
@@ -8,7 +8,7 @@ https://arxiv.org/abs/1807.03039; Salimans et al. 2017, PixelCNN++, https://arxi
     jaxgen train density_images --model glow --data npz:faces.npz --name glow_faces
     jaxgen train density_images --model pixelcnnpp --data tar:shards --size 32
 
-Channels, levels and, where all pictures share one, the size are found by looking at the data; digits are a trial. Bits
+Channels, levels and, if all pictures have the same, the size are read from the data; digits are a trial. Bits
 per dimension are those of the split "test", or of "train" where there is no other.
 
 Expect: not run to the end; no number is published of data that are your own
@@ -110,7 +110,7 @@ def experiment(
   Args:
     data: folder:DIR, npz:FILE, tar:DIR, tfds:NAME, hf:DIR, or digits.
     model: the VAE, whose number is a bound; Glow, of dequantized values; or PixelCNN++.
-    size: side that pictures are brought to: the shorter side is scaled and the middle cut out.
+    size: side to which pictures are resized: the shorter side is scaled and the middle cut out.
     learning_rate: the highest; the model's own by default.
     width: features of the network's first convolutions; the model's own by default.
     mirrored: half of the pictures are seen mirrored.

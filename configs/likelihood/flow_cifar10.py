@@ -3,11 +3,11 @@
 Paper: RealNVP: Dinh et al. 2016, https://arxiv.org/abs/1605.08803, section 4.1: two scales, residual networks of eight
 blocks of 64 features (128 after a halving, as in their code), weight and batch normalisation, logits with alpha = 0.05,
 flips, batches of 64, Adam with its default rates, 5e-5 of the squares of the weight normalisation's gains. It does not
-say how long it trained.
-Glow: Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039, section 5 and Appendix C: three levels of 32 steps,
-affine coupling by networks of 512 features, batches of 512. From their code: plain 1x1 convolutions, Adamax with rate
-1e-3 after ten epochs of warm-up and beta_2 = 1 - 1 / (steps of an epoch). Their code also shifts images by up to 10 %,
-which this does not, and neither says how long it trained: 1,800 epochs are our choice.
+give the length of training. Glow: Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039, section 5 and Appendix C:
+three levels of 32 steps, affine coupling by networks of 512 features, batches of 512. From their code: plain 1x1
+convolutions, Adamax with rate 1e-3 after ten epochs of warm-up and beta_2 = 1 - 1 / (steps of an epoch). Their code
+also shifts images by up to 10 %, which this does not. Neither paper gives the length of training: 1,800 epochs are our
+choice.
 
     jaxgen prepare cifar10 --data-dir DIR     (once, with a network)
     jaxgen train flow_cifar10 --tfds-dir DIR
@@ -39,7 +39,8 @@ TRAIN, VALUES = 50_000, 32 * 32 * 3
 
 
 def gains(params):
-  """What is regularised, as in RealNVP's code: the weight normalisation's g, and the scales of s that start at 0."""
+  """The parameters that are regularised, as in RealNVP's code: the weight normalisation's g, and the scales of s that
+  start at 0."""
   return jax.tree.map_with_path(lambda path, _: path[-1].key in ("g", "scale"), params)
 
 
@@ -51,7 +52,7 @@ def regularised_adam(rate: float, batch_size: int) -> optax.GradientTransformati
 
 
 def adamax(rate: float, batch_size: int) -> optax.GradientTransformation:
-  """Glow's code, whose loss is per value, too."""
+  """Glow's code, whose loss is also per value."""
   epoch = TRAIN // batch_size + 1
   warming_up = optax.linear_schedule(0.0, rate, 10 * epoch)
   return optax.adamax(warming_up, b2=1 - 1 / epoch)

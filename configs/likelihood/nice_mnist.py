@@ -52,7 +52,7 @@ def experiment(
     widths: hidden units of each layer of the coupling layers' networks.
     base: the latent's distribution.
     temperature: latents of samples are multiplied by it.
-    least_rate: what the learning rate falls to.
+    least_rate: the final learning rate.
   """
   mnist = data.mnist(tfds_dir, transforms=(dequantize(),), classes=False, train="train[:50000]")
   bijection = nice(widths)

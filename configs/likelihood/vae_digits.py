@@ -37,9 +37,9 @@ def experiment(
   """
   Args:
     latent: dimensions of z.
-    hidden: units of the encoder's hidden layers; the decoder has them in the other order.
+    hidden: units of the encoder's hidden layers; the decoder has them in reverse order.
     k: samples of z for each training example.
-    importance_weighted: train by the importance-weighted bound of k samples in place of the ELBO.
+    importance_weighted: train by the importance-weighted bound of k samples instead of the ELBO.
     beta: factor of the KL.
     free_bits: nats up to which a latent dimension's KL is not made smaller.
     importance_samples: samples of z for each example whose likelihood is evaluated.

@@ -7,8 +7,8 @@ normalised pixels); Xie et al. 2021, https://arxiv.org/abs/2111.09886 (SimMIM)
     jaxgen probe runs/mae_digits
     jaxgen train mae --preset base --tfds-dir DIR
 
-The paper's recipe is that of base, large and huge; digits and cifar10 are ours. `--network simmim` sees a learned token
-in place of each masked patch, of the absolute error of pixels, ratio 0.6; its masks are of single patches.
+The paper's recipe is that of base, large and huge; digits and cifar10 are ours. `--network simmim` replaces each masked
+patch by a learned token, with the absolute error of pixels and a ratio of 0.6; it masks single patches.
 
 Expect: digits: accuracy of 20 nearest neighbours 0.911, where random weights have 0.556 and pixels 0.972; of a
 linear probe 0.922 (0.817 and 0.964); one seed. The others are not run here
@@ -80,7 +80,7 @@ def experiment(
 
   Args:
     preset: the pictures, and the network's size.
-    network: whether the encoder sees the visible patches alone, or tokens in place of the others.
+    network: mae: the encoder gets only the visible patches; simmim: it also gets a learned token for each masked patch.
     mask_ratio: share of the patches that are masked; 0.75 of mae, 0.6 of simmim.
     normalize: each patch that is predicted is normalised; by default of mae.
     dtype: of the computation; parameters are float32. By default bfloat16 on ImageNet.

@@ -1,6 +1,6 @@
 """RotNet: which way up is a picture?
 
-Paper: Gidaris et al. 2018, https://arxiv.org/abs/1803.07728, with residual networks in place of its network in network
+Paper: Gidaris et al. 2018, https://arxiv.org/abs/1803.07728, with residual networks instead of its network-in-network
 
     jaxgen train rotnet --name rotnet_digits
     jaxgen probe runs/rotnet_digits --layer block_2_1

@@ -12,9 +12,9 @@ https://arxiv.org/abs/2105.04906 (VICReg); Caron et al. 2021, https://arxiv.org/
     jaxgen train backbone_digits --backbone resnet --from runs/simclr_digits --name tuned
 
 Rates, temperatures and heads of the small presets are ours, with the papers' heads in proportion. So are the views of
-digits: parts of half the area or more, for a seventh of 8x8 pixels is nothing to see, and SimCLR's full strength for
-MoCo and SimSiam, too. On CIFAR-10 they are the papers' for larger pictures, without blur as in SimCLR's and SimSiam's
-appendices; MoCo v1 has v2's colours.
+digits: crops of half the area or more, because smaller crops of 8x8 pixels show nothing, and SimCLR's full colour
+strength also for MoCo and SimSiam. On CIFAR-10 they are the papers' for larger pictures, without blur as in SimCLR's
+and SimSiam's appendices; MoCo v1 has v2's colours.
 
 Expect: digits: accuracy of 20 nearest neighbours 0.972 (simclr), 0.975 (simsiam), 0.928 (byol), 0.967 (moco_v2), 0.978
 (vicreg), 0.944 (barlow_twins) and 0.894 (dino), where random weights have 0.844 and pixels 0.972; of a linear
@@ -134,7 +134,7 @@ def experiment(
   """Steps, batch size, optimizer and rate that are not given are those of the pictures.
 
   Args:
-    method: what is asked of the two views, with its heads.
+    method: the objective of the two views, with its heads.
     images: digits with a ResNet of three blocks, or CIFAR-10 with a ResNet-18, whose stem neither strides nor pools.
     weight_decay: of kernels.
     optimizer: adam (of digits, 2e-3) or lars (of CIFAR-10, 1.0 for 512 pictures).

@@ -1,4 +1,4 @@
-"""BERT: masked language model and next-sentence prediction on own documents.
+"""BERT: masked language model and next-sentence prediction on your own documents.
 
 Paper: Devlin et al. 2018, BERT, https://arxiv.org/abs/1810.04805, section 3.1 and Appendix A.2: batches of 256, a
 million steps, Adam at 1e-4 with 10,000 steps of warm-up and a weight decay of 0.01; 110 M and 340 M parameters
@@ -64,7 +64,7 @@ def experiment(
   remat: bool = False,
   microbatches: int = 1,
 ) -> Experiment:
-  """What is not given is the size's.
+  """Arguments that are not given are those of the size.
 
   Args:
     size: the network and its recipe.
@@ -73,8 +73,8 @@ def experiment(
     vocabulary: number of tokens.
     length: tokens of a pair of segments.
     next_sentence: whether the network also tells if the second segment follows the first.
-    unit: what is masked as a whole.
-    share: of the tokens, what is to be told.
+    unit: the unit that is masked as a whole.
+    share: the share of tokens to predict.
     dtype: of the computation; parameters, averages, statistics and softmax are float32.
   """
   chosen = SIZES[size]

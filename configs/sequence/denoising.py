@@ -1,4 +1,5 @@
-"""Encoder-decoders that learn from texts alone: BART, MASS and ProphetNet restore what noise has hidden.
+"""Encoder-decoders that are pretrained on texts without translations: BART, MASS and ProphetNet restore what noise has
+hidden.
 
 Paper: Lewis et al. 2019, BART, https://arxiv.org/abs/1910.13461; Song et al. 2019, MASS,
 https://arxiv.org/abs/1905.02450; Qi et al. 2020, ProphetNet, https://arxiv.org/abs/2001.04063
@@ -8,10 +9,10 @@ https://arxiv.org/abs/1905.02450; Qi et al. 2020, ProphetNet, https://arxiv.org/
     jaxgen train prophetnet_multi30k --corpus DIR
     jaxgen inspect denoising --size large --target tpu:v5e:16x16
 
-DIR holds the German sentences and their English ones, as of the config multi30k; the second language alone is read.
-BART tells the whole sentence from infilled spans, MASS one half of it from the other, ProphetNet that half by two
-streams. The papers permute sentences as well, and these are single ones. The token that starts a sequence, which no
-text has, stands for what is hidden. Sizes base and large are the papers' networks: ProphetNet has one, large.
+DIR holds the German sentences and their English ones, as of the config multi30k; only the second language is read.
+BART reconstructs the whole sentence from one with masked spans, MASS predicts one half of it from the other, ProphetNet
+does the same with two streams. The papers permute sentences as well, and these are single ones. The token that starts a
+sequence, which no text contains, is the mask. Sizes base and large are the papers' networks: ProphetNet has one, large.
 
 Expect: not measured
 Cost: not measured
@@ -70,12 +71,12 @@ def experiment(
   dtype: Literal["float32", "bfloat16"] = "float32",
   remat: bool = False,
 ) -> Experiment:
-  """What is not given is the size's.
+  """Arguments that are not given are those of the size.
 
   Args:
-    method: what is hidden, and how it is told.
+    method: the noise of the source, and the prediction of the target.
     size: the network and its recipe.
-    share: of the tokens, what is hidden; by default BART's 0.3, and one half of the others.
+    share: the share of masked tokens; by default 0.3 for BART and one half for the others.
     mean: length of BART's spans.
     vocabulary: number of tokens.
     length: most tokens of a sentence; longer ones lose their end.

@@ -1,4 +1,4 @@
-"""GPT-2 at its four sizes, GPT and GPT-3, on a text file or on own documents.
+"""GPT-2 in its four sizes, GPT and GPT-3, on a text file or on your own documents.
 
 Paper: Radford et al. 2019, Language models are unsupervised multitask learners (GPT-2),
 https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf, section 2.3 and
@@ -16,7 +16,7 @@ losses of OpenAI's weights on OpenWebText. A batch has 512 sequences, as in the 
 FILE is any text; byte pair encoding is trained on it, or DIR has a published tokenizer, vocab.json and merges.txt. With
 `--documents True` FILE may be a folder, a pattern or JSON lines (docs/data.md), and no document sees another. The other
 papers are Radford et al. 2018 (GPT) and Brown et al. 2020, https://arxiv.org/abs/2005.14165 (GPT-3, Table 2.1: learning
-rates, and contexts of 2048); `nn.sequence.gpt` says what is chosen where that table cannot be as it is printed.
+rates, and contexts of 2048); `nn.sequence.gpt` describes the choices where that table is inconsistent.
 
 Expect: not run here, a pod's work
 Cost: not run here; `jaxgen inspect gpt2 --target tpu:v5e:16x16` says it for a pod
@@ -42,7 +42,7 @@ class Size(NamedTuple):
   """A size of the network.
 
   Attributes:
-    network: its name in `nn.sequence.gpt.SIZES`, which says its parameters.
+    network: its name in `nn.sequence.gpt.SIZES`, which has the number of parameters.
     nats: nats per token of OpenWebText with OpenAI's weights, from nanoGPT's README.
     table: the name that nanoGPT's README has for it.
   """
@@ -97,7 +97,7 @@ def experiment(
   Args:
     size: the network.
     corpus: a text file; of documents also a folder, a pattern, or JSON lines with a field's name, "data/*.jsonl#text".
-    documents: rows are of several documents, none of which sees another; else windows of one text.
+    documents: rows have several documents, without attention between them; else windows of one text.
     tokenizer: a published tokenizer's file or folder.
     vocabulary: number of different tokens. A multiple of 128, such as 50304, is faster and can be cut further.
     context: most tokens that it reads.

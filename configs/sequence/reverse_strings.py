@@ -1,8 +1,8 @@
 """A recurrent encoder-decoder with attention learns to write strings from their end.
 
 Paper: Bahdanau et al. 2014, https://arxiv.org/abs/1409.0473, and Luong et al. 2015, https://arxiv.org/abs/1508.04025,
-on a task that needs their attention: what is written first was read last. The network is trained on strings of 1, 3, 5,
-... 17 letters and tested on lengths that it has not seen, 2, 4, ... 16.
+on a task that needs their attention: the first output token is the last input token. The network is trained on strings
+of 1, 3, 5, ... 17 letters and tested on lengths that it has not seen, 2, 4, ... 16.
 
     jaxgen train reverse_strings
 
@@ -38,7 +38,7 @@ def experiment(
     letters: number of different letters.
     train_lengths: LEAST-MOST-STEP of the strings that are learned from.
     test_lengths: LEAST-MOST-STEP of the strings that are tested.
-    attention: how the decoder weighs what was read.
+    attention: the decoder's attention to the source.
     label_smoothing: share of a target's mass that is spread over all tokens.
   """
   longest = max(int(lengths.split("-")[1]) for lengths in (train_lengths, test_lengths))

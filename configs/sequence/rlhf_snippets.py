@@ -11,8 +11,8 @@ https://arxiv.org/abs/2203.02155; Rafailov et al. 2023, Direct preference optimi
     python benchmarks/rlhf_frontier.py runs/rlhf_snippets runs/snippets_reward runs/snippets_dpo runs/snippets_ppo
 
 FILE has tab separated lines of source, id, mean rating and text, as VADER's have (Hutto and Gilbert 2014). A language
-model learns snippets; a reward model learns which of two is rated higher; a policy that writes snippets is taught by
-PPO what the reward model likes, or by DPO what people like, and begins as the language model, which is its reference.
+model learns snippets; a reward model learns which of two is rated higher; a policy that writes snippets is trained by
+PPO on the reward model, or by DPO on people's preferences; it starts from the language model, which is its reference.
 There are no prompts: a snippet is the answer to nothing.
 
 Expect: not measured
@@ -83,7 +83,7 @@ def experiment(
   """Steps, batch size, rate and beta that are not given are the stage's.
 
   Args:
-    stage: what is learnt.
+    stage: the stage to train.
     language: the run of the language model that the stage starts from; DPO and PPO need one.
     reward: the run of the reward model, which PPO needs.
     corpus: the file of rated snippets.
@@ -91,7 +91,7 @@ def experiment(
     vocabulary: number of tokens of byte pair encoding.
     length: tokens of a snippet, those that start and end it included; longer ones are cut, of film reviews one in 200.
     dropout: of the language model and of the reward model while they learn; DPO and PPO have none.
-    objective: DPO's loss: its own, IPO's, or that which takes a tenth of the preferences for wrong.
+    objective: DPO's loss: its own, IPO's, or the one that assumes that a tenth of the preferences is wrong.
     beta: what deviations from the language model cost.
     kl_target: KL in nats per snippet that PPO steers beta to; beta is fixed by default.
     minibatches: PPO's updates in a step.

@@ -40,7 +40,7 @@ def experiment(
     weight_decay: of kernels, decoupled.
     temperature: that logits are divided by in sampling.
     top_k: tokens among which a sample's next one is chosen, the likeliest; all by default.
-    top_p: their probability, of which the fewest tokens are kept that have it; all by default.
+    top_p: nucleus sampling: keep the smallest set of likeliest tokens with this probability; all by default.
   """
   digits = data.digits()
   spec = digits.spec

@@ -83,8 +83,8 @@ def experiment(
     length: tokens of a sample, its prompt included.
     temperature: that logits are divided by in sampling.
     top_k: tokens among which a sample's next one is chosen, the likeliest; all by default.
-    top_p: their probability, of which the fewest tokens are kept that have it; all by default.
-    judged: number of samples whose perplexity and variety are judged at every evaluation; 0: none.
+    top_p: nucleus sampling: keep the smallest set of likeliest tokens with this probability; all by default.
+    judged: number of samples whose perplexity and variety are computed at every evaluation; 0: none.
   """
   chosen = SIZES[size]
   steps = chosen.steps if steps is None else steps

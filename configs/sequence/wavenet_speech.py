@@ -48,7 +48,7 @@ def experiment(
     taps: of a convolution.
     features: channels between layers.
     hidden: channels within a gated unit.
-    skip: channels of what the layers add to the output.
+    skip: channels of the skip connections to the output.
     length: samples of a wave, at 8 kHz.
     levels: of mu-law.
     temperature: that logits are divided by in sampling.

@@ -8,7 +8,7 @@ Touvron et al. 2021, https://arxiv.org/abs/2012.12877, Table 9
     jaxgen train backbone_cifar10 --backbone resnet18 --tfds-dir DIR
     jaxgen import FILE backbone_cifar10 --backbone vit_ti --fresh params/head params/patches     (from 16x16 patches)
 
-Expect: not run here; about 0.95 is what resnet18 is known for with this recipe
+Expect: not run here; about 0.95 is common for resnet18 with this recipe
 Cost: 78,000 steps of 4.3e11 FLOPs (resnet18), 117,000 of 2.8e11 (vit_ti): 14 minutes at a sustained 40 TFLOP/s, days on
 a CPU; an estimate, not measured
 """
@@ -104,7 +104,7 @@ def experiment(
 
   Args:
     backbone: the network, with its recipe.
-    layer_rate: factor of the learning rate from one block of the ViT to the one before it, below 1 for fine-tuning.
+    layer_rate: factor of the learning rate from one block of the ViT to the previous one, below 1 for fine-tuning.
     weight_decay: of kernels; 5e-4 of resnet18, else 0.05.
     label_smoothing: share of a target's mass that is spread over all classes; 0 of resnet18, else 0.1.
     dtype: of the computation; parameters are float32.

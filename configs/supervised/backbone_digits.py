@@ -48,7 +48,7 @@ from jaxgen.nn.vision.vit import ViT
 
 
 class Recipe(NamedTuple):
-  """How a network is trained.
+  """The training of a network.
 
   Attributes:
     optimizer: (learning rate, steps, weight decay) -> the optimizer.
@@ -153,7 +153,7 @@ def experiment(
     backbone: the network, with its recipe.
     weight_decay: 1e-4 of the convnet, else 0.05.
     label_smoothing: share of a target's mass that is spread over all classes; 0 of the convnet, else 0.1.
-    teacher: the folder of a run of this config that a student learns from; without one it learns from labels alone.
+    teacher: the folder of a run of this config that a student learns from; without one it learns only from labels.
     teacher_backbone: the teacher's network.
     distillation: learn the teacher's likeliest class (hard) or its distribution (soft).
   """

@@ -1,4 +1,4 @@
-"""A residual network that classifies images of your own: a folder for each class, an npz with labels, tar shards.
+"""A residual network that classifies your own images: a folder for each class, an npz with labels, tar shards.
 
 Paper: He et al. 2016, Deep residual learning for image recognition, https://arxiv.org/abs/1512.03385.
 
@@ -6,9 +6,9 @@ Paper: He et al. 2016, Deep residual learning for image recognition, https://arx
     jaxgen train classifier_images --data folder:pets --size 224 --depth 50
     jaxgen import resnet18.safetensors classifier_images --data folder:pets --size 224 --fresh params/head
 
-Channels, classes and, where all pictures share one, the size are found by looking at the data; digits are a trial.
-Pictures below 64 pixels get the stem without stride and pooling. The accuracy is of the split "test", or of "train"
-where there is no other.
+Channels, classes and, if all pictures have the same, the size are read from the data; digits are a trial.
+Pictures below 64 pixels get the stem without stride and pooling. The accuracy is that of the split "test", or of
+"train" if there is no other.
 
 Expect: not run to the end; no number is published of data that are your own
 Cost: 64x64 with ResNet-18: 3.7e11 FLOPs an update of 64 pictures, meant for an accelerator
@@ -50,7 +50,7 @@ def experiment(
 
   Args:
     data: folder:DIR with a folder for each class, npz:FILE, tar:DIR, tfds:NAME, hf:DIR, or digits.
-    size: side that pictures are brought to: the shorter side is scaled and the middle cut out.
+    size: side to which pictures are resized: the shorter side is scaled and the middle cut out.
     depth: layers of the residual network.
     width: features of its first stage.
     weight_decay: of kernels.

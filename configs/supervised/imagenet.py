@@ -20,9 +20,9 @@ STEPS (ResNet, DenseNet, GoogLeNet): torchvision's "IMAGENET1K_V1": 90 epochs, b
   and gains do not decay. He et al. 2016, section 3.4, cropped from pictures of 256 to 480 pixels and jittered colours.
 DEIT (ViT, DeiT, CaiT, EfficientNet): Touvron et al. 2021, Table 9: 300 epochs, batch 1,024, AdamW 1e-3 with 5 epochs of
   warm-up, decay 0.05, label smoothing 0.1, stochastic depth 0.1, RandAugment 9/0.5, mixup 0.8, cutmix 1.0, erasing
-  0.25, repeated augmentation 3, bicubic, no average and no clipping. `data.deit_augment` says what differs in mixing
-  and in RandAugment; mixed labels are smoothed after mixing, which is the same. EfficientNet's paper has RMSProp,
-  AutoAugment and dropout instead; CaiT's stochastic depth by size is --drop-path.
+  0.25, repeated augmentation 3, bicubic, no average and no clipping. `data.deit_augment` describes the differences in
+  mixing and in RandAugment; mixed labels are smoothed after mixing, which is the same. EfficientNet's paper has
+  RMSProp, AutoAugment and dropout instead; CaiT's stochastic depth by size is --drop-path.
 SWIN_RECIPE: Liu et al. 2021, A2.1: as DEIT with 20 epochs of warm-up, gradients clipped to a norm of 1, and without
   repeated augmentation. Its stochastic depth is 0.2 (T), 0.3 (S) and 0.5 (B): --drop-path.
 T2T_RECIPE: Yuan et al. 2021, section 4.1: as DEIT with batch 512 and a rate of 5e-4, without repeated augmentation; the
@@ -58,7 +58,7 @@ from jaxgen.nn.vision.googlenet import GoogLeNet
 
 
 class Recipe(NamedTuple):
-  """How a network is trained and evaluated.
+  """The training and evaluation of a network.
 
   Attributes:
     drop_path: stochastic depth's rate; None: the network has no such argument.
@@ -104,7 +104,7 @@ T2T_RECIPE = DEIT._replace(learning_rate=5e-4, batch_size=512, steps=750_000, re
 
 
 class Family(NamedTuple):
-  """What networks of different sizes have in common.
+  """The options that networks of different sizes share.
 
   Attributes:
     paper: the source of the accuracies.
@@ -282,7 +282,7 @@ def experiment(
     label_smoothing: share of a target's mass that is spread over all classes; by the recipe 0 with SGD, else 0.1.
     drop_path: rate at which the last residual branch is left out in training; of networks with DeiT's recipe, 0.1.
     dtype: of the computation; parameters are float32.
-    teacher: the folder of a run of this config that a student learns from; without one it learns from labels alone.
+    teacher: the folder of a run of this config that a student learns from; without one it learns only from labels.
     teacher_backbone: the teacher's network.
     distillation: learn the teacher's likeliest class (hard) or its distribution (soft).
   """

@@ -1,4 +1,4 @@
-"""The command line. Only it knows all the other packages; a command's module is imported when the command is given."""
+"""The command line. It may import all other packages; a command's module is imported when the command is given."""
 
 import contextlib
 import difflib
@@ -14,11 +14,11 @@ from jaxgen.core.errors import Stopped, UserError, in_words
 
 
 class Command(NamedTuple):
-  """Where a command is, as module and function of (its first words, the other words), and what its first words are.
+  """The module and function of a command, called with (its first words, the other words), and its first words' names.
 
   Attributes:
     subjects: names of the first words, which come before the flags.
-    computes: it starts jax.
+    computes: whether it starts jax.
   """
 
   module: str
@@ -50,29 +50,29 @@ COMMANDS = {
 
 USAGE = """usage: jaxgen COMMAND ...
 
-  train CONFIG      train a config, or go on with its run        jaxgen train ddpm_digits
+  train CONFIG      train a config, or continue its run          jaxgen train ddpm_digits
   sample RUN        draw samples from a run                      jaxgen sample runs/ddpm_digits --n 64 --out samples.png
   cascade CONFIG    train the stages of a cascade, one after the other, and draw samples through all of them
   cascade RUN       draw samples from a cascade that is trained
   evaluate RUN      compute a run's evaluation                   jaxgen evaluate runs/ddpm_digits --sampling-steps 100
                     or metrics of its samples, as papers do      jaxgen evaluate runs/ddpm --metrics fid,prdc
-  evaluate PICTURES  the same of a folder or an .npz             jaxgen evaluate a.npz --metrics kid --against npz:b.npz
-  statistics DATA   mean and covariance of a data set's features, as other programs read and write them
-  averages RUN      evaluate averages of many lengths, of a run that keeps them, and draw the curve
-  probe RUN         judge a run's features, beside random weights and pixels
+  evaluate PICTURES  the same for a folder or an .npz            jaxgen evaluate a.npz --metrics kid --against npz:b.npz
+  statistics DATA   compute mean and covariance of a data set's features, for FID here and in other programs
+  averages RUN      evaluate parameter averages of several lengths, computed after training, and draw the curve
+  probe RUN         evaluate a run's features, compared with random weights and pixels
   report RUN        write a run's report.html
-  compare RUN ...   what differs between runs, and their numbers and curves beside each other
+  compare RUN ...   show how runs differ, with their numbers and curves side by side
   sweep CONFIG      train every combination of arguments         jaxgen sweep ddpm_digits --over ema=0.99,0.999
-  inspect RUN|CONFIG  parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
-  benchmark RUN|CONFIG  how fast it trains and samples here: throughput, latency, memory, share of the peak
-  import FILE CONFIG  make a run out of published weights       jaxgen import vit.safetensors vit_imagenet
-  export RUN FILE   write a run's weights as others name them    jaxgen export runs/vit vit.safetensors --layout timm
-  reproduce CONFIG  train, evaluate, and add a line to the ledger beside the paper's number
-  ledger            the ledger: papers' numbers and ours
-  list [WORD ...]   the configs by family, a line each, those with these words; or the whole of one by its name
+  inspect RUN|CONFIG  show parameters, bytes and FLOPs; for a run also its step and the SHA-256 of its state
+  benchmark RUN|CONFIG  measure the speed of training and sampling: throughput, latency, memory, share of the peak
+  import FILE CONFIG  make a run from published weights          jaxgen import vit.safetensors vit_imagenet
+  export RUN FILE   write weights in another library's layout    jaxgen export runs/vit vit.safetensors --layout timm
+  reproduce CONFIG  train, evaluate, and add a line with the paper's number and ours to the ledger
+  ledger            show the ledger: papers' numbers and ours
+  list [WORD ...]   list the configs by family, or those that contain these words; with a config's name, describe it
   prepare NAME      prepare a data set with tensorflow-datasets  jaxgen prepare mnist --data-dir DIR
 
-CONFIG is a Python file, or the name of one that `jaxgen list` shows: those in ./configs, and those that jaxgen has.
+CONFIG is a Python file, or a name that `jaxgen list` shows: configs in ./configs, and those that come with jaxgen.
 RUN is a run's folder, or its address on an object store. DATA is folder:DIR, npz:FILE, tar:DIR, hf:DIR, tfds:NAME or
 digits. All come before the flags.
 `jaxgen COMMAND --help` and `jaxgen train CONFIG --help` show the flags.
@@ -82,14 +82,14 @@ exit status: 0 done, 1 an error, 2 a wrong flag, 130 or 143 stopped by SIGINT or
 
 
 def console() -> None:
-  """The entry point of the command `jaxgen`: `main`, in a process that is started anew where huge pages help."""
+  """The entry point of the command `jaxgen`. It starts the process anew if huge pages help, and calls `main`."""
   if _will_compute(sys.argv[1:]):
     environment.use_huge_pages()
   main()
 
 
 def _will_compute(words: list[str]) -> bool:
-  """Whether words start jax, as far as can be told before anything is imported; not for --help and wrong commands."""
+  """Whether a command will start jax, as far as its words tell; False for --help and wrong commands."""
   command = COMMANDS.get(words[0]) if words else None
   if command is None or not command.computes or not {"-h", "--help"}.isdisjoint(words):
     return False
@@ -132,7 +132,7 @@ def main(words: list[str] | None = None) -> None:
       if sentence is None:
         raise
       sys.exit(_fail(sentence, 1))
-    if lost := cluster.ended_elsewhere():  # what the devices say of it is not worth a traceback
+    if lost := cluster.ended_elsewhere():  # the error of the devices is only a consequence, so no traceback
       _end(lost, 1)
     if sentence is not None:
       _end(sentence, 1)
@@ -142,7 +142,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-  """Says a sentence and exits; of several processes all, at once."""
+  """Prints a sentence and exits; in a job of several processes, ends all of them."""
   _fail(sentence, code)
   if cluster := sys.modules.get("jaxgen.engine.cluster"):
     cluster.leave(code, f"has ended: {sentence}")

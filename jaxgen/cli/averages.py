@@ -1,4 +1,4 @@
-"""jaxgen averages RUN: evaluate a run with averages of its parameters over several lengths, and draw the curve."""
+"""jaxgen averages RUN: evaluate a run with parameter averages of several lengths, and draw the curve."""
 
 import json
 
@@ -9,27 +9,33 @@ from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.core.profiles import gamma_of
 from jaxgen.engine.averages import reconstructed
+from jaxgen.engine.rehearsal import rehearse
 from jaxgen.show import figures
 
 WIDTHS = "0.02,0.04,0.06,0.08,0.10,0.12,0.15,0.20,0.25"
 OPTIONS = {
   **CHECKPOINT,
   **workers_option(),
-  "widths": option(str, "relative widths of the averages, with commas between", WIDTHS),
-  "metric": option(str | None, "the number that is drawn; by default the first of the evaluation", None),
+  "widths": option(str, "relative widths of the averages, separated by commas", WIDTHS),
+  "metric": option(str | None, "the number of the evaluation to draw (by default the first)", None),
 }
 
 
 def averages(subject: str, words: list[str]) -> None:
-  run, options = load_run("averages", subject, words, OPTIONS, "Evaluate averages of a run over several lengths.")
+  run, options = load_run(
+    "averages", subject, words, OPTIONS, "Evaluate a run with parameter averages of several lengths."
+  )
   try:
     widths = sorted({float(word) for word in options["widths"].split(",")})
   except ValueError:
-    raise UserError(f"--widths {options['widths']}: numbers with commas between, such as 0.05,0.10") from None
+    raise UserError(f"--widths {options['widths']}: give numbers separated by commas, such as 0.05,0.10") from None
   if not run.experiment.evaluators:
     raise UserError(f"config {run.config.name} has no evaluators")
   for width in widths:
     gamma_of(width)
+  names = rehearse(run)
+  if options["metric"] is not None and names is not None and options["metric"] not in names:
+    raise UserError(f"--metric {options['metric']}: the evaluation has {', '.join(names)}")
   own, rows = run.state, []
   for width in widths:
     run.state = reconstructed(run, width)

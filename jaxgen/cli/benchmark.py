@@ -1,4 +1,4 @@
-"""jaxgen benchmark RUN|CONFIG: how fast it trains and samples on the devices that are here."""
+"""jaxgen benchmark RUN|CONFIG: measures the speed of training and sampling on this machine's devices."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import jax
 
 from jaxgen.cli.options import check_out, cluster_options, join, option, parse
-from jaxgen.core import files
+from jaxgen.core import environment, files
 from jaxgen.core.errors import UserError
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
@@ -19,24 +19,28 @@ from jaxgen.throughput.measure import Measure
 from jaxgen.throughput.peers import chosen
 
 OPTIONS = {
-  "what": option(str | None, "train, sample, or both with a comma between them (all that the config can)", None),
-  "batch": option(str | None, "examples in a batch over all devices, such as 16,64,256 (what the config says)", None),
-  "solver": option(str | None, "solvers of sampling, such as ddim,dpmpp_2m (what the config says)", None),
-  "sampling_steps": option(str | None, "steps of a solver, such as 10,25,50 (what the config says)", None),
-  "dtype": option(str | None, "what the network computes in: float32, bfloat16 or both (what the config says)", None),
+  "what": option(
+    str | None, "train, sample, or both separated by a comma (by default all that the config supports)", None
+  ),
+  "batch": option(str | None, "examples in a batch over all devices, such as 16,64,256 (the config's)", None),
+  "solver": option(str | None, "solvers of sampling, such as ddim,dpmpp_2m (the config's)", None),
+  "sampling_steps": option(str | None, "steps of a solver, such as 10,25,50 (the config's)", None),
+  "dtype": option(str | None, "dtypes of the network: float32, bfloat16 or both (the config's)", None),
   "devices": option(str | None, "numbers of devices, such as 1,2,4,8 (all)", None),
-  "turns": option(int, "how often each is timed; the median counts", 5),
+  "turns": option(int, "number of timings, of which the median is the result", 5),
   "quality": option(
-    int, "of a run: also the Fréchet distance of so many samples, for each way of sampling; 0: none", 0
+    int, "for a run: also compute the Fréchet distance of N samples, for each solver and number of steps; 0: do not", 0
   ),
   "peers": option(
     str | None,
-    "eager,compiled: diffusers' network in PyTorch that takes turns with a U-Net; none (both where they are installed)",
+    "eager,compiled: also time diffusers' U-Net in PyTorch, in turns with ours; or none (both if they are installed)",
     None,
   ),
-  "peer_python": option(str | None, "an interpreter that has torch and diffusers, where this one has not", None),
-  "json": option(pathlib.Path | None, "write the results to this .json file, anew after each", None),
-  "page": option(pathlib.Path | None, "write them as a page to this .html file, anew after each", None),
+  "peer_python": option(
+    str | None, "the Python interpreter of an environment with torch and diffusers, if this one has none", None
+  ),
+  "json": option(pathlib.Path | None, "write the results to this .json file, after each result", None),
+  "page": option(pathlib.Path | None, "write a page with the results to this .html file, after each result", None),
 }
 
 
@@ -47,7 +51,7 @@ def benchmark(subject: str, given_words: list[str]) -> None:
   run = load(subject) if is_run else None
   config = run.config if is_run else load_config(subject)
   before = run.arguments if is_run else config.defaults()
-  description = "How fast a config trains and samples on the devices that are here."
+  description = "Measure the speed of a config's training and sampling on this machine's devices."
   options, changed = parse(
     f"benchmark {subject}", given_words, {**OPTIONS, **cluster_options()}, description, config, before
   )
@@ -56,11 +60,11 @@ def benchmark(subject: str, given_words: list[str]) -> None:
   }
   names = {name: words(f"--{name}", options[name]) for name in ("what", "solver", "dtype", "peers")}
   if options["turns"] < 1 or options["quality"] < 0 or options["quality"] == 1:
-    raise UserError("--turns takes 1 or more, and --quality 2 or more samples, or 0 for none")
+    raise UserError("--turns must be 1 or more, and --quality 2 or more samples, or 0 for none")
   for flag, suffix in (("json", ".json"), ("page", ".html")):
     if options[flag] is not None:
       if options[flag].suffix != suffix:
-        raise UserError(f"--{flag} {options[flag]}: it is a {suffix} file")
+        raise UserError(f"--{flag} {options[flag]}: the file's name must end in {suffix}")
       options[flag] = check_out(options[flag], f"--{flag}")
   join(options)
   arguments = {**before, **changed}
@@ -71,14 +75,14 @@ def benchmark(subject: str, given_words: list[str]) -> None:
   if jax.process_count() > 1 and lists["devices"] not in (None, (jax.device_count(),)):
     raise UserError(f"--devices {options['devices']}: a job of several processes is measured on all its devices")
   cases = plan(config, arguments, asked, jax.device_count())
-  if jax.process_count() > 1:  # one of its samples at a time would be on one process's device
+  if jax.process_count() > 1:  # the latency of a single sample would be that of one process's device
     cases = [case for case in cases if case.devices == jax.device_count()]
   place = {**shared, "devices": jax.devices()[: max(case.devices for case in cases)]}
   judge = _judge(run, config, options["quality"], changed, place) if options["quality"] else None
   peers = chosen(names["peers"], options["peer_python"]) if jax.process_count() == 1 else ()
   seed, state = (run.seed, load(subject, **place).state) if is_run else (0, None)
   measured = Measure(config, seed, state, **shared, peers=peers, python=options["peer_python"])
-  del state  # it is kept on the host, and the devices' memory is for the cases
+  del state  # a copy stays on the host; the devices' memory is for the measurements
   main = jax.process_index() == 0
 
   def keep(found: document.Document) -> None:
@@ -88,6 +92,8 @@ def benchmark(subject: str, given_words: list[str]) -> None:
       files.write(options["page"], page(found))
 
   say = lambda text: print(text, flush=True) if main else None
+  if main:
+    environment.say_changes()
   found = document.begin(subject, config, arguments, options["turns"])
   document.measure(found, measured.row, cases, judge, options["quality"], keep, say)
   for flag in ("json", "page"):
@@ -102,9 +108,11 @@ def _judge(run, config, samples: int, changed, place):
     place: fsdp, tensor and devices, as in `load`.
   """
   if run is None:
-    raise UserError(f"--quality {samples} is of a run, and {config.name} is a config: train it first")
+    raise UserError(f"--quality {samples} needs a run, but {config.name} is a config: train it first")
   if "image" not in run.data.features or run.data.classes is None:
-    raise UserError(f"--quality {samples}: what judges images learns from labels, and {run.data.name} has none")
+    raise UserError(
+      f"--quality {samples}: the classifier whose features are compared needs labels, and {run.data.name} has none"
+    )
   evaluate = frechet(samples)
 
   def judge(case):

@@ -1,4 +1,4 @@
-"""jaxgen compare RUN [RUN ...]: what differs between runs, their last numbers, and a page with curves and samples."""
+"""jaxgen compare RUN [RUN ...]: shows how runs differ and their last numbers; writes a page with curves and samples."""
 
 import pathlib
 
@@ -15,21 +15,23 @@ def compare(words: list[str]) -> None:
   options, _ = parse(
     "compare RUN [RUN ...]",
     flags,
-    {"page": option(pathlib.Path | None, "the page to write, an .html file (compare.html)", None)},
-    "What differs between runs, their last numbers over seeds, and a page with their curves and samples.",
+    {"page": option(pathlib.Path | None, "also write a page with curves and samples to this .html file", None)},
+    "Show how runs differ and their last numbers over seeds; with --page, also their curves and samples.",
   )
   if not runs:
     raise UserError("RUN is missing: jaxgen compare RUN [RUN ...] [--page FILE.html]")
-  out = options["page"] or pathlib.Path("compare.html")
-  if out.suffix != ".html":
-    raise UserError(f"--page {out}: it is an .html file")
-  check_out(out, "--page")
+  out = options["page"]
+  if out is not None:
+    if out.suffix != ".html":
+      raise UserError(f"--page {out}: the file's name must end in .html")
+    out = check_out(out, "--page")
   write([Folder(run) for run in runs], out)
 
 
-def write(runs: list[Folder], out: files.Place) -> None:
-  """Prints the tables of runs and writes their page."""
+def write(runs: list[Folder], out: files.Place | None) -> None:
+  """Prints the tables of runs and, if `out` is given, writes their page."""
   groups = comparison.groups(runs)
   print(comparison.text(groups))
-  files.write(out, comparison.page(groups))
-  print(f"\npage  {out}")
+  if out is not None:
+    files.write(out, comparison.page(groups))
+    print(f"\npage  {out}")

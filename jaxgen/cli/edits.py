@@ -12,34 +12,42 @@ from jaxgen.data.sources import images
 from jaxgen.diffusion.editing import beginning
 
 OPTIONS = {
-  "image": option(pathlib.Path | None, "a picture that all samples begin with, of the model's size", None),
+  "image": option(
+    pathlib.Path | None, "the picture to edit, which all samples start from; it has the model's size", None
+  ),
   "strength": option(
-    float | None, "how much of --image is changed: above 0, little, to 1, where nothing of it is left", None
+    float | None,
+    "strength of image-to-image: near 0 the samples are close to --image, at 1 nothing of it is left",
+    None,
   ),
   "mask": option(
-    pathlib.Path | None, "a picture that is white where --image is filled and black where it stays, of its size", None
+    pathlib.Path | None,
+    "a picture of the same size as --image, white where it is filled and black where it stays",
+    None,
   ),
 }
 
 
 def given(run: Any, options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """What the run's samples are given besides their conditions, [n, ...] by name; nothing without --image.
+  """The arguments of the run's `sample` that these flags give, [n, ...] by name; none without --image.
 
   Args:
     run: the run.
     options: the command's.
 
   Raises:
-    UserError: flags that do not belong together, files that are no pictures, or pictures of another size.
+    UserError: flags that do not fit together, files that are not pictures, or pictures of another size.
   """
   n, image, strength, mask = (options[name] for name in ("n", "image", "strength", "mask"))
   if image is None and strength is None and mask is None:
     return {}
   if image is None or (strength is None) == (mask is None):
-    raise UserError("a picture is changed by --image with --strength, or filled by --image with --mask: give these two")
+    raise UserError("give --image with --strength to change a picture, or --image with --mask to fill a part of it")
   shape = run.data.spec.shape
   if len(shape) != 3:
-    raise UserError(f"--image is of models of pictures, and this run's examples are {list(shape)}: sample without it")
+    raise UserError(
+      f"--image needs a model of pictures, but this run's examples have the shape {list(shape)}: sample without it"
+    )
   picture = read(image, "--image", shape)
   many = lambda x: np.broadcast_to(x, (n, *x.shape))
   start = {"start": many((picture / 127.5 - 1).astype(np.float32))}

@@ -1,6 +1,6 @@
 """jaxgen inspect RUN|CONFIG: parameters, bytes, FLOPs; for a run also its step and the SHA-256 of its state.
 
-With --target, what the program costs on machines that are not there, as their compiler says.
+With --target, it compiles for machines that you do not have, and shows what their compiler says the program costs.
 """
 
 import pathlib
@@ -19,26 +19,28 @@ from jaxgen.engine.run import Run
 from jaxgen.inspection import plan
 from jaxgen.inspection.targets import target
 
-TARGET = "plan for machines that are not there: tpu:v5e:16x16 or gpu:h100:8 compiles for them, cpu:64 simulates"
+TARGET = "plan for machines that you do not have: tpu:v5e:16x16 or gpu:h100:8 compiles for them, cpu:64 simulates"
 
 
 def inspect(subject: str, words: list[str]) -> None:
   is_run = Folder(subject).exists()
   own = {
-    "compile": option(bool, "compile the training loop too, for the memory it works in (minutes)", False),
+    "compile": option(bool, "also compile the training loop, for its temporary memory (takes minutes)", False),
     "target": option(str | None, TARGET, None),
     "quick": option(
-      bool, "of --target: with the compiler's least effort, an eighth of the time; a slower program", False
+      bool, "for --target: compile with the least effort, in an eighth of the time; the program is slower", False
     ),
   }
   if is_run and not any(word == "--target" or word.startswith("--target=") for word in words):
-    run, options = load_run("inspect", subject, words, own | CHECKPOINT, "What a run is made of.")
+    run, options = load_run(
+      "inspect", subject, words, own | CHECKPOINT, "Show a run's parameters, bytes, FLOPs, step and SHA-256."
+    )
     _check_quick(options)
     inspection.show(run, is_run, options["compile"])
     return
   if files.is_remote(subject) or pathlib.Path(subject).is_dir():
     Folder(subject).info()  # says why it is not a run
-    raise UserError(f"--target plans a config, and {subject} is a run: give its config")
+    raise UserError(f"--target needs a config, but {subject} is a run: give its config")
   config = load_config(subject)
   options, changed = parse(f"inspect {subject}", words, {**own, **cluster_options()}, config.doc, config)
   _check_quick(options)
@@ -46,7 +48,7 @@ def inspect(subject: str, words: list[str]) -> None:
     join(options)
     asked, devices = options["fsdp"] * options["tensor"], None
     if asked > 1 and jax.device_count() % asked:
-      devices = asked  # as many as are asked for, to plan with
+      devices = asked  # simulated devices, as many as are asked for
     run = Run(Folder(""), config, changed, 0, fsdp=options["fsdp"], tensor=options["tensor"], devices=devices)
     if devices and options["compile"]:
       raise UserError(
@@ -63,4 +65,4 @@ def inspect(subject: str, words: list[str]) -> None:
 
 def _check_quick(options: Mapping[str, Any]) -> None:
   if options["quick"] and options["target"] is None:
-    raise UserError("--quick True is of --target: say for which machines, such as --target tpu:v5e:4x4")
+    raise UserError("--quick True needs --target: name the machines, such as --target tpu:v5e:4x4")

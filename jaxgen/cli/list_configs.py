@@ -1,4 +1,4 @@
-"""jaxgen list [WORD ...]: one line a config, by family; jaxgen list NAME: the whole of one."""
+"""jaxgen list [WORD ...]: one line for each config, by family; jaxgen list NAME: the description of one."""
 
 import ast
 import itertools
@@ -15,10 +15,10 @@ from jaxgen.engine.catalogue import Entry, all_configs, config_summary
 
 USAGE = """usage: jaxgen list [WORD ...]
 
-One line a config, grouped by family: its name, what it is, the first number that is expected of it ("not run" where
-none was measured here), and its cost; below it its further names, with the flags that each stands for. With words,
-those configs alone that have all of them in their name, family, title, paper or further names. With a config's name,
-the whole of it: paper, numbers, costs and commands.
+One line for each config, grouped by family: its name, its title, its first expected number ("not run" if none was
+measured here), and its cost. The lines below it are its named presets, with the flags that each stands for. With words,
+only configs that have all of them in their name, family, title, paper or presets. With a config's name, its whole
+description: paper, numbers, costs and commands.
 """
 LINE = 150  # columns of a line where the output is no terminal
 
@@ -43,7 +43,7 @@ def list_configs(words: list[str]) -> None:
 
 
 def table(entries: list[Entry]) -> Table:
-  """A line for each config, what does not fit cut off; a table cannot be wider than its terminal."""
+  """A line for each config, truncated to the width of the terminal."""
   found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
   found.add_column("config", no_wrap=True)
   for name, share in (("what", 5), ("expect", 4), ("cost", 3)):
@@ -62,7 +62,7 @@ def table(entries: list[Entry]) -> Table:
 
 
 def headline(expect: str) -> str:
-  """The first number that a config expects, or "not run" where its first sentence says so."""
+  """The first expected number of a config, or "not run" if its first sentence says so."""
   sentence = re.split(r"\.\s+(?=[A-Za-z])", expect, maxsplit=1)[0]
   return "not run" if not expect or re.search(r"not run|not measured", sentence) else first_clause(expect)
 
@@ -73,7 +73,7 @@ def first_clause(text: str) -> str:
 
 
 def whole(entry: Entry) -> str:
-  """A config's docstring, and its further names with their flags."""
+  """A config's docstring, and its named presets with their flags."""
   try:
     doc = ast.get_docstring(ast.parse(entry.path.read_text())) or "It has no docstring."
   except (SyntaxError, ValueError, OSError):
@@ -82,7 +82,7 @@ def whole(entry: Entry) -> str:
   if entry.names:
     width = max(map(len, entry.names))
     lines = [f"{name:<{width}}  {as_flags(arguments)}" for name, arguments in entry.names.items()]
-    parts.append("Further names, with the flags that each stands for:\n\n" + textwrap.indent("\n".join(lines), "    "))
+    parts.append("Named presets, with the flags that each stands for:\n\n" + textwrap.indent("\n".join(lines), "    "))
   parts.append(f"`jaxgen train {entry.name} --help` shows its flags.")
   return "\n\n".join(parts)
 

@@ -28,25 +28,25 @@ def option(kind: Any, help: str, default: Any) -> tuple[Any, Any]:
 def cluster_options() -> Options:
   """Options of every command that computes."""
   return {
-    "fsdp": option(int, "devices that share one copy of the state (1: each has its own)", 1),
-    "tensor": option(int, "devices that share a network's heads and hidden layers, and have the same examples", 1),
-    "coordinator": option(str | None, "HOST:PORT of process 0, where the environment does not say", None),
+    "fsdp": option(int, "number of devices that share one copy of the state (1: each has its own)", 1),
+    "tensor": option(
+      int, "number of devices that divide a network's heads and hidden layers among them, for the same examples", 1
+    ),
+    "coordinator": option(str | None, "HOST:PORT of process 0, if the environment does not give it", None),
     "processes": option(int | None, "number of processes of the job", None),
     "process": option(int | None, "number of this process, from 0", None),
     "join_seconds": option(float, "seconds that the job's processes wait for each other at the start", 60.0),
   }
 
 
-CHECKPOINT = {
-  "checkpoint": option(str, "the run's last checkpoint, its best where the config keeps it, or a step", "last")
-}
+CHECKPOINT = {"checkpoint": option(str, "the checkpoint: last, best (if the config keeps it), or a step", "last")}
 
 
 EMA = {
   "ema": option(
     float | None,
-    "relative width of the average of parameters, made of those that the run has kept (0.10: the last tenth or so of "
-    "training); by default the average that it samples by",
+    "relative width of a parameter average that is computed from those that the run has stored (0.10: about the last "
+    "tenth of training); by default the run's own average",
     None,
   )
 }
@@ -54,7 +54,7 @@ EMA = {
 
 def workers_option() -> Options:
   """The option of commands that read data sets larger than the memory."""
-  help = "processes that read and decode data which is not in memory, 0 for threads; the bits do not depend on it"
+  help = "number of processes that read data which is not in memory, 0 for threads; it does not change the results"
   return {"workers": option(int, help, ahead.of_machine())}
 
 
@@ -69,16 +69,16 @@ def parse(
   """Parses a command's options and the arguments of a config (an `engine.config.Config`), all of them flags.
 
   Args:
-    arguments: what the config's arguments are where no flag gives them, over the config's own defaults.
+    arguments: values of the config's arguments, which replace its defaults; flags replace both.
 
   Returns:
-    (the options, those of the config's arguments that a flag has changed)
+    (the options, the config's arguments that flags have set)
   """
   fields = [(name, kind, dataclasses.field(default=default)) for name, (kind, default) in options.items()]
   defaults = {}
   if config is not None:
     defaults = {**config.defaults(), **(arguments or {})}
-    # What the command itself asks for is not asked for twice: `jaxgen benchmark --solver ddim,heun`.
+    # An option of the command hides a config's argument of the same name: `jaxgen benchmark --solver ddim,heun`.
     defaults = {name: value for name, value in defaults.items() if name not in options}
     for name, value in defaults.items():
       kind, defaults[name] = as_flag(config.types.get(name, type(value)), value)
@@ -97,7 +97,7 @@ def parse(
 
 
 def join(options: Mapping[str, Any]) -> None:
-  """Joins the job that the options of `cluster_options` name, or the environment."""
+  """Joins the job of several processes that the options of `cluster_options`, or the environment, describe."""
   from jaxgen.engine.cluster import join_cluster
 
   join_cluster(*(options[name] for name in ("coordinator", "processes", "process", "join_seconds")))
@@ -116,8 +116,8 @@ def load_run(
   """(a run with some of its config's arguments changed by flags, the command's options).
 
   Args:
-    cluster: several processes may give the command together; joins their job.
-    yielding: options that are the config's where it has an argument of that name; they are None then.
+    cluster: whether several processes may give the command together; if so, joins their job.
+    yielding: options that the config's arguments of the same name replace; they are None then.
   """
   from jaxgen.engine.run import load
 
@@ -144,7 +144,7 @@ def load_run(
 
 
 def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:
-  """The folder of a run of that name, or of the other one where none is given.
+  """The folder of the run `name`, or of `otherwise` if it is None.
 
   Raises:
     UserError: the name leads out of the folder of runs.
@@ -152,12 +152,14 @@ def folder_of(runs: files.Place, name: str | None, otherwise: str) -> Folder:
   name = otherwise if name is None else name
   path = pathlib.PurePath(name)
   if not path.parts or ".." in path.parts or path.is_absolute():
-    raise UserError(f"--name {name!r} is no folder within {runs}: choose another --name, or say where with --runs")
+    raise UserError(
+      f"--name {name!r} is not a folder within {runs}: choose another --name, or name the parent folder with --runs"
+    )
   return Folder(runs / str(path))
 
 
 def check_out(path: files.PathLike, flag: str = "--out") -> files.Place:
-  """Where a file will be written; asked before the work of hours that it is for. On an object store only trying tells.
+  """Checks that a file can be written, before the long work whose result it gets. On an object store it tries.
 
   Raises:
     UserError: it cannot be written there.
@@ -168,14 +170,14 @@ def check_out(path: files.PathLike, flag: str = "--out") -> files.Place:
       files.write(probe := path.with_name(f".{secrets.token_hex(8)}.probe"), b"")  # others may try there, too
       probe.unlink()
     except OSError as error:
-      raise UserError(f"{path} cannot be written ({error.strerror}): say where with {flag}") from error
+      raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with {flag}") from error
     return path
   if not path.parent.is_dir():
     raise UserError(f"{flag} {path}: there is no folder {path.parent}")
   if path.is_dir():
     raise UserError(f"{flag} {path} is a folder: name a file in it")
   if not os.access(path.parent, os.W_OK):  # files are written under another name beside it, and then named
-    raise UserError(f"{path} cannot be written, for {path.parent} is read-only: say where with {flag}")
+    raise UserError(f"{path} cannot be written, because {path.parent} is read-only: choose another place with {flag}")
   return path
 
 

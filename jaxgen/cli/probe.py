@@ -1,4 +1,4 @@
-"""jaxgen probe RUN: what a run's features are worth."""
+"""jaxgen probe RUN: evaluates a run's features."""
 
 import json
 import pathlib
@@ -29,15 +29,15 @@ def probe(subject: str, words: list[str]) -> None:
       "tau": option(float, "temperature of the neighbours' weights", 0.07),
       "shots": option(tuple[int, ...], "numbers of labelled examples per class for ridge regression", features.SHOTS),
       "out": option(
-        pathlib.Path | None, "the numbers as .json, and the figure as .png beside it (RUN/probe.json)", None
+        pathlib.Path | None, "the .json file to write; the figure gets the same name with .png (RUN/probe.json)", None
       ),
     },
-    "Judge a run's features by neighbours, a linear probe and few labels, beside random weights and pixels.",
+    "Evaluate a run's features by nearest neighbours, a linear probe and few labels, beside random weights and pixels.",
   )
   out = files.place(options["out"]) if options["out"] else run.folder / "probe.json"
   check_out(out)
   if out.suffix == ".png":
-    raise UserError(f"--out {out} is for the numbers, and the figure is written beside it as .png: end it with .json")
+    raise UserError(f"--out {out}: the file's name must end in .json; the figure gets the same name with .png")
   table = features.probe(run, options["layer"], k=options["k"], tau=options["tau"], shots=options["shots"])
   picture = run.data.batch_spec(1, train=False).get("image")
   shown = picture is not None and picture.ndim == 4 and picture.shape[-1] in (1, 3, 4)

@@ -19,25 +19,27 @@ OPTIONS = {
   **CHECKPOINT,
   **EMA,
   **edits.OPTIONS,
-  "prompt": option(str | None, "the text that samples are of, for models that are told one", None),
-  "negative": option(str | None, "the text that samples are guided away from, beside --prompt", None),
-  "weight": option(float | None, "weight of guidance; 1 is none, and by default it is the config's", None),
+  "prompt": option(str | None, "the text that conditions the samples, for text-conditional models", None),
+  "negative": option(str | None, "the text that guidance leads away from, beside --prompt", None),
+  "weight": option(float | None, "weight of guidance; 1 means no guidance; by default the config's", None),
   "n": option(int | None, "number of samples (64; with --prompt 1)", None),
-  "seed": option(int, "sample i depends on the seed and on i alone", 0),
+  "seed": option(int, "sample i depends only on the seed and i", 0),
   "first": option(int, "number of the first sample", 0),
   "out": option(
     pathlib.Path | None,
-    "file to write: .npz, or what shows samples, a .png for one (in RUN/samples by default); or a folder, into which "
-    "they go chunk by chunk, and which the same command goes on with",
+    "file to write: .npz, or a format that shows the samples, such as .png (by default in RUN/samples); or a folder, "
+    "which is filled in chunks, and which the same command continues after a kill",
     None,
   ),
-  "format": option(shards.Kind, "what a folder gets: npz files of a chunk each, or a PNG file of each sample", "npz"),
+  "format": option(shards.Kind, "the files in a folder: an .npz for each chunk, or a PNG file for each sample", "npz"),
   "chunk": option(
-    int | None, "samples in a chunk that goes into a folder (as many as a batch by default); changes no sample", None
+    int | None,
+    "number of samples in a chunk of a folder (by default as many as in a batch); the samples do not depend on it",
+    None,
   ),
   "batch": option(
     int | None,
-    "samples computed at once (what the config says by default); with another they are the same up to rounding",
+    "number of samples that are computed at once (the config's); samples depend on it only by rounding",
     None,
   ),
 }
@@ -46,7 +48,7 @@ TOLD = "prompt", "negative", "weight"  # as `Run.sample` takes them
 
 
 class Clock:
-  """Samples a second, from the first that were drawn on: they compile the program."""
+  """Samples a second, without the first piece, whose time includes compiling."""
 
   def __init__(self):
     self.marks = []  # (seconds, samples drawn) after each piece
@@ -55,7 +57,7 @@ class Clock:
     self.marks.append((time.perf_counter(), drawn))
 
   def rate(self) -> float | None:
-    """None where everything came in one piece."""
+    """None if all samples came in one piece."""
     (began, first), (ended, last) = self.marks[0], self.marks[-1]
     return (last - first) / (ended - began) if last > first else None
 
@@ -66,17 +68,17 @@ def sample(subject: str, words: list[str]) -> None:
     options["n"] = 64 if options["prompt"] is None else 1
   for name in ("chunk", "batch"):
     if options[name] is not None and options[name] < 1:
-      raise UserError(f"--{name} {options[name]}: it takes 1 or more")
+      raise UserError(f"--{name} {options[name]}: it must be 1 or more")
   out = options["out"] and files.place(options["out"])
   is_folder = out is not None and (out.is_dir() or not out.suffix)
   if not is_folder and (options["chunk"] or options["format"] != "npz"):
     flag = f"--chunk {options['chunk']}" if options["chunk"] else f"--format {options['format']}"
-    raise UserError(f"{flag} is of a folder: name one with --out FOLDER")
+    raise UserError(f"{flag} needs a folder: name one with --out FOLDER")
   told = {name: options[name] for name in TOLD if options[name] is not None}
   given = {**edits.given(run, options), **told}
   if is_folder and given:
     flags = " and ".join(f"--{name}" for name in (*edits.OPTIONS, *TOLD) if options[name] is not None)
-    raise UserError(f"{flags} is of samples that are written together: give --out FILE, or none")
+    raise UserError(f"{flags} does not work with a folder: give --out FILE, or no --out")
   with Progress(disable=jax.process_index() != 0 or not sys.stdout.isatty()) as bar:
     task, clock = bar.add_task("sampling", total=options["n"]), Clock()
 
@@ -101,12 +103,12 @@ def to_folder(run, out: files.Place, options, progress) -> list[files.Place]:
   wanted = {name: options[name] for name in ("seed", "first", "chunk", "batch")}
   done = shards.draw(run, out, options["n"], kind=options["format"], progress=progress, **wanted)
   if done.kept and jax.process_index() == 0:
-    print(f"{done.kept:,} samples were there already, their SHA-256 as written", file=sys.stderr)
+    print(f"{done.kept:,} samples existed already, and their SHA-256 is right", file=sys.stderr)
   return [out]
 
 
 def to_file(run, out: files.Place | None, options, progress, conditions) -> list[files.Place]:
-  """Draws samples, with conditions [n, ...] by name beside the config's own, and writes them all together."""
+  """Draws samples, with further arguments of `sample` [n, ...] by name, and writes them into one file."""
   n, seed, first, given = options["n"], options["seed"], options["first"], out is not None
   chosen = "" if options["checkpoint"] == "last" else f"_{options['checkpoint']}"
   chosen += "" if options["ema"] is None else f"_ema_{options['ema']:g}"

@@ -1,4 +1,4 @@
-"""jaxgen statistics DATA: mean and covariance of a data set's features, as other programs read and write them."""
+"""jaxgen statistics DATA: mean and covariance of a data set's features, in the format of pytorch-fid."""
 
 import pathlib
 
@@ -19,18 +19,21 @@ def statistics(subject: str, words: list[str]) -> None:
     {
       **SPACE,
       "split": option(str | None, "the data set's split (train)", None),
-      "resume": option(bool, "go on with what the same command has computed before it was killed", False),
+      "resume": option(bool, "continue from what the same command computed before it was killed", False),
       "out": option(pathlib.Path | None, "the .npz with mu and sigma to write (statistics_SPACE.npz)", None),
     },
-    "Mean and covariance of a data set's features, for `jaxgen evaluate ... --against FILE.npz` and other programs.",
+    "Compute mean and covariance of a data set's features, for `jaxgen evaluate ... --against FILE.npz` and "
+    "other programs.",
   )
   out = options["out"] or pathlib.Path(f"statistics_{options['space']}.npz")
   if out.suffix != ".npz":
-    raise UserError(f"--out {out}: statistics are an .npz file")
+    raise UserError(f"--out {out}: the file's name must end in .npz")
   check_out(out)
   check_space(options["space"])
   if options["space"] == JUDGE:
-    raise UserError(f"statistics are of a published network's features, and {JUDGE!r} is none: name another --space")
+    raise UserError(
+      f"statistics need the features of a published network, and {JUDGE!r} is not one: choose another --space"
+    )
   pictures, space = of_subject(subject, options["split"]), open_space(options["space"], options["weights"])
   if pictures.n < 2:
     raise UserError(f"a covariance needs 2 pictures or more, and {subject} has {pictures.n}")

@@ -26,6 +26,8 @@ from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import Run
 from jaxgen.show import report
 
+LONGEST = 255  # bytes of a file's name
+
 
 def sweep(subject: str, words: list[str]) -> None:
   config = load_config(subject)
@@ -36,27 +38,33 @@ def sweep(subject: str, words: list[str]) -> None:
       "over": option(tuple[str, ...], "arguments and their values: learning_rate=1e-3,3e-3 ema=0.99,0.999", ()),
       "seeds": option(int, "number of seeds of each combination, from 0", 1),
       "runs": option(pathlib.Path, "folder of runs", RUNS),
-      "name": option(str | None, "the sweep's folder within it (CONFIG_sweep); one that exists goes on", None),
+      "name": option(str | None, "the sweep's folder within it (CONFIG_sweep); an existing sweep is continued", None),
       "dry": option(bool, "print the runs, and the script for --slurm, and train none", False),
-      "only": option(int | None, "train the run of this number alone, from 0 in the order of --dry", None),
-      "slurm": option(tuple[str, ...], "submit an array of SLURM jobs, a run each: partition=gpu time=4:00:00", ()),
+      "only": option(int | None, "train only the run of this number, from 0 in the order of --dry", None),
+      "slurm": option(
+        tuple[str, ...], "submit an array of SLURM jobs, one for each run: partition=gpu time=4:00:00", ()
+      ),
       **workers_option(),
     },
     config.doc,
     config,
   )
   if options["seeds"] < 1:
-    raise UserError(f"--seeds {options['seeds']}: it takes 1 or more")
+    raise UserError(f"--seeds {options['seeds']}: it must be 1 or more")
   over = [parsed(config, word) for word in options["over"]]
   if not over and options["seeds"] == 1:
-    raise UserError("a sweep is --over one argument or more, or has several --seeds: --over learning_rate=1e-3,3e-3")
+    raise UserError(
+      "a sweep needs --over with at least one argument, such as --over learning_rate=1e-3,3e-3, or several --seeds"
+    )
   names = [name for name, _ in over]
   if twice := [name for name in names if names.count(name) > 1]:
-    raise UserError(f"--over {twice[0]} is given twice: all of its values go together, {twice[0]}=1,2,3")
+    raise UserError(f"--over {twice[0]} is given twice: write all its values together, {twice[0]}=1,2,3")
   if clash := [name for name in names if name in changed]:
-    raise UserError(f"--{clash[0].replace('_', '-')} is in --over, too: give it once")
+    raise UserError(f"--{clash[0].replace('_', '-')} is also in --over: give it once")
   folder = folder_of(options["runs"], options["name"], f"{config.name}_sweep")
   wanted = [(name, arguments, seed) for name, arguments, seed in combinations(over, options["seeds"])]
+  if long := [name for name, _, _ in wanted if len(name.encode()) > LONGEST]:
+    raise UserError(f"a run of this sweep would be called {long[0][:40]}...: sweep shorter values, or fewer arguments")
   for _, arguments, _ in wanted[:: options["seeds"]]:
     config.build(**changed, **arguments)  # refused before the first is trained
   script = folder.path / "array.sbatch"
@@ -76,6 +84,11 @@ def sweep(subject: str, words: list[str]) -> None:
     files.write(script, text)
     submit(script, len(wanted))
     return
+  if options["only"] is None:
+    for name, arguments, seed in wanted[:: options["seeds"]]:
+      run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed)
+      if not is_trained(run):
+        _ = run.program  # sizes that make no program are refused before the first is trained, too
   runs, waiting = [], 0
   for number, (name, arguments, seed) in enumerate(wanted):
     run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed, workers=options["workers"])
@@ -86,7 +99,7 @@ def sweep(subject: str, words: list[str]) -> None:
     print(f"{number + 1} of {len(wanted)}: {name}", flush=True)
     if not is_trained(run):
       loop.train(run, report=report.write)
-      jax.clear_caches()  # the next run has programs of its own
+      jax.clear_caches()  # the next run has other programs
   if waiting:
     print(f"{waiting} of {len(wanted)} runs are not trained yet; the last one writes {page}")
     return
@@ -162,7 +175,7 @@ def submit(script: files.Place, runs: int) -> None:
 
 
 def is_trained(run: Run) -> bool:
-  """Whether a run is at its last step with the same arguments; it need not be loaded then."""
+  """Whether a run is at its last step with the same arguments; then it need not be loaded."""
   if not run.folder.exists():
     return False
   info = run.folder.info()
@@ -175,7 +188,7 @@ def parsed(config: Config, word: str) -> tuple[str, list[Any]]:
   """An argument and its values out of "learning_rate=1e-3,3e-3".
 
   Raises:
-    UserError: it is written otherwise, or the config has no such argument, or it does not take such a value.
+    UserError: the word has another form, the config has no such argument, or the argument does not take this value.
   """
   name, equals, values = word.partition("=")
   name = name.removeprefix("--").replace("-", "_")
@@ -192,10 +205,12 @@ def parsed(config: Config, word: str) -> tuple[str, list[Any]]:
         _, changed = parse("sweep", [f"--{name.replace('_', '-')}", value], {}, "", config)
     except SystemExit:
       takes = kind_in_words(config.types.get(name, type(config.defaults()[name])))
-      raise UserError(f"--over {word}: {value!r} is no value of {name}, which takes {takes}") from None
+      raise UserError(f"--over {word}: {value!r} is not a value of {name}, which takes {takes}") from None
     found.append(changed.get(name, config.defaults()[name]))
   if len({json.dumps(config.to_json({name: x})) for x in found}) < len(found):
     raise UserError(f"--over {word} has a value twice")
+  if len({_plain(x) for x in found}) < len(found):
+    raise UserError(f"--over {word} has two values that differ only in signs that a run's name cannot have: change one")
   return name, found
 
 
@@ -212,5 +227,5 @@ def combinations(over: Sequence[tuple[str, list[Any]]], seeds: int) -> Iterator[
 def _plain(value: Any) -> str:
   text = str(getattr(value, "name", value))
   if isinstance(value, float) and float(f"{value:g}") == value:
-    text = f"{value:g}"  # otherwise all digits: two values are two runs
+    text = f"{value:g}"  # if it loses digits, all digits, so that two values have two names
   return "".join(c if c.isalnum() or c in ".-+" else "_" for c in text)

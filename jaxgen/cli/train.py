@@ -1,4 +1,4 @@
-"""jaxgen train CONFIG: train a config, or go on with its run."""
+"""jaxgen train CONFIG: train a config, or continue its run."""
 
 import pathlib
 from typing import Annotated
@@ -14,7 +14,7 @@ from jaxgen.engine.run import Run
 from jaxgen.interop import transfer
 from jaxgen.show import report
 
-FROM = "RUN or RUN:PATH, a new run starts from another's weights wherever paths and shapes are the same"
+FROM = "RUN or RUN:PATH: a new run starts from the weights of this one, for all arrays whose path and shape agree"
 
 
 def train(subject: str, words: list[str]) -> None:
@@ -24,14 +24,14 @@ def train(subject: str, words: list[str]) -> None:
     words,
     {
       "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
-      "name": option(str | None, "the run's name (the config's by default); a run that exists goes on", None),
+      "name": option(str | None, "the run's name (the config's by default); an existing run is continued", None),
       "seed": option(int, "seed of initialisation, data order and noise", 0),
-      "profile": option(str | None, "trace the steps from one to another, 100:110, into RUN/profile", None),
+      "profile": option(str | None, "profile the steps FIRST:LAST, such as 100:110, into RUN/profile", None),
       "log": option(
         tuple[Logger, ...], "also log to these: wandb, mlflow (their extras; offline without an account)", ()
       ),
       "origin": (Annotated[str | None, tyro.conf.arg(name="from", help=FROM)], None),
-      "other_data": option(bool, "go on with a run though the content of its data is not what it was", False),
+      "other_data": option(bool, "continue a run although the content of its data has changed", False),
       **workers_option(),
       **cluster_options(),
     },
@@ -63,14 +63,14 @@ def train(subject: str, words: list[str]) -> None:
 
 
 def print_data(run: Run) -> None:
-  """Says what was read, and what was left out, of the data that the run trains on and is evaluated on."""
+  """Prints what was read and what was left out of the data for training and evaluation."""
   print(run.data.describe("train"))
   if run.experiment.evaluators and run.data.has("test"):
     print(run.data.describe("test"))
 
 
 def print_skipped(run: Run) -> None:
-  """Says how many updates of the run were skipped, where any was."""
+  """Prints how many updates of the run were skipped, if any."""
   lines = [line for line in run.folder.metrics() if line["kind"] == "train"]
   skipped = [line for line in lines if line["skipped"]]
   if skipped:

@@ -1,6 +1,6 @@
-"""jaxgen import FILE CONFIG and jaxgen export RUN FILE: weights as others name them, by one process.
+"""jaxgen import FILE CONFIG and jaxgen export RUN FILE: reads and writes other libraries' weights, in one process.
 
-FILE may be a folder where the config has an argument "pretrained", as stable_diffusion has.
+FILE may be a folder if the config has an argument "pretrained", as stable_diffusion has.
 """
 
 import pathlib
@@ -22,9 +22,9 @@ def import_weights(file: str, subject: str, words: list[str]) -> None:
     {
       "runs": option(pathlib.Path, "folder of runs, or its address on an object store: s3://... or gs://...", RUNS),
       "name": option(str | None, "the run's name (the config's by default)", None),
-      "seed": option(int, "seed of what is not read, and of training from here", 0),
-      "layout": option(str | None, "whose layout the file is in (the one whose names fit, by default)", None),
-      "fresh": option(tuple[str, ...], "parameters to initialise and not to read, params/head for one", ()),
+      "seed": option(int, "seed of the parameters that are not read, and of further training", 0),
+      "layout": option(str | None, "the layout of the file (by default the one whose names fit)", None),
+      "fresh": option(tuple[str, ...], "parameters to initialise instead of reading them, such as params/head", ()),
     },
     config.doc,
     config,
@@ -47,10 +47,10 @@ def export_weights(subject: str, file: str, words: list[str]) -> None:
     words,
     {
       **CHECKPOINT,
-      "layout": option(str | None, "in whose layout; needed where the config names several", None),
-      "average": option(bool, "write the averaged parameters, where the method keeps them", True),
+      "layout": option(str | None, "the layout to write; needed if the config has several", None),
+      "average": option(bool, "write the averaged parameters, if the method has them", True),
     },
-    "Write a run's weights as others name them, .safetensors or .npz.",
+    "Write a run's weights in another library's layout, as .safetensors or .npz.",
     cluster=False,
   )
   count = runs.export_weights(run, file, options["layout"], options["average"])

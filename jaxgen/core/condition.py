@@ -1,4 +1,4 @@
-"""What a network is told of an example: its class, a text, a picture, several at once.
+"""Conditions: what a network is conditioned on, such as a class, a text or a picture, or several of them.
 
 A `Condition` says how to read it from a batch, which value stands for "no condition", and how often training drops it.
 Networks receive the pytree as it is. Guidance, dropout and sampling only use the fact that its leaves are [B, ...].
@@ -23,16 +23,16 @@ from jaxgen.core.keys import fold_in
 from jaxgen.core.spec import Spec
 
 CORRUPT_STREAM = 0xC0000000  # fold_in data of the keys that corrupt a condition, beside those that drop it
-Told = PyTree  # what a network is told, leaves [B, ...]; None: nothing ever
+Told = PyTree  # the values of a condition, a network's input, leaves [B, ...]; None: the network is unconditional
 
 
 class Condition(NamedTuple):
-  """What a network is told of each example.
+  """A condition of a network, by example.
 
   Attributes:
     names: the batch's entries that `read` uses. `sample` takes arguments of the same names.
-    read: batch -> what the network is told, a pytree with leaves [B, ...].
-    nothing: one example's pytree, leaves [...], that stands for no condition.
+    read: batch -> the condition's values, the network's input: a pytree with leaves [B, ...].
+    nothing: one example's pytree, leaves [...], that stands for "no condition".
     dropout: the probability that training drops an example's condition. Classifier-free guidance needs it above 0.
     draw: keys [N] -> conditions for samples that are requested without any; None: a request must give them.
     check: network -> None; raises a UserError if the network does not fit this condition.
@@ -52,7 +52,7 @@ class Condition(NamedTuple):
   drops: Callable[[Key[Array, " n"]], Bool[Array, "n parts"]] | None = None
 
   def of(self, batch: Mapping[str, Any]) -> Told:
-    """What the network is told of a batch.
+    """The condition's values for a batch.
 
     Raises:
       UserError: the batch lacks an entry.
@@ -66,7 +66,7 @@ class Condition(NamedTuple):
     return self.read(batch)
 
   def dropped(self, told: Told, keys: Key[Array, " batch"]) -> Told:
-    """The condition in training: corrupted, and each example's replaced by `nothing` with probability `dropout`."""
+    """The values in training: corrupted, and each example's replaced by `nothing` with probability `dropout`."""
     told = self._corrupted(told, keys)
     if not self.dropout:
       return told
@@ -89,7 +89,7 @@ class Condition(NamedTuple):
     return {name: value for part in each for name, value in part.items()}
 
   def absent(self, told: Told) -> Told:
-    """`nothing` for each example, like what it is told. Of `together`, parts that are never dropped stay."""
+    """`nothing` for each example, in the shape of `told`. Parts of `together` that are never dropped stay."""
     if self.parts:
       return self._merged(lambda i, part, told: part.absent(told) if part.dropout else told, told)
     like = lambda a, nothing: jnp.broadcast_to(jnp.asarray(nothing, jnp.result_type(a, nothing)), a.shape)
@@ -127,7 +127,7 @@ class Condition(NamedTuple):
     return {**self.absent(told), **read} if isinstance(read, Mapping) else read
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
-    """The condition of samples: the arguments of `sample`, or, if it was given none, conditions from `draw`.
+    """The condition's values for samples: the arguments of `sample`, or, without any, values from `draw`.
 
     Raises:
       UserError: some of the names are missing, or all are and there is no `draw`.
@@ -140,7 +140,7 @@ class Condition(NamedTuple):
       return self.draw(keys)
     missing = [name for name in self.names if name not in given]
     if missing:
-      raise UserError(f"samples of this model are asked for with {', '.join(self.names)}: give {', '.join(missing)}")
+      raise UserError(f"samples of this model need {', '.join(self.names)}: give {', '.join(missing)}")
     return self._corrupted(self.read(given), keys)
 
 
@@ -157,14 +157,14 @@ def labels(spec: Spec, dropout: float = 0.0) -> Condition:
     UserError: data without classes.
   """
   if spec.classes is None:
-    raise UserError("a class-conditional model is of data with classes, and this data has none: use other data")
+    raise UserError("a class-conditional model needs data with classes, and this data has none: use other data")
   needed = spec.classes + (dropout > 0)
 
   def check(network: Any) -> None:
     if getattr(network, "classes", needed) != needed:
       raise UserError(
-        f"the network knows {network.classes} classes and the method needs {needed}"
-        f"{', one of which is no label' if dropout else ''}: set the network's to that"
+        f"the network has embeddings for {network.classes} classes and the method needs {needed}"
+        f"{', one of them for no label' if dropout else ''}: set the network's classes to that"
       )
 
   draw = lambda keys: jax.vmap(lambda key: jax.random.randint(key, (), 0, spec.classes))(keys)
@@ -175,7 +175,7 @@ def entries(nothing: Mapping[str, Any], dropout: float = 0.0) -> Condition:
   """Several entries of a batch, as a dict with the same names: a text's tokens and their mask, a small picture.
 
   Args:
-    nothing: one example's arrays by name that stand for no condition. All entries are dropped together.
+    nothing: one example's arrays by name, which stand for "no condition". All entries are dropped together.
     dropout: the probability that training drops an example's condition.
   """
   return Condition(tuple(nothing), lambda batch: {name: batch[name] for name in nothing}, dict(nothing), dropout)
@@ -243,7 +243,7 @@ def _as_dict(condition: Condition) -> Condition:
 def check_condition(condition: Condition, network: Any) -> None:
   """Raises a UserError if a condition's dropout is not a probability below 1, or the network does not fit it."""
   if not 0 <= condition.dropout < 1:
-    raise UserError(f"a condition's dropout is a probability below 1, and this is {condition.dropout:g}: change it")
+    raise UserError(f"a condition's dropout must be a probability below 1, not {condition.dropout:g}")
   condition.check(network)
 
 
@@ -263,4 +263,4 @@ def check_names(given: Mapping[str, Any], *conditions: Condition) -> None:
   unknown = [name for name, value in given.items() if value is not None and name not in known]
   if unknown:
     takes = f"takes {', '.join(known)}" if known else "is unconditional"
-    raise UserError(f"this model {takes} and is not told {', '.join(unknown)}: sample without")
+    raise UserError(f"this model {takes} and has no condition {', '.join(unknown)}: sample without it")

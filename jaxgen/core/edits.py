@@ -1,10 +1,10 @@
-"""What `sample` is given to change pictures with, besides conditions: the entries "start", "strength" and "keep".
+"""Editing: the arguments "start", "strength" and "keep" of `sample`, by which it changes pictures.
 
-    start [N, *shape]                     examples to begin from
-    strength [N]                          the share of the way that they are noised and taken back, of the first one
-    keep [N, ...] over leading axes       True where `start` is known and stays; the rest is made to fit it
+    start [N, *shape]       the pictures to edit
+    strength [N]            how far along the path to noise they are noised, in (0, 1]; one value for all
+    keep [N, ...]           over leading axes, True where `start` stays as it is; the rest is filled
 
-Beside `start` stands one of the other two: image to image, or inpainting.
+`start` comes with one of the other two: `strength` for image-to-image, `keep` for inpainting.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ class Edit(NamedTuple):
 
 
 def taken(given: Mapping[str, Any]) -> tuple[Edit | None, dict[str, Any]]:
-  """(the edit, or None where none is asked for; the rest of what `sample` is given).
+  """(the edit, or None if `given` has none; the other arguments of `sample`).
 
   Raises:
     UserError: its parts do not belong together, or the mask has another size than the picture.
@@ -38,8 +38,7 @@ def taken(given: Mapping[str, Any]) -> tuple[Edit | None, dict[str, Any]]:
     return None, rest
   if "start" not in parts or len(parts) != 2:
     raise UserError(
-      "a picture is changed by a strength, or filled where a mask says so: give start with strength or with keep, not "
-      f"{' and '.join(parts)}"
+      f"give start with strength to change a picture, or with keep to fill a part of it, not {' and '.join(parts)}"
     )
   edit = Edit(*(None if name not in parts else jnp.asarray(parts[name]) for name in NAMES))
   if edit.keep is not None and edit.keep.shape != edit.start.shape[: edit.keep.ndim]:
@@ -49,12 +48,12 @@ def taken(given: Mapping[str, Any]) -> tuple[Edit | None, dict[str, Any]]:
 
 
 def through(given: Mapping[str, Any], encode: Callable[[Array], Array]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
-  """An edit by a model of latents: (what its `sample` is given; what is done to the decoded samples).
+  """An edit in a latent space: (the arguments of the latent model's `sample`; a function of the decoded samples).
 
-  A latent is known where all of its pixels are. The pixels that are known come out as they went in, bit for bit.
+  A latent is kept if all of its pixels are. The function sets kept pixels to their given values, bit for bit.
 
   Args:
-    given: what `sample` is given, pictures.
+    given: the arguments of `sample`, with pictures.
     encode: pictures -> latents.
   """
   edit, rest = taken(given)

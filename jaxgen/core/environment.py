@@ -1,10 +1,10 @@
-"""Settings that must be made before jax starts.
+"""Environment variables that must be set before jax starts.
 
 `import jaxgen` sets the flags of XLA, so that the command line and the library give equal bits.
 
-XLA ends the process at a flag that it does not know, and every release of jaxlib knows other flags. Therefore this
-module looks into jaxlib's library: it holds the name of every flag as a C string, which ends with a zero byte. (The
-same words within a flag's description do not.)
+XLA ends the process if it does not know a flag, and flags differ between releases of jaxlib. Therefore this module
+searches jaxlib's binary, which contains the name of every flag as a C string, followed by a zero byte. (A flag's name
+within a description is not followed by one.)
 """
 
 import functools
@@ -26,14 +26,16 @@ GPU_FLAGS = {
 
 LINUX_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvise] never"
 TUNABLE = "glibc.malloc.hugetlb=1"
-STARTED_ANEW = "JAXGEN_STARTED_ANEW"  # set for a process that `use_huge_pages` has started anew, until that has said so
+STARTED_ANEW = (
+  "JAXGEN_STARTED_ANEW"  # set in a process that `use_huge_pages` started anew, until it has printed its notice
+)
 DEVICES = pathlib.Path("/dev")
 # As the drivers of NVIDIA's, AMD's and Google's devices name them. (A plugin for a GPU may be installed where none is.)
 ACCELERATORS = ("nvidiactl", "nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*")
 
 
 class XlaFlags(NamedTuple):
-  """What became of the flags in this process: those that were added, and those that came too late."""
+  """The flags that were added in this process, and those that came too late."""
 
   added: tuple[str, ...]
   too_late: tuple[str, ...]
@@ -47,7 +49,7 @@ def has_gpu_plugin() -> bool:
 
 
 def is_known(flag: str) -> bool:
-  """Whether the installed jaxlib knows a flag, "--name=value". Takes milliseconds where it does, 0.4 s where not."""
+  """Whether the installed jaxlib knows a flag, "--name=value". Takes milliseconds if it does, 0.4 s if it does not."""
   spec = importlib.util.find_spec("jaxlib")
   if spec is None or spec.origin is None:
     return False
@@ -60,7 +62,7 @@ def is_known(flag: str) -> bool:
 
 
 def _backend_has_started() -> bool:
-  bridge = sys.modules.get("jax._src.xla_bridge")  # jax says it nowhere else
+  bridge = sys.modules.get("jax._src.xla_bridge")  # jax has no public function for this
   return bridge is not None and bridge.backends_are_initialized()
 
 
@@ -94,12 +96,12 @@ def _is_traced() -> bool:
 
 
 def use_huge_pages() -> None:
-  """Starts this process anew, once, with malloc asking Linux for pages of 2 MiB, where that makes XLA faster on a CPU.
+  """Starts this process anew, once, so that malloc asks Linux for pages of 2 MiB, if that makes XLA faster on a CPU.
 
-  XLA takes the memory for what a program works in from malloc at every call, and gives it back. In pages of 4 KiB the
-  kernel spends a sixth of an update of a ResNet-50 on handing them out. glibc reads GLIBC_TUNABLES only when a process
-  starts. Does nothing where the user has set this tunable (`glibc.malloc.hugetlb=0` switches it off), where Linux gives
-  huge pages always or never, without glibc 2.35, beside a GPU or TPU, and under a debugger. `say_changes` says it.
+  At every call XLA allocates a program's temporary memory by malloc, and frees it afterwards. With pages of 4 KiB this
+  takes a sixth of the time of a ResNet-50's update. glibc reads GLIBC_TUNABLES only when a process starts. Nothing is
+  done if the user has set this tunable (`glibc.malloc.hugetlb=0` switches it off), if Linux uses huge pages always or
+  never, if glibc is older than 2.35, if there is a GPU or TPU, or under a debugger. `say_changes` prints a notice.
   """
   libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
   name, _, version = (libc or "").partition(" ")
@@ -115,14 +117,18 @@ def use_huge_pages() -> None:
     or _is_traced()
   ):
     return
-  # The new process adds the flags itself, and says so.
+  # The new process adds the flags itself, and prints the notice.
   flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in set_xla_flags().added]
   changed = {"XLA_FLAGS": " ".join(flags), "GLIBC_TUNABLES": ":".join(filter(None, [tunables, TUNABLE]))}
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed, STARTED_ANEW: "1"})
 
 
+@functools.cache
 def say_changes() -> None:
-  """Says in one line what this process, or its first start, has added to the environment, and why."""
+  """Prints one line, once, with what this process or its first start changed in the environment, and why.
+
+  It is called when training or a measurement starts, so that an error is not preceded by it.
+  """
   reasons: dict[str, list[str]] = {}
   if os.environ.pop(STARTED_ANEW, None):
     reasons["faster on a CPU"] = [f"GLIBC_TUNABLES now has {TUNABLE}"]
@@ -134,8 +140,7 @@ def say_changes() -> None:
 
 
 def set_up_jax() -> None:
-  """For commands and benchmarks: says what was added to the environment, and keeps compiled programs for later."""
-  say_changes()
+  """For commands and benchmarks: turns on the cache of compiled programs."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings, such as that a cached program was found
   import jax
 

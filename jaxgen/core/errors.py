@@ -9,11 +9,11 @@ from typing import Any
 
 
 class UserError(Exception):
-  """Something that the user gave cannot be used. The message is one sentence that names it and a way out."""
+  """An input of the user is wrong. The message is one sentence that names it and says what to do."""
 
 
 class TooSmall(UserError):
-  """A size of 0 or less. Which argument it comes from, the message may not know."""
+  """A size is 0 or less. The message may not know from which argument it comes."""
 
 
 class NoSplit(UserError):
@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-  """Whether an error, or one that caused it, says that the disk is full: TensorStore and Orbax wrap the system's."""
+  """Whether an error, or one of its causes, is a full disk: TensorStore and Orbax wrap the system's error."""
   while error is not None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       return True
@@ -59,7 +59,7 @@ def in_words(error: BaseException) -> str | None:
       "the config has it, --fsdp over several devices, or a smaller network"
     )
   frames = traceback.extract_tb(error.__traceback__)
-  # Where the plugin for a platform is missing, jax 0.10 asserts.
+  # If the plugin for a platform is missing, jax 0.10 raises an AssertionError.
   asserted = isinstance(error, AssertionError) and bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
   if asserted or (isinstance(error, RuntimeError) and "Unable to initialize backend" in text):
     return (
@@ -70,16 +70,18 @@ def in_words(error: BaseException) -> str | None:
 
 
 def check_decays(decays: Iterable[Any]) -> None:
-  """Raises a UserError where the decay of an average, if it is a number, is none with which the average moves."""
+  """Raises a UserError if the decay of an average is a number outside [0, 1), with which it would not move."""
   for d in decays:
     if isinstance(d, numbers.Real) and not 0 <= d < 1:
-      raise UserError(f"the decay of an average lies in [0, 1), and this is {d:g}: change it, or leave it out by None")
+      raise UserError(
+        f"the decay of an average lies in [0, 1), and this is {d:g}: change it, or keep no average with None"
+      )
 
 
 def check_sizes(what: str, least: int = 1, **sizes: int | Sequence[int]) -> None:
   """Raises a UserError if a size, or one entry of a sequence of sizes, is below `least`; `TooSmall` if it is below 1.
 
-  check_sizes("MADE", hidden=(500, 0)) says "MADE has hidden=(500, 0): it takes 1 or more".
+  `check_sizes("MADE", hidden=(500, 0))` raises "MADE has hidden=(500, 0): it takes 1 or more".
   """
   for name, size in sizes.items():
     smallest = min(size if isinstance(size, Sequence) else [size], default=least)

@@ -17,7 +17,7 @@ from jaxgen.core.remote import ADDRESS, Remote
 Place = pathlib.Path | Remote
 PathLike = str | os.PathLike | Remote
 
-# What reading an .npz raises, where it is damaged, cut short, another kind of file, or lacks an array.
+# Errors of reading an .npz that is damaged, truncated, another kind of file, or lacks an array.
 NPZ_ERRORS = (
   OSError,
   ValueError,
@@ -45,7 +45,7 @@ def is_remote(path: PathLike) -> bool:
 
 
 def write(path: PathLike, contents: bytes | str) -> None:
-  """Replaces a file's contents; whatever happens, the file has the old or the new ones. Makes its folder if needed."""
+  """Replaces a file's contents atomically: it always has the old or the new ones. Makes its folder if needed."""
   contents, path = contents.encode() if isinstance(contents, str) else contents, place(path)
   if isinstance(path, Remote):
     path.put(contents)
@@ -55,7 +55,7 @@ def write(path: PathLike, contents: bytes | str) -> None:
 
 
 def create(path: PathLike, contents: str) -> bool:
-  """Writes a file that is not there yet, and returns whether it was not: of several who do it at once one alone has."""
+  """Writes a file if it does not exist, and returns whether it did so. If several processes try, one succeeds."""
   path = place(path)
   try:
     if isinstance(path, Remote):
@@ -88,16 +88,18 @@ def written(path: PathLike) -> Iterator[BinaryIO]:
   try:
     with file:
       yield file
-    _sync(temporary)  # by its name: a library that was told it may have written another file under it
+    _sync(temporary)  # by its name, because a library that was given the name may have replaced the file
     os.replace(temporary, path)
-    with contextlib.suppress(OSError):  # not every file system keeps the names of a folder so
+    with contextlib.suppress(OSError):  # not every file system can sync a folder
       _sync(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
 
 
 def _temporary_name() -> str:
-  return f".{secrets.token_hex(8)}.part"  # not longer than names may be, however long the file's own is
+  return (
+    f".{secrets.token_hex(8)}.part"  # its length does not depend on the file's name, which may have the largest length
+  )
 
 
 def remove_half_written(folder: Place) -> None:
@@ -110,8 +112,8 @@ def remove_half_written(folder: Place) -> None:
 def append(path: PathLike, text: str) -> None:
   """Adds lines to a file in one piece, so that lines of several processes do not mix. Makes its folder if needed.
 
-  If the file's last line was cut short, it is ended first, so that only that line is lost.
-  On an object store, where nothing can be added to a file, it is written anew: one process alone may do so at a time.
+  If the file's last line lacks its end, it is ended first, so that only that line is lost.
+  On an object store, which cannot append, the whole file is written anew: only one process at a time may do so.
   """
   path = place(path)
   if isinstance(path, Remote):
@@ -123,7 +125,7 @@ def append(path: PathLike, text: str) -> None:
       file.seek(-1, os.SEEK_END)
       text = text if file.read(1) == b"\n" else f"\n{text}"
     rest = text.encode()
-    while rest:  # a disk that is nearly full takes a part, and then raises
+    while rest:  # a nearly full disk writes a part, and the next call raises
       rest = rest[file.write(rest) :]
     os.fsync(file.fileno())
 
@@ -137,7 +139,7 @@ def sizes(folder: Place) -> dict[str, int]:
 
 
 def remove_folder(folder: Place) -> None:
-  """Removes a folder with all that is in it, as far as it can be removed."""
+  """Removes a folder with its contents, as far as possible, and raises no error."""
   if isinstance(folder, Remote):
     with contextlib.suppress(OSError):
       folder.rmtree()
@@ -146,7 +148,7 @@ def remove_folder(folder: Place) -> None:
 
 
 def _sync(path: pathlib.Path) -> None:
-  """Puts a file, or the names in a folder, on the disk."""
+  """Syncs a file, or the names in a folder, to the disk."""
   handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)

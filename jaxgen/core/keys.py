@@ -1,4 +1,4 @@
-"""Keys and noise per example: everything that is drawn for an example is a function of its own key.
+"""Keys and noise per example: all random numbers of an example are functions of its own key.
 
 Code that draws from a seed starts from `root(seed, purpose)`, so that no two purposes draw the same numbers. After
 that, note that `jax.random.split(key)[i]` and `jax.random.fold_in(key, i)` are the same key: use only one of the two
@@ -21,7 +21,7 @@ SEEDS = 2**64
 def check_seed(seed: int) -> None:
   """Raises a UserError unless the seed is an integer from 0 to 2^64 - 1."""
   if not 0 <= seed < SEEDS:
-    raise UserError(f"--seed {seed}: a seed is a number from 0 to {SEEDS - 1}")
+    raise UserError(f"--seed {seed}: a seed must be an integer from 0 to {SEEDS - 1}")
 
 
 def root(seed: int, purpose: str) -> Key[Array, ""]:

@@ -47,7 +47,7 @@ class State:
   params: dict[str, Params]  # one entry per network, trained or frozen
   opt: dict[str, PyTree]  # optax's states, one entry per trained network
   ema: dict[str, Params]  # averages of networks' parameters by "network" or "network/label"; see `wrappers.averaged`
-  buffers: Buffers  # what training carries and no gradient touches, {} where there is none; see `placing.shard_state`
+  buffers: Buffers  # state of training without a gradient, {} if there is none; see `placing.shard_state`
 
   def averaged(self, name: str = "network") -> Params:
     """A network's averaged parameters, or its parameters if the run keeps no average. For evaluation and sampling.
@@ -96,8 +96,8 @@ class Frozen(NamedTuple):
   Attributes:
     source: where the values come from, in words: a run's folder, a file.
     load: () -> the values, a tree of arrays like the entry of `params`.
-    starts: trained networks of a new run, and their averages, that start from its "params", not from random ones.
-    fresh: their entries that the source lacks, and that stay as they were initialised.
+    starts: trained networks of a new run that, with their averages, are initialised from the source's "params".
+    fresh: entries of these networks that the source lacks; they keep their random initialisation.
   """
 
   source: str
@@ -107,7 +107,7 @@ class Frozen(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A method: all that the rest of the project knows of it.
+  """A method, as the rest of the project sees it.
 
   Attributes:
     init: (key, batch) -> State. It uses only the batch's shapes and dtypes, unless the method documents otherwise.
@@ -163,7 +163,7 @@ def compose(
   facts: Mapping[str, str] = MappingProxyType({}),
   check: Callable[[Batch], None] = lambda batch: None,
 ) -> Method:
-  """Makes a Method out of players. Only here are gradients taken, parameters updated and steps counted.
+  """Makes a Method out of players. It is the only code that takes gradients, updates parameters and counts steps.
 
   Args:
     init: (key, batch) -> (params by network, buffers). Networks without a player stay frozen.
@@ -241,8 +241,8 @@ def _updates(
       loss, more, grads = jax.lax.pmean((loss, more, grads), axis)
     more = {**learning_rate(player.optimizer, opt), **more}
     updates, opt = player.optimizer.update(grads, opt, params)
-    # By norms rather than leaf by leaf: the compiler copies what `finite` is made of into every `where` of the step,
-    # and with one term a leaf that doubles the time to compile.
+    # By norms rather than leaf by leaf: the compiler copies the computation of `finite` into every `where` of the step,
+    # and with one term for each leaf this doubles the time to compile.
     norm = optax.tree.norm(grads)
     finite &= jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
     metrics = {"loss": loss, "gradient_norm": norm, **more}
@@ -260,7 +260,7 @@ def _updates(
 
 
 def _gradient(player: Player, params: Params, state: State, batch: Batch, key: Array, microbatches: int):
-  """((loss, (metrics, buffers)), gradient) over the batch, by parts where microbatches are asked for."""
+  """((loss, (metrics, buffers)), gradient) over the batch, accumulated over microbatches if there are several."""
   if microbatches == 1:
     return jax.value_and_grad(player.loss, has_aux=True)(params, state, batch, key)
   if microbatches < 1:
@@ -275,7 +275,7 @@ def _gradient(player: Player, params: Params, state: State, batch: Batch, key: A
       raise ValueError("a method whose loss changes buffers takes no microbatches: use microbatches=1")
     return loss, metrics
 
-  value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+  value_and_grad = jax.jit(jax.value_and_grad(loss_of_part, has_aux=True))  # traced once for shapes and loop
   parts = split_batch(batch, microbatches)
   shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -1,6 +1,6 @@
 """Files on object stores, gs://bucket/... and s3://bucket/..., by fsspec.
 
-An object is written whole or not at all, and cannot be added to or renamed. A folder is there when something is in it.
+An object is written completely or not at all, and cannot be appended to or renamed. A folder exists if it has files.
 """
 
 import errno
@@ -14,13 +14,13 @@ from typing import Any
 
 from jaxgen.core.errors import Stopped, UserError
 
-# What fsspec needs for each kind of store; memory:// is one within this process, for tests.
+# The package that fsspec needs for each kind of store; memory:// is a store within this process, for tests.
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
 ADDRESS = re.compile(r"([a-z][a-z0-9+]+):/+(.*)")  # pathlib makes one slash of two
 
 
 def _as_oserror(method: Callable) -> Callable:
-  """What fsspec, its stores and their connections raise becomes an OSError with the address and a reason."""
+  """Turns errors of fsspec, its stores and their connections into an OSError with the address and a reason."""
 
   @functools.wraps(method)
   def call(self, *arguments: Any, **options: Any) -> Any:
@@ -40,7 +40,7 @@ def _as_oserror(method: Callable) -> Callable:
 
 
 class Remote:
-  """An address on an object store, used as a pathlib.Path is; what fails raises an OSError.
+  """An address on an object store, used like a pathlib.Path; failures raise an OSError.
 
   Raises:
     UserError: the kind of store is none of PACKAGES, or its package is not installed.
@@ -49,13 +49,13 @@ class Remote:
   def __init__(self, address: str):
     match = ADDRESS.fullmatch(address)
     if match is None or match[1] not in PACKAGES:
-      raise UserError(f"{address}: files are kept in a folder, or on an object store, gs://... or s3://...")
+      raise UserError(f"{address} is neither a folder nor an address of an object store, gs://... or s3://...")
     self._scheme, self._key = match[1], re.sub("/+", "/", match[2]).strip("/")
     if not self._key:
       raise UserError(f"{address} names no bucket: {self._scheme}://BUCKET/FOLDER")
     if importlib.util.find_spec(PACKAGES[self._scheme]) is None:
       raise UserError(
-        f"{self} takes the package {PACKAGES[self._scheme]}, which is not installed: "
+        f"{self} needs the package {PACKAGES[self._scheme]}, which is not installed: "
         f"pip install 'jaxgen[{self._scheme}]'"
       )
 
@@ -107,7 +107,7 @@ class Remote:
   def _store(self) -> Any:
     import fsspec
 
-    # Others write there, too: what was listed before may not be so any more. Orbax's paths use the same stores.
+    # Other processes write there, too, so an earlier listing may be out of date. Orbax's paths use the same stores.
     for name in ("s3", "gs", "gcs"):
       fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     os.environ.setdefault("EPATH_USE_TF", "false")  # Orbax's paths would use TensorFlow where it is installed
@@ -131,7 +131,7 @@ class Remote:
     return iter([self / name for name in sorted({path.rpartition("/")[2] for path in paths} - {""})])
 
   def glob(self, pattern: str) -> Iterator["Remote"]:
-    """What is in the folder itself under such a name."""
+    """The files of the folder itself whose names match."""
     try:
       return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
     except FileNotFoundError:
@@ -152,7 +152,7 @@ class Remote:
 
   @_as_oserror
   def put(self, contents: bytes, *, new: bool = False) -> None:
-    """Writes the file; where it is to be a new one raises FileExistsError if there is one."""
+    """Writes the file; with `new`, raises FileExistsError if it exists."""
     self._store.pipe_file(self._key, contents, mode="create" if new else "overwrite")
 
   @_as_oserror
@@ -169,5 +169,5 @@ class Remote:
 
   @_as_oserror
   def rmtree(self) -> None:
-    """Removes all that is in the folder."""
+    """Removes all files of the folder."""
     self._store.rm(self._key, recursive=True)

@@ -1,4 +1,4 @@
-"""The shape and kind of one example. The data set says it, once, for the methods and networks made for that data."""
+"""The shape and kind of one example: part of a data set, from which methods and networks are built."""
 
 import math
 from collections.abc import Mapping
@@ -48,19 +48,19 @@ def check_batch(spec: Spec, batch: Mapping[str, Any], labels: bool = False) -> N
   """
   if spec.feature not in batch:
     raise UserError(
-      f"the method is of {spec.feature!r} and this data has {', '.join(sorted(set(batch) - {'index'}))}: "
+      f"the method models {spec.feature!r} and this data has {', '.join(sorted(set(batch) - {'index'}))}: "
       "give it the data's own spec"
     )
   found = tuple(batch[spec.feature].shape[1:])
   if found != tuple(spec.shape):
     raise UserError(
-      f"the method is of examples of shape {tuple(spec.shape)} and the data has {found}: give it the data's own spec"
+      f"the method models examples of shape {tuple(spec.shape)} and the data has {found}: give it the data's own spec"
     )
   if spec.mask is not None:
     mask = tuple(batch[spec.mask].shape[1:]) if spec.mask in batch else None
     if mask is None or mask != found[: len(mask)]:
       raise UserError(
-        f"the method is of examples with padding, which the batch's {spec.mask!r} says, and this is "
+        f"the method models examples with padding, for which the batch needs the mask {spec.mask!r}, and this is "
         f"{'missing' if mask is None else f'of shape {mask}'}: its shape is that of the example's leading axes, {found}"
       )
   if labels and "label" not in batch:

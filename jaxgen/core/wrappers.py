@@ -1,4 +1,4 @@
-"""Wrappers around a method: averages of its parameters, going back after divergence, a first stage around it."""
+"""Wrappers around a method: averages of its parameters, a return to a snapshot after divergence, a first stage."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,7 +20,7 @@ ENCODE_STREAM = 0xC0000000  # fold_in data of the keys that encode, a number tha
 
 
 class Share(NamedTuple):
-  """A decay d by `of`: (batches consumed before this step, from 0) -> 1 - d, which is exact where d rounds to 1."""
+  """A decay d, given as `of`: (batches consumed before this step, from 0) -> 1 - d, exact even if d rounds to 1."""
 
   of: Callable[[Array], Array]
 
@@ -95,9 +95,9 @@ def rollback(method: Method, diverged: Callable[[Metrics], Array], every: int) -
   """A method that returns to an earlier state when a step's metrics say that training diverged.
 
   `buffers["snapshots"]` has two snapshots of params, opt, ema and buffers. Every `every` steps the newer becomes the
-  older and a new one is taken. A rollback restores the older one, because training that diverges was often wrong for
-  a while; except at the start it goes back at least `every` steps. The step number is kept, so data and noise are new.
-  The metric "rolled_back" is then 1.
+  older and a new one is taken. A rollback restores the older one, because training often goes wrong some time before it
+  is noticed. Except at the start it goes back by at least `every` steps. The step number is kept, so data and noise are
+  new. The metric "rolled_back" is then 1.
 
   Args:
     method: a method whose buffers are a dict.
@@ -143,7 +143,7 @@ def first_stage(
   Args:
     method: the method of latents, which have the examples' name in a batch.
     init: (key, examples [B, ...]) -> the stage's parameters.
-    encode: (parameters, examples [B, ...], keys [B]) -> latents [B, ...]; the keys are for stages that draw.
+    encode: (parameters, examples [B, ...], keys [B]) -> latents [B, ...]; the keys are for stochastic encoders.
     decode: (parameters, latents [N, ...]) -> examples [N, ...].
     frozen: where the stage's values come from; None: they stay as initialised.
   """

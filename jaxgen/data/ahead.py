@@ -21,7 +21,7 @@ from typing import Any
 
 from jaxgen.core.errors import UserError
 
-THREADS = 8  # threads of this process that read when there are no worker processes
+THREADS = 8  # reading threads of this process, if there are no worker processes
 AT_MOST = 16  # most worker processes that are started by default
 SHARED = "/dev/shm"  # the shared memory through which worker processes pass arrays
 SMALL = 2**16  # bytes; smaller arrays are passed through a pipe

@@ -1,4 +1,4 @@
-"""Pictures with texts: emoji and their names, and a user's own pairs."""
+"""Pictures with texts: emoji with their names, and your own pairs."""
 
 import os
 
@@ -14,7 +14,7 @@ from jaxgen.data.sources.base import Fit
 from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, scale
 
-__all__ = ["END", "captions", "class_texts", "emoji", "empty", "marked"]
+__all__ = ["END", "captions", "class_texts", "emoji", "empty", "marked", "with_prior"]
 PAD, START, END = 0, 1, 2  # tokens that frame a text where the tokens are trained
 
 
@@ -60,6 +60,24 @@ def emoji(
   return Dataset(name, features, 256, classes, (scale(),), augment, last=last, feature="image", vocabulary=vocabulary)
 
 
+def with_prior(file: str | os.PathLike, *, side: int = 32, length: int = 24, vocabulary: int = 1_000) -> Dataset:
+  """A subject's pictures and texts, and beside each a sample of the model that it is taught to, with its text.
+
+  DreamBooth's data, for `prior` of `gaussian_diffusion`: an .npz of "image" and "prior_image" uint8 [N, S, S, 3],
+  "tokens" and "prior_tokens" int32 [N, T], a row each.
+
+  Args:
+    file: the .npz.
+    side: height and width of its pictures.
+    length: tokens of a text.
+    vocabulary: number of tokens.
+  """
+  image, tokens = jax.ShapeDtypeStruct((side, side, 3), np.uint8), jax.ShapeDtypeStruct((length,), np.int32)
+  features = {"image": image, "tokens": tokens, "prior_image": image, "prior_tokens": tokens}
+  transforms = scale(), scale(feature="prior_image")
+  return Dataset(f"npz:{file}", features, 256, None, transforms, feature="image", vocabulary=vocabulary)
+
+
 def marked(token: int) -> Transform:
   """A word before each text: textual inversion's new word, or DreamBooth's rare one. Texts that are full lose one."""
 
@@ -72,7 +90,7 @@ def marked(token: int) -> Transform:
 
 
 def class_texts(data: Dataset) -> list[tuple[Int[np.ndarray, "n length"], str]]:
-  """(tokens of what is said of a class, its name) for each class of a data set of emoji: the names of its emoji that
+  """(tokens of the prompts of a class, its name) for each class of a data set of emoji: the names of its emoji that
   are trained on, which are its prompts.
   """
   labels, _, file = source.parts(data.name)
@@ -98,7 +116,7 @@ def captions(
   augment: tuple[Transform, ...] = (),
   last: tuple[Transform, ...] = (),
 ) -> Dataset:
-  """A user's own pictures and captions: see `sources.captions`.
+  """Your own pictures and captions: see `sources.captions`.
 
   Args:
     path: a list, a folder of lists, or shards.

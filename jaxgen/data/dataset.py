@@ -1,7 +1,7 @@
 """A data set: the shapes of its examples, and the transforms of a batch on the device.
 
 Building one computes nothing and opens nothing, so that a config can be listed where its data is missing. `own.own`
-alone looks at files before it builds one: of such data nothing is known but the name.
+alone looks at files before it builds one: for such data only the name is given.
 """
 
 import dataclasses
@@ -50,10 +50,10 @@ class Dataset:
       https://arxiv.org/abs/1901.09335, as DeiT uses it.
     source_levels: the number of pixel values of the source, where the transforms change it (`binarized`); None: the
       same as `levels`.
-    variant: a description of what the transforms made of the data, where its likelihoods do not compare with those of
-      the original data.
-    feature: the name, in a transformed batch, of the array that a method models; None: the one that is neither "label"
-      nor "index" nor a single number.
+    variant: a description of the transforms, if likelihoods of the transformed and of the original data cannot be
+      compared.
+    feature: the name, in a transformed batch, of the array that a method models; None: the only array that is neither
+      "label" nor "index" nor a single number.
   """
 
   name: str

@@ -1,4 +1,4 @@
-"""Answers to prompts, and rankings of answers, in tokens; how files are read is said in `data.sources.feedback`.
+"""Answers to prompts, and rankings of answers, in tokens; `data.sources.feedback` describes the files.
 
 feedback.answers("answers.jsonl", length=64, vocabulary=2_000)               {"tokens" [T], "prompt" []}
 feedback.rankings("pairs.jsonl", length=64, vocabulary=2_000)                {"tokens" [2, T], "prompt" []}
@@ -90,7 +90,7 @@ def decode(name: str, rows: Int[np.ndarray, "n length"]) -> list[str]:
 
 
 def prompts(name: str, texts: list[str], length: int) -> dict[str, np.ndarray]:
-  """What samples are told: rows [N, length] that begin with prompts, and their numbers of tokens.
+  """The conditions of samples: rows [N, length] that begin with prompts, and their numbers of tokens.
 
   Raises:
     UserError: a prompt leaves no room for an answer.
@@ -107,5 +107,5 @@ def prompts(name: str, texts: list[str], length: int) -> dict[str, np.ndarray]:
 
 
 def render(name: str) -> Callable[[Any, Any], dict[str, bytes]]:
-  """What shows samples, rows [N, T], as text: (samples, conditions) -> {".txt": ..}, a line each."""
+  """A function that shows samples, rows [N, T], as text: (samples, conditions) -> {".txt": ..}, a line each."""
   return lambda samples, conditions: {".txt": ("\n".join(decode(name, samples)) + "\n").encode()}

@@ -146,14 +146,17 @@ def points(modes: str, std: float) -> Dataset:
   return Dataset(f"points:{modes}:{std}", {"x": jax.ShapeDtypeStruct((2,), np.float32)})
 
 
-def molecules(file: str | os.PathLike, atoms: int) -> Dataset:
+def molecules(file: str | os.PathLike, atoms: int, *, gyration: bool = False) -> Dataset:
   """Molecules in space, "molecule" float32 [atoms, 4]: x, y, z in angstrom and the atomic number, 0 for no atom.
 
   Args:
     file: a NumPy file, see `jaxgen.data.sources.molecules`; `jaxgen.data.small_molecules` makes one.
     atoms: the most atoms of a molecule.
+    gyration: whether "gyration", float32 [1], the standardised radius of gyration, is read, too.
   """
-  return Dataset(f"molecules:{file}", {"molecule": jax.ShapeDtypeStruct((atoms, 4), np.float32)})
+  features = {"molecule": jax.ShapeDtypeStruct((atoms, 4), np.float32)}
+  features |= {"gyration": jax.ShapeDtypeStruct((1,), np.float32)} if gyration else {}
+  return Dataset(f"molecules:{file}", features, feature="molecule")
 
 
 def graphs(kind: str, nodes: int) -> Dataset:

@@ -1,4 +1,4 @@
-"""A user's own images, given by name alone: their channels, size and labels are found by looking at the files.
+"""Your own images, given only by a name: their channels, size and labels are found by looking at the files.
 
 jaxgen train ddpm_images --data folder:photos --size 64
 """
@@ -16,7 +16,7 @@ from jaxgen.data.dataset import Dataset, images
 from jaxgen.data.sources.base import Fit, Request
 from jaxgen.data.sources.folder import has_splits, hidden_part
 from jaxgen.data.sources.hf import dataset_of
-from jaxgen.data.sources.images import FORMATS, SUFFIXES
+from jaxgen.data.sources.images import FORMATS, SUFFIXES, is_turned
 from jaxgen.data.sources.npz import place_of
 from jaxgen.data.sources.tar import split_of
 from jaxgen.data.sources.tfds import builder_of
@@ -27,10 +27,10 @@ LOOKED_AT = 64  # the images that are opened to see whether they have colour
 
 
 class Found(NamedTuple):
-  """What the images of a split look like.
+  """Channels, size, levels and classes of a split's images.
 
   Attributes:
-    channels: 1, or 3 where images are kept in colours.
+    channels: 1, or 3 for colour images.
     size: the height and width that all images share; None: they differ in size.
     levels: the number of values of a pixel.
     classes: the number of classes; None without labels.
@@ -55,15 +55,15 @@ def own(
   """The data set of this name as images in [-1, 1]: a folder, an npz, tar shards, a tfds or hf data set, or the digits.
 
   It reads the headers of at most 64 images, evenly spaced, of a folder, of tar shards or of an hf data set. If all of
-  those are kept as shades of grey, so are all images of the data set here; if one is not, all have 3 channels.
+  these are stored as grey, all images get 1 channel; otherwise all get 3.
 
   Args:
     name: as in `jaxgen.data.sources`.
-    size: the side of the square to which images are brought; None: their own size, where all share one.
-    labelled: whether labels are read too, where there are any.
+    size: the side of the square to which images are resized; None: their own size, if all have the same.
+    labelled: whether to read labels as well, if there are any.
     augment: transforms of images in [-1, 1], for training only.
     data_dir: the folder where tensorflow-datasets prepared its data sets.
-    fit: how images of other sizes are brought to `size`.
+    fit: how images of other sizes are resized to `size`.
     view: the part of such images that training sees instead.
 
   Raises:
@@ -76,7 +76,9 @@ def own(
     raise UserError(f"--size {size}: it takes 1 or more")
   found = LOOKS[kind](Request(name, rest, "train", {}, data_dir, fit, 0))
   if found.size is None and size is None:
-    raise UserError(f"{name}: each picture has a size of its own: say which they are brought to with --size")
+    if kind != "folder":
+      raise UserError(f"{name} does not give the pictures' size: give the size to which they are resized with --size")
+    found = found._replace(size=_shared_size(name, _files(Path(rest).expanduser())))
   height, width = found.size or (size, size)
   transforms = (scale(found.levels),)
   if size is not None and (height, width) != (size, size):
@@ -95,9 +97,9 @@ def own(
 
 
 def _channels(files: Iterable[tuple[Any, Any]]) -> int:
-  """The channels of these images, (name, path or open file): 1 if all are kept as shades of grey, else 3.
+  """The channels of these images, (name, path or open file), by their headers: 1 if all are stored as grey, else 3.
 
-  Their headers say so: a grey picture that is kept in RGB has 3.
+  A grey picture that is stored as RGB has 3.
   """
   from PIL import Image
 
@@ -111,6 +113,36 @@ def _channels(files: Iterable[tuple[Any, Any]]) -> int:
   return 1
 
 
+def _shared_size(name: str, paths: Iterable[Path]) -> tuple[int, int]:
+  """The height and width of all these pictures, upright, from their headers. Raises a UserError if they differ."""
+  from PIL import Image
+
+  first = None
+  for path in paths:
+    try:
+      with Image.open(path, formats=FORMATS) as image:
+        height, width = image.size if is_turned(image) else image.size[::-1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+      raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+    first = first or (path, height, width)
+    if (height, width) != first[1:]:
+      raise UserError(
+        f"{name}: {path.name} is {height} x {width} and {first[0].name} {first[1]} x {first[2]} (height x width): say "
+        "to which size they are resized with --size, or, to evaluate them at their own sizes, leave folder: out "
+        "of the name"
+      )
+  return first[1:]
+
+
+def _files(root: Path) -> list[Path]:
+  """The image files of a folder's training split, sorted. Raises a UserError if there are none."""
+  split = root / "train" if has_splits(root) else root
+  files = [p for p in sorted(split.rglob("*")) if p.suffix.lower() in SUFFIXES and not hidden_part(p, root)]
+  if not files:
+    raise UserError(f"there are no image files (png, jpg, webp, ...) in {split}")
+  return files
+
+
 def _folder(request: Request) -> Found:
   root = Path(request.rest).expanduser()
   if not root.is_dir():
@@ -121,9 +153,7 @@ def _folder(request: Request) -> Found:
   folders = root.glob("*/*") if has_splits(root) else root.glob("*")
   classes = {path.name for path in folders if path.is_dir() and not hidden_part(path, root)}
   loose = any(path.suffix.lower() in SUFFIXES for path in inside)
-  files = [p for p in sorted(split.rglob("*")) if p.suffix.lower() in SUFFIXES and not hidden_part(p, root)]
-  if not files:
-    raise UserError(f"there are no image files (png, jpg, webp, ...) in {split}")
+  files = _files(root)
   some = files[:: -(-len(files) // LOOKED_AT)]
   return Found(_channels(zip(some, some, strict=True)), classes=len(classes) if classes and not loose else None)
 

@@ -114,7 +114,7 @@ class Stream:
     return _rows_at(self.source, self.seed, 0, self.batch_size, self.rows, self.repeats)
 
   def piece(self, number: int) -> Examples:
-    """What is read at a time: of the batch of step number // pieces, the rows of piece number % pieces."""
+    """A part, which is read at a time: of the batch of step number // pieces, the rows of piece number % pieces."""
     step, piece = divmod(number, len(self._pieces))
     return _rows_at(self.source, self.seed, step, self.batch_size, self._pieces[piece], self.repeats)
 
@@ -148,7 +148,7 @@ def _example_bytes(source: Source) -> int:
 
 
 def _filled(parts: Iterator[Examples], number: int, rows: int) -> Examples:
-  """So many parts, one after the other in arrays of so many rows: one copy of each, wherever a worker has left it."""
+  """Numbers of parts, and of rows of the arrays that hold them: one copy of each, wherever a worker has left it."""
   arrays, done = {}, 0
   for _ in range(number):
     part = next(parts)
@@ -164,7 +164,8 @@ def _filled(parts: Iterator[Examples], number: int, rows: int) -> Examples:
 class prefetch:
   """Iterates over fn(request) for the requests in their order, up to `depth` results ahead, in one background thread.
 
-  What fn raises is raised where its result was due. `close`, or leaving it as a context manager, ends the thread.
+  An exception of fn is raised when its result is requested. `close`, or leaving it as a context manager, ends the
+  thread.
 
   Attributes:
     waited: seconds that the iteration has waited for results that were not ready.

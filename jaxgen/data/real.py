@@ -1,4 +1,4 @@
-"""A data set's own images, as a method sees them: read in chunks, transformed as for an evaluation."""
+"""A data set's images, as a method sees them: read in chunks, transformed as for an evaluation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

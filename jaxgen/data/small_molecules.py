@@ -43,7 +43,7 @@ def enumerated(heavy: int) -> list[str]:
   """
   if heavy < 1:
     raise UserError(f"molecules have 1 heavy atom or more, not {heavy}: change their number")
-  Chem = _rdkit()[0]
+  Chem = rdkit()[0]
   found, last = [], {Chem.MolToSmiles(Chem.MolFromSmiles(one)) for one in "CNO"}
   for size in range(1, heavy + 1):
     todo = list(last)
@@ -105,14 +105,14 @@ def _forget_hydrogens(molecule: Any) -> None:
 
 def sane(smiles: list[str]) -> list[str]:
   """Those of the molecules that break none of `RULES`, with the bonds of aromatic rings single and double in turn."""
-  Chem = _rdkit()[0]
+  Chem = rdkit()[0]
   patterns = [Chem.MolFromSmarts(rule) for rule in RULES.values()]
   return [one for one in smiles if not any(map(_editable(Chem, one).HasSubstructMatch, patterns))]
 
 
 def conformers(smiles: str, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
   """(positions [A, 3] in angstrom, atomic numbers [A]) of up to `count` conformers that MMFF94 relaxes; [] if none."""
-  Chem, AllChem = _rdkit()
+  Chem, AllChem = rdkit()
   molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
   options = AllChem.ETKDGv3()
   options.randomSeed = 0
@@ -154,12 +154,13 @@ def make(file: Path, heavy: int = 6, count: int = 3) -> dict[int, int]:
   return {int(n): int((sizes == n).sum()) for n in np.unique(sizes)}
 
 
-def _rdkit() -> tuple[Any, Any]:
+def rdkit() -> tuple[Any, Any]:
+  """(Chem, AllChem) of RDKit. Raises a UserError where it is not installed."""
   try:
     from rdkit import Chem, RDLogger
     from rdkit.Chem import AllChem
   except ImportError:
-    raise UserError("molecules are made by RDKit, which is not installed: pip install 'jaxgen[molecules]'") from None
+    raise UserError("RDKit makes and judges molecules, and is not installed: pip install 'jaxgen[molecules]'") from None
   RDLogger.DisableLog("rdApp.*")
   return Chem, AllChem
 

@@ -1,6 +1,6 @@
 """Text in tokens: documents for language models, and sentences in pairs for translation.
 
-What a token is, and how files are read, is said in `jaxgen.data.sources.text` and `jaxgen.data.sources.pairs`.
+`jaxgen.data.sources.text` and `jaxgen.data.sources.pairs` describe tokens and files.
 """
 
 import os
@@ -102,7 +102,7 @@ def _codec(name: str) -> Codec:
 
 
 def render(name: str) -> Callable[[Any, Any], dict[str, bytes]]:
-  """What shows samples, tokens [N, T] of a document's, as text: (samples, conditions) -> {".txt": ..}."""
+  """A function that shows samples, tokens [N, T], as text: (samples, conditions) -> {".txt": ..}."""
 
   def show(samples: Int[np.ndarray, "n length"], conditions: Any) -> dict[str, bytes]:
     line = lambda i: f"{f' sample {i} ':-^80}\n"

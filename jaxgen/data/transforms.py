@@ -102,7 +102,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def standardize(mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Transform:
-  """Images in [-1, 1] -> ((x + 1) / 2 - mean) / std, each channel by its own; put it last, after augmentations."""
+  """Images in [-1, 1] -> ((x + 1) / 2 - mean) / std, for each channel; put it last, after augmentations."""
 
   def transform(key: Array, batch: Batch) -> Batch:
     image = batch["image"]

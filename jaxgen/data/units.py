@@ -1,4 +1,4 @@
-"""What examples are counted in where their number a second is said: images, tokens, seconds of sound."""
+"""Units of throughput: images, tokens, seconds of sound."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from jaxgen.data.dataset import Dataset
 
 
 class Unit(NamedTuple):
-  """What throughput is counted in.
+  """A unit of throughput.
 
   Attributes:
     name: the unit's name, in the plural.
@@ -20,7 +20,7 @@ class Unit(NamedTuple):
 
 
 def unit(data: Dataset) -> Unit:
-  """What one example of a data set counts for; nothing is read.
+  """The unit of a data set's examples, and how many of it an example has; nothing is read.
 
   Waves are seconds of audio, whatever a method sees of them. Tokens count with their padding, of a pair of
   sentences those of the target, and beside pictures none. What is neither of these nor an image is an example.

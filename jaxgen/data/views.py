@@ -296,7 +296,7 @@ def gaussian_blur(sigma: tuple[float, float] = (0.1, 2.0), kernel: float = 0.1, 
 
 
 def solarize(probability: float = 0.2, threshold: float = 0.5) -> Transform:
-  """Inverts what is at least as bright as the threshold, in [0, 1], with this probability."""
+  """Inverts values of the threshold, in [0, 1], or more, with this probability."""
   return _each("solarize", lambda key, x: jnp.where(x >= threshold, 1 - x, x), probability)
 
 
@@ -308,7 +308,7 @@ def rotations(x: Float[Array, "batch height width channels"]) -> Float[Array, "t
   """
   if x.shape[1] != x.shape[2]:
     raise UserError(
-      f"pictures of {x.shape[1]} x {x.shape[2]} change their shape where they are turned: crop them square"
+      f"pictures of {x.shape[1]} x {x.shape[2]} change their shape when they are rotated: crop them to squares"
     )
   turned = jnp.stack([jnp.rot90(x, turns, axes=(1, 2)) for turns in range(4)], axis=1)
   return turned.reshape(-1, *x.shape[1:])

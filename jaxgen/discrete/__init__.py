@@ -25,7 +25,7 @@ interpolating process jumps from x to y at the rate
 
     (3)  R_t(x, y) = beta(t) pi(y),  y != x,   beta = -alpha' / alpha
 
-**Predictions** (`predictions`). With u(i) = p(x_0 = i | x_t's other tokens), which says nothing of the token itself,
+**Predictions** (`predictions`). With u(i) = p(x_0 = i | x_t's other tokens), which does not depend on the token itself,
 
     (4)  p(x_s | x_t) prop. to q(x_t | x_s) sum_i q(x_s | x_0 = i) u(i)            (Austin eq. 4)
     (5)  p(x_0 = i | x_t) prop. to q(x_t | x_0 = i) u(i)

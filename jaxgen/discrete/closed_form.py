@@ -62,7 +62,7 @@ class Table(NamedTuple):
 
 
 def independent(p: Float[np.ndarray, " v"], length: int) -> Table:
-  """Tokens that are independent of each other, all with the probabilities p."""
+  """Independent tokens, all with the probabilities p."""
   joint = np.ones(())
   for _ in range(length):
     joint = np.multiply.outer(joint, p)

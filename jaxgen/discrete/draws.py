@@ -1,9 +1,10 @@
 """Draws from categorical distributions that are exact to float32's relative precision, however small a probability is.
 
-The usual draw adds Gumbel noise -log(-log(u)) to the logarithms. With a float32 u it cannot exceed 16.6: what is less
-likely than e^-16 relative to the likeliest is drawn far too seldom, all rare tokens of a large vocabulary together, and
-samples look like those of a lower temperature (Zheng et al. 2024, https://arxiv.org/abs/2409.02908). Here the noise is
--log(E) of an exponential E, which is small where u is, and u has its bits where it is small: 64 of them.
+The usual draw adds Gumbel noise -log(-log(u)) to the logarithms. With a float32 u it cannot exceed 16.6: tokens that
+are less likely than e^-16 relative to the likeliest are drawn far too seldom, which matters for the many rare tokens of
+a large vocabulary, and samples look like those of a lower temperature (Zheng et al. 2024,
+https://arxiv.org/abs/2409.02908). Here the noise is -log(E) with an exponential variable E = -log(1 - u), which is
+small if u is, and a small u has enough bits: 64 of them.
 """
 
 import jax

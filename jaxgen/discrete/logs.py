@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# log 0. It is finite, so that differences, products with 0 and derivatives are finite, too; exp of it is 0 exactly.
+# log 0. It is finite, so that differences, products with 0 and derivatives are finite; its exp is exactly 0.
 NEVER = -1e30
-IMPOSSIBLE = NEVER / 2  # what is below stands for log 0, whatever was added to it
+IMPOSSIBLE = NEVER / 2  # values below this stand for log 0, after any additions
 
 
 def log(x: Float[Array, "..."]) -> Float[Array, "..."]:

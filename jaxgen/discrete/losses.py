@@ -69,7 +69,8 @@ def integrand(process: Process, predicted: Predicted, x_0: Tokens, x_t: Tokens, 
 
 
 def cross_entropy(process: Process, predicted: Predicted, x_0: Tokens, x_t: Tokens, t: Time) -> Nats:
-  """-log p(x_0 | x_t), by (5): what the hybrid loss adds. It is 0 where an absorbing process shows the token."""
+  """-log p(x_0 | x_t), by (5): the term that the hybrid loss adds. It is 0 where an absorbing process shows the
+  token."""
   return term(process, predicted, x_0, x_t, jnp.zeros_like(t), t)
 
 

@@ -1,7 +1,7 @@
-"""Predictions: what a network's output says of the tokens. Equations (4) to (6): `jaxgen.discrete`.
+"""Predictions: from a network's output to u and the ratios. Equations (4) to (6): `jaxgen.discrete`.
 
-A prediction turns the output [B, ..., V] into a `Predicted`. Only data's states are predicted: the mask is never one of
-x_0's values, and what is no mask keeps its value by (4) itself. Sahoo calls these zero masking probability and
+A prediction turns the output [B, ..., V] into a `Predicted`. Only data's states are predicted: the mask is never a
+value of x_0, and tokens that are not masked keep their value by (4). Sahoo calls these zero masking probability and
 carry-over unmasking.
 """
 
@@ -22,7 +22,7 @@ Time = Float[Array, " batch"]
 
 
 class Predicted(NamedTuple):
-  """What is known of the tokens, given x_t.
+  """The prediction of the tokens, given x_t.
 
   Attributes:
     log_u: log u, normalised; [B, ..., K].
@@ -59,7 +59,7 @@ def score(process: Process, output: Float[Array, "batch ... v"], x_t: Tokens, t:
   """The output is log s, the ratios (6), for data's states other than x_t's: Lou et al. 2024.
 
   In an absorbing process the network's output is log s - log(alpha / (1 - alpha)), as Lou's code scales it.
-  u is what (6) makes of the ratios, and 0 where they are too small to be any.
+  u follows from the ratios by (6), and is 0 if they are too small.
   """
   schedule, ratios = process.schedule, output
   if process.mask is not None:

@@ -1,4 +1,4 @@
-"""Processes: how a token is noised. Equations: `jaxgen.discrete`."""
+"""Processes: forward processes of tokens. Equations: `jaxgen.discrete`."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Process(NamedTuple):
     backward: (x_t [B, ...], s, t) -> log q(x_t | x_s = i) for all i, [B, ..., K].
     schedule: of an interpolating process; None for matrices.
     log_noise: log pi of an interpolating process, [K]; None for matrices.
-    any_step: `backward` knows any s < t. If not, it knows s = 0 and s = t - 1 / steps.
+    any_step: `backward` accepts any s < t. If not, it accepts only s = 0 and s = t - 1 / steps.
   """
 
   vocabulary: int
@@ -111,16 +111,18 @@ def interpolating(
 
 def uniform(schedule: Schedule, vocabulary: int, steps: int | None = None) -> Process:
   """Noise that is uniform over data's states: multinomial diffusion, and Austin's A.2.1."""
-  return interpolating(schedule, np.full(max(vocabulary, 1), 1 / max(vocabulary, 1)), vocabulary, steps)
+  _check_vocabulary(vocabulary)
+  return interpolating(schedule, np.full(vocabulary, 1 / vocabulary), vocabulary, steps)
 
 
 def absorbing(schedule: Schedule, vocabulary: int, steps: int | None = None) -> Process:
   """Noise that is the state V, the mask, which no data has: Austin's A.2.2, MDLM."""
+  _check_vocabulary(vocabulary)
   return interpolating(schedule, np.eye(vocabulary + 1)[vocabulary], vocabulary, steps, mask=vocabulary)
 
 
 def marginal(schedule: Schedule, frequencies: Float[np.ndarray, " k"], steps: int | None = None) -> Process:
-  """Noise of the data's own frequencies: DiGress's.
+  """Noise with the data's frequencies: DiGress's.
 
   Args:
     frequencies: of each state, with sum 1.
@@ -156,7 +158,9 @@ def of_matrices(transitions: Float[np.ndarray, "steps k k"]) -> Process:
   def forward(log_p: Logs, t: Time) -> Logs:
     most = jnp.max(log_p, axis=-1, keepdims=True)
     q, one = jnp.exp(at_step(log_cumulative, t)), jnp.exp(log_p - most)
-    product = jnp.einsum("b...i,bij->b...j", one, q, precision="highest")  # an accelerator's own has 3 digits
+    product = jnp.einsum(
+      "b...i,bij->b...j", one, q, precision="highest"
+    )  # an accelerator's default precision has 3 digits
     return jnp.where(product > 0, logs.log(product) + most, logs.NEVER)
 
   def backward(x_t: Tokens, s: Time, t: Time) -> Logs:

@@ -50,7 +50,7 @@ def as_flag(kind: Any, value: Any) -> tuple[Any, Any]:
 
 
 def kind_in_words(kind: Any) -> str:
-  """What an argument of this type takes: "float", "int or None", "'ddim' or 'heun'", "tuple of int"."""
+  """A type in words, for error messages: "float", "int or None", "'ddim' or 'heun'", "tuple of int"."""
   origin, inner = typing.get_origin(kind), typing.get_args(kind)
   if origin is typing.Annotated:
     return kind_in_words(inner[0])
@@ -77,7 +77,7 @@ def _flag_type(kind: Any) -> Any:
 
 
 def is_dtype(value: Any) -> bool:
-  """Whether a value stands for a dtype: np.dtype("float32"), np.float32 or jnp.float32."""
+  """Whether a value is a dtype: np.dtype("float32"), np.float32 or jnp.float32."""
   if isinstance(value, type):
     return issubclass(value, np.generic) or isinstance(getattr(value, "dtype", None), np.dtype)
   return isinstance(value, np.dtype)

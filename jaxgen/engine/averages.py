@@ -1,4 +1,4 @@
-"""Averages after the fact: any power-function average out of those that a run has kept.
+"""Averages after the fact: any power-function average, computed from those that a run has stored.
 
 Karras et al. 2024, https://arxiv.org/abs/2312.02696, section 3.2. A run whose experiment names `profiles` keeps its
 averages from every checkpoint, in RUN/averages. The mathematics is in `core.profiles`.

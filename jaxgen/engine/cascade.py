@@ -20,6 +20,7 @@ from jaxgen.core.errors import UserError
 from jaxgen.core.keys import check_seed
 from jaxgen.engine.checkpoint import Checkpoints
 from jaxgen.engine.config import Config
+from jaxgen.engine.experiment import AnyRun
 from jaxgen.engine.folder import Folder
 from jaxgen.engine.run import TRACING, Run, load
 
@@ -106,7 +107,7 @@ def runs_of(folder: files.Place) -> dict[str, Run]:
   return {stage: load(folder / stage) for stage in about["stages"]}
 
 
-def check(runs: Mapping[str, Run], stages: Stages) -> None:
+def check(runs: Mapping[str, AnyRun], stages: Stages) -> None:
   """Raises a UserError where a stage makes examples of another shape than the next one is told. No state is read."""
   made, before = (), ""
   words = lambda shape: " x ".join(map(str, shape))

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from jaxgen.core.errors import UserError
 
 LOCAL = pathlib.Path("configs")
-NAMES = "NAMES"  # what a config calls the table of its further names
+NAMES = "NAMES"  # the name of a config's table of named presets
 
-Names = Mapping[str, Mapping[str, Any]]  # a config's further names, each with the arguments that it stands for
+Names = Mapping[str, Mapping[str, Any]]  # a config's named presets, each with its arguments
 
 
 class Entry(NamedTuple):
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple):
-  """What a name stands for: a file, and arguments that replace defaults of its experiment()."""
+  """The config and arguments of a name: a file, and arguments that replace defaults of its experiment()."""
 
   name: str
   path: pathlib.Path

@@ -6,7 +6,7 @@ arrays are stored under their names, and a manifest beside them has the hashes o
 process writes, hashes and reads only the parts of the arrays that it holds.
 
 Orbax and the file system do not notice a flipped bit. Therefore `restore` hashes what it has read, and uses the
-checkpoint before if the hash is not the one that was saved.
+previous checkpoint if the hash differs from the saved one.
 """
 
 import concurrent.futures
@@ -77,7 +77,8 @@ class Checkpoints:
   Args:
     folder: the folder; the first save makes it.
     keep: number of newest checkpoints to keep, at least 1. An older one is deleted when a newer one is on the disk.
-    best: (name of a metric, "min" or "max"): the rated checkpoint with the best value is kept too.
+    best: (name of a metric, "min" or "max"): of the checkpoints that were evaluated, the one with the best value is
+      also kept.
     meta: JSON data to keep in every checkpoint's manifest.
     check: is called before anything is written or deleted, and raises where nothing may be.
   """

@@ -1,10 +1,10 @@
-"""What the makers of accelerators say that they can do."""
+"""Data sheets of accelerators."""
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-  """What one of jax's devices has: a chip, and of v2, v3, v4 and 7x one of a chip's two cores.
+  """The data sheet of one of jax's devices: a chip, and of v2, v3, v4 and 7x one of a chip's two cores.
 
   Attributes:
     flops: multiplications and additions a second in bfloat16.

@@ -1,12 +1,12 @@
 """Who may write a folder: one process at a time, while it lives.
 
-Where the file system has locks, FOLDER/lock is locked, and free when its process ends, however it does. Elsewhere, on
-object stores and some network file systems, there is FOLDER/lease, a file that says who writes and that its owner
-changes every few seconds. Whoever finds one watches it: it is taken over when it has not changed for a while, which
-needs no common clock, or at once where its owner was a process of this machine that is gone. Whoever takes one reads it
-again before it is its own, since stores that know no exclusive creation let two write it. An owner who finds another's
-lease in the place of its own, or has not renewed it for nearly as long, stops: `Claim.check`, which comes before
-whatever is written, raises `Lost`.
+Where the file system has locks, FOLDER/lock is locked, and free when its process ends, however it does. On object
+stores and some network file systems there is FOLDER/lease instead, a file that names the writer, who changes it every
+few seconds. Whoever finds one watches it: it is taken over when it has not changed for a while, which needs no common
+clock, or at once where its owner was a process of this machine that is gone. A process that takes a lease reads it
+again before it relies on it, because stores without exclusive creation let two processes write it. An owner who finds
+another's lease in the place of its own, or has not renewed it for nearly as long, stops: `Claim.check`, which is called
+before every write, then raises `Lost`.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
 RENEW = 10.0  # seconds between an owner's changes of its lease
-EXPIRE = 60.0  # seconds after which a lease that has not changed is nobody's
-SETTLE = 1.0  # seconds after which who has taken a lease looks whether another has, too
+EXPIRE = 60.0  # seconds after which a lease that has not changed is free
+SETTLE = 1.0  # seconds after which a process that took a lease checks whether another one took it as well
 
 
 class Lost(UserError):
@@ -172,7 +172,7 @@ class _Lease:
           self._reason = f" ({error.strerror})"
 
   def _check(self) -> None:
-    if self.lost is None and _now() - self._renewed > EXPIRE - RENEW:  # what is begun now shall end before EXPIRE
+    if self.lost is None and _now() - self._renewed > EXPIRE - RENEW:  # a write that begins now must end before EXPIRE
       self.lost = f"{self.folder}: its lease was not renewed for {EXPIRE - RENEW:.0f} s{self._reason}"
     if self.lost is not None:
       raise Lost(f"{self.lost}; what was saved is kept: the same command goes on from there")

@@ -1,4 +1,4 @@
-"""How a process joins a job of several processes, and how they agree on values and tell each other of errors."""
+"""Joins a job of several processes, and lets them agree on values and inform each other of errors."""
 
 import contextlib
 import itertools
@@ -16,13 +16,13 @@ from jaxgen.core import files
 from jaxgen.core.errors import UserError
 from jaxgen.engine import peers
 
-AGREE = 10.0  # seconds after which the others, not having come to where errors are told, are held to hang elsewhere
+AGREE = 10.0  # seconds after which processes that have not reached the exchange of errors are considered to hang
 SEEN = 15.0  # seconds that a file may take to appear on another host, which NFS remembers not to have seen
 SAVING = 120.0  # seconds that processes give each other to save once all know of an error
 _EVER = 30 * 24 * 3600  # seconds
 
 _lines: peers.Lines | None = None
-_turn = itertools.count()  # numbers what is agreed on: all processes come to the same in the same order
+_turn = itertools.count()  # numbers the agreements, which all processes make in the same order
 
 
 def join_cluster(
@@ -162,7 +162,7 @@ def by_main(act: Callable[[], Any]) -> Any:
 
 
 def errors_of_all(error: Exception | None) -> list[str]:
-  """Tells the other processes of this process's error, or that it has none. All call it at the same place.
+  """Informs the other processes of this process's error, or that it has none. All call it at the same place.
 
   Returns:
     The errors of other processes, a phrase for each. All processes then know of them and can act together.

@@ -224,7 +224,7 @@ def load_kept(folder: files.Place, name: str) -> Config:
 
 
 def _here(folder: files.Place) -> pathlib.Path:
-  """The folder, or where it is on an object store a copy of what it keeps of a config, until this process ends."""
+  """The folder or, if it is on an object store, a local copy of its config files, until this process ends."""
   if isinstance(folder, pathlib.Path):
     return folder
   copy = tempfile.mkdtemp(prefix="jaxgen-config-")

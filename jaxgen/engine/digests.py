@@ -177,7 +177,7 @@ class Digests:
     return found
 
   def send(self) -> None:
-    """Hands the digests of this process's blocks to process 0, which calls `whole`; or says that there are none.
+    """Hands the digests of this process's blocks to process 0, which calls `whole`; or reports that there are none.
 
     Raises:
       what `local` raises, once process 0 can hear of it: it would wait for an hour.

@@ -18,7 +18,7 @@ from jaxgen.engine.hashing import state_hash
 
 
 def origin(run: AnyRun, seed: int, batch: int | None = None) -> dict[str, Any]:
-  """What a sample's bits depend on besides its number, as JSON; the arguments as for `stream`."""
+  """Everything that a sample's bits depend on, besides its number, as JSON; the arguments as for `stream`."""
   return {
     "config": run.config.name,
     "arguments": run.config.to_json(run.arguments),

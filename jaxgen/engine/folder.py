@@ -48,7 +48,8 @@ class Folder:
     wanted = {"config": str, "arguments": dict, "seed": int}
     info = {"sessions": []} | info if isinstance(info, dict) else {}
     wrong = [name for name, kind in wanted.items() if not isinstance(info.get(name), kind)]
-    if wrong or not isinstance(info["sessions"], list):
+    sessions = info.get("sessions")
+    if wrong or not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
       raise UserError(f"{path} is damaged: it does not say the run's {(wrong or ['sessions'])[0]}; put back a copy")
     return info
 
@@ -57,7 +58,7 @@ class Folder:
     files.write(self / "run.json", json.dumps(info, indent=2) + "\n")
 
   def lock(self, say: Callable[[str], Any] = lambda text: None) -> None:
-    """Locks the folder for this process until it ends, and makes it if needed. `say` is told when this takes long.
+    """Locks the folder for this process until it ends, and makes it if needed. `say` gets a message if this takes long.
 
     Raises:
       UserError: another process has the lock, or the folder cannot be made.

@@ -1,4 +1,4 @@
-"""A run's checkpoints, with what they keep apart: frozen networks, and averages for later.
+"""A run's checkpoints, and the parts of the state that are stored separately: frozen networks, and averages for later.
 
 Frozen networks are read once from their source, saved once, and restored with each checkpoint. Averages by power
 functions are kept from every checkpoint, so that `engine.averages` can make others of them.
@@ -31,8 +31,8 @@ ALL = 2**31  # checkpoints to keep
 def start(frozen: Mapping[str, Frozen], state: State) -> State:
   """A new run's state with the values of frozen networks, and with the networks and averages that start from them.
 
-  A source whose name the method's params lack is not kept: networks start from it, and it may lack a part of them, such
-  as a head, which stays as it is initialised.
+  A source is not stored if the method's params have no entry with its name: networks start from it, and it may lack a
+  part of them, such as a head, which stays as it is initialised.
 
   Raises:
     UserError: a source's arrays do not fit the network, or a network that should start from it.
@@ -104,7 +104,7 @@ class RunCheckpoints(Checkpoints):
 
   def save(self, step: int, state: State, *rest: Any) -> None:
     self._run.flush()
-    if self._profiles:  # before the checkpoint, so that a run that goes on from there has them all
+    if self._profiles:  # before the checkpoint, so that a run that continues from it has all averages
       with contextlib.closing(Checkpoints(self._run / AVERAGES, keep=ALL, check=self._run.check)) as averages:
         averages.save(step, {name: state.ema[name] for name in self._profiles})
     super().save(step, self._without(state), *rest)

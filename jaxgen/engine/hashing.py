@@ -18,7 +18,7 @@ from jaxgen.engine.digests import digests
 
 MANIFEST = "jaxgen.json"
 FORMAT = 2  # of the manifest and of the hash; in format 1 every array's digest was the SHA-256 of its bytes
-UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and read by nobody here
+UNCHECKED = {MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"}  # written last, and not read by jaxgen
 SMALL = 2**20  # bytes; up to here a file's content is checked before Orbax reads it
 
 

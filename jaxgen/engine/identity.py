@@ -29,13 +29,11 @@ def of_updates(run: Run) -> str:
 
   Nothing is compiled or computed. The sources of data and frozen networks do not enter.
   """
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  begins = jax.make_jaxpr(run.program._init)(key, run.data.raw_spec(run.experiment.batch_size))
   digest = hashlib.sha256()
   data = run.data
-  if data.view is not None or data.repeats != 1:  # what a batch is of, which no program shows
+  if data.view is not None or data.repeats != 1:  # which examples a batch has, which the programs do not show
     digest.update(f"{data.view} {data.repeats}".encode())
-  for program in (begins, run.program.step_traced.jaxpr):
+  for program in (run.program.init_traced.jaxpr, run.program.step_traced.jaxpr):
     digest.update(ADDRESS.sub("", str(program)).encode())
     for constant in _constants(program):
       digest.update(np.ascontiguousarray(constant).tobytes())
@@ -45,7 +43,7 @@ def of_updates(run: Run) -> str:
 def _constants(part: Any) -> Iterator[np.ndarray]:
   """The arrays that a traced program holds, in order. The program's text does not show their values."""
   if isinstance(part, (ClosedJaxpr, Jaxpr)):
-    program = getattr(part, "jaxpr", part)  # in jax 0.12 both are one class, and its own `jaxpr`
+    program = getattr(part, "jaxpr", part)  # in jax 0.12 both are one class, whose `jaxpr` is itself
     for constant in getattr(part, "consts", ()):
       yield from _constants(constant)
     for equation in program.eqns:

@@ -55,7 +55,7 @@ class Imports:
     try:
       tree = ast.parse(source)
     except (SyntaxError, ValueError):
-      return  # who imports it is told
+      return  # the importer gets the error
     for node in ast.walk(tree):
       if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]

@@ -1,10 +1,11 @@
-"""Weights & Biases and MLflow, beside metrics.jsonl: the same numbers under the same names, "train/network/loss".
+"""Logging to Weights & Biases and MLflow, besides metrics.jsonl: the same numbers under the same names,
+"train/network/loss".
 
     jaxgen train ddpm_digits --log wandb mlflow
 
 Both are extras, and neither needs a network: Weights & Biases is offline where neither WANDB_MODE nor WANDB_API_KEY is
-set, and MLflow writes RUN/mlflow.db, SQLite, where MLFLOW_TRACKING_URI does not say otherwise. A run that goes on goes
-on there, too: its identity is kept in RUN/loggers.json. Whatever else is to hear of the numbers is a function in
+set, and MLflow writes RUN/mlflow.db, SQLite, where MLFLOW_TRACKING_URI does not say otherwise. A run that continues
+also continues there: RUN/loggers.json has its identifiers. Whatever else is to hear of the numbers is a function in
 `Run.on_metrics`.
 """
 
@@ -56,7 +57,8 @@ class Wandb:
 
 
 class Mlflow:
-  """A run of MLflow; it begins with the first numbers. What is not finite is left out: not every store keeps it."""
+  """A run of MLflow; it begins with the first numbers. Numbers that are not finite are left out: not every store keeps
+  it."""
 
   def __init__(self, run: Run):
     _check_local(run, "mlflow")

@@ -1,7 +1,7 @@
 """The training loop, the only one.
 
 It dispatches one compiled program (see `Program`): up to `updates_per_dispatch` updates from batches that a thread has
-already put on the devices. While the devices work on one dispatch, the host reads the metrics of the one before.
+already put on the devices. While the devices work on one dispatch, the host reads the metrics of the previous one.
 
     run = Run(Folder("runs/x"), config, arguments, seed)
     train(run)
@@ -16,8 +16,8 @@ A dispatch ends where a hook is due; the bits do not depend on where dispatches 
 A run that exists is resumed from its newest good checkpoint. The batch of step k is a function of (seed, k), so nothing
 else needs restoring. If the run was killed before a hook of that step had finished, the hook acts before training goes
 on. An error of data, samples or evaluation saves the state before it ends the run; with several processes, it ends all
-if they can be told (`cluster.errors_of_all`). SIGINT and SIGTERM finish the dispatch, save, and raise `Stopped`; a
-second SIGINT does not wait.
+of them if they can be informed (`cluster.errors_of_all`). SIGINT and SIGTERM finish the dispatch, save, and raise
+`Stopped`; a second SIGINT does not wait.
 """
 
 import collections
@@ -135,7 +135,7 @@ class _Training:
     self.step = 0  # training steps of the run's state
     self.pending = collections.deque()  # (first step, number of steps, metrics on the devices) of dispatches
     self.skipping = False  # the newest update whose metrics were read was skipped
-    self.failed: Exception | None = None  # an error of this process, of which the others must be told
+    self.failed: Exception | None = None  # an error of this process that the others do not know yet
     self.can_save = jax.process_count() == 1  # after an error; several processes must all know of it
     self.numbers: dict[int, dict[str, float]] = {}  # evaluations by step
     self.checkpoints = RunCheckpoints(
@@ -223,7 +223,7 @@ class _Training:
   def session(self) -> int | None:
     """Trains to the last step, or until a signal, which it returns. Records both steps in run.json."""
     try:
-      self.act()  # what was due when the run was killed
+      self.act()  # hooks that were due when the run was killed
       stopped = self.loop()
       if stopped is not None:  # before the terminal is touched, which may be gone
         self.save(self.step)
@@ -272,7 +272,8 @@ class _Training:
 
   def put(self, cut: tuple[int, int]) -> tuple[int, int, Any, Exception | None]:
     """(first step, number of steps, batches on the devices, None) of a dispatch. In a job of several processes an error
-    of the data is returned last, with batches that are not used: the others learn of it by a dispatch of no update."""
+    of the data is returned last, with batches that are not used: the others learn of it by a dispatch without
+    updates."""
     try:
       return (*cut, self.run.program.put_many(self.stream.take(*cut)), None)
     except Exception as error:
@@ -304,7 +305,7 @@ class _Training:
         self.tell()
       try:
         self.window.add(start, host)
-      except OSError as error:  # process 0 alone writes
+      except OSError as error:  # only process 0 writes
         self.failed = error
         if jax.process_count() == 1:
           raise
@@ -325,11 +326,11 @@ class _Training:
       if hook.is_due(self.step, self.run.experiment.steps) and not agreed(hook.is_done(self.step)):
         if hook.what:
           self.progress.status(hook.what)
-          if jax.process_count() > 1:  # others may hang where one fails, so that nothing could be saved afterwards
+          if jax.process_count() > 1:  # the others may hang if one fails, and then nothing could be saved
             self.save(self.step)
         try:
           hook.act(self.step)
-        except (Lost, Stopped):  # after either nothing may be saved together with the others
+        except (Lost, Stopped):  # after either of these, the processes cannot save together
           raise
         except Exception as error:
           if jax.process_count() == 1 or hook.act == self.save:
@@ -342,9 +343,9 @@ class _Training:
     """Saves the newest state, if it is good, after an error that all processes know of."""
     if not self.can_save:
       return
-    with contextlib.suppress(Exception):  # the error that ends the run is the one to be said
+    with contextlib.suppress(Exception):  # the error that ends the run is the one to report
       self.settle(keep=0)
-      if not self.skipping:  # the state before it may be what is wrong
+      if not self.skipping:  # the state may be the cause
         self.save(self.step)
         self.checkpoints.wait()
         self.progress.say(f"saved {self.run.folder.path} at step {self.step}")
@@ -362,7 +363,7 @@ class _Training:
       if best[0] not in numbers:  # `rehearse` could not tell
         raise UserError(f"config {self.run.config.name}: best={best[0]!r} is none of {', '.join(numbers)}")
       self.checkpoints.rate(step, numbers)
-    self.log.write(step, "evaluate", numbers)  # last, for it says that the evaluation is done
+    self.log.write(step, "evaluate", numbers)  # last, because it marks the evaluation as done
     self.numbers[step] = numbers
 
   def draw(self, step: int) -> None:

@@ -61,8 +61,8 @@ def orbax_parts():
   """(orbax.checkpoint, our handler's class, its arguments to save, to restore), imported when first needed."""
   import orbax.checkpoint as ocp
 
-  # What Orbax logs of an error is raised as well; its threads' tracebacks say nothing to a user. (After the import,
-  # because absl brings a logger that knows who called.)
+  # Orbax logs errors that it also raises, and its threads' tracebacks do not help a user. (After the import, because
+  # absl installs its own logger class.)
   logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
   logging.getLogger("asyncio").addFilter(lambda record: TEMPORARY not in record.getMessage())
   # And TensorStore's threads, after one of several writes has failed, report the others to an event loop that is gone.
@@ -78,7 +78,7 @@ def orbax_parts():
     """Arrays as Orbax stores them, and a manifest that is written when they are on the disk, before the renaming."""
 
     def __init__(self, largest: int = 0):
-      """Arrays are read one after the other where each exists twice meanwhile.
+      """Reads arrays one after the other, if each of them exists twice while it is read.
 
       Args:
         largest: bytes of the largest array.
@@ -103,7 +103,7 @@ def orbax_parts():
 
 
 def _teach_s3() -> None:
-  """Lets Orbax 0.12, which knows gs:// alone, keep arrays at s3:// by the driver that TensorStore has for it.
+  """Lets Orbax 0.12, which supports only gs://, store arrays at s3:// by TensorStore's driver for it.
 
   Credentials, region and endpoint are those of the environment, as fsspec takes them: AWS_ACCESS_KEY_ID or a profile,
   AWS_REGION, AWS_ENDPOINT_URL.
@@ -122,7 +122,7 @@ def _teach_s3() -> None:
 
 
 def _on_s3(spec: Any) -> Any:
-  """A description of where TensorStore keeps something on gs://, as it is on s3://."""
+  """Translates TensorStore's description of a place on gs:// into one on s3://."""
   if not isinstance(spec, dict):
     return spec
   spec = {name: _on_s3(value) for name, value in spec.items()}

@@ -37,7 +37,7 @@ class Lines:
   def __init__(self, process: int, sockets: dict[int, socket.socket]):
     self.process, self.news, self.grace = process, None, GRACE
     self._sockets = sockets
-    self._gone: set[int] = set()  # those that have said why they end
+    self._gone: set[int] = set()  # processes that have reported why they end
     self._heard, self._lock, self._ending = threading.Event(), threading.Lock(), False
     self._selector = selectors.DefaultSelector()
     for number, line in sockets.items():
@@ -109,7 +109,7 @@ class Lines:
       threading.Thread(target=self._end, args=(grace,), daemon=True).start()
 
   def _end(self, grace: float) -> None:
-    time.sleep(grace)  # the main thread may be about to say more
+    time.sleep(grace)  # the main thread may be about to print more
     if not self._ending:
       with contextlib.suppress(OSError, ValueError):
         print(f"jaxgen: error: {self.news}", file=sys.stderr, flush=True)
@@ -170,7 +170,7 @@ def _gather(port: int, processes: int, until: float, seconds: float) -> dict[int
         line.close()
         continue
       if theirs != processes or not 0 < number < processes or number in found:
-        found[-number - 1] = line  # it is told, too
+        found[-number - 1] = line  # it is informed as well
         refuse(
           f"process {number} of {theirs} has come to a job of {processes} processes and has no place there, or a "
           "second: give each its own --process and all the same --processes"
@@ -182,7 +182,7 @@ def _gather(port: int, processes: int, until: float, seconds: float) -> dict[int
 
 
 def _said(line: socket.socket) -> tuple[int, int | None]:
-  """(its number, the number of processes) as a process says on its line; (0, None) if it says something else."""
+  """(its number, the number of processes) as a process says on its line; (0, None) for any other line."""
   line.settimeout(5)
   try:
     word, number, processes = line.makefile("rb").readline(64).split()

@@ -5,8 +5,8 @@ sharding by one rule, and compiles the initialisation and the training loop with
 communication. `pmap.pmap_step` is the same step for `jax.pmap`.
 
 The mesh has the axes `data`, `fsdp` and `tensor`. A batch is spread over the first two; the state is replicated over
-`data`, and each of its large arrays is cut over the others. The rule can be exchanged, see `rules`. Chains that live
-across steps are spread as a batch is, and networks say where activations lie, see `core.spread`.
+`data`, and each of its large arrays is sharded over the other axes. The rule can be exchanged, see `rules`. Persistent
+chains are sharded like a batch, and networks constrain their activations, see `core.spread`.
 """
 
 import contextlib
@@ -49,8 +49,8 @@ class Program:
 
   Attributes:
     abstract: the state's shapes, dtypes and shardings.
-    step_traced: the traced program of one training step over the whole batch.
-    notes: what the networks say of `tensor`, see `core.spread`.
+    init_traced, step_traced: the traced programs of the first state and of one training step over the whole batch.
+    notes: the networks' notes on `tensor`, see `core.spread`.
     traces: how often Python has traced the training loop; it stays at 1.
   """
 
@@ -72,22 +72,22 @@ class Program:
     self.batches_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     self._prepare = prepare or (lambda key, batch, train: batch)
     self._spec = spec
-    self._jit_step = jax.jit(self._step)
+    self._jit_init, self._jit_step = jax.jit(self._init), jax.jit(self._step)
     batch_size = jax.tree.leaves(spec)[0].shape[0]
     check_divides(batch_size, mesh)
-    shapes = jax.eval_shape(self._init, jax.eval_shape(lambda: jax.random.key(0)), spec)
-    self.abstract = placing.shard_state(shapes, mesh, rule)
-    self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
     placed = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self.batch_sharding)
-    # With the shardings that the loop's body will have, so that this is the only trace of the step. A step that cannot
-    # be traced is said here, before anything is made.
+    # With the shardings that arguments will have, so that these are the only traces of the initialisation and of the
+    # step. What cannot be traced is reported here, before anything is created.
+    self.init_traced = self._jit_init.trace(jax.eval_shape(lambda: jax.random.key(0)), jax.tree.map(placed, spec))
+    self.abstract = placing.shard_state(self.init_traced.out_info, mesh, rule)
+    self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
     with noted() as self.notes:
       self.step_traced = self._jit_step.trace(self.abstract, jax.tree.map(placed, spec))
     if mesh.shape.get(TENSOR, 1) > 1 and not self.notes.cut:
       why = f": it would cut {', '.join(self.notes.whole)}" if self.notes.whole else ""
       raise UserError(f"--tensor {mesh.shape[TENSOR]} cuts nothing of these networks{why}: use --fsdp")
     self._counts = {}
-    # Each process says how many updates it can make, because it may lack its rows of the batches.
+    # Each process reports how many updates it can make, because it may not have read its rows of the batches.
     planned = isinstance(mesh, AbstractMesh)  # a mesh that is only inspected
     is_spread = not planned and len({device.process_index for device in mesh.devices.flat}) > 1
     shape, spec = ((mesh.size,), PartitionSpec(mesh.axis_names)) if is_spread else ((), PartitionSpec())
@@ -136,13 +136,13 @@ class Program:
     Args:
       raw: this process's rows of the first batch, for a method whose initial state depends on data.
     """
-    state = self._jit_init(root(seed, "training"), self.put(raw))
+    state = self._first_state(root(seed, "training"), self.put(raw))
     return frozen.start(self.method.frozen, state)
 
   @functools.cached_property
-  def _jit_init(self):
+  def _first_state(self):
     return jax.jit(
-      self._init,
+      lambda key, raw: self._jit_init(key, raw),
       in_shardings=(None, self.batch_sharding),
       out_shardings=self.shardings,
       compiler_options=placing.quick_options(self.mesh.devices.flat[0].platform),

@@ -1,9 +1,11 @@
-"""What training tells the terminal."""
+"""The terminal output of training."""
 
 import sys
 import time
 
 import jax
+
+from jaxgen.core import environment
 
 
 class Progress:
@@ -27,6 +29,8 @@ class Progress:
 
   def start(self, step: int, steps: int) -> None:
     self._begin, self._steps, self._since = step, steps, time.perf_counter()
+    if not self._quiet:
+      environment.say_changes()
     if self._quiet or not self._console.is_terminal or jax.process_count() > 1:
       return
     from rich import progress

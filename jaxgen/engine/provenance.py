@@ -1,4 +1,4 @@
-"""Records in run.json what a run's bits depend on, and checks what may differ when a run is resumed.
+"""Records in run.json everything that a run's bits depend on, and checks what may differ when a run is resumed.
 
 run.json has the run's config, arguments and seed. Its list "sessions" has, for every start of the run, the first and
 last step, and the arguments, command, versions, revisions, devices and data.
@@ -88,7 +88,7 @@ def _start(config: Config) -> dict[str, Any]:
 
 
 def where() -> dict[str, Any]:
-  """What a session's bits depend on besides its arguments and versions: devices, XLA's flags, jax's settings."""
+  """What a session's bits depend on, besides its arguments and versions: devices, XLA's flags, jax's settings."""
   import jax
 
   too_late = set_xla_flags().too_late
@@ -98,7 +98,7 @@ def where() -> dict[str, Any]:
     "processes": jax.process_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "jax_config": {name: getattr(jax.config, name) for name in JAX_CONFIG},
-    # What jaxgen would have set, had jax not started before it was imported.
+    # Flags that could not be set, because jax had started before jaxgen was imported.
     **({"xla_flags_too_late": list(too_late)} if too_late else {}),
   }
 
@@ -133,7 +133,7 @@ def git_revision(file: pathlib.Path) -> str | None:
     git("ls-files", "--error-unmatch", file.name)
     filters = [name for name in git("config", "--name-only", "--list", "-z").split("\0") if name.startswith("filter.")]
     settings |= {name: "false" if name.endswith(".required") else "" for name in filters}
-    # What has changed inside a submodule is not asked for: git would run there by that repository's settings.
+    # Changes inside a submodule are not requested, because git would run there with that repository's settings.
     changes = git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
     return git("rev-parse", "HEAD").strip() + ("+" if changes.strip() else "")
   except (OSError, subprocess.SubprocessError):
@@ -159,7 +159,7 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
     raise refuse("seed", info["seed"], seed)
   old, new = dict(info["arguments"]), config.to_json(arguments)
   if old.get("steps") != new.get("steps"):
-    steps_of = lambda steps: config.build(**{**arguments, "steps": steps}).steps  # None is what a preset says
+    steps_of = lambda steps: config.build(**{**arguments, "steps": steps}).steps  # None stands for the preset's value
     if steps_of(new.get("steps")) < steps_of(old.get("steps")):
       raise refuse("steps", old.get("steps"), new.get("steps"))
     old["steps"] = new["steps"]
@@ -167,7 +167,7 @@ def check_same(folder: Folder, config: Config, arguments: Mapping[str, Any], see
   if old == new and not changed:
     return
   before = load_kept(folder.path, config.name) if changed else config
-  # Traced for one device: the mesh of the run that goes on is not known here, and is no part of what updates are.
+  # Traced for one device: the run's mesh is not known here, and does not change the updates.
   updates = lambda config, arguments: identity.of_updates(Run(folder, config, arguments, seed, devices=1))
   begun = updates(before, old)
   if begun == updates(config, new):
@@ -198,7 +198,7 @@ def check_data(folder: Folder, now: Mapping[str, Any]) -> None:
     same = f"as many, {now['examples']:,}" if known[-1]["examples"] == now["examples"] else f"{now['examples']:,}"
     raise UserError(
       f"the data has changed: {folder.path} was trained on {known[-1]['examples']:,} examples, and these are {same} "
-      "with other content: put back the data, or go on with these by --other-data True"
+      "with other content: put the data back, or continue with these by --other-data True"
     )
 
 

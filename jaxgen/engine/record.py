@@ -1,4 +1,4 @@
-"""What training writes into a run's folder: numbers, samples and figures. Only process 0 writes."""
+"""Writes the results of training into a run's folder: numbers, samples and figures. Only process 0 writes."""
 
 import io
 import time
@@ -111,7 +111,7 @@ class Window:
     if self._sheet is not None:
       numbers["mfu"] = self._flops * numbers["steps_per_second"] / (len(self._devices) * self._sheet.bfloat16)
     memory = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in memory:  # CPUs do not say
+    if "peak_bytes_in_use" in memory:  # not known for CPUs
       numbers["device_peak_gib"] = memory["peak_bytes_in_use"] / 2**30
     numbers["data_wait_seconds"] = (self.waited - self._waited) / (step - self._since)  # a step
     self._rows, self._time, self._since, self._waited = [], now, step, self.waited
@@ -130,7 +130,7 @@ def write_samples(run: Run, samples: np.ndarray, step: int) -> None:
   buffer = io.BytesIO()
   np.savez(buffer, samples=samples)
   files.write(run.folder / "samples" / "final.npz", buffer.getvalue())
-  for suffix, contents in run.render(samples).items():  # last, for they say that this is done
+  for suffix, contents in run.render(samples).items():  # last, because they mark this as done
     files.write(run.folder / "samples" / f"{sample_name(step)}{suffix}", contents)
 
 

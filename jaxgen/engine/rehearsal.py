@@ -1,4 +1,4 @@
-"""Tries, before the first step, what a run will need later: samples, evaluators, figures.
+"""Tries everything that a run will need later, before the first step: samples, evaluators, figures.
 
 An evaluator that cannot work, a `best` that no evaluator returns, a prompt with characters that the text lacks, a judge
 of other images: when they fail at step 500 they cost 500 steps, and again at every resume. `rehearse` finds them by
@@ -21,7 +21,7 @@ import numpy as np
 from jaxgen.core.errors import UserError
 from jaxgen.engine.run import TRACING, Run
 
-# What jax raises when code needs the values of an abstract array.
+# jax's errors when code needs the values of an abstract array.
 NEEDS_VALUES = (
   jax.errors.ConcretizationTypeError,
   jax.errors.NonConcreteBooleanIndexError,
@@ -36,7 +36,7 @@ def rehearse(run: Run) -> list[str] | None:
   Returns the names of its evaluators' numbers; None if they are not known yet. A run is tried once.
 
   Raises:
-    UserError: one of them cannot work. Other errors get a note that says what was tried.
+    UserError: one of them cannot work. Other errors get a note about what was tried.
   """
   if run.rehearsed is None:
     run.rehearsed = (_rehearse(run),)
@@ -55,7 +55,9 @@ def _rehearse(run: Run) -> list[str] | None:
   names = None if None in found else [name for given in found for name in given]
   if e.best is not None:
     if not e.evaluators:
-      raise UserError(f"config {run.config.name}: best={e.best[0]!r} is a number of no evaluator, for there are none")
+      raise UserError(
+        f"config {run.config.name}: best={e.best[0]!r} names a number of the evaluation, but there are no evaluators"
+      )
     if names is not None and e.best[0] not in names:
       raise UserError(f"config {run.config.name}: best={e.best[0]!r} is none of {', '.join(names)}")
   for figure in e.figures:
@@ -92,7 +94,7 @@ class Rehearsal:
     """Zeros of the shapes of `Run.sample`."""
     run, size = self._run, batch or self._run.experiment.sample_chunk
     if run.experiment.method.sample is None:
-      return run.sample(n)  # says that there are none
+      return run.sample(n)  # raises the error that there are none
     values = run.conditions_of_chunk(np.arange(first, first + size), first, n, conditions)
     like = run.program.sample_shapes(size, values)
     return jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), (n, *s.shape[1:])), like)

@@ -59,7 +59,7 @@ FAMILIES: Mapping[str, Mapping[str, Cut]] = {
 
 @functools.cache
 def in_use(path: str) -> Cut | None:
-  """How the devices of `tensor` share an array when it is used; None where each uses all of it."""
+  """How the devices of `tensor` divide an array when it is used; None where each uses all of it."""
   for table in FAMILIES.values():
     for end, cut in table.items():
       if re.search(rf"(^|[/_]){end}$", path):
@@ -91,7 +91,7 @@ def shared(path: str, leaf: Any, mesh: AnyMesh) -> NamedSharding:
     ways = mesh.shape.get(axis, 1)
     if ways == 1:
       continue
-    # Not twice along one dimension, where there is another: what is cut by `fsdp` within `tensor` is gathered by both.
+    # Not twice along one dimension if there is another: an array that `fsdp` cuts within `tensor` is gathered by both.
     dims = sorted(range(first, len(shape)), key=lambda d: (bool(names[d]), -shape[d]))
     dims.sort(key=lambda d: wanted is not None and d != len(shape) + wanted)
     parts = _cuts(shape, ways, dims)

@@ -36,8 +36,8 @@ class Run:
     workers: processes that read data which is not in memory; 0: threads of this process.
     hooks: further hooks of the training loop, see `engine.loop.Hook`.
     on_metrics: functions of (step, "train" or "evaluate", numbers by name), called by process 0 with every line of
-      metrics.jsonl after it is written; one that has `close` is closed when training ends. What one raises ends
-      training, with its state saved: an Optuna trial is pruned so.
+      metrics.jsonl after it is written; one that has `close` is closed when training ends. If one raises an exception,
+      training saves its state and ends: an Optuna trial is pruned so.
   """
 
   def __init__(
@@ -73,7 +73,7 @@ class Run:
     self._state = None
     self.hooks: list[Any] = []
     self.on_metrics: list[Callable[[int, str, dict[str, float]], Any]] = []
-    self.rehearsed: tuple[list[str] | None] | None = None  # what `rehearsal.rehearse` has found
+    self.rehearsed: tuple[list[str] | None] | None = None  # the result of `rehearsal.rehearse`
 
   @property
   def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Writes samples to a folder chunk by chunk. After a kill, the same command goes on with the folder.
+"""Writes samples to a folder chunk by chunk. After a kill, the same command continues the folder.
 
     FOLDER/samples.json           what the samples are of; a folder with other samples is refused
     FOLDER/lock                   says which process writes here, while it does
@@ -78,7 +78,7 @@ def draw(
   chunk = chunk or batch
   if chunk < 1:
     raise UserError(f"--chunk {chunk}: a chunk has at least 1 sample")
-  stream(run, n, seed=seed, first=first, batch=batch)  # says what cannot be drawn
+  stream(run, n, seed=seed, first=first, batch=batch)  # raises errors of the request
   shape, dtype = _like(run)
   if kind == "images" and not (len(shape) == 3 and shape[-1] in (1, 3, 4) and jnp.issubdtype(dtype, jnp.floating)):
     raise UserError(f"samples of shape {list(shape)} and type {dtype} are no pictures: use --format npz")
@@ -116,7 +116,7 @@ def draw(
         x = next(samples)
         if main:
           if pending is not None:
-            pending.result()  # raises what the thread has met
+            pending.result()  # raises the thread's error
           pending = thread.submit(writer.write, this, x)
         del x
         drawn += this.count
@@ -181,7 +181,7 @@ def _neighbours(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
 
 
 class _Writer:
-  """Writes chunks into a folder, and knows which are complete there."""
+  """Writes chunks into a folder, and keeps a list of the complete ones."""
 
   def __init__(self, folder: files.Place, kind: Kind):
     self.folder, self.kind = folder, kind

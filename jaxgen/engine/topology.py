@@ -2,7 +2,7 @@
 
 Axes are ordered by how much their devices send each other: `data` once a step, `fsdp` for each block, `tensor` several
 times within it. TPUs are arranged by their links (`jax.experimental.mesh_utils`); several slices, which a slower
-network connects, share the first axis that they divide; where they divide none, devices are taken slice by slice. GPUs
+network connects, share the first axis that they divide; if they divide neither, devices are taken slice by slice. GPUs
 and CPUs are taken in the order of their processes, whose devices are neighbours.
 """
 
@@ -42,7 +42,7 @@ def arranged(devices: Sequence[Any], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _over_slices(shape: tuple[int, int, int], slices: int) -> tuple[int, int, int] | None:
-  """Into how many parts the slices cut each axis; None where they divide none, and `tensor` stays within each."""
+  """Into how many parts the slices divide each axis; None if that is impossible. `tensor` stays within a slice."""
   data, fsdp, tensor = shape
   if data % slices == 0:
     return slices, 1, 1

@@ -90,7 +90,7 @@ def frechet(
   split: str = "test",
   data: "Dataset | None" = None,
 ) -> Evaluator:
-  """Fréchet distance of `num` samples to a split's images, beside its floor.
+  """Fréchet distance of `num` samples to a split's images, and its floor, the distance of training images.
 
   Numbers: `frechet_N` of N samples; `frechet_N_floor` of N training examples (all of them, or a fixed random choice),
   which a perfect sampler would have; and their ratio `frechet_N_ratio`, 1 for samples as close to the split as the

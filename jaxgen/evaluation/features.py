@@ -1,7 +1,8 @@
-"""What a network's features are worth: neighbours, linear probes and few examples, beside the same network untrained.
+"""Evaluates a network's features by neighbours, linear probes and few examples, against the same network untrained.
 
 A run's features are the output of a network's `features`, or of one of its layers, where the method evaluates the
-examples of a split, without augmentation. Labels are used here alone, and those of the test split only to count.
+examples of a split, without augmentation. Labels are used only here, and those of the test split only to count correct
+answers.
 """
 
 import copy
@@ -265,7 +266,7 @@ def judged(
 
 
 def pixels(run: AnyRun) -> AnyRun:
-  """A reader of the examples' own values, in a row: what any network should improve on."""
+  """A reader of the examples' values, in a row: what any network should improve on."""
   other, feature = reader(run), run.data.spec.feature
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Array]:
@@ -291,7 +292,7 @@ def probe(run: AnyRun, layer: str = FEATURES, **options: Any) -> dict[str, Mappi
 
 
 def knn(k: int = 20, tau: float = 0.07, layer: str = FEATURES) -> Evaluator:
-  """An evaluator of `nearest_neighbours` while training goes on.
+  """An evaluator of `nearest_neighbours` during training.
 
   Numbers: `test_knn_accuracy` and its standard error, `test_examples`.
   """
@@ -316,7 +317,7 @@ def knn(k: int = 20, tau: float = 0.07, layer: str = FEATURES) -> Evaluator:
     }
 
   def rehearse(run: AnyRun) -> list[str]:
-    """Traces the features, which says whether there are any."""
+    """Traces the features, which raises an error if there are none."""
     e = run.experiment
     read_of(run).program.evaluate_shapes(e.data.raw_spec(e.evaluate_batch or e.batch_size))
     return ["test_knn_accuracy", "test_knn_accuracy_se", "test_examples"]

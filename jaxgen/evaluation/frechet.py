@@ -96,7 +96,7 @@ def jackknifed(groups: Sequence[Moments], reference: Moments) -> tuple[float, fl
   """(the distance of all groups' members together to the reference, its standard error).
 
   The error is the delete-one-group jackknife's (Efron and Stein 1981, equation 1.2), over the samples alone: the
-  reference is taken as it is.
+  reference counts as exact.
 
   Raises:
     ValueError: there are fewer than two groups.

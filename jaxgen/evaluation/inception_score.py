@@ -35,7 +35,7 @@ def inception_score(chunks: Iterable[Float[np.ndarray, "_ classes"]], n: int, sp
   """Mean and standard deviation of the score over `splits` consecutive parts of the samples, as papers report both.
 
   Part i has the samples i n / splits .. (i + 1) n / splits - 1, in the order in which they come. (torch-fidelity
-  shuffles them first, unless it is told not to.)
+  shuffles them first by default.)
 
   Args:
     chunks: logits, in chunks of any size.

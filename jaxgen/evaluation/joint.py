@@ -1,4 +1,4 @@
-"""Evaluators of dual encoders: retrieval both ways, and classification by texts alone; and of what is made of texts."""
+"""Evaluators of dual encoders: retrieval in both directions, zero-shot classification; and of text-to-image models."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from jaxgen.engine.run import load
 from jaxgen.evaluation.likelihood import mean_and_error
 from jaxgen.evaluation.resizing import resize
 
-ROWS = 64  # pictures that are judged at once
-IMAGE, TEXT = "image_features", "text_features"  # what the method's `evaluate` calls them
+ROWS = 64  # pictures that are evaluated at once
+IMAGE, TEXT = "image_features", "text_features"  # their names in the method's `evaluate`
 
 
 def ranks(similarity: Float[np.ndarray, "n m"], right: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-  """How many candidates stand before each row's right one; of equal ones, half of those do, rounded up.
+  """How many candidates rank before each row's right one; of equal ones, half of those do, rounded up.
 
-  So features that are all alike are at chance, and not at the top. What is no number is not like the right one: all
+  So features that are all alike are at chance, and not at the top. NaN ranks before the right one: all
   candidates stand before it.
   """
   own = similarity[np.arange(len(right)), right][:, None]
@@ -31,7 +31,7 @@ def ranks(similarity: Float[np.ndarray, "n m"], right: Int[np.ndarray, "n"]) -> 
 
 
 def retrieval(at: Sequence[int] = (1, 5, 10), split: str = "test") -> Evaluator:
-  """Recall at 1, 5 and 10: how often an example's own text is among the first of all the split's, and the other way.
+  """Recall at 1, 5 and 10: how often an example's text ranks among the first of all texts of the split, and vice versa.
 
   Where texts occur several times, each of the same counts. Numbers: `test_image_to_text_recall_at_K`,
   `test_text_to_image_recall_at_K`, in [0, 1], and `test_examples`.
@@ -51,7 +51,7 @@ def retrieval(at: Sequence[int] = (1, 5, 10), split: str = "test") -> Evaluator:
 
 
 def _values(run: AnyRun, split: str, name: str) -> np.ndarray:
-  """An array of all of a split's examples.
+  """An array over all examples of a split.
 
   Raises:
     UserError: they have none of this name.
@@ -84,7 +84,7 @@ def zero_shot(
 ) -> Evaluator:
   """Classification by texts: Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 3.1.
 
-  A class's feature is the mean of its prompts' features, brought to length 1 (section 3.1.4).
+  A class's feature is the mean of its prompts' features, normalised to length 1 (section 3.1.4).
 
   Numbers: `test_zero_shot_top_K`, in [0, 1], `test_zero_shot_classes`.
 
@@ -175,16 +175,21 @@ def clip_score(
     filter: of resizing, see `evaluation.resizing`.
 
   The evaluator raises:
-    UserError: the run is of no dual encoder, or its texts have another length.
+    UserError: the run is of no dual encoder, or its texts have another length, or its pictures other channels.
   """
 
   def evaluate(run: AnyRun) -> dict[str, float]:
-    judge, n = load(clip), min(num, len(run.data.source(split)))
-    tokens, images = (_values(run, split, name)[:n] for name in ("tokens", "image"))
-    theirs = judge.data.features.get("tokens")
+    judge, source = load(clip), run.data.source(split)
+    n = min(num, len(source))
+    if missing := [name for name in ("tokens", "image") if name not in run.data.features]:
+      raise UserError(f"examples of {run.data.name} have no {missing[0]!r}, which a CLIP score needs: use captions")
+    rows = source.gather(np.arange(n))
+    tokens, images, theirs = rows["tokens"], rows["image"], judge.data.features.get("tokens")
     if theirs is None or theirs.shape != tokens.shape[1:]:
       raise UserError(f"{clip} is no dual encoder of texts of {tokens.shape[1]} tokens: give another run")
     side = judge.data.features["image"].shape
+    if side[-1] != images.shape[-1]:
+      raise UserError(f"{clip} sees pictures of {side[-1]} channels, and {run.data.name} has {images.shape[-1]}")
 
     @jax.jit
     def features(state: Any, raw: dict[str, Any]) -> dict[str, Any]:
@@ -203,8 +208,9 @@ def clip_score(
         found.append(clip_scores(np.asarray(of_rows[IMAGE]), np.asarray(of_rows[TEXT]))[: n - first])
       return np.concatenate(found)
 
-    made, name = to_uint8(run.sample(n, seed=seed, tokens=tokens)), f"clip_score_{judge.name}_{n}"
-    mean, error = mean_and_error(scores(made))
+    made, name = run.sample(n, seed=seed, tokens=tokens), f"clip_score_{judge.name}_{n}"
+    whole = np.isfinite(made).all()  # as integers, what is no number would be grey
+    mean, error = mean_and_error(scores(to_uint8(made))) if whole else (np.nan, np.nan)
     return {name: mean, f"{name}_se": error, f"{name}_data": mean_and_error(scores(images))[0]}
 
   return evaluate

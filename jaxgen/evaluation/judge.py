@@ -50,7 +50,7 @@ Features = Callable[[Float[np.ndarray, "n h w c"]], Float[np.ndarray, "n feature
 
 
 class Recipe(NamedTuple):
-  """How the judge is trained: Adam with a cosine decay to zero."""
+  """The judge's training: Adam with a cosine decay to zero."""
 
   channels: tuple[int, ...] = (32, 64)
   features: int = 64

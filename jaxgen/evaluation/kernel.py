@@ -38,7 +38,7 @@ def gaussian(sigma: float) -> Kernel:
 
 
 class _Sums(NamedTuple):
-  """Of each member the sum of the kernel over the others of its set, itself left out, and over the other set."""
+  """For each member, the sums of the kernel over the other members of its set and over the other set."""
 
   own: Float[np.ndarray, " n"]
   other: Float[np.ndarray, " n"]
@@ -86,7 +86,7 @@ def _check(x: Features, y: Features) -> None:
 
 
 def kid(x: Features, y: Features) -> tuple[float, float]:
-  """Kernel Inception Distance of all pairs, unbiased, and its standard error; it may be negative.
+  """Kernel Inception Distance over all pairs, unbiased, and its standard error; it may be negative.
 
   The error is the jackknife's (Efron and Stein 1981), each member of either set left out once; it is exact arithmetic
   on the sums over rows and needs no second pass. Where the two distributions are equal it is too large rather than too

@@ -92,7 +92,7 @@ def of_data(data: Dataset) -> tuple[str, int]:
   spec = data.batch_spec(1, train=False)
   name = next((name for name in VALUES if name in spec), None)
   if name is None:
-    raise UserError(f"{data.name} has none of {', '.join(VALUES)}, so nobody knows what its likelihood is of")
+    raise UserError(f"{data.name} has none of {', '.join(VALUES)}, so the meaning of its likelihood is not defined")
   return VALUES[name], math.prod(spec[name].shape[1:])
 
 
@@ -166,7 +166,7 @@ _NAME = re.compile(
 
 
 def unit(number: str) -> tuple[Unit, str] | None:
-  """(the unit of a number, the suffix that says how it was computed) from its name; None: it is not a likelihood."""
+  """(the unit of a number, the suffix for how it was computed) from its name; None: it is not a likelihood."""
   found = _NAME.fullmatch(number)
   return found and (Unit(found["split"], found["per"], found["scale"]), found["how"].removeprefix("_"))
 
@@ -181,7 +181,9 @@ def table(rows: Sequence[Row]) -> str:
   for row in rows:
     found = unit(row.number)
     if found is None:
-      raise UserError(f"{row.number} of {row.model} is no likelihood that says its unit: leave it out of the table")
+      raise UserError(
+        f"{row.number} of {row.model} is not a likelihood with a unit in its name: leave it out of the table"
+      )
     kinds[(row.data, found[0])] = row
   if len(kinds) > 1:
     (data, a), (other, b) = list(kinds)[:2]

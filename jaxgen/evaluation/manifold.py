@@ -1,4 +1,4 @@
-"""Precision, recall, density, coverage and authenticity: what the balls around examples in feature space contain.
+"""Precision, recall, density, coverage and authenticity: metrics from balls around examples in feature space.
 
 The ball of an example reaches to its k-th nearest neighbour within its own set, itself not counted.
 

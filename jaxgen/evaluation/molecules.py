@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxgen.core.errors import UserError
+from jaxgen.data.sources.molecules import gyration
 from jaxgen.engine.experiment import AnyRun, Evaluator
 
 NAMES = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}
@@ -86,8 +87,35 @@ def stability(num: int = 1_000, *, seed: int = 0, split: str = "test") -> Evalua
   return evaluate
 
 
+def gyration_error(num: int = 256, *, seed: int = 0, split: str = "test") -> Evaluator:
+  """How far the radius of gyration of samples is from the one that they were asked to have.
+
+  Numbers, in angstrom: `gyration_error_N`, the mean absolute difference of N samples from the radii of N of a split's
+  molecules, and `gyration_error_N_shuffled` of the same radii in another order, about what a model has that does not
+  listen.
+
+  Args:
+    num: number of samples.
+    seed: of the samples.
+    split: the split.
+  """
+  if num < 2:
+    raise ValueError(f"gyration_error(num={num}): give 2 or more samples")
+
+  def evaluate(run: AnyRun) -> dict[str, float]:
+    source, train = run.data.source(split), run.data.source("train")
+    of_train = gyration(train.gather(np.arange(len(train)))["molecule"])
+    asked = source.gather(np.random.default_rng(seed).integers(0, len(source), num))["gyration"]
+    samples = np.asarray(run.sample(num, seed=seed, gyration=asked))
+    wanted = asked[:, 0] * max(of_train.std(), 1e-6) + of_train.mean()
+    errors = [float(np.abs(gyration(samples) - x).mean()) for x in (wanted, np.roll(wanted, 1))]
+    return {f"gyration_error_{num}": errors[0], f"gyration_error_{num}_shuffled": errors[1]}
+
+  return evaluate
+
+
 def drawing(x: Float[np.ndarray, "n atoms four"]) -> str:
-  """Molecules in the format XYZ, one after the other, which programs for molecules show."""
+  """Molecules in the format XYZ, one after the other, for molecule viewers."""
   blocks = []
   for molecule in x:
     there = molecule[molecule[:, 3] > 0]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
 
-ABOUT = ("features", "weights", "data")  # what a statistics file of ours says beside mu, sigma and n
+ABOUT = ("features", "weights", "data")  # texts that jaxgen writes into a statistics file, besides mu, sigma and n
 
 
 class Moments(NamedTuple):
@@ -80,7 +80,7 @@ def sum_of(chunks: Iterable[Float[np.ndarray, "_ features"]]) -> Moments:
 
 
 def write(file: str | pathlib.Path, moments: Moments, **about: str) -> None:
-  """Writes moments as .npz with mu and sigma in float64, as other programs read them, and n and what they are of.
+  """Writes moments as .npz: mu and sigma in float64, as in pytorch-fid, and n and texts that identify them.
 
   Args:
     about: the features' name, which has their preprocessing, the SHA-256 of their weights, and the data.
@@ -99,12 +99,12 @@ def is_statistics(file: str | pathlib.Path) -> bool:
 
 
 def read(file: str | pathlib.Path, **about: str) -> tuple[Moments, dict[str, str]]:
-  """(the moments in a .npz with mu and sigma, what the file says they are of).
+  """(the moments in a .npz with mu and sigma, the texts that identify them).
 
-  Where the file does not say their number, n is 0 in effect and `sigma` still is the file's.
+  If the file does not contain the number of members, n is set to 2, which leaves `sigma` as in the file.
 
   Args:
-    about: what they must be of, where the file says: features="inception_tf1", weights=SHA-256.
+    about: values that these texts must have, if the file has them: features="inception_tf1", weights=SHA-256.
 
   Raises:
     UserError: the file is missing, damaged, has no mu and sigma of one size, or is of other features.
@@ -122,16 +122,24 @@ def read(file: str | pathlib.Path, **about: str) -> tuple[Moments, dict[str, str
     raise UserError(
       f"{path} has no {missing[0]}: statistics are an .npz with mu [features] and sigma [features, features]"
     )
-  mu, sigma = (np.asarray(found[name], np.float64) for name in ("mu", "sigma"))
+  count = np.asarray(found.get("n", 0))
+  if count.size != 1 or any(x.dtype.kind not in "fiu" for x in (found["mu"], found["sigma"], count)):
+    raise UserError(f"{path}: mu and sigma must be real numbers, and n one number: make the statistics anew")
+  mu, sigma, n = np.float64(found["mu"]), np.float64(found["sigma"]), int(count.item())
   if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
     raise UserError(
       f"{path}: mu is {list(mu.shape)} and sigma {list(sigma.shape)}: of n features they are [n] and [n, n]"
     )
   if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
     raise UserError(f"{path} has values that are not finite: make the statistics anew")
+  if (
+    not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-4 * np.abs(sigma).max(initial=0)) or (sigma.diagonal() < 0).any()
+  ):
+    raise UserError(
+      f"{path}: sigma is not a covariance, symmetric with variances of 0 or more: make the statistics anew"
+    )
   said = {name: str(found[name]) for name in ABOUT if name in found}
   for name, value in about.items():
     if said.get(name, value) != value:
       raise UserError(f"{path} is of the {name} {said[name]}, and the samples' are {value}: compare the same")
-  n = int(found.get("n", 0))
   return Moments(max(n, 2), mu, sigma * (max(n, 2) - 1)), said

@@ -1,4 +1,4 @@
-"""GPUs that are not there, for XLA's compiler: what it is told of one in place of asking a device."""
+"""GPUs that are not there, for XLA's compiler: the description that it gets instead of asking a device."""
 
 import importlib.util
 

@@ -113,7 +113,7 @@ def collectives(program: Program) -> list[Collective]:
     kind = instruction.opcode.removesuffix("-start")
     if kind not in SENT:
       continue
-    # A TPU runs one beside other work in parts, each of which has it, and its channel, in its text.
+    # A TPU may run it in parts, in parallel with other work; each part has it, and its channel, in its text.
     channel = re.search(r"channel_id=(\d+)", instruction.rest)
     if is_part and channel:
       if (channel[1], count) in seen:

@@ -68,11 +68,11 @@ QUICK = {"exec_time_optimization_effort": -1.0}  # of XLA's options, from -1 to 
 
 
 def cost(program: Program, target: Target, batch_size: int, quick: bool = False) -> Cost:
-  """Compiles a program for its mesh and reads what the compiler says.
+  """Compiles a program for its mesh and reads the compiler's memory and cost analysis.
 
   Args:
     quick: with the least effort. TPU's compiler, which looks for the best form of each operation, takes an eighth of
-      the time; what it then estimates is of a slower program.
+      the time; its estimates are then for a slower program.
 
   Raises:
     UserError: it does not fit the memory; says which batch would, by estimate.
@@ -107,7 +107,7 @@ def fitting(batch_size: int, fixed: Number, used: Number, memory: Number, device
 
 
 def _too_large(message: str, state: Number, batch_size: int, devices: int, target: str) -> str:
-  """A sentence for what the compiler says where a program does not fit; other messages as they are."""
+  """A sentence for the compiler's message if a program does not fit; other messages unchanged."""
   size = r"([\d.]+)([KMGT])"
   in_all = re.search(f"Used {size} of {size}", message)
   sizes = in_all or re.search(rf"temporaries \({size}\) exceeds available HBM \({size}\)", message)

@@ -1,4 +1,4 @@
-"""Machines that are not there: devices to compile for, and what their makers say of them.
+"""Machines that are not there: devices to compile for, and their data sheets.
 
 tpu:v5e:16x16    a slice of TPUs, compiled for by TPU's own compiler, libtpu, on any machine
 gpu:h100:8       GPUs, compiled for by XLA with the plugin of jax's GPU wheels, on any machine
@@ -70,7 +70,7 @@ def _tpus(chip: str, slices: str) -> list:
     raise UserError(
       f"--target tpu:{chip}:{slices} is compiled for by libtpu, which is not installed: pip install 'jaxgen[aot]'"
     )
-  # No machine of Google's is asked what it is, and libtpu does not complain that it is none.
+  # Do not query Google's metadata server, and do not let libtpu complain about another machine.
   quiet = dict(TPU_MIN_LOG_LEVEL="3", TPU_STDERR_LOG_LEVEL="3", TF_CPP_MIN_LOG_LEVEL="3")
   alone = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-8")
   alone |= dict(ALLOW_MULTIPLE_LIBTPU_LOAD="1")  # no TPU is held, so several processes may plan

@@ -1,7 +1,7 @@
 """Weights of the U-Net with cross-attention, as diffusers' `UNet2DConditionModel` has them and the authors' files do.
 
 In single files, of Stable Diffusion 1, 2 and XL, the network's tensors begin with "model.diffusion_model.". The dense
-layers around a Transformer are 1x1 convolutions in some files (SD 1), which is told by `linear`; reading takes both.
+layers around a Transformer are 1x1 convolutions in some files (SD 1), which `linear` states; reading takes both.
 """
 
 from collections.abc import Callable, Mapping
@@ -106,7 +106,7 @@ def _blocks(
 
 
 def _diffusers(network: _CrossUNet, linear: bool, up: bool) -> list[Entry]:
-  """What diffusers' U-Net and ControlNet have in common."""
+  """The entries that diffusers' U-Net and ControlNet share."""
   levels = len(network.multipliers)
   at = lambda way, level: level if way == "down" else levels - 1 - level  # it counts up blocks from the lowest
 
@@ -184,7 +184,7 @@ def authors(network: CrossUNet, linear: bool = False, prefix: str = "model.diffu
   ]
 
 
-# What a config of diffusers may say where this network has no choice.
+# Values of diffusers' config options for which this network has no choice.
 _FIXED = {
   "act_fn": ("silu",), "norm_eps": (1e-5,), "downsample_padding": (1,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
   "flip_sin_to_cos": (True,), "freq_shift": (0,), "center_input_sample": (False,), "mid_block_scale_factor": (1,),
@@ -206,7 +206,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
   diffusers' "attention_head_dim" means the number of heads, where "num_attention_heads" is not given.
 
   Raises:
-    UserError: the config is of a network that this one cannot be; the entry is named.
+    UserError: the config describes a network that `CrossUNet` does not support; the entry is named.
   """
   for name, allowed in _FIXED.items():
     if name in config and config[name] not in allowed:
@@ -250,7 +250,7 @@ def unet(config: Mapping[str, Any], **options: Any) -> tuple[CrossUNet, list[Ent
     **options: dtypes and `remat` of the network.
 
   Raises:
-    UserError: the config is of a network that this one cannot be.
+    UserError: the config describes a network that `CrossUNet` does not support.
   """
   network = CrossUNet(**sizes(config), out_channels=config["out_channels"], **options)
   return network, diffusers(network, bool(config.get("use_linear_projection", False)))

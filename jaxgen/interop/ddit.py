@@ -9,7 +9,7 @@ BLOCKS = "params/body/blocks"
 
 
 def authors(network: DDiT) -> list[Entry]:
-  """For a network without classes, whose `vocabulary` counts the mask, too: theirs has logits of all states."""
+  """For a network without classes whose `vocabulary` includes the mask, because theirs has logits of all states."""
 
   def block(i: int) -> list[Entry]:
     theirs = f"blocks.{i}"

@@ -39,11 +39,11 @@ def fit(positions: np.ndarray, shape: tuple[int, ...], offset: float) -> np.ndar
   """Positions [1, 1 + old^2, width] of a class token and square pictures, for square pictures of another size.
 
   Args:
-    offset: what is added to the new side before the scale is taken.
+    offset: the number that is added to the new side before the scale is computed.
   """
   old, new = (math.isqrt(n - 1) for n in (positions.shape[1], shape[1]))
   if old**2 + 1 != positions.shape[1] or new**2 + 1 != shape[1]:
-    return positions  # of another network: `layout.read` says so
+    return positions  # another network's: `layout.read` raises the error
   m = cubic_matrix(old, new, (new + offset) / old)
   grid = positions[0, 1:].reshape(old, old, -1).astype(np.float64)
   grid = np.einsum("ph,qw,hwc->pqc", m, m, grid, optimize=True)  # h, w: old; p, q: new

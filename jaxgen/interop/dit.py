@@ -1,6 +1,6 @@
 """DiT's weights in the layouts of the authors, which SiT's authors share, and of diffusers' `DiTTransformer2DModel`.
 
-The authors' fixed positions are left out of what is written: the network computes them. diffusers has the embeddings of
+The authors' fixed positions are not written: the network computes them. diffusers has the embeddings of
 time and class in every block, all the same; and it rounds the time's frequencies otherwise, see
 `nn.transformers.dit.to_the_last`.
 """

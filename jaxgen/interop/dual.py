@@ -1,7 +1,7 @@
 """Dual encoders' weights: CLIP in transformers', OpenAI's and OpenCLIP's layouts, SigLIP in transformers'.
 
-A file of weights does not say which activation it was trained with: the file beside it may (`activation_of`), and
-`unless_told` makes a layout ask.
+A file of weights does not contain the activation that it was trained with. The file beside it may (`activation_of`),
+and `unless_told` makes a layout raise an error if it is not given.
 """
 
 import json
@@ -60,7 +60,7 @@ def openai(network: DualEncoder) -> list[Entry]:
   """OpenAI's CLIP, of both kinds of towers; the names of its model in memory, which are those of its archives."""
   image, text = network.image, network.text
   if network.bias is not None:
-    raise UserError("OpenAI's layout is of CLIP, and this network has SigLIP's bias: use transformers'")
+    raise UserError("OpenAI's layout is for CLIP, and this network has SigLIP's bias: use transformers'")
   if isinstance(image, ModifiedResNet):
     entries = _modified_resnet(image)
   else:
@@ -92,14 +92,14 @@ def open_clip(network: DualEncoder) -> list[Entry]:
 
 
 def unless_told(entries: Sequence[Entry], activation: str | None) -> list[Entry]:
-  """A layout whose reading asks for the activation where nobody has said it: it would be a guess, and change outputs.
+  """A layout that cannot be read without an activation, because a guess might change the outputs.
 
   Reading raises a UserError where `activation` is None.
   """
 
   def ask(arrays: Sequence[np.ndarray]) -> np.ndarray:
     raise UserError(
-      "a file of CLIP's weights does not say its activation: give --activation quick (OpenAI's, and files with "
+      "a file of CLIP's weights does not contain its activation: give --activation quick (OpenAI's, and files with "
       "hidden_act quick_gelu) or --activation exact (most of OpenCLIP's)"
     )
 
@@ -107,24 +107,27 @@ def unless_told(entries: Sequence[Entry], activation: str | None) -> list[Entry]
 
 
 def activation_of(file: pathlib.Path) -> str:
-  """ "quick", "exact" or "tanh", as the configuration beside a file of weights says it.
+  """ "quick", "exact" or "tanh", from the configuration beside a file of weights.
 
-  `config.json` of transformers says it as hidden_act, of both towers; `open_clip_config.json` as quick_gelu, and exact
-  where it is silent.
+  `config.json` of transformers has hidden_act for both towers; `open_clip_config.json` may have quick_gelu, and
+  otherwise means exact.
 
   Raises:
-    UserError: there is no such file, it does not say it, or the towers differ.
+    UserError: there is no such file, it is damaged or does not contain the activation, or the towers differ.
   """
   names = {"quick_gelu": "quick", "gelu": "exact", "gelu_pytorch_tanh": "tanh"}
   theirs, ours = file.parent / "config.json", file.parent / "open_clip_config.json"
-  if ours.is_file():
-    model = json.loads(ours.read_text())["model_cfg"]
-    return "quick" if model.get("quick_gelu") else "exact"
   said = set()
-  if theirs.is_file():
-    config = json.loads(theirs.read_text())
-    towers = [config[part] for part in ("text_config", "vision_config") if part in config] or [config]
-    said = {tower.get("hidden_act") for tower in towers}
+  try:
+    if ours.is_file():
+      return "quick" if json.loads(ours.read_text())["model_cfg"].get("quick_gelu") else "exact"
+    if theirs.is_file():
+      config = json.loads(theirs.read_text())
+      towers = [config[part] for part in ("text_config", "vision_config") if part in config] or [config]
+      said = {str(tower.get("hidden_act")) for tower in towers}
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    where = ours if ours.is_file() else theirs
+    raise UserError(f"{where} cannot be read as a configuration ({error}); say quick, exact or tanh") from error
   if len(said) != 1 or not said <= set(names):
     where = f"{theirs} says {', '.join(sorted(map(str, said)))}" if said else f"there is no {theirs.name} beside {file}"
     raise UserError(f"the activation of {file.name} cannot be told: {where}; say quick, exact or tanh")

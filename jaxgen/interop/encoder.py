@@ -43,7 +43,8 @@ def transformers(network: Encoder, prefix: str = "", within: str = "params") -> 
 def pretraining(network: BERT) -> list[Entry]:
   """`BertForPreTraining`; without next sentences, `BertForMaskedLM`.
 
-  Files of `BertForPreTraining` are read into a network without next sentences, too: what it lacks is passed over.
+  Files of `BertForPreTraining` can also be read into a network without next-sentence prediction: the parameters that it
+  lacks are skipped.
   """
   heads = "cls.predictions"
   encoder = Encoder(network.vocabulary, network.options, network.types, network.next_sentence)
@@ -63,7 +64,7 @@ def reading(network: Reader, head: str = "classifier") -> list[Entry]:
   """`BertForSequenceClassification`, `BertForTokenClassification`, and with the head "qa_outputs"
   `BertForQuestionAnswering`.
 
-  A pretrained file has no such head, and heads of its own: `jaxgen import --fresh params/out` reads the rest.
+  A pretrained file does not have this head, but other heads: `jaxgen import --fresh params/out` reads the rest.
 
   Args:
     head: the name of the head's layer.

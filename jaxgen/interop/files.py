@@ -28,7 +28,7 @@ def load(path: files.PathLike) -> dict[str, np.ndarray]:
     raise UserError(f"{path} is not a file: give the .safetensors or .npz file of the weights")
   try:
     if path.suffix == ".safetensors":
-      from safetensors.flax import load_file  # numpy's own has no bfloat16
+      from safetensors.flax import load_file  # the one for numpy has no bfloat16
 
       return {name: np.asarray(array) for name, array in load_file(path).items()}
     if path.suffix == ".npz":
@@ -110,5 +110,5 @@ def save(path: files.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
       from safetensors.numpy import save_file
 
       arrays = {name: np.array(array, order="C") for name, array in tensors.items()}
-      # It takes a name and no file; "pt" says whose axes they are, for which transformers asks.
+      # It takes a name, not a file; transformers requires the metadata "pt", which names the order of axes.
       save_file(arrays, file.name, metadata={"format": "pt"})

@@ -28,7 +28,7 @@ def _layout(
     tables: names of the tables of tokens and of positions.
     attention: a block's name -> the entries of its attention.
     dense: (their name, ours) -> the entries of a layer of the MLP.
-    constants: what a block's attention has that is no parameter.
+    constants: buffers of a block's attention that are not parameters.
   """
 
   def block(i: int) -> list[Entry]:

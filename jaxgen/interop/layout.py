@@ -1,7 +1,7 @@
 """Published weights under their publishers' names and axes, as a list of entries that is read in both directions.
 
-A layout is a function of a network (a Flax module) that returns its entries, one per parameter or buffer of ours. What
-`read` takes apart `write` puts together again, so one list serves `jaxgen import` and `jaxgen export`.
+A layout is a function of a network (a Flax module) that returns its entries, one per parameter or buffer of ours.
+`write` is the inverse of `read`, so one list serves `jaxgen import` and `jaxgen export`.
 
     [conv("stem.weight", "params/stem/kernel"), same("norm.running_mean", "batch_stats/norm/mean")]
 """
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def same(theirs: str, ours: str) -> Entry:
-  """An array as it is: biases, gains, tables, running statistics."""
+  """An array without a change: biases, gains, tables, running statistics."""
   return Entry((theirs,), ours, lambda a: a[0], lambda x: [x])
 
 
@@ -60,7 +60,7 @@ def conv(theirs: str, ours: str) -> Entry:
 
 
 def shaped(entry: Entry, theirs: Sequence[int], ours: Sequence[int]) -> Entry:
-  """Like `entry`, for arrays that are of one shape there and of another, once transposed, here."""
+  """Like `entry`, for arrays whose shapes differ between the library and here, after a transposition."""
   return entry._replace(join=lambda a: entry.join(a).reshape(ours), split=lambda x: [entry.split(x)[0].reshape(theirs)])
 
 
@@ -78,13 +78,13 @@ def joined(entries: Sequence[Entry], axis: int = -1) -> Entry:
 
 
 def swapped(entry: Entry) -> Entry:
-  """Like `entry`, for arrays whose last axis here has two halves that are the other way round there."""
+  """Like `entry`, for arrays whose last axis has two halves that are swapped between the library and here."""
   turn = lambda x: np.roll(x, x.shape[-1] // 2, axis=-1)
   return entry._replace(join=lambda a: turn(entry.join(a)), split=lambda x: entry.split(turn(x)))
 
 
 def repeated(copies: Sequence[Sequence[Entry]]) -> list[Entry]:
-  """What they have several times, and all the same, and we once; `join` raises a UserError where it is not the same."""
+  """An array that the library has several times and we have once; `join` raises a UserError if they differ."""
   return [_once(same_place) for same_place in zip(*copies, strict=True)]
 
 

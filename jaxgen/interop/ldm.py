@@ -1,7 +1,7 @@
 """First stages' weights in the layouts of diffusers' `AutoencoderKL` and `VQModel`, and of the authors' files.
 
-A VQGAN's codebook is "codebook/embedding" [codes, latent] beside the network's parameters. `authors` is of LDM's and
-Stable Diffusion's files; in single files the first stage's tensors begin with "first_stage_model.".
+A VQGAN's codebook is "codebook/embedding" [codes, latent] beside the network's parameters. `authors` is the layout of
+LDM's and Stable Diffusion's files; in single files the first stage's tensors begin with "first_stage_model.".
 """
 
 from collections.abc import Callable

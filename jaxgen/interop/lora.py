@@ -4,8 +4,8 @@
     NAME.lora.down.weight, NAME.lora.up.weight                diffusers before
     lora_unet_NAME.lora_down.weight, .lora_up.weight, .alpha  kohya, with _ for .
 
-NAME is the layer's in the network's own layout, from which the places here follow. These files have no alpha / rank,
-except kohya's: what is written has it multiplied into B, and what is read has it there.
+NAME is the layer's name in the network's layout, from which the paths here follow. These files have no alpha / rank,
+except kohya's: writing multiplies it into B, and so does reading.
 """
 
 import re
@@ -97,7 +97,7 @@ def read(layout: Sequence[Entry], tensors: Mapping[str, np.ndarray], params: Any
     params: the network's, or their shapes.
 
   Raises:
-    UserError: a tensor that belongs to no layer of the network, has another shape, or lacks its other half.
+    UserError: a tensor that does not belong to a layer of the network, has another shape, or lacks its other half.
   """
   kernels = _kernels(layout)
   layers = {name: path for path, (names, _) in kernels.items() for name in names}

@@ -1,7 +1,7 @@
 """ResNet's weights in the layouts of timm, torchvision and transformers.
 
 Of timm, `ResNet` (v1 and v1.5) and `ResNetV2`; of torchvision, `ResNet`; of transformers,
-`ResNetForImageClassification`. What is common to the convolutional families is here, too.
+`ResNetForImageClassification`. The entries that the convolutional families share are here as well.
 """
 
 from collections.abc import Iterator

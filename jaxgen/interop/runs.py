@@ -19,7 +19,7 @@ from jaxgen.interop import files, lora
 from jaxgen.interop.layout import Entry, read, write
 from jaxgen.methods.diffusion.teacher import LEARNS
 
-NETWORK = "network"  # the entry of a state's params that layouts are of
+NETWORK = "network"  # the entry of a state's params that layouts describe
 
 
 def frozen(
@@ -45,7 +45,7 @@ def base(folder: str | os.PathLike, checkpoint: str | int = "last") -> Frozen:
 def variables(
   folder: str | os.PathLike, checkpoint: str | int = "last", check: Callable[[Method], None] = lambda method: None
 ) -> dict[str, Any]:
-  """The variables of a trained run's network as numpy, its averaged parameters where it keeps them.
+  """The variables of a trained run's network as numpy, with averaged parameters if the run has them.
 
   Args:
     checkpoint: as `jaxgen.load` takes it.
@@ -135,7 +135,7 @@ def started(run: Run, found: Mapping[str, Any]) -> State:
   """The run's state at step 0, with these arrays in its network's place, and in that of every average of it.
 
   Args:
-    found: by path, "params/block/conv/kernel"; what is not among them is as it is initialised.
+    found: by path, "params/block/conv/kernel"; parameters that are not among them keep their random initialisation.
   """
   nothing = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), run.data.raw_spec(run.experiment.batch_size))
   state = run.program.init(run.seed, nothing)
@@ -156,7 +156,7 @@ def started(run: Run, found: Mapping[str, Any]) -> State:
 
 
 def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:
-  """Makes a new run's folder with this state at step 0; run.json says where it is from."""
+  """Makes a new run's folder with this state at step 0; run.json names the source."""
   run.folder.lock()
   try:
     (run.folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def begin(run: Run, state: State, origin: Mapping[str, Any]) -> None:
 
 
 def export_weights(run: Run, file: PathLike, layout: str | None = None, average: bool = True) -> int:
-  """Writes the network's weights as others name them; returns the number of values.
+  """Writes the network's weights with the names of another library; returns the number of values.
 
   Args:
     layout: one of the experiment's; it may be left out where there is only one.

@@ -1,7 +1,7 @@
 """Swin's weights in the layouts of timm (`SwinTransformer`) and of transformers (`SwinForImageClassification`).
 
-The authors' own files are timm's but for the names of merging, which they count with the stage before, and of the head:
-`authors`.
+The authors' files differ from timm's in the names of patch merging, which belongs to the previous stage there, and of
+the head: `authors`.
 
 timm's network equals ours only where windows divide the map, as they do at the sizes that weights are published for: in
 shifted blocks it rolls the map and pads it then, where ours, as transformers', pads it first.

@@ -48,7 +48,7 @@ def encoder(config: Mapping[str, Any], **options: Any) -> T5Encoder:
     **options: dtypes and `remat` of the network.
 
   Raises:
-    UserError: the config is of another family, or of an MLP that this network does not have; it is named.
+    UserError: the config describes another family, or an MLP that this network does not have; it is named.
   """
   if config.get("model_type", "t5") != "t5":
     raise UserError(f"the config is of {config['model_type']!r}, and this is T5's encoder: its weights do not fit")

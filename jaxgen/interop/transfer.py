@@ -1,9 +1,10 @@
-"""Starting a run from another run's weights, by path: fine-tuning, and whatever goes on from what was learned.
+"""Starting a run from another run's weights, by path: for fine-tuning, or to continue with other data or another
+method.
 
     jaxgen train backbone_digits --backbone resnet --from runs/simclr_digits
 
-What has the same path and shape is taken, tables of positions are resized, and the rest is fresh. A backbone that is a
-part of one network and the whole of the other is found, without its place being named.
+Arrays with the same path and shape are taken, position embeddings are resized, and the rest is initialised at random.
+If a backbone is a part of one network and the whole of the other, the two are matched without naming the part.
 """
 
 import math
@@ -26,7 +27,7 @@ Flat = dict[str, Any]  # arrays by path, "params/block_1_1/conv_1/kernel"
 
 
 class Transfer(NamedTuple):
-  """What a new run's network has of another's.
+  """The parameters that a new run's network takes from another's.
 
   Attributes:
     taken, resized, fresh: paths within the new network.
@@ -86,7 +87,7 @@ def _is_whole(flat: Flat) -> bool:
 
 
 def _resized(theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-  """A table of positions of square pictures for other square ones; None where it is none, or of another width."""
+  """Position embeddings of square pictures, resized for another size; None if it is another array or width."""
   if theirs.ndim != 2 or len(shape) != 2 or theirs.shape[1] != shape[1]:
     return None
   for tokens in range(3):
@@ -121,13 +122,13 @@ def moved(ours: Flat, theirs: Flat) -> tuple[Flat, Transfer]:
 
 
 def is_from(run: Run, source: str) -> bool:
-  """Whether the run exists and was started from this source, so that it goes on."""
+  """Whether the run exists and was started from this source, so that it can continue."""
   started = run.folder.info().get("from", {}) if run.folder.exists() else {}
   return started.get("source") == source
 
 
 def start_from(run: Run, source: str) -> Transfer:
-  """Makes the run's folder, at step 0, with another run's weights; `loop.train` goes on from there.
+  """Makes the run's folder, at step 0, with another run's weights; `loop.train` continues from there.
 
   run.json has "from": the source, the step and the SHA-256 of the run's state. Averages start from the same weights.
 
@@ -136,12 +137,15 @@ def start_from(run: Run, source: str) -> Transfer:
     source: RUN or RUN:PATH, see `parse`.
 
   Raises:
-    UserError: there are several processes, the folder is a run already, the source is none, or nothing of it fits.
+    UserError: there are several processes, the folder is already a run, the source is not a run, or no array of it
+      fits.
   """
   if jax.process_count() > 1:
-    raise UserError("--from makes a run by one process: start it so with --steps, or go on without --from afterwards")
+    raise UserError(
+      "--from needs a single process: begin the run in one, with a small --steps, and continue without --from"
+    )
   if run.folder.exists():
-    raise UserError(f"{run.folder.path} is a run already: choose another --name, or leave --from out to go on with it")
+    raise UserError(f"{run.folder.path} is already a run: choose another --name, or leave --from out to continue it")
   folder, path = parse(source)
   origin = load(folder)
   theirs = _variables(origin.state, path, folder)

@@ -1,7 +1,8 @@
 """ViT's and DeiT's weights in the layouts of timm and of transformers.
 
 As in files: `VisionTransformer` and `VisionTransformerDistilled` of timm, `ViTForImageClassification` and
-`DeiTForImageClassificationWithTeacher` of transformers. What is common to the families that build on ViT is here too.
+`DeiTForImageClassificationWithTeacher` of transformers. The entries that the families built on ViT share are here as
+well.
 """
 
 import math
@@ -84,7 +85,7 @@ def transformers_block(theirs: str, ours: str, attention: str) -> list[Entry]:
 
 
 def _tokens(network: ViT) -> int:
-  """How many of the network's tokens are no patches."""
+  """The number of the network's tokens that are not patches."""
   return (network.pool == "class") + network.distilled
 
 

@@ -1,10 +1,11 @@
-"""Judging samples as papers do: pictures -> features of a named network, kept chunk by chunk -> numbers.
+"""The metrics of papers: pictures -> features of a named network, stored in chunks -> numbers.
 
     space = spaces.open_space("inception_tf1", "inception.safetensors")
     numbers = judge(of_run(run, 50_000), of_data(run.data, "train"), space, ("fid", "prdc"), folder)
 
-`pictures` says what is judged, `spaces` in which features (network and preprocessing), `features` keeps those of each
-chunk so that a kill loses no more than one, and `numbers` computes and names what `evaluation` has formulas for.
+`pictures` has the sets of pictures, `spaces` the feature spaces (network and preprocessing). `features` stores the
+features of each chunk, so that a kill loses at most one chunk. `numbers` computes the metrics by the formulas in
+`evaluation` and names them.
 """
 
 from jaxgen.judging.numbers import METRICS, judge

@@ -1,10 +1,10 @@
-"""Features of a set of pictures, computed once and kept chunk by chunk in a folder. After a kill the rest is computed.
+"""Features of a set of pictures, computed once and stored in a folder, in chunks. After a kill the rest is computed.
 
-    FOLDER/about.json              what the features are of; others are refused
+    FOLDER/about.json              identifies network and pictures; with others, the folder is refused
     FOLDER/features_00000256.npz   those of the chunk that begins with picture 256
 
-A chunk's file appears whole or not at all. What is computed after a kill is computed in the same chunks, so that every
-number from the features has the same bits as without it.
+A chunk's file appears whole or not at all. After a kill the same chunks are computed, so that every number from the
+features has the same bits.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ class Features:
     self._about = {"features": space.name, "weights": space.content, "n": pictures.n, "pictures": content}
 
   def compute(self, resume: bool = True, progress: Callable[[int], Any] = lambda done: None) -> int:
-    """Computes what the folder lacks, or everything; returns the number of pictures whose features were there.
+    """Computes the features that the folder lacks, or all; returns the number of pictures whose features existed.
 
     Raises:
-      UserError: with `resume`, the folder has features of something else.
+      UserError: with `resume`, the folder has features of other pictures or of another network.
     """
     kept = by_main(lambda: self._begin(resume))
     progress(kept)
@@ -67,7 +67,7 @@ class Features:
     return self.folder / f"features_{start:08d}.npz"
 
   def _begin(self, resume: bool) -> int:
-    """The number of pictures whose features are there, from the first on."""
+    """The number of pictures, from the first on, whose features exist."""
     about, file = self._about, self.folder / "about.json"
     there = None
     if file.is_file():
@@ -78,7 +78,7 @@ class Features:
     same = there == about
     if resume and there is not None and not same:
       names = [name for name in about if not isinstance(there, dict) or there.get(name) != about[name]]
-      raise UserError(f"{self.folder} is of other {' and '.join(names)}: leave --resume out to begin anew")
+      raise UserError(f"{self.folder} was computed with other {' and '.join(names)}: leave --resume out to begin anew")
     starts = list(range(0, self.n, CHUNK))
     if not (resume and same):
       for path in self.folder.glob("features_*.npz") if self.folder.is_dir() else ():

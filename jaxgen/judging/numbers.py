@@ -1,11 +1,11 @@
-"""Numbers of a set of pictures, each with a name that says all that it depends on:
+"""Metrics of a set of pictures. A number's name contains everything that it depends on:
 
-    fid_50000_inception_tf1_train    metric, number of samples, features with their preprocessing, what it is against
+    fid_50000_inception_tf1_train    metric, number of samples, features with their preprocessing, reference
 
-A number whose name ends in _se is a standard error: of FID, sFID and KID a jackknife's (FID's over ten groups of
-samples, the reference taken as it is; KID's over both sets), of shares that of a mean over examples, the balls taken as
-they are. An Inception Score's _split_std is the deviation of ten parts, as papers report it. FID of fewer samples than
-features says so in its name: its covariance has not full rank.
+A number whose name ends in _se is a standard error. For FID, sFID and KID it is a jackknife's (FID's over ten groups of
+samples, with a fixed reference; KID's over both sets); for precision and the like it is that of a mean over examples,
+with fixed balls. An Inception Score's _split_std is the deviation over ten parts, as papers report it. FID of fewer
+samples than features has another name, because its covariance does not have full rank.
 """
 
 import functools
@@ -30,13 +30,13 @@ SPLITS = 10  # of the Inception Score
 
 
 class Sets(NamedTuple):
-  """What a metric compares.
+  """The sets that a metric compares.
 
   Attributes:
     samples: the samples' features.
-    real: the reference's; None where only its moments are known.
-    moments: the reference's moments, of its features by name.
-    manifold: what the balls around both sets contain; computed once.
+    real: the reference's features; None if only its moments are known.
+    moments: name of features -> the reference's moments.
+    manifold: the contents of the balls around both sets; computed once.
   """
 
   samples: Features
@@ -60,7 +60,7 @@ def _fid(sets: Sets, name: str = "fid", of: str = "features") -> Numbers:
 
 
 def _in_groups(samples: Features, of: str) -> list[Moments]:
-  """Moments of ten groups of consecutive samples, or of one where there are fewer than 20."""
+  """Moments of ten groups of consecutive samples, or of one group if there are fewer than 20 samples."""
   n = samples.n
   ends = [(i + 1) * n // GROUPS for i in range(GROUPS)] if n >= 2 * GROUPS else [n]
   groups: list[Moments | None] = [None] * len(ends)
@@ -106,24 +106,24 @@ def _cmmd(sets: Sets) -> Numbers:
 
 
 class Metric(NamedTuple):
-  """How a metric is computed, and what it takes.
+  """A metric.
 
   Attributes:
     compute: the sets -> its numbers.
-    needs: which of a network's outputs.
-    against: what it compares samples with: every one of the real "examples", their "moments", or "nothing".
-    least: the least number of samples, and of real examples where it takes every one.
-    why: what it does with them.
+    needs: the network's output that it uses.
+    against: the reference: all real "examples", their "moments", or "nothing".
+    least: the smallest number of samples, and of real examples if it uses all of them.
+    why: the reason for `least`, for the error message.
   """
 
   compute: Callable[[Sets], Numbers]
   needs: str = "features"
   against: str = "examples"
   least: int = 2
-  why: str = "is of a distribution"
+  why: str = "compares distributions"
 
 
-BALLS = {"least": 6, "why": "takes 5th neighbours"}
+BALLS = {"least": 6, "why": "uses 5th neighbours"}
 METRICS: dict[str, Metric] = {
   "fid": Metric(_fid, against="moments"),
   "fid_infinity": Metric(_fid_infinity, against="moments", least=40, why="fits a line to distances of few and many"),
@@ -137,24 +137,26 @@ METRICS: dict[str, Metric] = {
 
 
 def check_names(names: Sequence[str]) -> None:
-  """Raises a UserError where there is no such metric, or none is named."""
+  """Raises a UserError if a metric does not exist, or none is named."""
   if not names:
-    raise UserError(f"--metrics takes one or more of {', '.join(METRICS)}, with commas between them")
+    raise UserError(f"--metrics takes one or more of {', '.join(METRICS)}, separated by commas")
   if unknown := [name for name in names if name not in METRICS]:
     raise UserError(f"there is no metric {unknown[0]!r}: they are {', '.join(METRICS)}")
 
 
-def check_metrics(
-  names: Sequence[str], space: Space, samples: Pictures, reference: Pictures | tuple[str, Moments]
-) -> None:
-  """Raises a UserError where a metric cannot be computed of these sets in this space; computes nothing."""
+def check_metrics(names: Sequence[str], space: Space, samples: Pictures, reference: Pictures | Any) -> None:
+  """Raises a UserError if a metric cannot be computed for these sets in this space; computes nothing.
+
+  Args:
+    reference: pictures; anything else stands for the moments of a file of statistics.
+  """
   check_names(names)
   for name in names:
     metric = METRICS[name]
     if metric.needs not in space.gives:
       raise UserError(f"{name} needs a network's {metric.needs}, and {space.name} has none: see --space")
     if metric.against == "examples" and not isinstance(reference, Pictures):
-      raise UserError(f"{name} compares with every real example, and a file of statistics has their moments alone")
+      raise UserError(f"{name} compares with every real example, but a file of statistics has only their moments")
     takes = [(samples, metric.least)]
     if metric.against != "nothing" and isinstance(reference, Pictures):
       takes.append((reference, metric.least if metric.against == "examples" else 2))
@@ -173,15 +175,15 @@ def judge(
   resume: bool = True,
   progress: Callable[[str, int, int], Any] = lambda what, done, total: None,
 ) -> Numbers:
-  """The metrics of a set of pictures against another, by their full names.
+  """The metrics of a set of pictures against a reference, by their full names.
 
   Args:
-    reference: pictures, or (what stands in the names, moments of their features in the same space).
-    folder: where features are kept, so that what a kill has cut short can go on.
-    progress: called with what is computed, how many pictures are done, and how many there are.
+    reference: pictures, or (a name for the numbers' names, moments of the reference's features in the same space).
+    folder: where features are stored, so that the computation can continue after a kill.
+    progress: called with "samples" or "reference", the number of finished pictures, and their total.
 
   Raises:
-    UserError: as `check_metrics`, before any feature is computed; or the folder is of other pictures.
+    UserError: as `check_metrics`, before any feature is computed; or the folder has features of other pictures.
   """
   check_metrics(metrics, space, samples, reference)
   sets = {"samples": samples}

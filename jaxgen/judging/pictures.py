@@ -1,5 +1,6 @@
-"""What is judged, and against what: pictures of a run, a data set, a folder or a file, as uint8, a chunk at a time."""
+"""Sets of pictures to judge or to compare with, from a run, a data set, a folder or a file: uint8, in chunks."""
 
+import hashlib
 import itertools
 import json
 import pathlib
@@ -15,9 +16,12 @@ from jaxgen.core.files import NPZ_ERRORS
 from jaxgen.data import Dataset, real
 from jaxgen.data.own import LOOKS, own
 from jaxgen.data.sources.images import FORMATS, SUFFIXES
+from jaxgen.data.sources.npz import place_of
+from jaxgen.engine import identity
 from jaxgen.engine.drawing import origin, stream
 from jaxgen.engine.run import Run
 
+CHUNK = 256  # pictures that are read at once
 NAMES = ("samples", "arr_0", "image", "train_image", "images", "x")  # of pictures in an npz, in this order
 
 
@@ -25,10 +29,10 @@ class Pictures(NamedTuple):
   """A set of pictures in an order.
 
   Attributes:
-    name: what stands in numbers' names, "train", "test", a folder's name.
-    n: how many there are.
-    about: what tells this set from another one; JSON.
-    read: first -> the pictures from that one on, [H, W, C] uint8, one after the other.
+    name: the set's name in the numbers' names: "train", "test", a folder's name.
+    n: the number of pictures.
+    about: identifies the set and its content; JSON.
+    read: number of the first picture -> an iterator of the pictures from there on, [H, W, C] uint8.
   """
 
   name: str
@@ -51,17 +55,17 @@ def of_run(run: Run, n: int, seed: int = 0, batch: int | None = None) -> Picture
   """The samples 0 .. n - 1 of a run's seed, rounded to the data's levels and to uint8.
 
   Raises:
-    UserError: the method generates nothing, or what it generates is no pictures.
+    UserError: the method generates nothing, or its samples are not pictures.
   """
-  stream(run, n, seed=seed, batch=batch)  # says what cannot be drawn
+  stream(run, n, seed=seed, batch=batch)  # raises errors of the request
   like = run.program.sample_shapes(1, run.conditions(np.arange(1)))
   if not hasattr(like, "shape") or len(like.shape) != 4 or like.shape[-1] not in (1, 3, 4):
-    raise UserError(f"samples of config {run.config.name} are no pictures: these metrics are of pictures")
+    raise UserError(f"samples of config {run.config.name} are not pictures: these metrics need pictures")
 
   def read(first: int) -> Iterator[np.ndarray]:
     for piece in stream(run, n - first, seed=seed, first=first, batch=batch):
       if not np.isfinite(piece).all():
-        raise UserError(f"there are samples of {run.name} that are not finite: no metric of pictures judges them")
+        raise UserError(f"there are samples of {run.name} that are not finite: metrics cannot be computed")
       if run.data.levels is not None:
         piece = core_pictures.quantize(piece, run.data.levels)
       yield from core_pictures.to_uint8(piece)
@@ -74,23 +78,36 @@ def of_data(data: Dataset, split: str | None = "train", name: str | None = None)
 
   Args:
     split: "train", "test", or the name that the data set has for it.
-    name: what stands in numbers' names; by default the split.
+    name: the set's name in the numbers' names; by default the split.
 
   Raises:
-    UserError: there is no such split, or its examples are no pictures.
+    UserError: there is no such split, or its examples are not pictures.
   """
   if "image" not in data.features:
-    raise UserError(f"the examples of {data.name} are no pictures, only {', '.join(data.features)}")
+    raise UserError(f"the examples of {data.name} are not pictures, only {', '.join(data.features)}")
   where = {"train": data.train, "test": data.test}.get(split, split)
   n = len(data.source(where))
 
   def read(first: int) -> Iterator[np.ndarray]:
     for chunk in real.images(data, where, np.arange(first, n)):
       if np.abs(chunk).max() > 1.01:  # standardised, for one
-        raise UserError(f"the pictures of {data.name} are not in [-1, 1] after its transforms: say --against the data")
+        raise UserError(
+          f"the pictures of {data.name} are not in [-1, 1] after its transforms: give the data set itself with "
+          "--against"
+        )
       yield from core_pictures.to_uint8(chunk)
 
-  return Pictures(name or split, n, {"data": data.name, "split": where, "n": n}, read)
+  about = {"data": data.name, "split": where, "n": n, "content": identity.of_data(data, split or "train")}
+  return Pictures(name or split, n, about | {"files": _files_of(data)}, read)
+
+
+def _files_of(data: Dataset) -> str | None:
+  """A hash of the sizes and dates of a data set's files, which `identity.of_data` may not read; None without files."""
+  path = pathlib.Path(data.name.partition(":")[2]).expanduser()
+  if ":" not in data.name or not path.exists():
+    return None
+  found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+  return hashlib.sha256(json.dumps([_identity(p) for p in found]).encode()).hexdigest()
 
 
 def of_subject(subject: str, split: str | None = None) -> Pictures:
@@ -110,17 +127,18 @@ def of_subject(subject: str, split: str | None = None) -> Pictures:
   if path.suffix == ".npz":
     return _of_file(path)
   raise UserError(
-    f"{subject} is no run, no folder, no .npz file, and no data set: name one as {', '.join(f'{k}:...' for k in LOOKS)}"
+    f"{subject} is not a run, a folder, an .npz file or a data set: name a data set as "
+    f"{', '.join(f'{k}:...' for k in LOOKS)}"
   )
 
 
 def plain(name: str) -> str:
-  """A name as it may stand in a number's."""
+  """A name with only letters, digits and underscores, for a number's name."""
   return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
 def _identity(file: pathlib.Path) -> list[Any]:
-  """What tells a file from others and from what it was before: other pictures often have the same name and size."""
+  """A file's path, size and time of change, which differ when its content was replaced."""
   stat = file.stat()
   return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -128,7 +146,7 @@ def _identity(file: pathlib.Path) -> list[Any]:
 def _of_folder(path: pathlib.Path) -> Pictures:
   """Image files below a folder, in the order of their paths, each at its own size.
 
-  Colours are what PIL's convert("RGB") makes of them, as in torch-fidelity and pytorch-fid: alpha is left out.
+  Colours are converted by PIL's convert("RGB"), as in torch-fidelity and pytorch-fid: alpha is dropped.
   """
   paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
   if not paths:
@@ -156,18 +174,18 @@ def _of_samples(path: pathlib.Path) -> Pictures:
   try:
     about = json.loads((path / "samples.json").read_text())
     n, kind = about["n"], about["format"]
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path / 'samples.json'} cannot be read: draw the samples anew") from error
   if kind == "images":
     found = _of_folder(path)
     if found.n != n:
-      raise UserError(f"{path} has {found.n:,} of {n:,} samples: the command that draws them goes on")
+      raise UserError(f"{path} has {found.n:,} of {n:,} samples: repeat the command that draws them")
     return found
   paths = sorted(path.glob("samples_*.npz"))
   parts = [_of_file(p) for p in paths]
   if sum(part.n for part in parts) != n:
     raise UserError(
-      f"{path} has {sum(part.n for part in parts):,} of {n:,} samples: the command that draws them goes on"
+      f"{path} has {sum(part.n for part in parts):,} of {n:,} samples: repeat the command that draws them"
     )
 
   def read(first: int) -> Iterator[np.ndarray]:
@@ -177,22 +195,30 @@ def _of_samples(path: pathlib.Path) -> Pictures:
 
 
 def _of_file(path: pathlib.Path) -> Pictures:
-  """An npz of pictures: "arr_0" in uint8, as guided-diffusion writes them, or "samples" in [-1, 1], as jaxgen does."""
+  """An npz of pictures: "arr_0" in uint8, as guided-diffusion writes them, or "samples" in [-1, 1], as jaxgen does.
+
+  An uncompressed file is mapped, and read a chunk at a time; of a compressed one, the array is read into memory.
+  """
   try:
     with np.load(path, allow_pickle=False) as arrays:
       name = next((name for name in NAMES if name in arrays.files), None)
       if name is None:
         raise UserError(f"{path} has none of {', '.join(NAMES)}, only {', '.join(arrays.files)}")
-      x = arrays[name]
+      place = place_of(arrays.zip, f"{name}.npy")
+      x = arrays[name] if place.offset is None else place.map(path)
   except NPZ_ERRORS as error:
     raise UserError(f"{path} cannot be read as a NumPy file of pictures: {error}") from error
   if x.ndim != 4 or x.shape[-1] not in (1, 3, 4) or not len(x):
     raise UserError(f"{path}: pictures are [N, height, width, channels], and {name} is {list(x.shape)}")
+  chunks = lambda first: (x[i : i + CHUNK] for i in range(first, len(x), CHUNK))
   if np.issubdtype(x.dtype, np.floating):
-    if not np.isfinite(x).all() or np.abs(x).max() > 2:
+    if not all(np.isfinite(chunk).all() and np.abs(chunk).max() <= 2 for chunk in chunks(0)):
       raise UserError(f"{path}: pictures of {x.dtype} are in [-1, 1], and {name} is not: write them as uint8")
-    x = core_pictures.to_uint8(x)
   elif x.dtype != np.uint8:
     raise UserError(f"{path}: pictures are uint8, or float in [-1, 1], and {name} is {x.dtype}")
-  about = {"file": _identity(path), "n": len(x)}
-  return Pictures(plain(path.stem), len(x), about, lambda first: iter(x[first:]))
+
+  def read(first: int) -> Iterator[np.ndarray]:
+    for chunk in chunks(first):
+      yield from np.array(chunk) if chunk.dtype == np.uint8 else core_pictures.to_uint8(chunk)
+
+  return Pictures(plain(path.stem), len(x), {"file": _identity(path), "n": len(x)}, read)

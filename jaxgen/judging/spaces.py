@@ -1,4 +1,4 @@
-"""Feature spaces: a network and how pictures are brought to it, under the name that stands in a number's name.
+"""Feature spaces: a network with the preprocessing of pictures, by the name that numbers' names contain.
 
     inception_tf1      Inception-v3 of the TensorFlow graph, which resizes as TensorFlow 1 does: FID as first defined,
                        torch-fidelity, guided-diffusion's evaluator
@@ -8,7 +8,7 @@
                        EDM2's evaluator does: FD-DINOv2 is `fid` in this space
     dinov2_tf1         the same network on pictures resized as TensorFlow 1 does, as torch-fidelity does
     clip_336           CLIP's ViT-L/14 of OpenAI, on pictures of 336 x 336 resized by Pillow's bicubic filter, its
-                       features of length 1: CMMD's. Pictures that are no squares are squeezed, not cropped
+                       features of length 1: CMMD's. Pictures that are not square are squeezed, not cropped
     judge              the classifier that is trained here on the data's training split; needs no file
 
 Pictures are always rounded to uint8 before. A file of weights is safetensors or npz; nothing is unpickled.
@@ -43,14 +43,14 @@ Picture = UInt8[np.ndarray, "_ _ _"]
 
 
 class Space(NamedTuple):
-  """Where pictures are compared.
+  """The features in which pictures are compared.
 
   Attributes:
-    name: what stands in numbers' names.
+    name: the space's name in the numbers' names.
     features: pictures [H, W, C] -> their features by name: "features" [N, F], and what else the network gives,
       "spatial" and "logits"; float32.
     width: the number of features F.
-    content: what tells one network's features from another's: the SHA-256 of its weights.
+    content: the SHA-256 of the network's weights.
     gives: the names of all features.
   """
 
@@ -66,12 +66,12 @@ class Network(NamedTuple):
 
   Attributes:
     module: the Flax module.
-    init: (module, pictures) -> variables of all that the file has.
+    init: (module, pictures) -> all variables that the file has.
     entries: (module, names in the file) -> the layout of the file.
     outputs: (module, variables, pictures) -> its outputs by our names, "features" among them.
     size: the side of the pictures that it takes, in pixels.
-    file: the file's name among the weights that are kept.
-    convert: how its user makes that file, for the error where there is none.
+    file: the file's name in the folder of weights.
+    convert: how to make that file, for the error message if it is missing.
   """
 
   module: Any
@@ -121,7 +121,7 @@ def _dinov2(module: ViT, variables: Any, x: Any) -> dict[str, Any]:
 
 
 def _converted(file: str, where: str, to: str) -> str:
-  """How a pickled file of weights becomes one that is read here, by a command of its user's."""
+  """The command by which the user converts a pickled file of weights."""
   return (
     f'{file} of {where}, converted on a machine with torch: python -c "import torch, safetensors.torch as s; '
     f"s.save_file({{k: v.contiguous() for k, v in torch.load('{file}', weights_only=True).items()}}, '{to}')\""
@@ -181,6 +181,7 @@ SPACES: dict[str, Known] = {
   "clip_336": Known("clip", "pil_bicubic", *OPENAI),
 }
 JUDGE = "judge"  # the space that needs no file
+UNTRAINED = Space(JUDGE, lambda pictures: {}, 0, "", ("features",))  # what is known before it is trained
 
 
 def weights_folder() -> pathlib.Path:
@@ -189,7 +190,7 @@ def weights_folder() -> pathlib.Path:
 
 
 def check_space(name: str) -> None:
-  """Raises a UserError where there is no such space."""
+  """Raises a UserError if there is no such space."""
   if name not in SPACES and name != JUDGE:
     raise UserError(f"there is no --space {name!r}: they are {', '.join((*SPACES, JUDGE))}")
 
@@ -198,20 +199,20 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
   """A space of a published network, with its weights.
 
   Args:
-    weights: its .safetensors or .npz file; by default the one of its name in `weights_folder`.
+    weights: its .safetensors or .npz file; by default the file with its name in `weights_folder`.
 
   Raises:
-    UserError: there is no such space or file, or the file is of another network.
+    UserError: there is no such space or file, or the file has another network's weights.
   """
   check_space(name)
   if name == JUDGE:
-    raise UserError(f"the space {JUDGE!r} is learned from a data set: `trained_space` opens it")
+    raise UserError(f"the space {JUDGE!r} is trained on a data set: open it with `trained_space`")
   known = SPACES[name]
   network = NETWORKS[known.network]
   path = pathlib.Path(weights) if weights else weights_folder() / network.file
   if not path.is_file():
     raise UserError(
-      f"--space {name} needs the weights {path}, which is no file: make it of {network.convert}; and give it as "
+      f"--space {name} needs the weights {path}, which is not a file: make it from {network.convert}; and give it as "
       f"--weights, or take --space {JUDGE}, which needs none"
     )
   tensors = files.load(path)
@@ -219,12 +220,12 @@ def open_space(name: str, weights: str | os.PathLike | None = None) -> Space:
   outputs_of = functools.partial(network.outputs, network.module)
   like = jax.eval_shape(lambda x: network.init(network.module, x), blank)
   variables = layout.read(network.entries(network.module, tensors), tensors, like)
-  variables["params"].pop("text", None)  # of CLIP, whose pictures alone are compared
+  variables["params"].pop("text", None)  # CLIP's text tower is not used
   with open(path, "rb") as file:
     content = hashlib.file_digest(file, "sha256").hexdigest()
 
   def outputs(variables: Any, x: Any) -> dict[str, Any]:
-    with jax.default_matmul_precision("highest"):  # an accelerator's own would be another network's features
+    with jax.default_matmul_precision("highest"):  # an accelerator's default precision would change the features
       return outputs_of(variables, (x - np.float32(known.centre)) / np.float32(known.scale))
 
   shapes = jax.eval_shape(outputs, variables, blank)
@@ -245,7 +246,7 @@ def trained_space(data: Dataset) -> Space:
   """
   if data.classes is None:
     raise UserError(
-      f"--space {JUDGE} is of a classifier that is trained on labels, and {data.name} has none: take the --space of a "
+      f"--space {JUDGE} trains a classifier on labels, and {data.name} has none: take the --space of a "
       "published network"
     )
   judge = judges.trained_on(data)
@@ -254,7 +255,8 @@ def trained_space(data: Dataset) -> Space:
     for p in pictures:
       if p.shape != judge.shape:
         raise UserError(
-          f"the judge of {data.name} takes pictures {list(judge.shape)}, and one is {list(p.shape)}: bring them to one "
+          f"the judge of {data.name} takes pictures {list(judge.shape)}, and one is {list(p.shape)}: resize them "
+          "to one "
           "size, or take the --space of a published network"
         )
     return {"features": judge.features(np.stack(pictures).astype(np.float32) / 127.5 - 1).astype(np.float32)}
@@ -262,7 +264,7 @@ def trained_space(data: Dataset) -> Space:
   blank = np.zeros(judge.shape, np.uint8)
   # The classifier's weights depend on the data and the machine: its features of one picture tell which they are.
   probe = features([blank, np.full_like(blank, 200)])["features"]
-  return Space(JUDGE, features, probe.shape[1], hashlib.sha256(probe.tobytes()).hexdigest(), ("features",))
+  return Space(JUDGE, features, probe.shape[1], hashlib.sha256(probe.tobytes()).hexdigest(), UNTRAINED.gives)
 
 
 def in_colour(picture: Picture) -> Picture:

@@ -49,7 +49,7 @@ def effective_sample_size(x: Draws) -> PerScalar:
 def r_hat(x: Draws) -> PerScalar:
   """The larger of the rank-normalised split R-hats of x and of its distances from its median.
 
-  It is 1 for chains that agree with each other and whose halves agree. The paper recommends values below 1.01.
+  It is 1 for chains that agree with each other and in both halves. The paper recommends values below 1.01.
 
   Raises:
     UserError: there are fewer than 10 draws.

@@ -13,7 +13,7 @@ Draw = Callable[[Key[Array, " chains"], Array], Array]  # (keys, the other block
 
 
 class Positions(NamedTuple):
-  """What the chains carry.
+  """The state of the chains.
 
   Attributes:
     x: positions, [chains, ...].

@@ -28,7 +28,7 @@ PerChain = Float[Array, " chains"]
 
 
 class Unadjusted(NamedTuple):
-  """What unadjusted chains carry.
+  """The state of unadjusted chains.
 
   Attributes:
     x: positions, [chains, ...].
@@ -38,7 +38,7 @@ class Unadjusted(NamedTuple):
 
 
 class Adjusted(NamedTuple):
-  """What adjusted chains carry.
+  """The state of adjusted chains.
 
   Attributes:
     x: positions, [chains, ...].
@@ -52,7 +52,7 @@ class Adjusted(NamedTuple):
 
 
 class Underdamped(NamedTuple):
-  """What underdamped chains carry.
+  """The state of underdamped chains.
 
   Attributes:
     x: positions, [chains, ...].
@@ -96,7 +96,7 @@ def langevin(
 
   Args:
     step: h.
-    noise: standard deviation of the noise in place of sqrt(h). The stationary density is near exp(-U / T) with T =
+    noise: standard deviation of the noise instead of sqrt(h). The stationary density is near exp(-U / T) with T =
       noise^2 / h. Du and Mordatch 2019, https://arxiv.org/abs/1903.08689, use gradient steps of h/2 = 10 with noise
       0.005.
     clip: entries of the gradient are clipped to [-clip, clip].
@@ -167,7 +167,7 @@ def underdamped(energy: Energy, step: float, friction: float = 1.0) -> Kernel:
       A, B again
 
   Leimkuhler and Matthews 2013, https://arxiv.org/abs/1203.5428. For a Gaussian its positions have the exact variance at
-  every step size up to 2; momenta have the variance 1 - h^2 / 4 in place of 1. `init` starts with momenta 0.
+  every step size up to 2; momenta have the variance 1 - h^2 / 4 instead of 1. `init` starts with momenta 0.
 
   Args:
     step: h, in time. It moves about as far as a step of (L1) of size h^2.

@@ -26,7 +26,7 @@ Family = Callable[[Array, Float[Array, " rows"]], Float[Array, " rows"]]  # (x [
 
 
 class Tempered(NamedTuple):
-  """What the chains carry.
+  """The state of the chains.
 
   Attributes:
     x: positions, [chains, temperatures, ...].

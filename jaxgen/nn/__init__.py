@@ -1,4 +1,4 @@
-"""Flax networks and the blocks they share; nothing here knows of methods."""
+"""Flax networks and the blocks they share; they do not depend on methods."""
 
 from jaxgen.nn.unets.adm import ADM
 from jaxgen.nn.unets.edm2 import EDM2UNet

@@ -1,7 +1,7 @@
 """LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685, eq. 3: a kernel W becomes W + alpha / r B A, of rank r.
 
-It works on parameters, of any network: kernels of dense layers and convolutions, those that a loop runs over too. Of
-queries, keys and values side by side each has a pair of its own, as where they are three layers.
+It works on parameters, of any network: kernels of dense layers and convolutions, those that a loop runs over too.
+Queries, keys and values that lie side by side each have their own pair, as if they were three layers.
 
     adapter = LoRA(rank=4)
     lora = adapter.init(key, params)                           B = 0: nothing is changed yet
@@ -57,7 +57,7 @@ class LoRA(NamedTuple):
     if not found:
       kernels = [path for path in flat if path.endswith("kernel")]
       raise UserError(
-        f"LoRA is of kernels whose path contains {self.where!r}, and there are none: {', '.join(kernels)}"
+        f"LoRA needs kernels whose path contains {self.where!r}, and there are none: {', '.join(kernels)}"
       )
     for path in found:
       *_, inputs, outputs = flat[path].shape if flat[path].ndim > 1 else (0, 0)
@@ -92,7 +92,7 @@ class LoRA(NamedTuple):
     Args:
       params: the network's.
       lora: the adapter's.
-      factor: how much of the adapter; -1 takes it out of what was merged, up to the rounding of two sums: who wants the
+      factor: the factor of the adapter; -1 removes a merged one, up to the rounding of two sums: who wants the
         bits back keeps `params`.
     """
     flat = flax.traverse_util.flatten_dict(params, sep="/")
@@ -106,7 +106,7 @@ class LoRA(NamedTuple):
 
 
 def parts(path: str) -> int:
-  """How many layers lie side by side in a kernel."""
+  """The number of layers that lie side by side in a kernel."""
   return _PARTS.get(path.split("/")[-2], 1)
 
 

@@ -1,4 +1,4 @@
-"""Distributions of data given a network's outputs: log-probabilities of the data's own values, and samples.
+"""Distributions of data given a network's outputs: log-probabilities of the data's values, and samples.
 
 Values of data with `levels` are 2 k / (levels - 1) - 1 for k = 0 .. levels - 1, as `jaxgen.data.transforms.scale` makes
 them; their log-probability is that of the integer k, in nats. For data without levels it is the log-density per unit of
@@ -87,10 +87,10 @@ def check_values(levels: int | None, dequantized: bool, feature: str | None = No
     k = (x + 1) * ((levels - 1) / 2)
     off = np.abs(k - np.round(k)) > 0.01
     if not (np.abs(x) <= 1 + 1e-6).all():
-      raise UserError(f"the model is of values in [-1, 1], and the data has {x.flat[np.abs(x).argmax()]:g}: scale them")
+      raise UserError(f"the model needs values in [-1, 1], and the data has {x.flat[np.abs(x).argmax()]:g}: scale them")
     if dequantized and not off.any():
       raise UserError(
-        f"the density is of values spread by dequantization, and the data's are still integers of {levels} levels: put "
+        f"the density needs dequantized values, and the data's are still integers of {levels} levels: put "
         f"data.transforms.dequantize({levels}) among its transforms"
       )
     if not dequantized and off.any():

@@ -1,8 +1,8 @@
 """How vectors of a batch or a data set lie: whether pairs are close, whether all fill the sphere, how many dimensions.
 
 Alignment and uniformity: Wang and Isola 2020, https://arxiv.org/abs/2005.10242, eqs. 1 and 2 of section 4.1, with
-alpha = 2 and t = 2. Vectors are brought to unit length first. Where all are the same, a collapsed network's, uniformity
-is 0 and both dimensions are 1.
+alpha = 2 and t = 2. Vectors are normalised to unit length first. Where all are the same, a collapsed network's,
+uniformity is 0 and both dimensions are 1.
 """
 
 import jax

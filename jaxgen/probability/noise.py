@@ -1,5 +1,5 @@
-"""Distributions with known densities and samplers. Energies are contrasted with them, chains of energies start from
-them, and normalisers of energies are estimated by them.
+"""Distributions with known densities and samplers. They are the noise of noise-contrastive estimation. They also start
+chains of energies, and are used to estimate normalisers of energies.
 
     fitted_gaussian              a Gaussian with the moments of the first batch
     of_method(flow(...), spec)   any method with an exact density, such as a flow or an autoregressive model

@@ -1,9 +1,9 @@
-"""The page of `jaxgen benchmark`: one file that needs nothing else and runs no script, made of its document alone.
+"""The page of `jaxgen benchmark`: a single file without scripts, made from its JSON document.
 
     page(document)    the HTML
 
-`throughput.measure` says what the numbers are; this file says which of them stand where, `templates/benchmark.html.j2`
-and `benchmark.css` beside it how they look.
+`throughput.measure` defines the numbers. This file chooses those that the page has, and `templates/benchmark.html.j2`
+and `benchmark.css` define its looks.
 """
 
 import math
@@ -61,7 +61,7 @@ def _machine(document: Mapping[str, Any]) -> str:
   """The devices in words."""
   count = len(document["devices"])
   if document["platform"] == "cpu":
-    return "a CPU" if count == 1 else f"a CPU that simulates {count} devices"
+    return "a CPU" if count == 1 else f"a CPU with {count} simulated devices"
   return words.devices(document["devices"])
 
 
@@ -88,7 +88,7 @@ def share(x: float | int | None) -> str:
 
 
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What the page says first, by name."""
+  """The facts at the top of the page, by name."""
   peaks: dict[str, float] = {}
   for row in document["rows"]:
     if row["status"] == "ok":
@@ -97,10 +97,10 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
   return [
     ("Devices", _machine(document)),
     ("Host", f"{document['cores']} cores, load {document['load']:.1f} at the start"),
-    *((f"Peak measured, {dtype}", f"{_flops(peak)} a device") for dtype, peak in peaks.items()),
-    *((f"Data sheet, {dtype}", f"{_flops(sheet[dtype])} a device") for dtype in peaks if sheet),
-    ("Timed", f"{document['turns']} turns each, after warming up; medians"),
-    ("Began", document["began"]),
+    *((f"Measured peak, {dtype}", f"{_flops(peak)} per device") for dtype, peak in peaks.items()),
+    *((f"Data sheet, {dtype}", f"{_flops(sheet[dtype])} per device") for dtype in peaks if sheet),
+    ("Timing", f"median of {document['turns']} turns, after warming up"),
+    ("Started", document["began"]),
   ]
 
 
@@ -113,21 +113,25 @@ def _good(rows: Sequence[Row], what: str, latency: bool = False) -> list[Row]:
 
 
 def _headlines(rows: Sequence[Row], unit: str) -> list[dict[str, str]]:
-  """The best of each kind: value, what it is, where it was reached."""
+  """The best results: value, name, and the case in which it was measured."""
   found = []
   for what, name in PARTS.items():
     if good := _good(rows, what):
       best = max(good, key=lambda row: row["per_second"])
       where = f"{_series(best)}, batch {best['batch']}, {_devices(best)}"
-      found.append({"value": f"{number(best['per_second'])} {unit}/s", "what": f"{name}, the fastest", "where": where})
+      found.append(
+        {"value": f"{number(best['per_second'])} {unit}/s", "what": f"{name}, highest throughput", "where": where}
+      )
       if any(row["flops"] for row in good):
         best = max(good, key=lambda row: row["mfu"])
         where = f"{_series(best)}, batch {best['batch']}, {_devices(best)}"
-        what_is = f"{name}, most of the measured peak"
+        what_is = f"{name}, highest share of the measured peak"
         found.append({"value": share(best["mfu"]), "what": what_is, "where": where})
   if one := [row for row in _good(rows, "sample", latency=True) if row["latency"]]:
     best = min(one, key=lambda row: row["seconds"])
-    found.append({"value": f"{number(1e3 * best['seconds'])} ms", "what": "One sample alone", "where": _series(best)})
+    found.append(
+      {"value": f"{number(1e3 * best['seconds'])} ms", "what": "Latency of one sample", "where": _series(best)}
+    )
   return found
 
 
@@ -136,14 +140,14 @@ def _devices(row: Row) -> str:
 
 
 def _series(row: Row) -> str:
-  """What tells a line in a figure from the others of its kind, but for batch and devices."""
+  """The label of a line in a figure, without batch and devices."""
   solver = [row["solver"]] if row["solver"] else []
   steps = [f"{row['sampling_steps']} steps"] if row["sampling_steps"] else []
   return ", ".join([*solver, *steps, row["dtype"]])
 
 
 def _peers(rows: Sequence[Row]) -> dict[str, Any]:
-  """Competitors' times beside ours, and why there are none where there are none."""
+  """PyTorch's times beside ours, and the reasons where there are none."""
   beside = [row for row in rows if row.get("peers")]
   timed = [row for row in beside if any("seconds" in found for found in row["peers"].values())]
   names = list(dict.fromkeys(name for row in timed for name in row["peers"]))
@@ -172,7 +176,7 @@ def _grouped(rows: Sequence[Row], name: Callable[[Row], str]) -> dict[str, list[
 
 
 def _figures(document: Mapping[str, Any]) -> list[Drawing]:
-  """The figures that the results give something for."""
+  """All figures for which there are enough results."""
   rows, unit = document["rows"], document["unit"]["name"]
   several = len({row["devices"] for row in rows}) > 1
   label = lambda row: _series(row) + (f", {_devices(row)}" if several else "")
@@ -180,9 +184,9 @@ def _figures(document: Mapping[str, Any]) -> list[Drawing]:
   for what, name in PARTS.items():
     lines = _grouped(_good(rows, what), label)
     out = [row["batch"] for row in rows if row["what"] == what and row["status"] == "out of memory"]
-    found.append(_over_batch(f"{name}: {unit} a second", lines, "per_second", bars=True, out=out))
+    found.append(_over_batch(f"{name}: {unit} per second", lines, "per_second", bars=True, out=out))
     found.append(_over_batch(f"{name}: share of the measured peak", lines, "mfu", percent=True))
-    found.append(_over_batch(f"{name}: MiB that XLA plans on a device", lines, "planned_bytes", scale=2**-20))
+    found.append(_over_batch(f"{name}: planned memory per device, MiB", lines, "planned_bytes", scale=2**-20))
   found += [_over_steps(rows, unit), _latency(rows), _scaling(document["scaling"]), _quality(document["quality"])]
   return [figure for figure in found if figure is not None]
 
@@ -197,7 +201,7 @@ def _over_batch(
   percent: bool = False,
   out: Sequence[int] = (),
 ) -> Drawing | None:
-  """A number over the batch's size; None where there are not two sizes.
+  """A number over the batch's size; None if there are fewer than two sizes.
 
   Args:
     bars: from the slowest to the fastest turn. out: batches that memory did not suffice for.
@@ -280,11 +284,11 @@ def _over_steps(rows: Sequence[Row], unit: str) -> Drawing | None:
     axes.set_xlim(0, 1.04 * steps[-1])
     _finish(axes, labels=list(lines))
 
-  return drawing(f"Sampling: {unit} a second at the fastest batch", "steps", draw, _height(list(lines)))
+  return drawing(f"Sampling: {unit} per second at the fastest batch", "steps", draw, _height(list(lines)))
 
 
 def _latency(rows: Sequence[Row]) -> Drawing | None:
-  """Milliseconds of one sample, a bar for each way of sampling."""
+  """Milliseconds of one sample, with a bar for each solver and number of steps."""
   one = [row for row in _good(rows, "sample", latency=True) if row["latency"]]
   if len(one) < 2:
     return None
@@ -307,7 +311,7 @@ def _few_ticks() -> Any:
 
 
 def _scaling(scaling: Sequence[Row]) -> Drawing | None:
-  """A device's part of what it does alone, over the number of devices."""
+  """Efficiency over the number of devices."""
   if not scaling:
     return None
   label = lambda row: (
@@ -327,11 +331,11 @@ def _scaling(scaling: Sequence[Row]) -> Drawing | None:
     axes.set_xlabel("devices")
     _finish(axes, percent=True, labels=list(lines))
 
-  return drawing("Scaling: of what a device does alone", "scaling", draw, _height(list(lines)))
+  return drawing("Scaling: efficiency", "scaling", draw, _height(list(lines)))
 
 
 def _quality(quality: Sequence[Row]) -> Drawing | None:
-  """Quality against seconds, a point for each way of sampling."""
+  """Quality against seconds, with a point for each solver and number of steps."""
   if not quality:
     return None
   names = [_series(row) for row in quality]
@@ -345,4 +349,4 @@ def _quality(quality: Sequence[Row]) -> Drawing | None:
     axes.xaxis.set_major_locator(_few_ticks())
     _finish(axes, labels=names)
 
-  return drawing("Quality: floor of the Fréchet distance over it", "quality", draw, _height(names))
+  return drawing("Quality: Fréchet distance, training examples over samples", "quality", draw, _height(names))

@@ -49,6 +49,7 @@ def predictions(known: int = 4, num: int = 64) -> Callable[[AnyRun], dict[str, b
 
 def _by_time(errors: Mapping[str, np.ndarray], known: int) -> bytes:
   from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator
 
   names = {"": "predicted", "_true": "true frames", "_copy": "last known frame copied"}
   figure = Figure((5, 3), layout="constrained")
@@ -56,6 +57,7 @@ def _by_time(errors: Mapping[str, np.ndarray], known: int) -> bytes:
   for name, values in errors.items():
     axes.plot(np.arange(known, len(values)), values[known:], label=names[name], marker="o", markersize=3)
   axes.set(xlabel=f"frame, of which the first {known} are known", ylabel="error of position, pixels", ylim=(0, None))
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.legend()
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=100)

@@ -1,12 +1,12 @@
-"""Runs side by side: what differs between them, their last numbers, curves in one figure, samples of the same noise.
+"""Runs side by side: how they differ, their last numbers, their curves in one figure, samples from the same noise.
 
     groups = compare.groups([Folder("runs/a"), Folder("runs/b")])
     print(compare.text(groups))
     files.write("compare.html", compare.page(groups))
 
-A group is of one data set: numbers of different data stand in different tables. A variant is what differs in its seed
-alone; its numbers are the mean over its seeds, and their standard deviation. Nothing is loaded but run.json,
-metrics.jsonl and the pictures that training drew, which are of the same noise in every run.
+A group is the runs on one data set, and has its own table. A variant is the runs that differ only in their seed; its
+numbers are means and standard deviations over them. Only run.json, metrics.jsonl and the pictures that training drew
+are read; these pictures are from the same noise in every run.
 """
 
 import re
@@ -22,6 +22,8 @@ from jaxgen.show import words
 from jaxgen.show.curves import COLORS, Drawing, Rows, overlaid
 from jaxgen.show.report import Shown, pictures_of, template
 
+WIDE = 12  # columns of the page's table; one with more has a row for each number instead
+LONG = 60  # letters of a variant's arguments; if there are more, its runs' names stand for them
 HIDDEN = ("_se", "_examples", "_floor")  # ends of numbers' names that no table compares
 
 
@@ -38,11 +40,11 @@ class Member(NamedTuple):
 
 
 class Variant(NamedTuple):
-  """Runs that differ in their seed alone.
+  """Runs that differ only in their seed.
 
   Attributes:
     changed: those of its arguments that differ within the group, as text.
-    name: what tells it from others: its changed arguments, or its runs' names.
+    name: its changed arguments or, if these are long, its runs' names.
   """
 
   name: str
@@ -61,7 +63,7 @@ class Group(NamedTuple):
   """Runs on the same data.
 
   Attributes:
-    numbers: the names of all that was evaluated last.
+    numbers: the names of the numbers of the last evaluations.
   """
 
   data: str
@@ -71,7 +73,7 @@ class Group(NamedTuple):
 
 
 def groups(folders: Sequence[Folder]) -> list[Group]:
-  """Runs by their data.
+  """Groups runs by their training data.
 
   Raises:
     UserError: a folder is not a run, or one is named twice.
@@ -87,7 +89,7 @@ def groups(folders: Sequence[Folder]) -> list[Group]:
 
 
 def _data(info: Mapping[str, Any]) -> str:
-  """What tells a run's training data from others: its number of examples and their SHA-256, as run.json has them."""
+  """A run's training data: the number of examples and their SHA-256, as in run.json."""
   content = next((s["data"] for s in reversed(info["sessions"]) if isinstance(s.get("data"), dict)), None)
   if content is None:
     return f"data of {info['config']}"
@@ -110,7 +112,8 @@ def _group(data: str, runs: Sequence[tuple[Folder, dict[str, Any]]]) -> Group:
     members = sorted(members, key=lambda member: member[1]["seed"])
     each = {"config": members[0][1]["config"], **members[0][1]["arguments"]}
     changed = {name: _value(each[name]) if name in each else "" for name in differ}
-    found.append(Variant(key or ", ".join(f.path.name for f, _ in members), changed, [_member(*m) for m in members]))
+    name = key if 0 < len(key) <= LONG else ", ".join(f.path.name for f, _ in members)
+    found.append(Variant(name, changed, [_member(*m) for m in members]))
   numbers = dict.fromkeys(n for v in found for m in v.members for n in m.numbers if not n.endswith(HIDDEN))
   configs = ", ".join(dict.fromkeys(info["config"] for _, info in runs))
   return Group(f"{configs}: {data}", differ, list(numbers), found)
@@ -133,7 +136,7 @@ def _member(folder: Folder, info: Mapping[str, Any]) -> Member:
 
 
 def cell(found: tuple[float, float | None, int] | None) -> str:
-  """A number as the tables have it: "1.36 ± 0.05"; the deviation over seeds, where there are several."""
+  """A number in a table: "1.36 ± 0.05", with the standard deviation if there are several seeds."""
   if found is None:
     return ""
   mean, deviation, _ = found
@@ -141,7 +144,7 @@ def cell(found: tuple[float, float | None, int] | None) -> str:
 
 
 def lines(group: Group) -> list[list[str]]:
-  """A group's table: its head, and a row for each variant."""
+  """A group's table: a header row, and a row for each variant."""
   head = [*group.changed, "seeds", "steps", "seconds", *group.numbers]
   if not group.changed:
     head.insert(0, "runs")
@@ -150,24 +153,33 @@ def lines(group: Group) -> list[list[str]]:
     own = list(variant.changed.values()) or [variant.name]
     steps = sorted({m.step for m in variant.members})
     seconds = statistics.fmean(m.seconds for m in variant.members)
-    about = [", ".join(str(m.seed) for m in variant.members), ", ".join(map(str, steps)), f"{seconds:.0f}"]
+    about = [
+      ", ".join(str(m.seed) for m in variant.members),
+      ", ".join(f"{step:,}" for step in steps),
+      f"{seconds:.0f}",
+    ]
     rows.append([*own, *about, *(cell(variant.spread(name)) for name in group.numbers)])
   return rows
 
 
+def turned(table: Sequence[Sequence[str]]) -> list[list[str]]:
+  """A table with rows and columns exchanged."""
+  return [list(column) for column in zip(*table, strict=True)]
+
+
 def text(found: Sequence[Group]) -> str:
-  """The tables as text, one below the other: a line for each variant, or for each number where that is narrower."""
+  """The tables as text: a line for each variant, or a line for each number if the table would be too wide."""
   parts = []
   for group in found:
     table = lines(group)
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     if sum(widths) + 2 * len(widths) > 120:
-      table = [list(column) for column in zip(*table, strict=True)]
+      table = turned(table)
       widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     rows = ["  ".join(x.ljust(width) for x, width in zip(row, widths, strict=True)).rstrip() for row in table]
     parts.append("\n".join([f"{group.data}", *(f"  {row}" for row in rows)]))
   if len(found) > 1:
-    parts.append(f"{len(found)} sets of data: their numbers do not compare with each other")
+    parts.append(f"{len(found)} data sets: compare numbers only within one of them")
   return "\n\n".join(parts)
 
 
@@ -177,7 +189,8 @@ def page(found: Sequence[Group], title: str = "Runs compared") -> str:
   parts = [
     {
       "data": group.data,
-      "table": lines(group),
+      "table": turned(lines(group)) if len(lines(group)[0]) > WIDE else lines(group),
+      "turned": len(lines(group)[0]) > WIDE,
       "count": len(group.changed) or 1,
       "curves": curves(group, f"group{i}"),
       "legend": [(variant.name, COLORS[k % len(COLORS)]) for k, variant in enumerate(group.variants)],
@@ -189,7 +202,7 @@ def page(found: Sequence[Group], title: str = "Runs compared") -> str:
 
 
 def curves(group: Group, tag: str) -> list[Drawing]:
-  """A figure for each number of training and evaluation, a line for each run; seeds of a variant share its colour."""
+  """A figure for each number of training and evaluation, and a line for each run. Seeds of a variant share a colour."""
   found = []
   for kind in ("train", "evaluate"):
     names: dict[str, None] = {}

@@ -64,7 +64,7 @@ def curves(rows: Rows) -> list[Drawing]:
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """{name: (steps [n], values [n])}, what is not finite left out."""
+  """{name: (steps [n], values [n])}, without values that are not finite."""
   columns: dict[str, list[tuple[int, float]]] = {}
   for row in rows:
     for name, value in row.items():
@@ -74,7 +74,7 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, n
 
 
 def _curve(kind: str, name: str, lines: Sequence[Line], error: tuple[np.ndarray, np.ndarray] | None = None) -> Drawing:
-  """A number over the steps, with the band of its standard error where there is one."""
+  """A number over the steps, with a band for its standard error if there is one."""
   values = np.concatenate([line.values for line in lines])
 
   def draw(axes: Any, log: bool) -> None:
@@ -121,7 +121,8 @@ def overlaid(title: str, name: str, lines: Sequence[tuple[str | None, int, Seque
         steps, y = steps[thin], (np.exp(smooth) if log else smooth)[thin]
       marker = "o" if len(y) <= 30 else None
       color = COLORS[number % len(COLORS)]
-      axes.plot(steps, y, color=color, linewidth=1.5, marker=marker, markersize=3.5, label=label)
+      style = ("-", (0, (6, 5)), (0, (2, 6)))[number % 3]  # where curves are equal, the lower one shows in the gaps
+      axes.plot(steps, y, color=color, linestyle=style, linewidth=1.6, marker=marker, markersize=3.5, label=label)
 
   return _over_steps(title, name, values, draw)
 
@@ -151,7 +152,7 @@ def _running_mean(y: np.ndarray, width: int) -> np.ndarray:
 
 
 def _label_log_axis(axes: Any, values: np.ndarray) -> None:
-  """Plain numbers at 1, 2 and 5 times the powers of ten, or at the powers alone where those are many."""
+  """Labels at 1, 2 and 5 times the powers of ten, or only at the powers if there are many."""
   from matplotlib import ticker
 
   decades = math.log10(values.max() / values.min())

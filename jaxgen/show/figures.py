@@ -1,4 +1,4 @@
-"""Figures: functions of a run that return files by name, pictures, sounds or texts that show what was learned.
+"""Figures: functions of a run that return files by name: pictures, sounds or texts that show the trained model.
 
     Experiment(..., figures=(attention(network),))
 
@@ -44,12 +44,12 @@ def attention(
 ) -> Figure:
   """Where a recurrent decoder looks while it writes, as in Bahdanau et al. 2014, Figure 3: {"attention.png"}.
 
-  Each picture is of one of the test split's first sources, from left to right, and of what the run writes for it, from
-  top to bottom.
+  Each picture has one of the test split's first sources from left to right, and the run's output for it from top to
+  bottom.
 
   Args:
     network: `nn.sequence.seq2seq.Seq2Seq`, the run's "network".
-    words: tokens -> what is written beside them.
+    words: tokens -> the labels of the axes.
     start, end: tokens that start and end a sequence.
   """
 
@@ -130,7 +130,7 @@ def examples_of(data: Dataset, count: int, split: str = "test") -> Float[np.ndar
 
 
 def reconstructions(reconstruct: Callable[[Any, Any], Any], count: int = 36, columns: int = 12) -> Figure:
-  """Test images, and below each what an autoencoder makes of it: {"reconstructions.png"}.
+  """Test images, and below each its reconstruction by an autoencoder: {"reconstructions.png"}.
 
   Args:
     reconstruct: (state, images [n, H, W, C]) -> images.
@@ -156,7 +156,7 @@ def traversals(
   steps: int = 11,
   span: float = 3.0,
 ) -> Figure:
-  """What single latent dimensions do to an image: {"traversals.png"}.
+  """The effect of single latent dimensions on an image: {"traversals.png"}.
 
   In each row one dimension of the first test image's z goes from -span to span. The rows are the dimensions that vary
   most over a thousand test images, the first above: those that are in use.
@@ -229,7 +229,7 @@ def latent_interpolations(
   """Between pairs of latents, on the great circle through them: {"latent_interpolations.png"}; White 2016.
 
   https://arxiv.org/abs/1609.04468: on a straight line between two normal latents lie shorter ones, which are never
-  drawn. Row i is of class i % classes.
+  drawn. Row i has the class i % classes.
 
   Args:
     generate: (state, z [n, latent], labels [n] or None) -> images.
@@ -293,7 +293,7 @@ def landscape(
 ) -> Figure:
   """An energy of points in the square from low to high, darker where it is lower: {"landscape.png"}.
 
-  What is more than `span` nats above the lowest has the brightest colour.
+  Energies more than `span` nats above the lowest have the brightest colour.
 
   Args:
     energy: (state, x [n, 2]) -> [n] nats.
@@ -353,7 +353,7 @@ def long_run(runs: Callable[[AnyRun], LongRun], times: int = 12) -> Figure:
 
 
 def filters(weights: Callable[[Any], Any], count: int = 100) -> Figure:
-  """What the first hidden units look for, each on its own scale, positive weights bright: {"filters.png"}.
+  """The weights of the first hidden units, each on its own scale, positive ones bright: {"filters.png"}.
 
   Args:
     weights: state -> [hidden, H, W, C].

@@ -2,9 +2,9 @@
 
     path = report.write(run)
 
-It is made from what the folder holds (run.json, config.py, metrics.jsonl, samples/, figures/) and, for the nearest
+It is made from the folder's files (run.json, config.py, metrics.jsonl, samples/, figures/) and, for the nearest
 training examples, from the data; the state is not read. A run that has not finished, or draws no samples, has a shorter
-one. This file gathers what the page says; `templates/report.html.j2` and `report.css` beside it say how it looks.
+one. This file gathers the page's contents; `templates/report.html.j2` and `report.css` define its looks.
 """
 
 import base64
@@ -36,7 +36,7 @@ KINDS = {".png": "image", ".webp": "clip", ".wav": "sound", ".txt": "text"}  # o
 
 
 class Shown(NamedTuple):
-  """A file as the page has it inside: a picture, a clip or a sound in base 64, a text as it is."""
+  """A file as the page has it inside: a picture, a clip or a sound in base 64, a text unchanged."""
 
   kind: str
   title: str
@@ -90,7 +90,7 @@ def page(run: AnyRun) -> str:
 
 
 def template(name: str) -> jinja2.Template:
-  """A page's template; what it is given is escaped."""
+  """A page's template; its values are escaped."""
   loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates")
   environment = jinja2.Environment(
     loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -131,7 +131,7 @@ def _shown(kind: str, contents: bytes, title: str) -> Shown:
 
 
 def _facts(run: AnyRun, info: Mapping[str, Any], rows: Rows) -> list[tuple[str, str]]:
-  """What the page says first, by name."""
+  """The facts at the top of the page, by name."""
   step, steps = max((row["step"] for row in rows), default=0), run.experiment.steps
   train = [row for row in rows if row["kind"] == "train"]
   seconds = sum(s.get("seconds", 0.0) for s in info.get("sessions", ()))
@@ -153,7 +153,7 @@ def _facts(run: AnyRun, info: Mapping[str, Any], rows: Rows) -> list[tuple[str, 
 
 
 def _numbers(rows: Rows) -> dict[str, Any] | None:
-  """The last evaluation, None where there was none."""
+  """The last evaluation; None if there was none."""
   evaluations = [row for row in rows if row["kind"] == "evaluate"]
   if not evaluations:
     return None
@@ -180,13 +180,13 @@ def _grids(folder: Folder) -> list[tuple[int, list[files.Place]]]:
 
 
 def pictures_of(folder: Folder) -> list[Shown]:
-  """What shows a run's last samples, drawn in training; [] where there is nothing yet."""
+  """The files that show a run's last samples, drawn in training; [] if there are none yet."""
   grids = _grids(folder)
   return [shown(path, f"samples at step {grids[-1][0]}") for path in grids[-1][1]] if grids else []
 
 
 def _figures(run: AnyRun) -> list[Shown]:
-  """What the config's figures drew, under their files' names."""
+  """The figures of the config, under their files' names."""
   paths = [path for path in sorted((run.folder / "figures").glob("*")) if path.suffix in KINDS]
   return [shown(path, path.stem.replace("_", " ")) for path in paths]
 
@@ -206,7 +206,7 @@ def _final_samples(run: AnyRun) -> np.ndarray | None:
 
 
 def _copies(run: AnyRun) -> dict[str, Any] | None:
-  """Samples beside their nearest training examples, the likeliest copies first, and what tells whether they are."""
+  """Samples beside their nearest training examples, the likeliest copies first, with numbers that show copying."""
   samples = _final_samples(run)
   if samples is None:
     return None

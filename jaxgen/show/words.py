@@ -78,14 +78,14 @@ def devices(kinds: Sequence[str]) -> str:
 
 
 def parameters(sizes: Mapping[str, int]) -> str:
-  """Numbers of parameters by network, with their sum where there are several."""
+  """Numbers of parameters by network, with their sum if there are several."""
   parts = [f"{name} {size:,}" for name, size in sizes.items()]
   return ", ".join(parts) + (f" (together {sum(sizes.values()):,})" if len(parts) > 1 else "")
 
 
-# What the name of an evaluated number means: the first pattern that fits.
+# Meanings of evaluated numbers' names: the first pattern that fits.
 MEANINGS: tuple[tuple[str, str], ...] = (
-  (r"frechet_(\d+)_floor", "the same for as many training examples: what a perfect sampler would have"),
+  (r"frechet_(\d+)_floor", "the same for as many training examples: the value for a perfect sampler"),
   (r"frechet_(\d+)_ratio", "distance over floor: 1 is as close to the test split as the training examples are"),
   (r"frechet_(\d+)", "Fréchet distance of this many samples to the test split"),
   (r"\w+_dequantized(_\d+)?", "negative log-likelihood, an upper bound, by uniformly dequantized values"),
@@ -98,5 +98,5 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 
 
 def meaning(name: str) -> str:
-  """What an evaluated number's name means, "" where nothing is known of it."""
+  """The meaning of an evaluated number's name; "" for an unknown name."""
   return next((text for pattern, text in MEANINGS if re.fullmatch(pattern, name)), "")

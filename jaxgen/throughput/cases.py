@@ -1,4 +1,5 @@
-"""Which programs are measured: what the flags of `jaxgen benchmark` ask for, checked before anything is computed."""
+"""Which programs are measured: the cases that the flags of `jaxgen benchmark` request, checked before anything is
+computed."""
 
 import dataclasses
 import difflib
@@ -19,7 +20,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """What is asked for; None: what the config says, or all that it can.
+  """The requested values; None: what the config says, or all that it can.
 
   Attributes:
     batches: examples over all devices.
@@ -77,7 +78,7 @@ def numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
 
 
 def choose(flag: str, asked: Sequence[str], choices: Sequence[str]) -> None:
-  """Raises a UserError where one of the values is none of the choices."""
+  """Raises a UserError if one of the values is not among the choices."""
   for value in asked:
     if value not in choices:
       near = difflib.get_close_matches(value, choices, 1)
@@ -85,7 +86,7 @@ def choose(flag: str, asked: Sequence[str], choices: Sequence[str]) -> None:
 
 
 def plan(config: Config, arguments: Mapping[str, Any], asked: Asked, available: int) -> list[Case]:
-  """All combinations of what is asked for, smaller batches first, so that memory's peak grows with them.
+  """All requested combinations, smaller batches first, so that the peak of the memory grows with them.
 
   Args:
     arguments: of the config, for all cases.
@@ -127,7 +128,7 @@ def _train(
   for batch in asked.batches or (config.build(**given).batch_size,):
     check_divides(batch, mesh)
     arguments = {**given, **({"batch_size": batch} if "batch_size" in config.parameters else {})}
-    config.build(**arguments)  # says what the config refuses
+    config.build(**arguments)  # raises the config's errors
     yield Case("train", dtype, mesh.size, batch, arguments)
 
 
@@ -154,7 +155,7 @@ def _sample(
 
 
 def _choices(config: Config, name: str, why_not: str) -> tuple[str, ...]:
-  """The values that one of the config's flags takes, where its type says so."""
+  """The values that one of the config's flags takes, if its type lists them."""
   if name not in config.parameters:
     raise UserError(f"config {config.name} has no flag --{name.replace('_', '-')}: {why_not}")
   return _literals(config.types.get(name))
@@ -174,7 +175,7 @@ def _dtype_of(given: Mapping[str, Any]) -> str:
 
 
 def _dtype_arguments(config: Config, given: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-  """What makes a config compute in a dtype.
+  """The arguments with which a config computes in a dtype.
 
   Raises:
     UserError: nothing does.

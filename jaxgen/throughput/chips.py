@@ -1,4 +1,4 @@
-"""What the devices can do: the product of two large matrices as measured, and their memory."""
+"""The speed and memory of the devices: the product of two large matrices as measured, and their memory."""
 
 import contextlib
 import math
@@ -16,9 +16,9 @@ TURNS, SECONDS = 100, 1.0  # of matrix products: so many, but no more once they 
 
 
 def matmul_peak(devices: Sequence[Any], dtype: str) -> float:
-  """FLOP/s that all these devices reach together, each with a product of two matrices of its own; the fastest turn.
+  """FLOP/s of all these devices together, each with a product of two matrices; the fastest turn.
 
-  On a CPU also of smaller matrices, since large ones are seldom left alone by other work. Simulated devices share a
+  On a CPU smaller matrices are tried as well, because other work often disturbs large ones. Simulated devices share a
   machine's cores, so that more of them reach no more.
   """
   sizes = (8192,) if devices[0].platform != "cpu" else (2048, 512) if len(devices) == 1 else (1024, 512)
@@ -43,7 +43,7 @@ def _product(devices: Sequence[Any], dtype: str, n: int, limit: float) -> float:
 def memory_limit(devices: Sequence[Any]) -> int | None:
   """Bytes that one of the devices has for a program; None where it is not known.
 
-  On a CPU, its part of what the machine has free. There a program that needs more is not refused but ends the process.
+  On a CPU, its part of the machine's free memory. There a program that needs more is not refused but ends the process.
   """
   stats = devices[0].memory_stats() or {}
   if "bytes_limit" in stats:
@@ -63,7 +63,7 @@ def _free_memory() -> int | None:
 
 
 def _free_in_group() -> int | None:
-  """What the control group of a container leaves."""
+  """The memory that a container's control group leaves."""
   with contextlib.suppress(OSError, ValueError):
     group = pathlib.Path("/sys/fs/cgroup")
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -83,11 +83,11 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-BUSY = 1.5  # load average per core above which the machine has much other work
+BUSY = 1.5  # load average per core above which the machine counts as busy
 
 
 def is_busy(load: float) -> bool:
-  """Whether a load average means that the machine has much other work."""
+  """Whether a load average means that the machine is busy with other work."""
   return load > BUSY * cores()
 
 

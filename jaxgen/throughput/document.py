@@ -1,4 +1,4 @@
-"""All that is measured of one config, as a JSON file has it, written anew after every result."""
+"""All measurements of one config, in the form of the JSON file, which is rewritten after every result."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def begin(subject: str, config: Config, arguments: Mapping[str, Any], turns: int
     "platform": jax.devices()[0].platform,
     "cores": chips.cores(),
     "load": os.getloadavg()[0],
-    "busy_load": chips.BUSY * chips.cores(),  # other work spoils times above this load
+    "busy_load": chips.BUSY * chips.cores(),  # above this load, other work makes times longer
     "data_sheet": sheet._asdict() if sheet else None,
     "versions": versions(),
     **where(),
@@ -60,9 +60,9 @@ def measure(
 
   Args:
     measured: (case, turns) -> its row, `Measure.row`.
-    judge: the Fréchet distance of so many samples and its floor, for each way of sampling; None: none.
+    judge: case -> the Fréchet distance of `samples` samples, and its floor; None: quality is not measured.
     keep: called with the document after each result.
-    say: called with a line of each.
+    say: called with a line of text after each result.
   """
   for case in cases:
     row = measured(case, document["turns"])

@@ -103,7 +103,7 @@ class Measure:
     self._states = [] if state is None else [_kept(state)]
 
   def row(self, case: Case, turns: int) -> Row:
-    """The row of a case; one that says so where memory does not suffice."""
+    """The row of a case; a row with an error if memory does not suffice."""
     row = _named(case) | dict(zip(("fsdp", "tensor"), self._shared(case), strict=True))
     chips.forget_host_peak()
     try:
@@ -237,7 +237,7 @@ class Measure:
       raise UserError(f"config {self.config.name}: {str(error).splitlines()[0]}") from error
 
   def _state(self, program: Program, raw: Mapping[str, np.ndarray]) -> Any:
-    """A state on the program's devices: one that is kept here on the host and fits, or a new one."""
+    """A state on the program's devices: the one that the host stores, if it fits, or a new one."""
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(program.abstract)]
     tree = jax.tree.structure(program.abstract)
     for kept, there in self._states:
@@ -291,10 +291,10 @@ def _compiled(lower: Callable[[], Any], compile: Callable[[Any], Any], devices: 
 
 
 def is_unfair(devices: list[Any]) -> bool:
-  """Whether other work spoils a comparison.
+  """Whether other work makes a comparison meaningless.
 
-  On a CPU, PyTorch's threads wait for each other after every operation. Where others have the cores meanwhile a network
-  call takes 2.5 s with two threads that takes 0.05 s with one (measured at a load of 14 a core).
+  On a CPU, PyTorch's threads wait for each other after every operation. If other programs occupy the cores, a network
+  call takes 2.5 s with two threads and 0.05 s with one (measured at a load of 14 per core).
   """
   return devices[0].platform == "cpu" and chips.is_busy(os.getloadavg()[0])
 

@@ -1,8 +1,9 @@
-"""PyTorch beside us: diffusers' UNet2DModel of the same shape, which takes turns with the program that is measured.
+"""Comparison with PyTorch: diffusers' UNet2DModel of the same shape, which takes turns with the program that is
+measured.
 
-The competitor is `benchmarks/worker_torch.py` of the repository, a process of its own: channels last, fused Adam,
-autocast where the dtype is bfloat16, eager or under `torch.compile`. It answers a line with a line. It trains as DDPM
-does, or samples by DDIM with as many network calls as ours: what compares is an update, or a network call.
+PyTorch's side is `benchmarks/worker_torch.py` of the repository, which runs in its own process: channels last, fused
+Adam, autocast where the dtype is bfloat16, eager or under `torch.compile`. It answers a line with a line. It trains as
+DDPM does, or samples by DDIM with as many network calls as ours: what compares is an update, or a network call.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ WORKER = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "worker_to
 
 
 def chosen(asked: Sequence[str] | None, python: str | None) -> tuple[str, ...]:
-  """The competitors that take part: what is asked for, or all where they are installed.
+  """The programs to compare with: the requested ones, or all if they are installed.
 
   Raises:
     UserError: one that there is not, or that is asked for and cannot take part.
@@ -63,18 +64,18 @@ def network_of(e: Experiment) -> nn.Module | None:
 
 
 def job(e: Experiment, case: Case, updates: int, calls: int | None) -> dict[str, Any] | str:
-  """What a competitor is asked to do, or one sentence on why there is none."""
+  """The job for PyTorch's program, or one sentence that says why there is none."""
   network = network_of(e)
   if network is None:
     return "this method's network has no counterpart in diffusers"
   if type(network) is not UNet:
     return f"diffusers has no counterpart of {type(network).__name__} here: only jaxgen.nn.UNet has one"
   if network.classes is not None or network.heads != 1:
-    return "diffusers' counterpart here is of a U-Net without classes and with one head"
+    return "diffusers' counterpart is a U-Net without classes and with one head"
   if case.devices != 1:
     return "PyTorch is measured on one device"
   if case.what == "sample" and calls is None:
-    return "how often a sample calls the network is not known"
+    return "the number of network calls of a sample is not known"
   return {
     "task": "training" if case.what == "train" else "sampling",
     "dtype": case.dtype,
@@ -94,11 +95,11 @@ def job(e: Experiment, case: Case, updates: int, calls: int | None) -> dict[str,
 
 
 class Peers:
-  """Other libraries' programs for the same job, each in a process of its own, compiled and warmed up.
+  """PyTorch's programs for the same job, each in its own process, compiled and warmed up.
 
   Args:
     kinds: "eager", "compiled".
-    job: what they compute, see `worker_torch.py`.
+    job: their job, see `worker_torch.py`.
     python: their interpreter.
   """
 
@@ -114,10 +115,16 @@ class Peers:
 
   def _answer(self, name: str) -> dict[str, Any]:
     text = self.processes[name].stdout.readline()
-    return json.loads(text) if text else {"error": f"its process ended with code {self.processes[name].wait()}"}
+    if not text:
+      return {"error": f"its process ended with code {self.processes[name].wait()}"}
+    try:
+      answer = json.loads(text)
+    except ValueError:
+      answer = None
+    return answer if isinstance(answer, dict) else {"error": f"its process printed {text.strip()[:80]!r}"}
 
   def _ask(self, name: str, word: str) -> dict[str, Any]:
-    with contextlib.suppress(OSError):  # it has ended, which the answer says
+    with contextlib.suppress(OSError):  # it has ended, which `_answer` reports
       self.processes[name].stdin.write(word + "\n")
       self.processes[name].stdin.flush()
     return self._answer(name)
@@ -152,6 +159,6 @@ class Peers:
 
 
 def against(ours: Sequence[float], results: Mapping[str, Mapping[str, Any]]) -> float | None:
-  """How many times as fast we are as the best of them: the median over turns of theirs / ours; None without any."""
+  """Our speed relative to the fastest of them: the median over turns of theirs / ours; None without any."""
   theirs = [found["turns"] for found in results.values() if len(found["turns"]) == len(ours)]
   return statistics.median(min(t) / x for x, *t in zip(ours, *theirs, strict=True)) if theirs else None

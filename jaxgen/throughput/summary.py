@@ -1,4 +1,4 @@
-"""What several measurements say together: the peak, scaling over devices, and seconds beside quality."""
+"""Summaries of several measurements: the peak, scaling over devices, and seconds beside quality."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ SAME = ("what", "dtype", "solver", "sampling_steps")
 def share_peaks(rows: Sequence[dict[str, Any]]) -> None:
   """Gives rows of the same devices and dtype the same measured peak, the highest, and their shares of that.
 
-  It is measured once for every case, since a machine that has other work for a moment reaches less.
+  It is measured once for every case, because other work may slow down a single measurement.
   """
   best: dict[tuple, float] = {}
   for row in rows:
@@ -26,8 +26,8 @@ def share_peaks(rows: Sequence[dict[str, Any]]) -> None:
 def scaling(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """How well more devices are used, against the fewest that were measured with the same program.
 
-  efficiency: what a device does, in parts of what it did with the fewest; 1 is perfect. It is "weak" where a device's
-  part of the batch is the same, and "strong" where the whole batch is.
+  efficiency: the throughput per device, relative to that with the fewest devices; 1 is perfect. It is "weak" where a
+  device's part of the batch is the same, and "strong" where the whole batch is.
   """
   good = [row for row in rows if row.get("status") == "ok" and not row["latency"]]
   found = []
@@ -52,7 +52,7 @@ def _against_fewest(kind: str, group: Sequence[Row]) -> Iterator[dict[str, Any]]
 
 
 def quality(rows: Sequence[Row], judged: Mapping[tuple, Mapping[str, float]], samples: int) -> list[dict[str, Any]]:
-  """Seconds beside quality, for each way of sampling that was judged, at its fastest batch.
+  """Seconds and quality of each solver and number of steps whose quality was measured, at its fastest batch.
 
   quality = floor / distance: the Fréchet distance of training examples to the test split, over that of samples. A
   sampler that is as good as the training examples has 1. seconds_per_quality = seconds for 1,000 examples / quality.

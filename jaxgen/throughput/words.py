@@ -5,7 +5,7 @@ from typing import Any
 
 
 def what(row: Mapping[str, Any]) -> str:
-  """Which program a row is of, without its batch and devices."""
+  """The program of a row, without batch and devices."""
   solver = f" {row['solver']}" if row["solver"] else ""
   steps = f" {row['sampling_steps']} steps" if row["sampling_steps"] else ""
   return f"{row['what']}{solver}{steps} {row['dtype']}"

@@ -16,7 +16,7 @@ def test_purposes_and_seeds_have_keys_of_their_own():
   assert len(keys) == 3 * len(seeds)
   assert not keys & {data(jax.random.key(seed)) for seed in (0, 1, 2**31)}
   for seed in (-1, 2**64):
-    with pytest.raises(UserError, match=f"--seed {seed}: a seed is a number from 0 to 18446744073709551615"):
+    with pytest.raises(UserError, match=f"--seed {seed}: a seed must be an integer from 0 to 18446744073709551615"):
       root(seed, "training")
 
 

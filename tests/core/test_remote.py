@@ -23,14 +23,17 @@ def test_addresses_whatever_pathlib_has_made_of_them(tmp_path):
   assert str(place.parent) == str(place.with_name("y").parent) == "memory://bucket/runs"
   assert not files.is_remote(tmp_path)
   assert not files.is_remote("runs/a:b")
-  for address, match in (("http://host/x", "kept in a folder, or on an object store"), ("gs://", "names no bucket")):
+  for address, match in (
+    ("http://host/x", "neither a folder nor an address of an object store"),
+    ("gs://", "names no bucket"),
+  ):
     with pytest.raises(UserError, match=match):
       files.place(address)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-  with pytest.raises(UserError, match=r"gs://bucket/x takes the package gcsfs, .*: pip install 'jaxgen\[gs\]'"):
+  with pytest.raises(UserError, match=r"gs://bucket/x needs the package gcsfs, .*: pip install 'jaxgen\[gs\]'"):
     files.place("gs:/bucket/x")
 
 

@@ -162,11 +162,14 @@ def test_says_what_is_wrong(files):
   for pattern, sentence in (
     ("none/*.txt", "there are no files"),
     ("lines.jsonl", "say which field is the text"),
-    ("lines.jsonl#title", "line 1, is no JSON object whose 'title' is a text"),
-    ("lines.jsonl#id", "line 1, is no JSON object whose 'id' is a text"),
+    ("lines.jsonl#title", "line 1, is not a JSON object whose 'title' is a Unicode text"),
+    ("lines.jsonl#id", "line 1, is not a JSON object whose 'id' is a Unicode text"),
   ):
     with pytest.raises(UserError, match=sentence):
       documents.read(str(files / pattern))
+  (files / "half.jsonl").write_text('{"text": "a\\ud800"}\n')
+  with pytest.raises(UserError, match="line 1, is not a JSON object whose 'text' is a Unicode text"):
+    documents.read(f"{files / 'half.jsonl'}#text")
   (files / "empty.txt").write_text("\n\n \n")
   with pytest.raises(UserError, match="no document with a word"):
     documents.read(str(files / "empty.txt"))

@@ -111,7 +111,8 @@ def test_prompts_of_samples(folder):
     ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "line 2, prefers an answer to one with the same text"),
     ('{"prompt": "a", "chosen": "b"}', "line 2, has no field 'rejected'"),
     ('{"prompt": "a", "chosen": 1, "rejected": "b"}', "line 2, has something else than texts"),
-    ("[1, 2", "line 2, is no JSON object"),
+    ("[1, 2", "line 2, is not a JSON object"),
+    ('{"prompt": "a", "chosen": "b\\ud800", "rejected": "c"}', "line 2, is not a JSON object of Unicode texts"),
   ],
 )
 def test_bad_lines_are_one_sentence(tmp_path, line, match):
@@ -123,6 +124,7 @@ def test_bad_lines_are_one_sentence(tmp_path, line, match):
 def test_bad_files_are_one_sentence(tmp_path):
   (tmp_path / "bad.tsv").write_text("prompt\tanswer\nonly one")
   (tmp_path / "empty.jsonl").write_text("\n")
+  (tmp_path / "nan.tsv").write_text("film\t1\t0.5\tfine\nfilm\t2\tnan\tgood\n")
   (tmp_path / "rated.tsv").write_text("film\t1\t0.5\tfine\n")
   for make, match in (
     (lambda: feedback.answers(tmp_path / "bad.tsv", length=8, vocabulary=262), "line of 2 fields"),
@@ -130,7 +132,8 @@ def test_bad_files_are_one_sentence(tmp_path):
     (lambda: feedback.answers(tmp_path / "none.jsonl", length=8, vocabulary=262), "there is no file"),
     (lambda: feedback.answers(tmp_path / "rated.txt", length=8, vocabulary=262), "there is no file"),
     (lambda: feedback.rated(tmp_path / "rated.tsv", "book", length=8, vocabulary=262), "no texts of 'book'"),
-    (lambda: feedback.rated(tmp_path / "bad.tsv", "film", length=8, vocabulary=262), "source, id, rating and text"),
+    (lambda: feedback.rated(tmp_path / "nan.tsv", "film", length=8, vocabulary=262, count=2), "a finite number"),
+    (lambda: feedback.rated(tmp_path / "bad.tsv", "film", length=8, vocabulary=262), "source, id, rating .* and text"),
   ):
     with pytest.raises(UserError, match=match):
       make().source("train")

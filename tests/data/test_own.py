@@ -173,7 +173,7 @@ def test_without_hugging_faces_library(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("name", "size", "sentence"),
   [
-    ("folder:{}", None, "each picture has a size of its own: say which they are brought to with --size"),
+    ("folder:{}/sizes", None, r"b.png is 5 x 9 and a.png 9 x 5 \(height x width\): .* with --size, or, to evaluate"),
     ("folder:{}/gone", 8, "there is no folder"),
     ("folder:{}/empty", 8, "there are no image files"),
     ("text:chars:a", 8, r"is no data set of images: use digits:..., folder:..., hf:..., npz:..., tar:..., tfds:..."),
@@ -189,6 +189,20 @@ def test_without_hugging_faces_library(tmp_path, monkeypatch):
 def test_bad_input(tmp_path, name, size, sentence):
   picture(0).save(tmp_path / "0.png")
   (tmp_path / "empty").mkdir()
+  (tmp_path / "sizes").mkdir()
+  for letter, shape in (("a", (9, 5)), ("b", (5, 9))):
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "sizes" / f"{letter}.png")
   np.savez(tmp_path / "x.npz", image=np.zeros((3, 2)))
   with pytest.raises(UserError, match=sentence):
     own(name.format(tmp_path), size)
+
+
+def test_the_size_that_all_pictures_of_a_folder_share_is_found(tmp_path):
+  """Upright: a file that is turned by its EXIF orientation has the same size as the others."""
+  for i in range(3):
+    image, exif = Image.fromarray(np.full((5, 9) if i == 2 else (9, 5), 40 * i, np.uint8)), Image.Exif()
+    exif[0x0112] = 6 if i == 2 else 1
+    image.save(tmp_path / f"{i}.png", exif=exif)
+  source = own(f"folder:{tmp_path}").source("train")
+  np.testing.assert_array_equal(source.gather(np.arange(3))["image"][:, 4, 2, 0], [0, 40, 80])
+  assert source[2]["image"].shape == (9, 5, 1)

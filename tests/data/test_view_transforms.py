@@ -102,5 +102,5 @@ def test_bad_views_are_one_sentence(name):
 
 
 def test_rotations_of_oblong_pictures_are_refused():
-  with pytest.raises(UserError, match="crop them square"):
+  with pytest.raises(UserError, match="crop them to squares"):
     views.rotations(jnp.zeros((2, 4, 5, 1)))

@@ -207,7 +207,7 @@ def test_wrong_choices_are_one_sentence():
     (lambda: discrete.remasking(uniform), "a vocabulary with a mask token"),
     (lambda: discrete.remasking(PROCESSES["absorbing"], 2.0), "is a probability"),
     (lambda: discrete.euler(matrices), "an interpolating one"),
-    (lambda: discrete.first_hitting(PROCESSES["geometric"]), "masks alone"),
+    (lambda: discrete.first_hitting(PROCESSES["geometric"]), "only masks"),
     (lambda: discrete.uniform(discrete.linear(), 1), "2 or more values, not 1"),
     (lambda: discrete.uniform(discrete.linear(), 3, 0), "1 or more steps, not 0"),
     (lambda: discrete.marginal(discrete.linear(), np.array([0.5, 0.6])), "a probability for each"),

@@ -27,6 +27,13 @@ from jaxgen.core.wrappers import averaged, power
 WIDTHS = {"network": 0.10, "network/shorter": 0.05, "network/tracked": 0.15}
 
 
+def mean(run):
+  return {"mean": float(run.state.averaged()["w"].mean())}
+
+
+mean.rehearse = lambda run: ["mean"]
+
+
 def experiment(steps: int = 320, kept: bool = True) -> Experiment:
   def init(key, batch):
     return {"network": {"w": jax.random.normal(key, (8, 8, 1))}}, {}
@@ -40,7 +47,8 @@ def experiment(steps: int = 320, kept: bool = True) -> Experiment:
   method = compose(init, [("network", Player(loss, optax.adam(0.01)))], sample=sample)
   profiles = {name: WIDTHS[name] for name in ("network", "network/shorter")} if kept else {}
   return Experiment(method=averaged(method, {name: power(width) for name, width in WIDTHS.items()}), data=data.digits(),
-                    steps=steps, batch_size=16, checkpoint_every=20, samples=4, profiles=profiles)
+                    steps=steps, batch_size=16, checkpoint_every=20, samples=4, profiles=profiles,
+                    evaluators=(mean,))
 '''
 
 
@@ -80,6 +88,19 @@ def test_the_command_samples_by_it(folder, tmp_path):
   run = jaxgen.load(folder / "run")
   np.testing.assert_allclose(image("--ema", "0.15"), run.state.ema["network/tracked"]["w"], atol=1e-3)
   np.testing.assert_array_equal(image(), run.state.ema["network"]["w"])
+
+
+def test_a_metric_that_there_is_not_is_refused_before_an_evaluation(folder, monkeypatch, capsys):
+  def averages(*words):
+    with pytest.raises(SystemExit) as end:
+      cli.main(["averages", str(folder / "run"), "--widths", "0.1,0.15", *words])
+    return end.value.code, capsys.readouterr()
+
+  code, out = averages("--metric", "mean")
+  assert (code, out.out.count(" mean ")) == (0, 2)
+  monkeypatch.setattr(Run, "evaluate", lambda run: pytest.fail("it was evaluated"))
+  code, out = averages("--metric", "fid")
+  assert (code, out.err) == (1, "jaxgen: error: --metric fid: the evaluation has mean\n")
 
 
 def test_what_was_not_kept_is_said(folder, tmp_path):

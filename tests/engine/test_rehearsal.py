@@ -63,7 +63,7 @@ def test_a_best_that_no_evaluator_gives(tmp_path):
   refused(
     run_of(tmp_path, (EVALUATORS, EVALUATORS + ' best=("test_bits", "min"),')), "best='test_bits' is none of test_"
   )
-  refused(run_of(tmp_path, (EVALUATORS, 'evaluators=(), best=("test_bits", "min"),')), "there are none")
+  refused(run_of(tmp_path, (EVALUATORS, 'evaluators=(), best=("test_bits", "min"),')), "there are no evaluators")
   refused(
     run_of(tmp_path, (EVALUATORS, 'evaluators=(frechet(),), best=("frechet_1438", "min"),')), "none of frechet_1437,"
   )
@@ -83,7 +83,9 @@ def test_figures_conditions_and_what_shows_samples(tmp_path):
   change = lambda text: ("log_every=5,", f"log_every=5, {text},")
   code = '\ndef draw(run):\n  return {"a.txt": run.sample(3, label=np.zeros(2))}\n'
   refused(run_of(tmp_path, change("figures=(draw,)"), code=code), "condition 'label' has 2 values for 3 samples")
-  refused(run_of(tmp_path, change("conditions=lambda i: {'label': i % 10}")), "is unconditional and is not told label")
+  refused(
+    run_of(tmp_path, change("conditions=lambda i: {'label': i % 10}")), "is unconditional and has no condition label"
+  )
   error = refused(run_of(tmp_path, change("render=lambda x, c: {'.txt': x.nothing}")), "nothing", AttributeError)
   assert "what shows them" in " ".join(error.__notes__)
 

@@ -175,7 +175,7 @@ def test_a_run_is_probed_and_another_starts_from_it(tmp_path, capsys):
     (("train", config, "--runs", tmp_path, "--name", "third", "--from", f"{first}:network/no"), "nothing called"),
     (("probe", first, "--layer", "nowhere"), "computes no 'nowhere' of an example: it has .*features"),
     (("probe", first, "--k", 0), "k is 1 or more"),
-    (("probe", first, "--out", tmp_path / "x.png"), "end it with .json"),
+    (("probe", first, "--out", tmp_path / "x.png"), "must end in .json"),
   ):
     assert run(*other) == 1
     assert re.search(names, capsys.readouterr().err)

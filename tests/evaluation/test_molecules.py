@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxgen.core.errors import UserError
-from jaxgen.data import small_molecules
-from jaxgen.evaluation.molecules import drawing, orders, stability, stable_atoms
+from jaxgen.data import molecules, small_molecules
+from jaxgen.data.sources.molecules import gyration
+from jaxgen.evaluation.molecules import drawing, gyration_error, orders, stability, stable_atoms
 
 # Methane and water as in a textbook: C-H of 1.09, O-H of 0.96 angstrom.
 TETRAHEDRON = 1.09 / 3**0.5 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -40,6 +41,32 @@ def test_known_molecules():
   assert drawing(pair[1:]).splitlines()[:3] == ["3", "", "O 0.0000 0.0000 0.0000"]
   with pytest.raises(UserError, match="atomic number 2 are not known"):
     orders(np.full((1, 2, 4), 2.0))
+
+
+def test_the_radius_of_gyration_that_was_asked_for(tmp_path):
+  """Two atoms d apart have d / 2. The data is standardised by its training molecules; samples that do as they were
+  asked have no error, and those in another order have."""
+  rng = np.random.default_rng(0)
+  distance = rng.uniform(0.8, 1.6, 40)
+  positions = np.zeros((40, 3, 3))
+  positions[:, 1, 0] = distance
+  split = np.array(["train", "test"])[np.arange(40) % 2]
+  np.savez(tmp_path / "m.npz", positions=positions, numbers=np.array([[6, 8, 0]] * 40), split=split)
+  data = molecules(tmp_path / "m.npz", 3, gyration=True)
+  train = data.source("train").arrays
+  np.testing.assert_allclose(gyration(train["molecule"]), distance[::2] / 2, rtol=1e-6)
+  of_train = distance[::2] / 2
+  np.testing.assert_allclose(train["gyration"][:, 0], (of_train - of_train.mean()) / of_train.std(), atol=1e-5)
+  assert data.spec.feature == "molecule"
+
+  def sample(num, seed, gyration):
+    x = np.zeros((num, 3, 4))
+    x[:, :2, 3], x[:, 1, 0] = 6, 2 * (gyration[:, 0] * of_train.std() + of_train.mean())
+    return x
+
+  numbers = gyration_error(20)(types.SimpleNamespace(data=data, sample=sample))
+  assert numbers["gyration_error_20"] < 1e-5
+  assert numbers["gyration_error_20_shuffled"] > 0.05
 
 
 def test_small_molecules_are_all_there():

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from flax import linen as nn
 
 from jaxgen.core.errors import UserError
 from jaxgen.data.sources import Arrays
+from jaxgen.evaluation import joint
 from jaxgen.evaluation.joint import ranks, retrieval, templates, zero_shot
 
 
@@ -83,3 +85,64 @@ def test_templates_make_a_prompt_of_each_form():
   assert [(tokens.tolist(), name) for tokens, name in found] == [([[3], [17]], "cat"), ([[5], [19]], "horse")]
   with pytest.raises(UserError, match="the template 'a photo' has no {}"):
     templates(["cat"], ["a photo"], encode)
+
+
+class OfColour(nn.Module):
+  """A picture's feature is its mean colour, a text's the axis of its token; as a method's `evaluate` gives them."""
+
+  def evaluate(self, state, batch, key):
+    return {"image_features": batch["image"].mean((1, 2)), "text_features": jnp.eye(3)[batch["tokens"][:, 0]]}
+
+
+def captioned(image, tokens):
+  features = {"image": jax.ShapeDtypeStruct(image.shape[1:], np.uint8), "tokens": jax.ShapeDtypeStruct((1,), np.int32)}
+  source = Arrays({"image": image, "tokens": tokens})
+  transform = lambda key, batch, train: batch | {"image": batch["image"] / 255}
+  return types.SimpleNamespace(name="colours", features=features, source=lambda split: source, transform=transform)
+
+
+def test_clip_score_of_samples_and_of_the_data(monkeypatch):
+  """Two thirds of the pictures have the colour that their text says, the others one at a right angle to it."""
+  colours, n = np.eye(3), 90
+  token = np.arange(n) % 3
+  image = np.broadcast_to(255 * colours[token][:, None, None], (n, 8, 8, 3)).astype(np.uint8)
+  data = captioned(image, token[:, None].astype(np.int32))
+  judge = types.SimpleNamespace(
+    name="judge",
+    data=captioned(image[:, :4, :4], data.source("").arrays["tokens"]),
+    state=None,
+    experiment=types.SimpleNamespace(method=OfColour()),
+    config=types.SimpleNamespace(name="colours"),
+  )
+  monkeypatch.setattr(joint, "load", lambda folder: judge)
+
+  def sample(n, seed, tokens):
+    shown = np.where(np.arange(n) % 30 < 10, (tokens[:, 0] + 1) % 3, tokens[:, 0])
+    return np.broadcast_to(2 * colours[shown][:, None, None] - 1.0, (n, 2, 2, 3))
+
+  made = types.SimpleNamespace(data=data, sample=sample, config=judge.config)
+  found = joint.clip_score("runs/judge", 60)(made)
+  np.testing.assert_allclose(found["clip_score_judge_60"], 100 * 2 / 3, rtol=1e-5)
+  np.testing.assert_allclose(found["clip_score_judge_60_data"], 100, rtol=1e-5)
+  np.testing.assert_allclose(found["clip_score_judge_60_se"], 100 * np.sqrt(2 / 9 / 59), rtol=1e-5)
+  made.sample = lambda n, **asked: np.full((n, 2, 2, 3), np.nan)
+  assert np.isnan(joint.clip_score("runs/judge", 60)(made)["clip_score_judge_60"])
+  judge.data.features["tokens"] = jax.ShapeDtypeStruct((7,), np.int32)
+  with pytest.raises(UserError, match="texts of 1 tokens"):
+    joint.clip_score("runs/judge")(made)
+
+
+def test_a_priors_cosine_is_compared_with_the_pictures_of_other_texts():
+  axes = np.eye(4)
+  one = run(axes, axes, [[1], [1], [2], [3]])
+  one.evaluate_split = lambda split: {"embedding": 2 * axes, "text_embedding": axes[[0, 1, 2, 0]]}
+  one.sample = lambda n, seed, tokens: 3 * axes[[0, 2, 2, 3]][:n]
+  found = joint.prior_cosine()(one)
+  assert found["prior_cosine_4"] == 3 / 4
+  np.testing.assert_allclose(found["prior_cosine_4_std"], np.sqrt(3) / 4)
+  assert found["prior_cosine_4_shuffled"] == 1 / 4  # the second, whose next other text is the third
+  assert found["prior_cosine_4_text"] == 3 / 4
+  same = run(axes, axes, [[1]] * 4)
+  same.evaluate_split, same.sample = one.evaluate_split, one.sample
+  with pytest.raises(UserError, match="all texts are the same"):
+    joint.prior_cosine()(same)

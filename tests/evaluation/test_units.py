@@ -106,7 +106,7 @@ def test_a_table_has_one_unit():
   ):
     with pytest.raises(UserError, match="no common unit"):
       m.table([nade, other])
-  with pytest.raises(UserError, match="no likelihood that says its unit"):
+  with pytest.raises(UserError, match="not a likelihood with a unit in its name"):
     m.table([nade, nade._replace(number="test_nll_nats")])
 
 

@@ -82,7 +82,7 @@ def test_what_a_kill_has_cut_short_goes_on_and_ends_with_the_same_bits(tmp_path)
   # a damaged chunk is computed again
   (tmp_path / "cut" / "samples" / "features_00000014.npz").write_bytes(b"PK\x03\x04")
   assert judge(a, b, dying, metrics, tmp_path / "cut", resume=True) == whole
-  with pytest.raises(UserError, match="is of other pictures"):
+  with pytest.raises(UserError, match="was computed with other pictures"):
     judge(some(2), b, SPACE, metrics, tmp_path / "cut", resume=True)
   assert judge(some(2), b, SPACE, metrics, tmp_path / "cut", resume=False) != whole
 
@@ -134,7 +134,7 @@ def test_pictures_of_the_same_name_and_size_are_told_apart(tmp_path):
     assert one.about != other.about
     assert of_subject(str(tmp_path / "a" / file)).about == one.about
     judge(one, some(2), SPACE, ("fid",), tmp_path / f"kept_{file}")
-    with pytest.raises(UserError, match="is of other pictures"):
+    with pytest.raises(UserError, match="was computed with other pictures"):
       judge(other, some(2), SPACE, ("fid",), tmp_path / f"kept_{file}", resume=True)
   before = of_subject(str(tmp_path / "a" / "samples.npz")).about
   np.savez(tmp_path / "a" / "samples.npz", x[1])  # drawn anew
@@ -169,7 +169,7 @@ def test_statistics_from_the_command_line(tmp_path, monkeypatch, capsys):
     found = json.loads(out.read_text())
     numbers.append(found[f"fid_20_inception_tf1_{against.removesuffix('.npz')}"])
   assert numbers[0] == pytest.approx(numbers[1], rel=1e-9)
-  with pytest.raises(UserError, match="statistics are of a published network's features"):
+  with pytest.raises(UserError, match="statistics need the features of a published network"):
     command.statistics(str(tmp_path / "data.npz"), ["--space", "judge", "--out", str(tmp_path / "ref.npz")])
 
 
@@ -185,7 +185,7 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
   (tmp_path / "cut.npz").write_bytes((tmp_path / "wide.npz").read_bytes()[:200])
   Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "empty" / "deep.png")
   for subject, words in (
-    (tmp_path / "none", "is no run, no folder, no .npz file, and no data set"),
+    (tmp_path / "none", "is not a run, a folder, an .npz file or a data set"),
     (tmp_path / "flat.npz", r"pictures are \[N, height, width, channels\]"),
     (tmp_path / "wide.npz", r"are in \[-1, 1\]"),
     (tmp_path / "other.npz", "has none of samples, arr_0"),
@@ -202,7 +202,7 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="more than 8 bits a channel"):
     list(of_subject(str(tmp_path / "empty")).read(0))
   with pytest.raises(
-    UserError, match=r"inception.safetensors, which is no file: make it of pt_inception.*--space judge"
+    UserError, match=r"inception.safetensors, which is not a file: make it from pt_inception.*--space judge"
   ):
     open_space("inception_tf1")
   with pytest.raises(UserError, match="no --space 'vgg'"):
@@ -314,6 +314,6 @@ def test_the_trained_judge_is_a_space_of_its_own(monkeypatch, tmp_path):
   assert far["fid_300_judge_test"] > 10 * near
   with pytest.raises(UserError, match=r"takes pictures \[8, 8, 1\], and one is \[6, 5, 3\]"):
     space.features(list(some(1, 3).read(0)))
-  with pytest.raises(UserError, match="judge is of a classifier that is trained on labels, and digits has none"):
+  with pytest.raises(UserError, match="judge trains a classifier on labels, and digits has none"):
     spaces.trained_space(own("digits"))
   assert json.dumps(train.about)

@@ -118,8 +118,8 @@ def test_wrong_conditions_are_one_sentence(x64):
   mel, label = {"mel": jnp.zeros((1, 2, 5))}, {"label": jnp.zeros(1, jnp.int32)}
   tiny = dict(channels=2, layers=2, embedding=4, hidden=4)
   cases = [
-    (DiffWave(**tiny), label, "is told nothing, and was given label"),
-    (DiffWave(**tiny, labels=(("label", 3),)), None, "is told label, and was given nothing"),
+    (DiffWave(**tiny), label, "is conditioned on nothing, and was given label"),
+    (DiffWave(**tiny, labels=(("label", 3),)), None, "is conditioned on label, and was given nothing"),
     (DiffWave(**tiny, factors=(4,)), mel, "2 frames is 8 samples at 4 a frame, and the wave has 16"),
     (DiffWave(**tiny, kernel=2), None, "must be odd"),
     (DiffWave(**tiny | {"layers": 0}), None, "layers=0"),

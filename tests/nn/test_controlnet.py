@@ -74,7 +74,7 @@ def test_it_changes_nothing_at_its_start():
   gradient, output = jax.jit(jax.grad(squares, has_aux=True))(params["control"])
   np.testing.assert_allclose(output, alone, atol=1e-6)
   assert all(np.any(gradient[name]["kernel"]) for name in gradient if name.startswith("zero_"))  # and it learns
-  with pytest.raises(UserError, match="is told 'control', a picture"):
+  with pytest.raises(UserError, match="needs 'control', a picture"):
     network.apply({"params": params}, x, t, {"text": text})
   with pytest.raises(UserError, match="2 times as large as what the network sees, 12 x 10, not 6 x 5: resize it"):
     network.apply({"params": params}, x, t, {"text": text, "control": picture[:, :6, :5]})

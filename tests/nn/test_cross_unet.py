@@ -143,9 +143,9 @@ def test_says_what_does_not_fit():
   text = {"text": (2, 3, 5)}
   refused = lambda sentence: pytest.raises(UserError, match=sentence)
   for told in (None, {"pooled": (2, 5)}, text | {"pooled": (2, 5)}):
-    with refused("this U-Net is told 'text': take the condition"):
+    with refused("this U-Net is conditioned on 'text': take the condition"):
       shapes_of(SMALL, X, told)
-  with refused("this U-Net is told 'text' and 'sizes' and 'pooled'"):
+  with refused("this U-Net is conditioned on 'text' and 'sizes' and 'pooled'"):
     shapes_of(SMALL.clone(micro=4), X, text)
   with refused("8 features do not divide into 3 heads"):
     shapes_of(SMALL.clone(heads=3), X, text)

@@ -237,13 +237,13 @@ def test_says_what_does_not_fit():
   with refused("14 features do not divide by 4"):
     shapes_of(network.clone(width=14), shape, told)
   network, shape, told = SMALL["MMDiT"]
-  with refused("told a text's features, 'text' and 'pooled'"):
+  with refused("conditioned on a text's features, 'text' and 'pooled'"):
     shapes_of(network, shape, {"text": (2, 3, 5)})
-  with refused("told a text's features"):
+  with refused("conditioned on a text's features"):
     shapes_of(network, shape, None)
   with refused("4 x 4 patches is larger than the network's 3 x 3"):
     shapes_of(network.clone(most=3), shape, told)
-  with refused("of an MMDiT's 4 blocks 4 have attention of the picture alone, and the last one has none"):
+  with refused("of an MMDiT's 4 blocks 4 have attention of the picture to itself, and the last one has none"):
     shapes_of(network.clone(dual=4), shape, told)
   network, shape, told = SMALL["U-ViT"]
   with refused("not 3 in all"):

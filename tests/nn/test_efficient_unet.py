@@ -107,7 +107,7 @@ def test_everything_that_it_is_told_counts_but_hidden_words(params):
   [
     ({}, {"text": TOLD["text"]}, "'text' and 'mask' together"),
     ({}, {"low": TOLD["low"]}, "'low' and 'level' together"),
-    ({}, {}, "is told neither"),
+    ({}, {}, "the condition has neither"),
     ({}, {"label": jnp.zeros(2, jnp.int32)}, "not 'label'"),
     ({"blocks": (1, 2)}, TOLD, "has blocks of each, not 2"),
     ({"strides": (1, 2, 4)}, TOLD, "stride of 1 or 2"),

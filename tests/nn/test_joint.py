@@ -203,6 +203,12 @@ def test_an_activation_that_nobody_told_is_asked_for(tmp_path, x64):
     dual_layout.activation_of(file)
   (tmp_path / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=dict(embed_dim=512))))
   assert dual_layout.activation_of(file) == "exact"
+  for name in ("open_clip_config.json", "config.json"):
+    for damaged in ("{", "[1]", '"text"', '{"model_cfg": 1, "text_config": 2}'):
+      (tmp_path / name).write_text(damaged)
+      with pytest.raises(UserError, match=f"{name} cannot be read as a configuration"):
+        dual_layout.activation_of(file)
+    (tmp_path / name).unlink()
 
 
 def test_sizes_and_activations_that_there_are_not():

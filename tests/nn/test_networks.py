@@ -261,7 +261,7 @@ def test_says_what_does_not_fit():
       init(network.clone(classes=3), (1, 8, 8, 1))
   with pytest.raises(UserError, match="even sides"):
     init(RefineNet(4), (1, 8, 7, 1))
-  with pytest.raises(UserError, match="no classes"):
+  with pytest.raises(UserError, match="is unconditional"):
     init(RefineNet(4), (1, 8, 8, 1), label=jnp.zeros(1, jnp.int32))
 
 

@@ -59,7 +59,7 @@ def test_prior_reads_what_the_mask_says_and_refuses_other_texts(arrays, x64):
     assert jnp.abs(apply(variables, x, t, told | {name: told[name] + 0.1}) - expected).min() > 1e-6
   with pytest.raises(UserError, match="5 words of a text, and these are 4"):
     NETWORK.init(jax.random.key(0), x, t, told | {"text": told["text"][:, :4]})
-  with pytest.raises(UserError, match="is told text, mask, text_embedding"):
+  with pytest.raises(UserError, match="is conditioned on text, mask, text_embedding"):
     NETWORK.init(jax.random.key(0), x, t, {"text": told["text"]})
 
 

@@ -121,7 +121,7 @@ def test_conditions_matter_and_are_checked(x64):
     assert np.isnan(jax.jit(run)(tokens.at[0, 1].set(wrong), label=LABEL)[0, 1:]).all()
   with pytest.raises(UserError, match="label from 0 to 3"):
     run(tokens, label=jnp.array([0, 3]))
-  with pytest.raises(UserError, match="is told label of each example, and was given nothing"):
+  with pytest.raises(UserError, match="is conditioned on label of each example, and was given nothing"):
     run(tokens)
   with pytest.raises(UserError, match="was given label, speaker"):
     run(tokens, label=LABEL, speaker=LABEL)

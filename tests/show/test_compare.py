@@ -28,6 +28,15 @@ def make(folder, seed=0, data="a" * 64, value=1.0, config="tiny", picture=True, 
   return Folder(folder)
 
 
+def test_a_damaged_list_of_sessions_is_one_sentence(tmp_path):
+  run = make(tmp_path / "a")
+  info = json.loads((run.path / "run.json").read_text())
+  for sessions in ([1], ["x"], [None], {}):
+    (run.path / "run.json").write_text(json.dumps(info | {"sessions": sessions}))
+    with pytest.raises(UserError, match="run.json is damaged: it does not say the run's sessions"):
+      compare.groups([run])
+
+
 def test_a_table_has_what_differs_and_means_over_seeds(tmp_path):
   runs = [make(tmp_path / f"{e}_{s}", s, value=e + s, ema=e) for e in (0.5, 0.7) for s in (0, 1, 2)]
   (group,) = compare.groups(runs)
@@ -47,8 +56,8 @@ def test_runs_of_other_data_and_of_other_configs(tmp_path):
   groups = compare.groups(runs)
   assert [[v.members[0].name for v in group.variants] for group in groups] == [["a", "c"], ["b"]]
   assert groups[0].changed == ["config", "width"]
-  assert "their numbers do not compare" in compare.text(groups)
-  assert "Numbers of one do not compare with those of another" in compare.page(groups)
+  assert "compare numbers only within" in compare.text(groups)
+  assert "Compare numbers only within one data set" in compare.page(groups)
 
 
 def test_the_page_needs_nothing_else_and_has_a_line_for_each_run(tmp_path):
@@ -63,12 +72,27 @@ def test_the_page_needs_nothing_else_and_has_a_line_for_each_run(tmp_path):
   assert "<script>" not in compare.page(compare.groups([runs[0], evil]))
 
 
+def test_many_arguments_are_rows_and_equal_curves_all_show(tmp_path):
+  more = {f"argument_{i}": "a long value of it" for i in range(12)}
+  runs = [make(tmp_path / "a"), make(tmp_path / "b", **more)]
+  (group,) = compare.groups(runs)
+  assert [variant.name for variant in group.variants] == ["a", "b"]  # and not all of its arguments
+  page = compare.page([group])
+  assert page.count("<tr>") == 1 + len(compare.lines(group)[0]) - 1  # a row for each number
+  (whole,) = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none; stroke: #3b82c4; [^"]*"', page)[:1]
+  (cut,) = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none; stroke-dasharray: [^"]* #e07b39; ', page)[
+    :1
+  ]
+  assert "dasharray" not in whole  # the same curve twice: one is seen in the other's gaps
+  assert re.search(r'd="([^"]*)"', whole)[1] == re.search(r'd="([^"]*)"', cut)[1]
+
+
 def test_runs_without_numbers_or_pictures(tmp_path):
   run = make(tmp_path / "young", picture=False)
   (tmp_path / "young" / "metrics.jsonl").write_text("")
   (group,) = compare.groups([run])
   assert compare.lines(group)[1][0] == "young"
-  assert "Samples of the same noise" not in compare.page([group])
+  assert "Samples from the same noise" not in compare.page([group])
 
 
 def test_bad_runs(tmp_path):

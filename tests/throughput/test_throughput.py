@@ -167,8 +167,8 @@ def test_results_are_kept_as_they_come(config):
   last = json.loads(kept[-1])
   assert not last["finished"]
   assert [row["efficiency"] for row in last["scaling"]] == [0.5]  # the whole batch in the same time
-  assert "Not finished" in page(last)
-  assert "simulates 8 devices" in page(last)
+  assert "still running" in page(last)
+  assert "with 8 simulated devices" in page(last)
   assert "had other work" not in page(last)
   last["rows"][0]["load"] = 1000.0
   assert "had other work" in page(last)
@@ -183,7 +183,7 @@ def test_results_are_kept_as_they_come(config):
     dict(dtype="float32", solver="ddim", sampling_steps=5, samples=9, frechet=2.0, quality=0.5)
     | dict(seconds_per_1000=1.0, seconds_per_quality=2.0)
   ]
-  assert "Quality: floor of the Fréchet distance over it" in page(last)
+  assert "Quality: Fréchet distance, training examples over samples" in page(last)
 
 
 def test_every_combination_is_a_case(config):
@@ -206,7 +206,7 @@ def test_devices_of_tensor_have_the_same_examples(config):
     ("sample", 1, 1, True), ("sample", 1, 8, False), ("sample", 4, 8, False),
   ]  # fmt: skip
   rows = [fake("sample", 1, 1, 0.5, latency=True), fake("sample", 8, 1, 0.25)]
-  (alone,) = [line for line in _headlines(rows, "images") if line["what"] == "One sample alone"]
+  (alone,) = [line for line in _headlines(rows, "images") if line["what"] == "Latency of one sample"]
   assert alone["value"] == "500 ms"
 
 
@@ -250,10 +250,10 @@ def test_a_run_is_restored_in_the_parts_that_are_asked_for(config, tmp_path, mon
     ),
     (["--batch", "6", "--tensor", "2"], "a batch of 6 does not divide over the 4 groups of devices"),
     (["--sampling-steps", "1", "--solver", "dpmpp_2m"], "takes 2 steps or more, not 1"),
-    (["--turns", "0"], "--turns takes 1 or more"),
-    (["--quality", "9"], "--quality 9 is of a run, and tiny is a config: train it first"),
+    (["--turns", "0"], "--turns must be 1 or more"),
+    (["--quality", "9"], "--quality 9 needs a run, but tiny is a config: train it first"),
     (["--peers", "eagre"], "--peers eagre is none of eager, compiled, none"),
-    (["--json", "speed.txt"], "--json speed.txt: it is a .json file"),
+    (["--json", "speed.txt"], "--json speed.txt: .* must end in .json"),
     (["--page", "no/speed.html"], "--page no/speed.html: there is no folder no"),
   ],
 )

@@ -1,11 +1,13 @@
-"""What every source has, and the two that most sources are: arrays in memory, and a function that reads examples."""
+"""The interface of all sources, and its two common implementations: arrays in memory, and a function that reads
+examples."""
 
 import gzip
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ IN_MEMORY_BYTES = 2**29  # CIFAR-10 takes 154 MB, ImageNet at 32x32 takes 3.9 GB
 
 
 class Request(NamedTuple):
-  """What is asked of a source; see `jaxgen.data.sources.open_source`.
+  """A request to a source; see `jaxgen.data.sources.open_source`.
 
   Attributes:
     rest: the data set's name without its kind and the first colon, "a.npz" of "npz:a.npz".
@@ -39,7 +41,7 @@ class Request(NamedTuple):
 
 
 class About(NamedTuple):
-  """What a source says of how it was read.
+  """What a source reports about how it was read.
 
   Attributes:
     classes: their names in the order of their numbers; () where they have none.
@@ -150,13 +152,13 @@ class Texts:
 
 
 def text_of(path: Path, missing: str = "") -> str:
-  """A file's text in UTF-8, out of gzip where it ends so, without the mark that some editors put first.
+  """A file's text in UTF-8, decompressed if its name ends in .gz, without a byte order mark.
 
   Args:
-    missing: what is said where there is no such file.
+    missing: the error message if there is no such file.
 
   Raises:
-    UserError: there is none, or it is no text.
+    UserError: the file is missing, or is not text.
   """
   try:
     data = path.read_bytes()
@@ -165,6 +167,18 @@ def text_of(path: Path, missing: str = "") -> str:
     raise UserError(missing or f"there is no file {path.absolute()}") from None
   except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
     raise UserError(f"{path} cannot be read as text: {error}") from error
+
+
+def json_of(line: str) -> Any:
+  """The value of a line of JSON.
+
+  Raises:
+    ValueError: it is not JSON, or escapes half of a surrogate pair, so that its text cannot be encoded.
+  """
+  value = json.loads(line)
+  if "\\u" in line:
+    json.dumps(value, ensure_ascii=False).encode()
+  return value
 
 
 def check_example(name: str, example: Example, features: Features) -> None:
@@ -193,7 +207,7 @@ def into_memory(source: Source, features: Features, chunk: int = 1024) -> Arrays
 
 
 def select(arrays: Examples, features: Features, name: str) -> Examples:
-  """What `features` names of the arrays, labels as int32."""
+  """The arrays that `features` names, labels as int32."""
   missing = [key for key in features if key not in arrays]
   if missing:
     raise UserError(f"{name} has no {missing[0]!r}, only {', '.join(sorted(arrays))}")
@@ -201,5 +215,5 @@ def select(arrays: Examples, features: Features, name: str) -> Examples:
 
 
 def integer_label(key: str, value: np.ndarray | np.generic) -> np.ndarray | np.generic:
-  """Labels in int32, whatever integers they are kept in; anything else as it is."""
+  """Labels of any integer dtype as int32; other arrays unchanged."""
   return value.astype(np.int32) if key == "label" and np.issubdtype(value.dtype, np.integer) else value

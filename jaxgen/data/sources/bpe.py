@@ -30,8 +30,8 @@ def trained(
   Args:
     text: lines.
     size: number of tokens.
-    source: where the text is from, for what is said of it.
-    special: the first tokens, which stand for nothing in the text.
+    source: where the text is from, for error messages.
+    special: the special tokens, which come first in the vocabulary.
     prefix_space: a line is read as if it began with a space, so that its first word is the same token as elsewhere.
     pieces: byte pair encoding of "bytes", or WordPiece of "words" in lower case, whose second special token is what is
       unknown.

@@ -5,13 +5,12 @@ tab between them. Files are looked up from the list's folder. Or it is a folder 
 DIR/<split>.jsonl or .tsv; or with shards as in `tar`, an image and a `.txt` beside it. A list or a shard alone is the
 training split.
 
-TOKENIZER is CLIP's merges file (see `clip_bpe`), or the number of tokens of byte pair encoding that is trained on the
-captions of the training split, with PAD, START and END before them, as in `pairs`. Pictures without a caption are left
-out, and said by name.
+TOKENIZER is CLIP's merges file, the folder of a tokenizer as transformers writes CLIP's (see `clip_bpe`), or the number
+of tokens of byte pair encoding that is trained on the captions of the training split, with PAD, START and END before
+them, as in `pairs`. Pictures without a caption are left out and named.
 """
 
 import io
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxtyping import Int
 
 from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, clip_bpe, tar
-from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts, text_of
+from jaxgen.data.sources.base import About, Decoded, Example, Fit, Request, Texts, json_of, text_of
 from jaxgen.data.sources.folder import listed
 from jaxgen.data.sources.images import decode
 from jaxgen.data.sources.pairs import END, PAD, SPECIAL, START
@@ -56,15 +55,18 @@ def parts(name: str) -> tuple[str, Path]:
 
 
 def encode(kind: str, texts: Sequence[str], length: int, trained_on: Sequence[str], source: Path):
-  """(tokens int32 [n, length], how many texts lost their end); START, a text's, END, and padding.
+  """(tokens int32 [n, length], number of truncated texts); a row is START, the text's tokens, END, and padding.
 
   Args:
-    kind: a merges file, or a number of tokens.
+    kind: a merges file, the folder of a tokenizer of CLIP's, or a number of tokens.
     texts: the texts.
     length: tokens of a row.
     trained_on: texts, where `kind` is a number.
     source: where these are from.
   """
+  if Path(kind).expanduser().is_dir():
+    found = clip_bpe.reading(kind)
+    return clip_bpe.framed(found.made, texts, length, found.start, found.end, found.pad)
   if not kind.isdecimal():
     return clip_bpe.encode(kind, texts, length)
   made = bpe.trained(trained_on, int(kind), source, special=SPECIAL, prefix_space=True)
@@ -72,7 +74,7 @@ def encode(kind: str, texts: Sequence[str], length: int, trained_on: Sequence[st
 
 
 def _list_of(path: Path, split: str) -> Path | None:
-  """The list of a split; None where the path is of shards.
+  """The list of a split; None if the path has shards.
 
   Raises:
     UserError: there is no such split.
@@ -105,7 +107,7 @@ def _lines(path: Path) -> list[tuple[str, str]]:
       rows.append((file, caption if tab else ""))
       continue
     try:
-      row = json.loads(line)
+      row = json_of(line)
       file, caption = row["file"], row.get("caption")
     except (ValueError, KeyError, AttributeError, TypeError):
       raise UserError(f'line {number} of {path} is no {{"file": .., "caption": ..}}: {line[:60]}') from None

@@ -1,6 +1,6 @@
 """The data sets `chain:VOCABULARY`: sequences of a Markov chain of the second order, {"tokens": int32 [length]}.
 
-Its law is known, and with it the least nats that a model can have.
+Its probabilities are known, and with them its entropy, the smallest possible nats of a model.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def entropy(vocabulary: int, length: int) -> float:
 
 
 def open_chain(request: Request) -> Arrays:
-  """Each split is drawn from a generator of its own."""
+  """Each split has its own random generator."""
   if not request.rest.isdecimal():
     raise UserError(f"{request.name} lacks the number of different tokens: the form is chain:4")
   if request.split not in SIZES:

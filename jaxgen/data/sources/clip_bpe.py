@@ -3,7 +3,7 @@
 Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.4. The file is OpenAI's `bpe_simple_vocab_16e6.txt.gz`,
 of whose lines it uses the first 48,894 after the heading, or transformers' `merges.txt`. Tokens are numbered as there:
 256 bytes, the same at a word's end, the merges, START and END. Ids equal those of transformers' `CLIPTokenizer`, which
-brings text to Unicode's NFC and to lower case; OpenAI's own code repairs mojibake and HTML's entities first.
+normalises text to Unicode's NFC and to lower case; OpenAI's own code repairs mojibake and HTML's entities first.
 """
 
 import functools

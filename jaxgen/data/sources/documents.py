@@ -19,7 +19,6 @@ Half of the seconds follow their firsts (label 0) and half are of another docume
 
 import functools
 import glob
-import json
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from jaxtyping import Float, Int
 
 from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, text_of
+from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, json_of, text_of
 from jaxgen.data.sources.text import TRAIN_SHARE
 
 PACKED = ("<pad>", "<end>")  # of a tokenizer of bytes that is trained on the documents
@@ -68,11 +67,11 @@ def _field(path: Path, text: str, field: str) -> list[str]:
     if not line.strip():
       continue
     try:
-      value = json.loads(line)[field]
+      value = json_of(line)[field]
       if not isinstance(value, str):
         raise TypeError
     except (ValueError, KeyError, TypeError):
-      raise UserError(f"{path}, line {number}, is no JSON object whose {field!r} is a text") from None
+      raise UserError(f"{path}, line {number}, is not a JSON object whose {field!r} is a Unicode text") from None
     found.append(value)
   return found
 
@@ -120,7 +119,7 @@ def end_of(name: str) -> int:
   """The token that ends a document.
 
   Raises:
-    UserError: a published tokenizer has none of those that are known.
+    UserError: a published tokenizer has none of the end tokens that jaxgen knows.
   """
   found = tokens_of(name)
   for mark in (PACKED[1], "<|endoftext|>", "</s>", "[SEP]"):

@@ -36,7 +36,7 @@ class Emoji(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def read(file: str) -> Emoji:
-  """Raises a UserError where the file is missing or is none of emoji."""
+  """Raises a UserError if the file is missing or has no emoji."""
   path = Path(file).expanduser()
   try:
     with np.load(path, allow_pickle=False) as arrays:
@@ -48,7 +48,7 @@ def read(file: str) -> Emoji:
   shape, counts = found["images"].shape, {found[name].shape[:1] for name in Emoji._fields}
   if found["images"].dtype != np.uint8 or len(shape) != 4 or shape[3] != 4 or counts != {shape[:1]}:
     others = ", ".join(Emoji._fields[1:])
-    raise UserError(f"{path} has no images uint8 [N, S, S, 4] with N {others}: it is none of emoji")
+    raise UserError(f"{path} has no images uint8 [N, S, S, 4] with N {others}: it is not a file of emoji")
   colours, alpha = found["images"][..., :3].astype(np.float32), found["images"][..., 3:] / np.float32(255)
   found["images"] = np.round(colours * alpha + 255 * (1 - alpha)).astype(np.uint8)
   return Emoji(**found)
@@ -72,7 +72,7 @@ def classes_of(name: str) -> tuple[str, ...]:
 
 
 def tokens_of(name: str, texts: list[str], length: int) -> tuple[np.ndarray, int]:
-  """(tokens of texts int32 [n, length], how many lost their end), by a data set's tokenizer."""
+  """(tokens of texts int32 [n, length], number of truncated texts), by a data set's tokenizer."""
   _, size, file = parts(name)
   return encode(size, texts, length, sorted({str(n) for n in read(file).names}), Path(file))
 

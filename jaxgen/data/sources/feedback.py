@@ -1,7 +1,7 @@
 """The data sets `feedback:TOKENIZER:FILE` and `rated:TOKENIZER:SOURCE:FILE`: answers to prompts, and rankings of them.
 
 FILE is of JSON lines, `.jsonl`, or tab separated, `.tsv`, whose first line names its fields. After a hash mark stand
-the names of the fields to read: the prompt's, which may be empty where there is none, and the answers', the best first:
+the names of the fields to read: the prompt's, which is empty if there are no prompts, and the answers', the best first:
 
     data/answers.jsonl#prompt,answer       rows                  the default for rows
     data/pairs.tsv#prompt,chosen,rejected  pairs                 the default for rankings
@@ -20,7 +20,7 @@ that are drawn together, in the order of their "rating" (float32, [] or [K]). Ea
 """
 
 import functools
-import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxgen.core.errors import NoSplit, UserError
 from jaxgen.data.sources import bpe, tokenizer
-from jaxgen.data.sources.base import About, Arrays, Request, text_of
+from jaxgen.data.sources.base import About, Arrays, Request, json_of, text_of
 from jaxgen.data.sources.pairs import SPECIAL
 
 TEST_EVERY = 10  # lines; files are often sorted, by label for one
@@ -96,11 +96,12 @@ def read(file: str, fields: str) -> tuple[Ranked, ...]:
   for number, line in lines:
     where = f"{path}, line {number},"
     try:
-      record = json.loads(line) if path.suffix == ".jsonl" else dict(zip(header, line.split("\t"), strict=True))
+      record = json_of(line) if path.suffix == ".jsonl" else dict(zip(header, line.split("\t"), strict=True))
       prompt = record[asked] if asked else ""
       answers = [answer for name in names for answer in _listed(record[name])]
     except (ValueError, TypeError):
-      raise UserError(f"{where} is no {'JSON object' if not header else f'line of {len(header)} fields'}") from None
+      kind = "JSON object of Unicode texts" if not header else f"line of {len(header)} fields"
+      raise UserError(f"{where} is not a {kind}") from None
     except KeyError as error:
       raise UserError(f"{where} has no field {error}: it has {', '.join(record)}; name them after a #") from None
     if not all(isinstance(x, str) for x in (prompt, *answers)):
@@ -122,7 +123,7 @@ def rated(file: str, source: str) -> tuple[tuple[float, str], ...]:
   """(rating, text) of one source's lines.
 
   Raises:
-    UserError: the file cannot be read, is of other lines, or has none of this source.
+    UserError: the file cannot be read, has lines of another form, or has no lines of this source.
   """
   path, text = _text(file)
   found, sources = [], Counter()
@@ -132,12 +133,21 @@ def rated(file: str, source: str) -> tuple[tuple[float, str], ...]:
         which, _, rating, words = line.removesuffix("\r").split("\t")
         sources[which] += 1
         if which == source:
-          found.append((float(rating), words))
+          found.append((_finite(rating), words))
       except ValueError:
-        raise UserError(f"{path}, line {number}, is not source, id, rating and text with tabs between") from None
+        raise UserError(
+          f"{path}, line {number}, must have source, id, rating (a finite number) and text, separated by tabs"
+        ) from None
   if not found:
     raise UserError(f"{path} has no texts of {source!r}: it has those of {', '.join(sorted(sources))}")
   return tuple(found)
+
+
+def _finite(text: str) -> float:
+  number = float(text)
+  if not math.isfinite(number):
+    raise ValueError
+  return number
 
 
 def split_of(items: tuple, split: str) -> list:
@@ -178,10 +188,10 @@ def _default(name: str) -> str:
 
 
 def marks_of(name: str) -> Marks:
-  """The tokens that start, end and fill a row; of a published tokenizer, the one that ends a text stands for all.
+  """The tokens that start, end and pad a row; for a published tokenizer, all are its end-of-text token.
 
   Raises:
-    UserError: a published tokenizer has none of those that are known.
+    UserError: a published tokenizer has none of the end tokens that jaxgen knows.
   """
   found = tokens_of(name)
   if all(found.token_to_id(mark) is not None for mark in SPECIAL):
@@ -239,7 +249,7 @@ def _shape(request: Request, names: set[str]) -> tuple[int, ...]:
 
 
 def _arrays(request: Request, rows: list, shape: tuple[int, ...], reasons: dict, ratings=None) -> Arrays:
-  """The rows in tokens, with what was left out and why."""
+  """The rows in tokens, and what was left out with the reasons."""
   length, marks, found = shape[-1], marks_of(request.name), tokens_of(request.name)
   count = 1 if len(shape) == 1 else shape[0]
   encode = lambda texts: [row.ids for row in found.encode_batch(texts, add_special_tokens=False)]

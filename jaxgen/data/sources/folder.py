@@ -17,7 +17,7 @@ LITTER = frozenset({"__MACOSX", "@eaDir", "__pycache__"})  # made by programs, b
 
 
 def has_splits(root: Path) -> bool:
-  """Whether a folder has one for each split, and not images or classes of one alone."""
+  """Whether a folder has sub-folders for splits, instead of the images or classes of a single split."""
   return any(path.is_dir() and path.name.lower() in SPLITS for path in root.iterdir())
 
 

@@ -10,9 +10,9 @@ from jaxgen.data.sources.views import View
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of 8-bit images by number of channels
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-# What may be inside, whatever a file is called. Pillow knows more, and gives some of it (EPS) to other programs.
+# The accepted formats, whatever the file's name. Pillow reads more, and passes some (EPS) to external programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-ORIENTATION = 0x0112  # the EXIF tag that says which way up a photograph is
+ORIENTATION = 0x0112  # the EXIF tag of a photograph's orientation
 BACKGROUND = (255, 255, 255)  # what transparent pixels are seen on
 
 
@@ -27,8 +27,8 @@ def decode(
     file: a path or an open file.
     name: what the image is called in errors.
     shape: [H, W, C].
-    fit: how it is brought to that size; None: it keeps its own H and W.
-    uniform: in [0, 1), what a view that draws takes.
+    fit: how it is resized to that shape; None: it keeps its own H and W.
+    uniform: random numbers in [0, 1) of a random view.
 
   Raises:
     UserError: it is no image of the formats above, is damaged, has more than 8 bits a channel, or does not fit.
@@ -62,8 +62,13 @@ def decode(
   return array if channels > 1 else array[..., None]
 
 
+def is_turned(image) -> bool:
+  """Whether a picture's EXIF orientation exchanges its height and width."""
+  return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+
+
 def in_mode(image, channels: int):
-  """A Pillow image in grey, colours, or colours with transparency; without the last, it is seen on white."""
+  """A Pillow image as grey, RGB or RGBA; without an alpha channel, transparent pixels become white."""
   from PIL import Image
 
   if channels < 4 and image.has_transparency_data:
@@ -73,9 +78,9 @@ def in_mode(image, channels: int):
 
 
 def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray, "draws"] | None) -> views.Box:
-  """The box of what is seen of a picture that is not decoded yet, upright; a JPEG is told how small it may become."""
+  """The visible box of an undecoded picture, upright; it also sets the size at which a JPEG is decoded."""
   width, height = image.size
-  turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+  turned = is_turned(image)
   upright = (height, width) if turned else (width, height)
   box = view.box(*upright, size, uniform)
   by = views.fraction(box, size)
@@ -86,7 +91,7 @@ def _drafted(image, view: View, size: tuple[int, int], uniform: Float[np.ndarray
 
 
 def fitted(image, shape: tuple[int, ...], fit: Fit, name: str):
-  """A Pillow image brought to the height and width of the shape [H, W, C]."""
+  """A Pillow image resized to the height and width of the shape [H, W, C]."""
   from PIL import Image, ImageOps
 
   height, width, _ = shape

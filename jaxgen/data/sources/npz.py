@@ -1,8 +1,8 @@
 """The data sets `npz:FILE`: arrays of a NumPy file, {name: [...]} of any shapes and dtypes.
 
 A file of `numpy.savez`, which does not compress, may be larger than the memory: beyond `memory_bytes` it is mapped, and
-a process reads the rows that it asks for and no others. One of `numpy.savez_compressed` is always read whole, which is
-said where it is larger.
+a process reads the rows that it asks for and no others. One of `numpy.savez_compressed` is always read whole; if it is
+larger, a warning says so.
 """
 
 import math
@@ -24,7 +24,7 @@ from jaxgen.data.sources.base import About, Arrays, Example, Examples, Request, 
 
 
 class Place(NamedTuple):
-  """Where an array lies in a file, and what it is.
+  """An array's position in a file, shape and dtype.
 
   Attributes:
     offset: the position of its first byte; None: it is compressed.
@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
   def map(self, path: Path) -> np.memmap:
     array = np.memmap(path, self.dtype, "r", self.offset, self.shape, "F" if self.fortran else "C")
-    if hasattr(mmap, "MADV_RANDOM"):  # no pages beside those that are asked for
+    if hasattr(mmap, "MADV_RANDOM"):  # read only the pages that are accessed
       array._mmap.madvise(mmap.MADV_RANDOM)
     return array
 
@@ -70,7 +70,7 @@ def place_of(archive: zipfile.ZipFile, name: str) -> Place:
 
 
 def _soon(array: np.ndarray, rows: slice) -> None:
-  """Has the system read these rows of a mapped array in one piece, where they lie in one."""
+  """Asks the system to read these consecutive rows of a mapped array in one piece."""
   if isinstance(array, np.memmap) and array.flags.c_contiguous and hasattr(mmap, "MADV_WILLNEED"):
     begin = array.offset % mmap.ALLOCATIONGRANULARITY + rows.start * array.strides[0]
     start = begin // mmap.PAGESIZE * mmap.PAGESIZE

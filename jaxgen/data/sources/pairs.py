@@ -67,7 +67,7 @@ def encode(name: str, sentences: Iterable[str], length: int) -> Int[np.ndarray, 
 
 
 def _encode(name: str, sentences: Iterable[str], length: int) -> tuple[Int[np.ndarray, "n {length}"], int]:
-  """(tokens of sentences, how many of these have lost their end)."""
+  """(tokens of sentences, number of truncated sentences)."""
   rows = tokenizer(name).encode_batch(list(sentences), add_special_tokens=False)
   array = np.full((len(rows), length), PAD, np.int32)
   for i, row in enumerate(rows):

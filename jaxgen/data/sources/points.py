@@ -23,7 +23,7 @@ def modes(name: str) -> Float[np.ndarray, "modes 2"]:
 
 
 def open_points(request: Request) -> Arrays:
-  """Each split is drawn from a generator of its own."""
+  """Each split has its own random generator."""
   name, _, std = request.rest.partition(":")
   centres = modes(name)
   try:

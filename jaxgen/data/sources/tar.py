@@ -3,8 +3,8 @@
 The shards of a split are DIR/<split>*.tar or DIR/<split>/*.tar; a file alone, or a folder whose shards begin with no
 split's name, is the training split. Members that share their path up to the name's first dot are an example: an image
 (`.png`, `.jpg`, ...) and, with labels, a `.cls` with its number as text; for the source `captions`, a `.txt`. Other
-members are passed over, and none is unpacked or unpickled: the members' places are read once, and an example where it
-lies.
+members are passed over, and none is unpacked or unpickled: the members' positions are read once, and an example from
+its position.
 """
 
 import io

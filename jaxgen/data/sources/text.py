@@ -2,11 +2,10 @@
 
     {"tokens": int32 [length + 1]}
 
-A window has `length` tokens to be said after at least one. Tokens are characters, numbered in the order of their code
-points; or SIZE of byte pair encoding, trained on the split "train"; or those of a published tokenizer, a file or folder
-(`data.sources.tokenizer`). The split "train" is the first nine tenths of the
-characters, with a window from every token on; the rest is "test", whose windows share one token each, so that every
-token is to be said once.
+In a window, `length` tokens are predicted, each after at least one other. Tokens are characters, numbered in the order
+of their code points; or SIZE of byte pair encoding, trained on the split "train"; or those of a published tokenizer, a
+file or folder (`data.sources.tokenizer`). The split "train" is the first nine tenths of the characters, with a window
+from every token on; the rest is "test", whose windows overlap by one token, so that every token is predicted once.
 """
 
 import functools
@@ -92,7 +91,7 @@ def _pieces(text: str, size: int, path: Path) -> Codec:
 
 
 def published(pieces: Any, path: Path) -> Codec:
-  """The codec of a `tokenizers.Tokenizer`; `path` is where it is from, for what is said of it."""
+  """The codec of a `tokenizers.Tokenizer`; `path` is its file, for error messages."""
   size = pieces.get_vocab_size()
   encode = lambda text: np.array(pieces.encode(text, add_special_tokens=False).ids, np.int32)
   return Codec(encode, lambda tokens: pieces.decode(_checked(tokens, size, path)), size)

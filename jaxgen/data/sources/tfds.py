@@ -13,7 +13,7 @@ from jaxgen.data.sources.views import View
 
 
 def builder_of(request: Request):
-  """What tensorflow-datasets knows of a data set that it has prepared, from its folder alone."""
+  """What tensorflow-datasets recorded about a data set that it prepared, read only from its folder."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 

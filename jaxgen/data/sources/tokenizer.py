@@ -1,7 +1,7 @@
 """Tokenizers of published models, read by the library `tokenizers`, and WordPiece that is trained on a text.
 
 A published tokenizer is `tokenizer.json`; or `vocab.txt`, WordPiece's; or `vocab.json` with `merges.txt` beside it,
-byte pair encoding on bytes. A folder stands for the first of these that it has.
+byte pair encoding on bytes. For a folder, the first of these that it has is used.
 """
 
 import functools

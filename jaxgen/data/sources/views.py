@@ -1,11 +1,11 @@
-"""What is seen of a picture of any size: a part of it, brought to the size that a network takes.
+"""Views: the part of a picture of any size that is used, resized to the network's size.
 
 It is cut out before it is resized, and both before the picture becomes an array, so that the work is that of the part.
 Pillow's filters are antialiased where they shrink. A view that draws takes uniform numbers in [0, 1) and no generator:
 which part an example shows is a function of (seed, its place in the endless sequence), as all of a batch is.
 
 A JPEG whose part is at least twice as large as what is asked for, `SPARE`, is decoded at 1/2, 1/4 or 1/8 of its size:
-what its blocks' low frequencies alone give. Pictures of ImageNet are mostly too small for it; a photograph of 12
+from the low frequencies of its blocks only. Pictures of ImageNet are mostly too small for it; a photograph of 12
 megapixels is read several times as fast, and differs from the one decoded whole by about one level of 255.
 """
 
@@ -31,7 +31,7 @@ class RandomResizedCrop(NamedTuple):
 
   As torchvision draws it: of ten parts with areas uniform in `area` and ratios of width to height log-uniform in
   `ratio`, the first that fits, at a uniform place; where none does, the largest in the middle within `ratio`. It is cut
-  out, so that nothing from beside it comes in, and stretched to the size.
+  out first, so that pixels outside do not enter, and then resized.
 
   Attributes:
     area: least and largest share of the picture's area.
@@ -45,7 +45,7 @@ class RandomResizedCrop(NamedTuple):
   draws = 2 * TRIES + 2
 
   def check(self) -> None:
-    """Raises a UserError where areas or ratios are none."""
+    """Raises a UserError if areas or ratios are invalid."""
     (least, most), (low, high) = self.area, self.ratio
     if not (0 < least <= most <= 1 and 0 < low <= high):
       raise UserError(
@@ -81,7 +81,7 @@ class CenterCrop(NamedTuple):
   draws = 0
 
   def check(self) -> None:
-    """Raises a UserError where the share is none."""
+    """Raises a UserError if the share is invalid."""
     if not 0 < self.share <= 1:
       raise UserError(f"a middle has a share of the picture within (0, 1], not {self.share:g}")
 

@@ -18,7 +18,7 @@ def confidence(process: Process, temperature: float = 1.0) -> Solver:
   """Of the tokens drawn for all masks, keeps those with the highest log u plus Gumbel noise times temperature t.
 
   After a step to s, (1 - alpha_s) of an example's tokens are masks, rounded down, and at least one less than before.
-  The samples are not distributed as the model says: their entropy is lower.
+  The samples do not have the model's distribution: their entropy is lower.
 
   Args:
     process: an absorbing one.

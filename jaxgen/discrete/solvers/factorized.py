@@ -1,4 +1,5 @@
-"""Solvers whose tokens go from x_t to x_s independently of each other: each is a law of x_s, of which tokens are drawn.
+"""Solvers that take each token from x_t to x_s independently of the others: each is a law of x_s, of which tokens are
+drawn.
 
 Where all tokens go at once, their dependence is lost within a step: the error of any such solver falls as 1 / n with
 the number n of steps.
@@ -25,7 +26,8 @@ Law = Callable[[Predicted, Tokens, Time, Time], Float[Array, "n ... k"]]
 
 
 def factorized(process: Process, law: Law, latest: float = 1.0) -> Solver:
-  """The solver that draws each token from a law, with the prediction at t, or at `latest` where that is earlier."""
+  """The solver that draws each token from a distribution, with the prediction at t, or at `latest` if that is
+  earlier."""
 
   def step(predict: Predict, x: Tokens, t: Array, s: Array, keys: Array) -> Tokens:
     t, s = jnp.broadcast_to(t, len(x)), jnp.broadcast_to(s, len(x))

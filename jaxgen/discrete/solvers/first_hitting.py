@@ -23,11 +23,11 @@ def first_hitting(process: Process) -> Solver:
   bisection.
 
   Raises:
-    UserError: a process without a mask, or that does not end in masks alone.
+    UserError: a process without a mask, or one that does not end with only masks.
   """
   mask, schedule = check_mask(process, "the first-hitting sampler"), process.schedule
   if schedule.end > 0:
-    raise UserError("the first-hitting sampler starts from masks alone, and this schedule has alpha(1) > 0: change it")
+    raise UserError("the first-hitting sampler starts with only masks, but this schedule has alpha(1) > 0: change it")
 
   def time(noise: Array) -> Array:
     def halve(_, ends):

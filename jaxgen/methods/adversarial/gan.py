@@ -44,7 +44,7 @@ softplus, relu = jax.nn.softplus, jax.nn.relu
 
 
 class Loss(NamedTuple):
-  """What each player minimises, per example, as functions of D's outputs.
+  """The losses of both players, per example, as functions of D's outputs.
 
   Attributes:
     discriminator: (output for x, output for G(z)) -> [B].
@@ -209,10 +209,10 @@ def gan(
 
   Args:
     generator: a Flax module, `generator.apply(variables, z, told, index=index, rngs={"dropout": key})` -> examples.
-      told is the condition, None without one. Without index the network samples: running statistics, no dropout. Its
-      collections other than "params" are kept in `buffers["generator"]`. A network that has such collections is trained
-      on the global batch, on any number of devices, and allows no microbatches.
-    discriminator: the same, with examples in place of z -> one number per example, [B]. It sees data and generated
+      told is the condition's values, None without one. Without index the network samples: running statistics, no
+      dropout. Its collections other than "params" are kept in `buffers["generator"]`. A network that has such
+      collections is trained on the global batch, on any number of devices, and allows no microbatches.
+    discriminator: the same, with examples instead of z -> one number per example, [B]. It sees data and generated
       examples as two batches, each with its own batch statistics.
     spec: the data's spec.
     latent: the number of values of z.
@@ -299,7 +299,7 @@ def _init(game: Game, slices: tuple[int, int]) -> Callable[[Array, Batch], tuple
     told = jax.tree.map(lambda a: a[:1], told)
     z = game.draw(z_key, (1, game.latent)).astype(x.dtype)
     made, g_variables = game.generator.init_with_output(g_key, z, told)
-    check_output("what the generator makes", made.shape[1:], game.spec.shape, "change one of them")
+    check_output("the generator's output", made.shape[1:], game.spec.shape, "change one of them")
     output, d_variables = game.discriminator.init_with_output(d_key, x[:1], told)
     check_output(
       "a discriminator's output",

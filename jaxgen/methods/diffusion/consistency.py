@@ -110,7 +110,7 @@ class Pairs(NamedTuple):
   by_distance: bool = False
 
   def times(self, k: Array, low: float, high: float) -> Float[Array, " most_and_1"]:
-    """t_1 .. t_N at step k, and t_N again for what is left of the array."""
+    """t_1 .. t_N at step k, and t_N again for the rest of the array."""
     u = jnp.minimum(jnp.arange(self.number.most + 1) / (self.number.of(k) - 1), 1.0)
     return (low ** (1 / RHO) + u * (high ** (1 / RHO) - low ** (1 / RHO))) ** RHO
 
@@ -161,15 +161,15 @@ def consistency_model(
   """A consistency model of examples in [-1, 1]; the equations are above. Batch {feature: [B, *shape], "index": [B]}.
 
   Args:
-    network: a Flax module, called as `Model` says; it is told log(sigma / alpha) / 4.
+    network: a Flax module, called as `Model` says; its time input is log(sigma / alpha) / 4.
     schedule: of paths, from t_min to T; alpha > 0.
     spec: of the data.
     optimizer: optax's.
     pairs: which times are compared.
     sigma_data: the data's standard deviation.
     d: how outputs are compared, see `distance`.
-    teacher: distillation from it; None: training from data alone.
-    condition: what the network is told of an example.
+    teacher: distillation from it; None: training only from data.
+    condition: the network's condition.
     sampler: how `sample` goes from noise to examples.
 
   The loss is `distance`, weighted, a mean over examples. Both outputs see the same dropout. The metric "times" is N(k).

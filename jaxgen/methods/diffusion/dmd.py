@@ -1,4 +1,4 @@
-"""Distribution matching distillation: a generator of one call, whose samples a teacher cannot tell from its own.
+"""Distribution matching distillation: a one-step generator, whose samples have the teacher's distribution.
 
 Yin et al. 2023, https://arxiv.org/abs/2311.18828 (DMD), eq. 7 and 8; Yin et al. 2024, https://arxiv.org/abs/2405.14867
 (DMD2): no pairs of the teacher, and several updates of the fake score for one of the generator.
@@ -6,9 +6,9 @@ Yin et al. 2023, https://arxiv.org/abs/2311.18828 (DMD), eq. 7 and 8; Yin et al.
     x = G(z), z ~ N(0, I), at a random t: x_t = alpha x + sigma eps
     (D1)  d KL / d x = w (mu_fake(x_t, t) - mu_real(x_t, t)),   w = 1 / mean |x - mu_real(x_t, t)|
 
-mu is a denoiser's x_0: mu_real the teacher's, mu_fake that of a second network, which learns by denoising what the
-generator makes. Where both are equal, at the target distribution, the gradient is 0. A GAN's loss (DMD2, section 4.3)
-is not here.
+mu is a denoiser's x_0: mu_real the teacher's, mu_fake that of a second network, which is trained to denoise the
+generator's samples. Where both are equal, at the target distribution, the gradient is 0. A GAN's loss (DMD2, section
+4.3) is not here.
 """
 
 from typing import Any
@@ -66,14 +66,14 @@ def dmd(
     schedule: the teacher's process.
     spec: of the data.
     optimizer: of the generator.
-    teacher: the real score; guided, if it has a weight. Without a schedule of its own.
+    teacher: the real score; guided, if it has a weight. It must not have its own schedule.
     fake_optimizer: of the fake score.
     fake_updates: its updates in a step, before the generator's one, each from its part of the batch, which divides by
       their number.
     times: of (D1); None: uniform.
     fake_times: of the fake score's loss; None: those of (D1).
     weighting: of the fake score's loss.
-    condition: what the networks are told of an example.
+    condition: the networks' condition.
 
   The generator's loss is |x - stop(x - gradient)|^2 / 2, a mean over examples and entries, whose gradient with respect
   to x is (D1). `sample(state, keys, **conditions)` gives [N, *shape] by one call.
@@ -82,7 +82,7 @@ def dmd(
     UserError: choices that do not go together.
   """
   if teacher.schedule is not None:
-    raise UserError("distribution matching is along the teacher's own process: give the student that schedule")
+    raise UserError("distribution matching uses the teacher's process: give the student that schedule")
   if spec.mask is not None:
     raise UserError("distribution matching of examples with padding is not here: use data without")
   check_start(schedule, teacher.prediction, schedule.T)

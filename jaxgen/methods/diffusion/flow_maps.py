@@ -66,7 +66,8 @@ def shortcut_target(u: Average, x: Examples, t: Instants, d: Instants, least: fl
 
 
 def told_as_learned(solver: Solver, least: float) -> Solver:
-  """The solver, whose steps of `least` are told d = 0, for which the network learned the velocity, as in (F4)."""
+  """The solver, with the input d = 0 for steps of the size `least`, for which the network learned the velocity,
+  (F4)."""
 
   def step(denoise, carry, x, t, s, keys):
     told = lambda x, t, *to: denoise(x, t, *(jnp.where(t - s < 1.5 * least, t, s) for s in to))
@@ -184,7 +185,7 @@ def shortcut(
     spec: of the data.
     optimizer: optax's.
     steps: the number of smallest steps, 1 / d, a power of two; samples take it or a smaller power of two.
-    every: one example in so many learns (F4), the others the velocity.
+    every: one in this many examples is trained by (F4), the others by the velocity.
     condition: what the network is told of an example.
     time_input: the number that tells the network a time, of t and of the step.
     sampler: how `sample` goes from noise to examples.
@@ -193,7 +194,7 @@ def shortcut(
   [N, *shape].
 
   Raises:
-    UserError: the number of smallest steps is no power of two, or samples take steps of other sizes.
+    UserError: the number of smallest steps is not a power of two, or samples take steps of other sizes.
   """
   sections = steps.bit_length() - 1
   if steps < 2 or 2**sections != steps:
@@ -226,7 +227,7 @@ def shortcut(
 
 
 def _drawn(model: Model, condition: Condition, spec: Spec, batch: Batch, key: Array):
-  """What both losses begin with: the examples, their conditions, a key of each, and (params, told) -> u."""
+  """The inputs that both losses share: the examples, their conditions, a key of each, and (params, told) -> u."""
   told, keys, options = beginning(condition, batch, key)
 
   def average(params: Params, told: Told) -> Average:
@@ -246,7 +247,7 @@ def _method(
   if spec.mask is not None:
     raise UserError("a flow map of examples with padding is not here: use data without")
   facts, calls = cost(sampler, PATH, condition)
-  facts |= {LEARNS: "a flow map, which is told two times"}
+  facts |= {LEARNS: "a flow map, which has two times as input"}
   method = compose(
     initial({"network": model.network}, spec, condition, times=2),
     [("network", Player(loss, optimizer))],

@@ -67,14 +67,14 @@ def gaussian_diffusion(
     spec: the data's spec; the bound uses its levels.
     optimizer: the network's optimizer.
     objective: the network's output and its loss.
-    condition: what the network is told of an example; by default nothing.
+    condition: the network's condition; by default nothing.
     sampler: the solver, its grid and the guidance of `sample`.
     likelihoods: {name: (denoise, schedule, x_0, keys) -> -log p(x_0) or a bound on it, nats [B]} for `evaluate`, such
       as {"nll_nats": partial(losses.bound_nll, levels=256)}, `likelihood.continuous_bound`, or {"nll_nats_dequantized":
       partial(likelihood.ode_nll, levels=256)}.
-    adapter: learn this change of the network alone, which stands beside "network" in `params` under its own name:
-      `LoRA`, or one of `methods.diffusion.tuning`.
-    base: where the parameters of the network come from that is changed; None: they stay as initialised.
+    adapter: train only this change of the network, which has its own entry in `params` beside "network": `LoRA` or one
+      of `methods.diffusion.tuning`.
+    base: the source of the parameters of the network that is changed; None: they keep their initialisation.
     prior: the weight of the loss of a second row of examples, "prior_image" and so on in a batch: DreamBooth's prior
       preservation, `objective.preserving`. None: there is none.
 

@@ -32,7 +32,7 @@ Weights = Float[Array, "n ..."]  # [N], or of several conditions [N, K]
 
 
 class Guide(NamedTuple):
-  """A second network that is trained beside the first.
+  """A second network that is trained together with the first.
 
   Attributes:
     name: its entry in `params`.
@@ -144,7 +144,7 @@ def autoguidance(
     )
 
   guide = Guide("guide", network, optimizer, lambda condition: condition, loss)
-  return Guidance(denoise, lambda condition: "one more of the guide beside each", guide=guide)
+  return Guidance(denoise, lambda condition: "one more of the guide for each", guide=guide)
 
 
 def classifier(network: Any, optimizer: optax.GradientTransformation, condition: Condition) -> Guidance:
@@ -180,7 +180,7 @@ def classifier(network: Any, optimizer: optax.GradientTransformation, condition:
     return cross_entropy
 
   guide = Guide("classifier", network, optimizer, lambda condition: UNCONDITIONAL, loss)
-  return Guidance(denoise, lambda first: "one of the classifier and its gradient beside each", condition, guide)
+  return Guidance(denoise, lambda first: "one of the classifier and its gradient for each", condition, guide)
 
 
 FREE = classifier_free()

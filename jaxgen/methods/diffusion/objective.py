@@ -32,7 +32,7 @@ class Objective(NamedTuple):
   """The network's output and its loss.
 
   Attributes:
-    prediction: what the network outputs.
+    prediction: the network's output.
     weighting: the weighting of its error over t; None: the loss is only the bound, `vlb`.
     times: the distribution of t; None: uniform.
     time_input: the number that tells the network t; None: t - 1 in discrete processes, 999 t in continuous ones with t
@@ -56,7 +56,7 @@ class Objective(NamedTuple):
   error: Callable[..., Float[Array, " batch"]] = losses.simple
 
   def on(self, schedule: Schedule) -> "Objective":
-    """The objective with the schedule's default `times` and `time_input` in place of None."""
+    """The objective with the schedule's defaults for `times` and `time_input` that are None."""
     continuous = thousandths if schedule.T <= 1 else c_noise
     return self._replace(
       times=self.times or uniform(schedule),
@@ -72,9 +72,9 @@ class Model(NamedTuple):
 
   Attributes:
     network: a Flax module; `network.apply({"params": p}, x, time [B], told, index=index, rngs={"dropout": key})` -> an
-      array like x, or with twice the channels if a variance is learned. `told` is the condition's pytree, or None. If
-      examples have padding, it also gets `mask=mask`. Without index there is no dropout. A flow map is told two times,
-      [B, 2]: those of t and of t - s, where s is where its step leads.
+      array like x, or with twice the channels if a variance is learned. `told` is the condition's values, or None. If
+      examples have padding, it also gets `mask=mask`. Without index there is no dropout. A flow map has two times as
+      input, [B, 2]: those of t and of t - s, where s is where its step leads.
   """
 
   network: Any
@@ -152,7 +152,7 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
   prediction, weighting, vlb = objective.prediction, objective.weighting, objective.vlb
   schedule, times = model.schedule, objective.times
   if weighting is None and not vlb:
-    raise UserError("a loss without a weighting is the bound alone: set vlb to 1")
+    raise UserError("a loss without a weighting is only the bound: set vlb to 1")
   if vlb and spec.mask is not None:
     raise UserError("the variational bound of examples with padding is not here: set vlb to 0")
   bound = losses.bound(schedule, objective.variance, spec.levels) if vlb else None

@@ -71,15 +71,15 @@ def progressive(
   """One round of progressive distillation. Batch {feature: [B, *shape], "index": [B]}.
 
   Args:
-    network: the student's, like the teacher's; it outputs the same prediction and is told the time alike.
+    network: the student's, like the teacher's; it has the same prediction and the same time input.
     schedule: the process of both.
     spec: of the data, whose examples the student's x_t are made of.
     optimizer: optax's.
-    teacher: the teacher. Without a schedule of its own; v, or another prediction that determines x_0 everywhere.
+    teacher: the teacher. It must not have its own schedule; v, or another prediction that determines x_0 everywhere.
     steps: N, of the student. The teacher takes 2 N.
     grid: the time grid, whose N times are every second one of 2 N: `trailing`, uniform in t; `few_steps` on EDM's.
     weighting: of the squared error of the output. With v the plain one is the paper's "SNR + 1".
-    condition: what both networks are told of an example.
+    condition: the condition of both networks.
 
   The loss is a mean over examples and their entries. `sample(state, keys, **conditions)` takes N DDIM steps.
 
@@ -88,7 +88,7 @@ def progressive(
   """
   times = check_halves(schedule, grid, steps)
   if teacher.schedule is not None:
-    raise UserError("progressive distillation is along the teacher's own process: give the student that schedule")
+    raise UserError("progressive distillation uses the teacher's process: give the student that schedule")
   check_start(schedule, teacher.prediction, float(times[0]))
   model = Model(network, schedule, teacher.prediction, teacher.time_input)
   sampler = Sampler(ddim, grid, steps, clip=False)

@@ -8,7 +8,8 @@ Liu et al. 2022, https://arxiv.org/abs/2209.03003, Algorithm 1 (k-rectified flow
 
 On `rectified_flow` the target is z - x_0. The pairs of a deterministic map are more nearly straight than independent
 ones: a teacher of Gaussians makes them exactly straight, so that one Euler step is enough. t is drawn from the
-objective's times: all of them for the next rectified flow; t = T alone (`times.last`) distils it into one step.
+objective's times: all of them for the next rectified flow; training only at t = T (`times.last`) distils it into one
+step.
 """
 
 from typing import Any
@@ -54,9 +55,9 @@ def reflow(
     teacher: the flow, or diffusion model, that makes the pairs; guided, if it has a weight.
     rollout: the teacher's deterministic solver, its grid and number of steps; its `clip` is not used. Each step of
       training costs so many calls of the teacher.
-    objective: what the network outputs, and its loss and times.
-    condition: what both networks are told of an example.
-    sampler: how the student samples.
+    objective: the network's output, its loss and the distribution of times.
+    condition: the condition of both networks.
+    sampler: the student's sampler.
     start: the student starts from the teacher's parameters, for which their networks must be alike.
 
   Raises:

@@ -177,5 +177,6 @@ def check_start(schedule: Schedule, prediction: Prediction, first: float) -> Non
   if schedule.is_noise(first) and not prediction.at_noise:
     raise UserError(
       "this schedule has no signal at its last time (alpha = 0), where eps and the score do not determine x_0: predict "
-      "x_0, v, velocity or F, or choose a schedule, or for sampling alone a time grid, that starts with some signal"
+      "x_0, v, velocity or F, or choose a schedule that starts with some signal, or, only for sampling, such a "
+      "time grid"
     )

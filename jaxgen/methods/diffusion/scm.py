@@ -96,9 +96,9 @@ def scm(
     warmup: H, the steps over which r rises from 0 to 1.
     c: of the tangent's normalisation; 0: it is not normalised.
     uncertainty: w of (S5) as -u of a module, such as `LogVariance`, of c_noise; None: w = 0.
-    teacher: distillation from it, on its own process; None: training from data alone.
+    teacher: distillation from it, on its own process; None: training only from data.
     start: the student starts from the teacher's parameters, for which their networks must be alike.
-    condition: what the network is told of an example.
+    condition: the network's condition.
     time_input: c(t).
     sampler: how `sample` goes from noise to examples; None: one step.
 

@@ -1,4 +1,4 @@
-"""What the methods of few network calls share: a teacher, and the networks' initialisation.
+"""The parts that the few-step methods share: a teacher, and the networks' initialisation.
 
 A teacher is a diffusion model that was trained before. It is the frozen entry "teacher" of `params`, read from a run
 when the student's run begins, and saved with it. `interop.runs.frozen(RUN, check=halves(...))` also checks the run.
@@ -23,7 +23,7 @@ from jaxgen.diffusion.times import TimeInput, c_noise
 from jaxgen.methods.diffusion.objective import LOG_VARIANCE, Examples, Model
 from jaxgen.methods.diffusion.sampler import described
 
-LEARNS = "The network"  # a fact of methods whose networks are no teachers: what the network is
+LEARNS = "The network"  # a fact of methods whose networks cannot be teachers: the kind of network
 TEACHER = "teacher"
 
 
@@ -31,9 +31,9 @@ class Teacher(NamedTuple):
   """A diffusion model that a student learns from.
 
   Attributes:
-    network: its network, told of the time by `time_input`, and of a condition as the student.
+    network: its network, whose time input is `time_input`, and whose condition is the student's.
     frozen: where its variables come from.
-    prediction: what it outputs.
+    prediction: its output.
     time_input: the number that tells it the time.
     schedule: its process; None: the student's.
     weight: of classifier-free guidance of its predictions, for a teacher that was trained with dropout of its
@@ -51,9 +51,9 @@ class Teacher(NamedTuple):
     """Its predictions, guided if it has a weight.
 
     Args:
-      schedule: the student's, which it takes if it has none of its own.
+      schedule: the student's, which is used if the teacher has none.
       condition: the student's, whose "nothing" guidance uses.
-      told: what it is told, [B, ...].
+      told: the condition's values, [B, ...].
     """
     schedule, params = self.schedule or schedule, state.params[TEACHER]["params"]
     model = Model(self.network, schedule, self.prediction, self.time_input)
@@ -143,7 +143,7 @@ def initial(
 
 
 def beginning(condition: Condition, batch: Batch, key: Array) -> tuple[Told, Key[Array, " batch"], dict[str, Any]]:
-  """What a loss begins with: what networks are told, a key of each example, and the options of one that drops units.
+  """The inputs of a loss: the condition's values, a key for each example, and the options of a network with dropout.
 
   Args:
     condition: some of whose values are dropped.
@@ -157,7 +157,7 @@ def beginning(condition: Condition, batch: Batch, key: Array) -> tuple[Told, Key
 
 
 def first_order(schedule: Schedule, denoise: Denoise, x: Examples, t: Array, s: Array) -> Examples:
-  """One DDIM step of each example from its own t to its own s, (14) without noise."""
+  """One DDIM step of each example, each from its t to its s, (14) without noise."""
   x_0, eps = denoise(x, t)[:2]
   at = schedule.at(s).like(x)
   return at.alpha * x_0 + at.sigma * eps

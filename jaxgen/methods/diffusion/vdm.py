@@ -66,7 +66,7 @@ def vdm(
   """
   levels = spec.levels
   if levels is None or levels < 2:
-    raise UserError(f"a variational diffusion model is of data of 2 or more levels, not {levels}: change the data")
+    raise UserError(f"a variational diffusion model needs data with 2 or more levels, not {levels}: change the data")
   sampling.check(solver(learned(lambda t: t)), sampling_steps)
 
   def schedule_of(params: Params) -> Schedule:

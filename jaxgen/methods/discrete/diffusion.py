@@ -47,8 +47,8 @@ class Objective(NamedTuple):
   """The network's output and its loss: bound times the bound (7) or (8), plus hybrid times the cross-entropy.
 
   Attributes:
-    prediction: what the network outputs.
-    bound: the factor of the bound; 0 leaves the cross-entropy of x_0 alone, unweighted, as in MaskGIT.
+    prediction: the network's output.
+    bound: the factor of the bound; with 0 the loss is only the unweighted cross-entropy of x_0, as in MaskGIT.
     hybrid: lambda of Austin's eq. 5; the paper has 0.01 for text and 0.001 for images.
     batch_size: of the global batch: times are then low-discrepancy over it, as in MDLM; None: independent times.
   """
@@ -99,12 +99,12 @@ def discrete_diffusion(
 
   Args:
     network: a Flax module; `network.apply({"params": p}, x_t, t [B], told, index=index, rngs={"dropout": key})`, with t
-      in 0 .. 1 -> logits [B, *shape, V]. `told` is the condition's pytree, or None.
+      in 0 .. 1 -> logits [B, *shape, V]. `told` is the condition's values, or None.
     process: of as many data states as the spec has levels.
     spec: the data's.
     optimizer: the network's optimizer.
     objective: the network's output and its loss.
-    condition: what the network is told of an example; by default nothing.
+    condition: the network's condition; by default there is none.
     sampler: the solver, its grid and the length of samples.
     terms: draws of t for each evaluated example; None: all steps, or 128 in continuous time.
 
@@ -113,7 +113,7 @@ def discrete_diffusion(
   log u = log u_0 + weight (log u_1 - log u_0), which is classifier-free guidance of each token.
 
   An absorbing process continues a prompt [N, P]: its tokens are there from the first step on. Text longer than the
-  data's is written semi-autoregressively: the last half of what is there is the next window's prompt (Sahoo et al.
+  data's is written semi-autoregressively: the last half of the tokens so far is the next window's prompt (Sahoo et al.
   2024).
 
   Raises:
@@ -214,7 +214,7 @@ def discrete_diffusion(
     if prompt is not None:
       check_mask(process, "a prompt")
       if spec.size != spec.shape[0] or prompt.shape[1] >= count:
-        raise UserError(f"a prompt of {prompt.shape[1]} tokens leaves none of {count} to say: cut it")
+        raise UserError(f"a prompt of {prompt.shape[1]} tokens leaves none of {count} to generate: shorten it")
       prompt = prompt.clip(0, process.vocabulary - 1)
     text = window(prompt, fold_in(own_keys, 0))
     half, i = max(1, count // 2), 1
@@ -260,20 +260,24 @@ def guided(process: Process, better: Predict, worse: Predict, weight: Float[Arra
 
 def _nothing(condition: Condition, told: Told) -> Told:
   if not condition.dropout:
-    raise UserError("guidance needs a network that knows examples without their condition: train it with some dropped")
+    raise UserError("guidance needs a network that was also trained without conditions: train it with some dropped")
   return condition.absent(told)
 
 
 def _check(process: Process, spec: Spec, objective: Objective, sampler: Sampler) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   if spec.levels is None:
-    raise UserError("discrete diffusion is of tokens, and this data is real numbers: give it data with levels")
+    raise UserError("discrete diffusion models tokens, and this data has real numbers: give it data with levels")
   if spec.levels != process.vocabulary:
     raise UserError(
       f"the process has {process.vocabulary} data states and the data {spec.levels} levels: give both the same"
     )
-  if objective.bound < 0 or objective.hybrid < 0 or not objective.bound + objective.hybrid:
-    raise UserError("the loss has neither the bound nor the cross-entropy: give one of them a positive factor")
+  factors = objective.bound, objective.hybrid
+  if not all(0 <= factor < float("inf") for factor in factors) or not any(factors):
+    raise UserError(
+      "the loss's factors of the bound and of the cross-entropy must be finite, 0 or more, and not both 0: they are "
+      f"{factors[0]:g} and {factors[1]:g}"
+    )
   if objective.batch_size is not None and objective.batch_size < 1:
     raise UserError(f"low-discrepancy times need the batch's size, not {objective.batch_size}: give 1 or more")
   if process.steps is None and objective.bound:
@@ -283,6 +287,6 @@ def _check(process: Process, spec: Spec, objective: Objective, sampler: Sampler)
   if sampler.length is not None:
     check_mask(process, "semi-autoregressive sampling")
     if spec.size != spec.shape[0] or spec.size < 2:
-      raise UserError("semi-autoregressive sampling is of rows of 2 or more tokens: leave the length out")
+      raise UserError("semi-autoregressive sampling needs rows of 2 or more tokens: leave the length out")
   if sampler.length is not None and sampler.length < 1:
     raise UserError(f"samples have 1 or more tokens, not {sampler.length}: change the length")

@@ -1,4 +1,4 @@
-"""Deep energy-based models by maximum likelihood, with Markov chains of any kernel in place of exact samples.
+"""Deep energy-based models by maximum likelihood, with Markov chains of any kernel instead of exact samples.
 
 For the density p(x) = exp(-U(x)) / Z, the mean of -log p over data has the gradient of
 
@@ -39,7 +39,7 @@ Start = Callable[[Array, tuple[int, ...]], Array]  # (key, shape) -> where a cha
 
 
 class Replay(NamedTuple):
-  """Ends of chains, kept in `buffers["chains"]`.
+  """The replay buffer: last states of chains, stored in `buffers["chains"]`.
 
   Attributes:
     size: their number. A step uses as many as the batch has examples, at random, or all if there are no more.

@@ -7,8 +7,8 @@ https://arxiv.org/abs/1709.08868, Algorithm 1. With grids of S_0 = 1 < S_1 < ...
     (M2)  y_0 = x_0; y_s: every pixel of y_(s-1) repeated to a block, and then chains of l steps on U_s
     (M3)  the loss is sum_s mean U_s(x_s) - mean U_s(y_s), with no gradient through chains
 
-In training every image gives the 1x1 mean that its own chain begins with, so that no chain needs to find out how bright
-an image is; samples begin with a mean drawn from those of the images seen last.
+In training, each chain starts from the 1x1 mean of one image, so that chains need not learn the brightness of images;
+samples begin with a mean drawn from those of the images seen last.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def multigrid(
     sampler: energy -> kernel, such as partial(langevin, step=0.01); or one for each grid.
     steps: l, at each grid.
     spec: the data's, of square images.
-    means: so many 1x1 means of the images seen last are kept for sampling, in `buffers["means"]`.
+    means: the number of 1x1 means of the last training images that are stored for sampling, in `buffers["means"]`.
 
   `init` fills the means with those of the batch that it is given.
 
@@ -133,7 +133,7 @@ def multigrid(
       }
     kept = jnp.concatenate([state.buffers["means"], data[1]])[-means:]
     differences = jnp.stack(differences)
-    metrics["energy_difference"] = differences[jnp.argmax(jnp.abs(differences))]  # one that is no number before others
+    metrics["energy_difference"] = differences[jnp.argmax(jnp.abs(differences))]  # NaN before others
     return total, (jax.lax.stop_gradient(metrics), {**state.buffers, "means": kept})
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:

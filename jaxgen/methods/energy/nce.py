@@ -1,4 +1,5 @@
-"""Noise-contrastive estimation: an energy learns to tell data from noise of a known density, and its normaliser too.
+"""Noise-contrastive estimation: an energy and its normaliser are learned by classifying data against noise with a known
+density.
 
 With p_n the noise's density, nu draws y of it for every example x, c a number that is learned, and s the logistic
 function,
@@ -9,18 +10,18 @@ function,
     (N4)  conditional  2 E[log(1 + exp(E(x) - E(y)))],    y drawn around x by a density with q(y | x) = q(x | y)
     (N5)  with a flow  (N2) with nu = 1, made small by E and c, and large by the flow p_n
 
-(N2): Gutmann and Hyvärinen 2012, https://www.jmlr.org/papers/v13/gutmann12a.html, section 2. Its minimum over all E and
-c is where p is the density of the data, normalised although nothing makes it so, whatever nu and p_n that is not 0
-where data are. There and with nu = 1 it is log 4 - 2 JSD(p, p_n).
+(N2): Gutmann and Hyvärinen 2012, https://www.jmlr.org/papers/v13/gutmann12a.html, section 2. At its minimum over all E
+and c, p is the density of the data. It is normalised without a constraint, for any nu and any p_n that is positive
+wherever the data's density is. There and with nu = 1 it is log 4 - 2 JSD(p, p_n).
 
 (N3): Ma and Collins 2018, https://arxiv.org/abs/1809.01812, section 3, here of a density without conditions. It is the
-loss of van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4, with a critic G that knows p_n.
+loss of van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4, with a critic G that uses p_n.
 
 (N4): Ceylan and Gutmann 2018, https://arxiv.org/abs/1806.03664, section 2, for symmetric noise. It needs no density but
 the energy's and its minimum is any E that differs from -log p of the data by a constant.
 
-(N5): Gao et al. 2020, https://arxiv.org/abs/1912.00589, section 3.3. The best E makes of it log 4 - 2 JSD(data, flow),
-so that the flow is fitted in that divergence while it becomes a better noise.
+(N5): Gao et al. 2020, https://arxiv.org/abs/1912.00589, section 3.3. For the best E it is log 4 - 2 JSD(data, flow), so
+that the flow minimises this divergence and becomes a better noise.
 
 Losses are in nats per example, each of which is one decision, (N2) summed over its nu draws. A noise that is trained by
 maximum likelihood has nats per value.
@@ -90,8 +91,8 @@ def nce(
 ) -> Method:
   """(N2) or (N3). Batch {feature: [B, *shape], "index": [B]}.
 
-  The energy and c are the network "network", the noise's parameters "noise". Where both are trained, average the first
-  alone: `averaged(method, {"network": decay})`.
+  The energy and c are the network "network", the noise's parameters "noise". If both are trained, average only the
+  first: `averaged(method, {"network": decay})`.
 
   Args:
     energy: a Flax module; `energy.apply({"params": p}, x)` -> [B], nats.
@@ -99,7 +100,7 @@ def nce(
     spec: the data's; its integers are those that `data.transforms.dequantize(levels)` spread over [-1, 1).
     nu: draws of noise for each example.
     contrast: `binary`, which learns c, or `ranking`, which leaves the energy without a normaliser.
-    noise_optimizer: the noise is trained beside the energy, before it in each step, by maximum likelihood; None leaves
+    noise_optimizer: the noise is trained as well, in each step before the energy, by maximum likelihood; None leaves
       it as it begins.
     chains: how samples are made of the noise's.
 
@@ -213,7 +214,7 @@ def flow_contrastive(
 
   Args:
     flow: `of_method` of a flow, whose draws are differentiable functions of its parameters.
-    energy_steps: updates of the energy before each of the flow, each on a part of the batch of its own. Its optimizer
+    energy_steps: updates of the energy before each update of the flow, each on its own part of the batch. Its optimizer
       counts every one of them.
     chains: how samples are made of the flow's; by default they are the flow's.
     energy, spec: as in `nce`.
@@ -261,7 +262,7 @@ def _check_noise(noise: Noise, chains: Chains, nu: int = 1) -> None:
   noises.check(noise)
   resampling.check_chains(chains)
   if nu < 1:
-    raise UserError(f"every example is told from 1 or more draws of noise, not {nu}: change nu")
+    raise UserError(f"every example is compared with 1 or more draws of noise, not {nu}: change nu")
 
 
 def _init(energy: Any, noise: Noise, spec: Spec, normalised: bool):
@@ -293,13 +294,13 @@ def _apart(values: Float[Array, " both"], batch: int) -> Ratios:
 def _log_ratios(
   energy: Any, network: Params, noise: Noise, noise_params: Params, both: Float[Array, "both *shape"], batch: int
 ) -> Ratios:
-  """G of (N1), of what `_with_noise` made; c is 0 where it is not learned."""
+  """G of (N1), of what `_with_noise` made; c is 0 if it is not learned."""
   E = energy.apply({"params": network["energy"]}, both)
   return _apart(-E - network.get("c", 0) - noise.log_density(noise_params, both), batch)
 
 
 def _measured(loss: PerExample, G_x: PerExample, G_y: Float[Array, "batch nu"]) -> tuple[Array, dict[str, Array]]:
-  """The loss, and the share of data, and of noise, that G tells to be what they are; half and half is no better than
+  """The loss, and the shares of data and of noise that G classifies correctly; half and half is no better than
   chance."""
   log_nu = math.log(G_y.shape[1])
   share = lambda right: jnp.mean(right.astype(loss.dtype))
@@ -307,7 +308,7 @@ def _measured(loss: PerExample, G_x: PerExample, G_y: Float[Array, "batch nu"]) 
 
 
 def _unnormalised(energy: Any, spec: Spec, state: State, batch: Batch) -> tuple[PerExample, str, float]:
-  """(E(x), what a likelihood is called, the nats that make a density one of integers, which E has already)."""
+  """(E(x), the likelihood's name, the nats between a density and probabilities of integers, which E includes)."""
   name, integers = nll_name(None, spec.levels, spec.size)
   return energies(energy)(state, batch[spec.feature]) + integers, name, integers
 

@@ -4,7 +4,7 @@ The gradient of the likelihood is that of the free energy F over the data q, les
 
     (C1)  grad -log p = g(q) - g(p),   g(r) = E_{v ~ r} grad F(v)
 
-and a negative phase puts something that can be drawn in the place of p. What is minimised is
+and a negative phase puts something that can be drawn in the place of p. The loss is
 
     (C2)  E_q F(v) - E F(v'),   no gradient through v'
 
@@ -20,8 +20,8 @@ where v' is, with T the step v -> h -> v of Gibbs sampling,
                 chain Monte Carlo for training of restricted Boltzmann machines
 
 F itself is no likelihood: `exact` and `ais` of `evaluation.partition` give its log Z to the evaluator `likelihood`. The
-loss, (C2) in nats per example, says nothing of progress; the error of reconstruction falls early on, and then the
-likelihood is what is left to look at.
+loss, (C2) in nats per example, does not measure progress; the reconstruction error falls early in training, and
+afterwards only the likelihood shows progress.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class Negative(NamedTuple):
   Attributes:
     draw: (network, params, v [B, D], buffers, key, index [B]) -> (v' [n, D], buffers, metrics).
     init: (network, params, key) -> buffers; {} where nothing lives across steps.
-    mean: each example has a v' of its own.
+    mean: each example has its own v'.
   """
 
   draw: Callable[[RBM, Params, Array, Buffers, Array, Array], tuple[Array, Buffers, Metrics]]
@@ -146,9 +146,9 @@ def check(network: RBM, spec: Spec) -> None:
   """Raises a UserError where a machine's visible units are not of the data's kind or number."""
   if network.units.levels == 2 and spec.levels != 2:
     kind = "real numbers" if spec.levels is None else f"integers of {spec.levels} levels"
-    raise UserError(f"Bernoulli visible units are of binary data, and these are {kind}: binarize them")
+    raise UserError(f"Bernoulli visible units need binary data, and these are {kind}: binarize them")
   if network.units.levels is None and spec.levels == 2:
-    raise UserError("Gaussian visible units are of real numbers, and these are binary: use Bernoulli ones")
+    raise UserError("Gaussian visible units need real numbers, and these are binary: use Bernoulli ones")
   if network.visible != spec.size:
     raise UserError(f"the machine has {network.visible} visible units, and an example {spec.size} values")
 
@@ -184,8 +184,8 @@ def rbm(
   `evaluate` gives "unnormalised_nll_nats", F(v), with D log(levels / 2) of dequantized data; see
   `evaluation.partition`.
 
-  `sample(state, keys)` gives [N, *shape]: each from a chain of its own, which starts from independent units of biases
-  b. It forgets where it started only if it mixes in so many steps.
+  `sample(state, keys)` gives [N, *shape]: each from its own chain, which starts from independent units with biases b.
+  The samples are independent of the start only if the chain mixes in so many steps.
 
   Raises:
     UserError: data of another kind or shape than the visible units, or negative sparsity; fewer than one sampling step.
@@ -244,7 +244,7 @@ def rbm(
 
 
 def weights_only(params: Params) -> dict[str, bool]:
-  """The mask for optax's weight decay that leaves biases alone, Hinton's guide, section 10."""
+  """The mask for optax's weight decay without biases, Hinton's guide, section 10."""
   return {name: name == "W" for name in params}
 
 

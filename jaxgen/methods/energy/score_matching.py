@@ -1,6 +1,6 @@
 """Score matching: s(x), the gradient of the log-density of data, learned without a normaliser.
 
-s is a network of its own or -grad E of an energy. With J = ds/dx, v a random vector with E[v v^T] = I, and z ~ N(0, I),
+s is a network, or -grad E of an energy. With J = ds/dx, v a random vector with E[v v^T] = I, and z ~ N(0, I),
 
     (S1)  implicit         E[tr J(x) + |s(x)|^2 / 2]
     (S2)  sliced           E[v^T J(x) v + (v^T s(x))^2 / 2]
@@ -15,8 +15,8 @@ mean squared distance of s from the score of the data, but for a constant.
 
 (S4): Vincent 2011, https://doi.org/10.1162/NECO_a_00142, section 4. It is (S1), but for a constant, of the data
 blurred by N(0, sigma^2 I), whose score it finds. Times 2 sigma^2 / D it is the loss of `methods.diffusion.gaussian` at
-that noise: with many noise levels, which are told to the network, it is NCSN (configs/diffusion/ncsn.py), and
-`jaxgen.nn.energy.score.Score` makes of an energy E(x, level) a network for that.
+that noise: with many noise levels, as an input of the network, it is NCSN (configs/diffusion/ncsn.py), and
+`jaxgen.nn.energy.score.Score` turns an energy E(x, level) into a network for it.
 
 Each is a sum over an example's D entries, which `evaluate` gives, and a loss is its mean over D: a squared error per
 entry of a score. These are no nats: their unit is one over the square of the data's.
@@ -48,7 +48,7 @@ ScoreOf = Callable[[Event], Event]
 
 
 class Objective(NamedTuple):
-  """What is made small.
+  """A loss.
 
   Attributes:
     loss: (s, x [B, ...], keys [B]) -> [B], a sum over entries.
@@ -64,7 +64,7 @@ def _flat(x: Event) -> Float[Array, "batch d"]:
 
 
 def _along(score: ScoreOf, x: Event, v: Float[Array, "batch probes *shape"]) -> tuple[Event, PerExample]:
-  """(s, the sum over probes of v^T J v). In reverse mode, which the written-out derivatives of `jaxgen.nn` know."""
+  """(s, the sum over probes of v^T J v). In reverse mode, which the custom derivatives of `jaxgen.nn` support."""
   s, pull = jax.vjp(score, x)
   (pulled,) = jax.vmap(pull, in_axes=1, out_axes=1)(v)
   return s, _flat(pulled * v).sum(axis=1)
@@ -86,7 +86,7 @@ def implicit() -> Objective:
 def sliced(
   projections: int = 1, reduced: bool = True, directions: Literal["rademacher", "gaussian"] = "rademacher"
 ) -> Objective:
-  """(S3), or (S2) where it is not `reduced`; a backward pass for each projection.
+  """(S3), or (S2) if not `reduced`; a backward pass for each projection.
 
   Args:
     directions: v's distribution, signs or N(0, I).
@@ -147,9 +147,9 @@ def score_matching(
     energy: the network gives an energy, whose score is minus its gradient; else it gives the score.
     spec: the data's; its integers are those that `data.transforms.dequantize(levels)` spread over [-1, 1).
     start: where chains begin, a distribution that is not trained; it may start from the first batch's values.
-    chains: how samples are made; None for none. A score without an energy takes one candidate, and kernels that use the
-      gradient alone: `langevin` and `underdamped`. Of blurred data the last step is x + sigma^2 s(x), the mean of the
-      data given x.
+    chains: how samples are made; None for none. A score without an energy takes one candidate, and kernels that use
+      only the gradient: `langevin` and `underdamped`. Of blurred data the last step is x + sigma^2 s(x), the mean of
+      the data given x.
 
   `evaluate` gives "score_matching", the objective summed over entries, and of an energy "unnormalised_nll_nats", E(x).
 
@@ -171,7 +171,7 @@ def score_matching(
       jax.eval_shape(lambda x: one_per_chain(lambda x: module.apply(variables, x, method="energies"), x), x)
     else:
       s, variables = module.init_with_output(network_key, x[:1])
-      check_output("the score", s.shape[1:], spec.shape, "change the network's outputs, or say energy=True")
+      check_output("the score", s.shape[1:], spec.shape, "change the network's outputs, or set energy=True")
     params = {"network": variables["params"]}
     if chains is not None:
       if not energy:

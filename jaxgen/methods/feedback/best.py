@@ -39,7 +39,7 @@ def best_of_n(draw: Draw, score: Score, keys: Key[Array, "count"], n: int) -> Sh
   """For each key the sample of highest score among n.
 
   Args:
-    draw: keys [N] -> samples [N, ...], each a function of its own key.
+    draw: keys [N] -> samples [N, ...], each a function of its key.
     score: samples [N, ...] -> [N].
     n: samples for each key; the i-th is drawn with fold_in(key, i).
 
@@ -63,7 +63,7 @@ def best_of_n(draw: Draw, score: Score, keys: Key[Array, "count"], n: int) -> Sh
 def accepted(
   scores: Float[Array, "n"], keys: Key[Array, "n"], beta: float, most: float | None = None
 ) -> Shaped[Array, "n"]:
-  """Which of samples of q are kept, so that those kept are samples of q exp(r / beta) / Z.
+  """Rejection sampling: which samples of q to keep, so that these are samples of q exp(r / beta) / Z.
 
   Args:
     scores: r of each sample.
@@ -73,8 +73,8 @@ def accepted(
   Raises:
     UserError: a beta that is not above 0.
   """
-  if beta <= 0:
-    raise UserError(f"beta is above 0, and this is {beta:g}: a small one keeps the best samples alone")
+  if not 0 < beta < float("inf"):
+    raise UserError(f"beta must be a finite number above 0, not {beta:g}: a small one keeps only the best samples")
   uniform = jax.vmap(jax.random.uniform)(keys)
   return jnp.log(uniform) < (scores - (jnp.max(scores) if most is None else most)) / beta
 

@@ -10,11 +10,12 @@ them. Each token is an action; with the frozen reference q and the score R of th
     (P5)  beta <- beta (1 + k clip(KL / target - 1, -0.2, 0.2))         Ziegler et al. 2019, section 2.2, adaptive beta
     (P6)  L_p - c log p(text)                                           PPO-ptx: InstructGPT's eq. 2
 
-https://arxiv.org/abs/1909.08593, 1506.02438, 1707.06347. p_old, V_old and A are of the time when the answers were
-written, and the future of an answer's last token is worth nothing. KL is the mean over answers of the sum over their
-tokens of log p / q, under the policy that wrote them: what is penalised is what is reported, and what is aimed at.
+https://arxiv.org/abs/1909.08593, 1506.02438, 1707.06347. p_old, V_old and A are computed when the answers are written,
+and the value after an answer's last token is 0. KL is the mean over answers of the sum over their tokens of log p / q,
+under the policy that wrote them: the penalised KL is also the reported KL and the one that `target` refers to.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -50,11 +51,11 @@ Steps = Float[Array, "batch predicted"]
 
 
 class Penalty(NamedTuple):
-  """What deviations from the reference cost.
+  """The KL penalty for deviations from the reference.
 
   Attributes:
     beta: its value, or its first one.
-    target: the KL, in nats per answer, that beta is steered to by (P5); None: beta is fixed.
+    target: the KL, in nats per answer, to which (P5) adapts beta; None: beta is fixed.
     gain: k of (P5), 0.1 in Ziegler et al.
   """
 
@@ -74,11 +75,12 @@ class Settings(NamedTuple):
 
   Attributes:
     minibatches: updates of policy and of value function in a step, each from its part of the answers.
-    epochs: steps that use the same answers, in another order each; new ones are written in every `epochs`-th step.
+    epochs: number of steps that use the same answers, each in another order; every `epochs`-th step writes new ones.
     gamma, lam: of (P2).
     clip, value_clip: e and e_V.
-    whiten: advantages are brought to mean 0 and variance 1 over all tokens of the answers, as in Ziegler et al.'s code.
-    pretraining: c of (P6), per token of the row; 0: none.
+    whiten: advantages are normalised to mean 0 and variance 1 over all tokens of the answers, as in Ziegler et al.'s
+      code.
+    pretraining: c of (P6), the weight of the language-model loss per token of the row; 0: it is not used.
     unfinished: the score of an answer without an end; None: the reward model's of its last token.
   """
 
@@ -94,7 +96,7 @@ class Settings(NamedTuple):
 
 
 def gae(rewards: Steps, values: Steps, mask: Bool[Array, "batch predicted"], gamma: float, lam: float) -> Steps:
-  """(P2): advantages, 0 where the mask is False. What follows an answer is worth nothing."""
+  """(P2): advantages, 0 where the mask is False. The value after an answer is 0."""
   mask = mask.astype(values.dtype)
   after = lambda x: jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
   delta = (rewards + gamma * after(values * mask) - values) * mask
@@ -120,13 +122,13 @@ PENALTY, SETTINGS = Penalty(), Settings()
 
 
 class Networks(NamedTuple):
-  """The four networks of PPO. Those with a source begin as it is, and frozen ones stay so.
+  """The four networks of PPO. Those with a source start from it, and frozen ones do not change.
 
   Attributes:
-    policy: a language model; the reference is one, too.
+    policy: a language model; the reference has the same network.
     reward: a scorer, frozen.
-    value: a scorer whose number at a token is what is expected after it; None: the same network as `reward`, which it
-      begins as.
+    value: a scorer whose output at a token is the expected return after it; None: the same network as `reward`, from
+      whose parameters it starts.
     reference_from: a language model's run, as `interop.runs.frozen` gives it.
     reward_from: a reward model's run.
   """
@@ -203,7 +205,7 @@ def ppo(
   def spoken(
     params: dict[str, Params], acting: Params, tokens: Tokens, prompt: Counts, keys: Key[Array, "n"]
   ) -> dict[str, Array]:
-    """Answers, with what the networks say of their tokens."""
+    """Answers, with the networks' outputs for their tokens."""
     rows = write(policy, acting, tokens, prompt, keys, levels=levels, marks=marks)
     mask = answers(rows, prompt, marks.end)
     ours = log_p(policy, acting, rows, levels)
@@ -301,10 +303,14 @@ def _check(settings: Settings, penalty: Penalty) -> None:
   for name in ("gamma", "lam"):
     if not 0 <= (number := getattr(settings, name)) <= 1:
       raise UserError(f"{name} lies in [0, 1], and this is {number:g}: change it")
-  if min(settings.clip, settings.value_clip) <= 0 or settings.pretraining < 0:
-    raise UserError("clip and value_clip are above 0, and pretraining is not below: change what is not so")
-  if penalty.beta < 0 or (penalty.target is not None and (penalty.target <= 0 or penalty.beta == 0)):
-    raise UserError(
-      f"beta {penalty.beta:g} with the target {penalty.target}: beta is not below 0, a target is above 0, and a beta "
-      "of 0 stays so: change one of them"
-    )
+  for part, names in ((settings, ("clip", "value_clip")), (penalty, ("target", "gain"))):
+    for name in names:
+      if (number := getattr(part, name)) is not None and not 0 < number < math.inf:
+        raise UserError(f"PPO's {name} must be a finite number above 0, not {number:g}: change it")
+  for name, number in (("pretraining", settings.pretraining), ("beta", penalty.beta)):
+    if not 0 <= number < math.inf:
+      raise UserError(f"PPO's {name} must be a finite number of 0 or more, not {number:g}: change it")
+  if settings.unfinished is not None and not math.isfinite(settings.unfinished):
+    raise UserError(f"the score of unfinished answers must be a finite number, not {settings.unfinished:g}: change it")
+  if penalty.target is not None and penalty.beta == 0:
+    raise UserError("a beta of 0 stays 0, so it cannot be adapted to a target: start with a beta above 0")

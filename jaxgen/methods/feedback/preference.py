@@ -83,13 +83,13 @@ def preferences(
     spec: the data's, of 2 rows of T tokens.
     beta: what deviations from the reference cost.
     objective: (h [B], beta) -> [B]: `dpo`, `conservative(e)` or `ipo`.
-    reference: where the reference's variables come from, which the policy begins with, too; None: both are initialised,
-      and equal.
+    reference: the source of the reference's variables, from which the policy starts as well; None: both are
+      initialised, and equal.
     marks: the special tokens.
     sampling: how answers are drawn.
 
   `evaluate` gives "loss", that of a pair; "reward_preferred" and "reward_other", the implicit rewards; and "correct", 1
-  where they are in order, half where they are equal.
+  if they are in order, 1/2 if they are equal.
 
   `sample(state, keys, tokens=[N, T], prompt=[N])`: as of `fine_tuning`.
 
@@ -98,8 +98,8 @@ def preferences(
       in `rows.check_values`.
   """
   check_network(network, spec, marks, "the network")
-  if beta <= 0:
-    raise UserError(f"beta is above 0, and this is {beta:g}: 0.1 is the paper's")
+  if not 0 < beta < float("inf"):
+    raise UserError(f"beta must be a finite number above 0, not {beta:g}: the paper's is 0.1")
   if len(spec.shape) != 2 or spec.shape[0] != 2:
     raise UserError(f"a policy learns from pairs of answers to a prompt, not from {spec.shape}: give pairs")
 

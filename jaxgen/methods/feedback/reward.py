@@ -1,6 +1,6 @@
 """Reward models: a score of a prompt with its answer, learnt from which of several answers people like better.
 
-Bradley and Terry 1952 say that y_i is preferred to y_j with probability sigmoid(r_i - r_j). Ouyang et al. 2022
+In the model of Bradley and Terry 1952, y_i is preferred to y_j with probability sigmoid(r_i - r_j). Ouyang et al. 2022
 (InstructGPT), https://arxiv.org/abs/2203.02155, eq. 1, take all pairs of K ranked answers to one prompt together:
 
     (R1)  L = - 1 / C(K, 2) sum_{i above j} log sigmoid(r(x, y_i) - r(x, y_j))
@@ -45,11 +45,11 @@ def reward_model(
 ) -> Method:
   """A model of preferences, batch {"tokens": [B, K, T], "prompt": [B], "index": [B]}: K ranked answers, the best first.
 
-  The loss is the mean of (R1), in nats per pair. All answers to a prompt stand in one example, as their pairs are not
-  independent. A score is the network's number at the answer's last token.
+  The loss is the mean of (R1), in nats per pair. All answers to a prompt are in one example, because their pairs are
+  not independent. A score is the network's number at the answer's last token.
 
   Args:
-    network: `nn.sequence.scorer.Scorer`, or what is called as it is.
+    network: `nn.sequence.scorer.Scorer`, or a network with the same interface.
     spec: the data's, of K rows of T tokens; pairs have K = 2.
     start: where the variables of a language model come from, or of a scorer; None: it is initialised.
     marks: the special tokens.

@@ -89,7 +89,7 @@ def write(
 def sampler(network: Any, spec: Spec, marks: Marks, sampling: Sampling) -> Callable[..., Tokens]:
   """`Method.sample` of a network that answers: sample(state, keys, tokens=[N, T], prompt=[N]) -> rows [N, T].
 
-  Without conditions a row begins with `marks.start` alone. A wrong prompt gives a row of -1.
+  Without conditions a row begins with only `marks.start`. A wrong prompt gives a row of -1.
   """
   decoding.check_sampling(*sampling)
 
@@ -112,7 +112,7 @@ def sampler(network: Any, spec: Spec, marks: Marks, sampling: Sampling) -> Calla
 def check_network(network: Any, spec: Spec, marks: Marks, what: str) -> None:
   """Raises a UserError where a network has another vocabulary than the data, or the data has no such special tokens."""
   if spec.levels is None:
-    raise UserError("answers are made of tokens, and this data has real numbers: use data with levels")
+    raise UserError("answers consist of tokens, and this data has real numbers: use data with levels")
   if (known := getattr(network, "vocabulary", spec.levels)) < spec.levels:
     raise UserError(
       f"{what} has a vocabulary of {known} tokens, and the data's has {spec.levels}: both must use one tokenizer"
@@ -141,7 +141,7 @@ def check_rows(spec: Spec, batch: Mapping[str, Any]) -> None:
 
 
 def check_values(batch: Mapping[str, np.ndarray], spec: Spec, marks: Marks) -> None:
-  """What is wrong with a batch's values, on the host.
+  """Checks a batch's values, on the host.
 
   Raises:
     UserError: tokens outside the vocabulary, a prompt that is empty or fills the row, padding within an answer, or a
@@ -152,7 +152,7 @@ def check_values(batch: Mapping[str, np.ndarray], spec: Spec, marks: Marks) -> N
     raise UserError(f"the data has tokens outside of the vocabulary, 0 to {spec.levels - 1}: change one of them")
   width = tokens.shape[-1]
   if prompt.min() < 1:
-    raise UserError("a prompt has at least one token, the one that starts a row, and here is one of none: put it first")
+    raise UserError("a prompt has at least one token, the one that starts a row, but one here is empty: put it first")
   if prompt.max() >= width:
     raise UserError(f"a prompt of {prompt.max()} tokens leaves no room for an answer in a context of {width}: cut it")
   ranked = tokens.reshape(len(tokens), -1, width)

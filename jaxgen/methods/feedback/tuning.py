@@ -51,7 +51,7 @@ def fine_tuning(
   `evaluate` gives "nll_nats", the sum over an answer's tokens, and "tokens", their number.
 
   `sample(state, keys, tokens=[N, T], prompt=[N])` writes an answer to each prompt: rows [N, T]. Without conditions it
-  begins with `marks.start` alone.
+  begins with only `marks.start`.
 
   Raises:
     UserError: a network of another vocabulary; data that is not as the spec says, or as in `rows.check_values`.

@@ -45,11 +45,11 @@ def contrastive(
 ) -> Method:
   """A dual encoder, batch {"image": [B, H, W, C], "tokens": [B, T] int, "index": [B]}, and "label" for UniCL.
 
-  The loss is in nats per example and over the global batch: it takes no microbatches. Examples whose "tokens" are the
-  same are pairs with one another's pictures for UniCL alone.
+  The loss is in nats per example and over the global batch: it takes no microbatches. Only UniCL treats examples with
+  equal texts as positives of each other.
 
   Args:
-    network: a `nn.joint.dual.DualEncoder`, or what is called like it.
+    network: a `nn.joint.dual.DualEncoder`, or a network with the same interface.
     spec: of the pictures, the data's.
     optimizer: optax's; see `bounded`. Weight decay is not for the temperature: `optimizers.kernels`.
     loss: from `methods.joint.losses`; None: CLIP's `infonce`.

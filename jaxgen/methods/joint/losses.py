@@ -5,7 +5,7 @@ With s = exp(`log_scale`), the inverse temperature, the logits are l_ij = s x_i 
     InfoNCE    L = 1/2 (CE(rows of l, i) + CE(columns of l, j)): CLIP, Radford et al. 2021,
                https://arxiv.org/abs/2103.00020, Figure 3; with label smoothing ALIGN, Jia et al. 2021,
                https://arxiv.org/abs/2102.05918, eqs. 1 and 2
-    UniCL      the targets of a picture are all texts with its label, in equal shares, and the other way round: Yang et
+    UniCL the targets of a picture are all texts with its label, in equal shares, and vice versa: Yang et
                al. 2022, https://arxiv.org/abs/2204.03610, eqs. 3 to 5, as Florence trains
     sigmoid    L = -1/N sum_ij log sigma(z_ij l_ij), z_ij = 1 for pairs and else -1: SigLIP, Zhai et al. 2023,
                https://arxiv.org/abs/2303.15343, eq. 1
@@ -94,13 +94,13 @@ def siglip() -> Loss:
 
 
 def _chunk(image: Features, text: Features, log_scale: Scalar, bias: Scalar, own: Array | bool) -> Scalar:
-  """-sum_ij log sigma(z_ij l_ij) of some pictures with some texts, which are theirs, in order, or all others'."""
+  """-sum_ij log sigma(z_ij l_ij) of pictures with texts, which are either theirs, in order, or all non-matching."""
   l = jnp.exp(log_scale) * (image @ text.T) + bias
   return -jnp.sum(jax.nn.log_sigmoid(jnp.where(jnp.eye(len(l), dtype=bool) & own, l, -l)))
 
 
 def _around(body: Callable, start: dict, ways: int, axes: tuple[str, ...]) -> dict:
-  """body(step, carry) -> carry, for each device's texts in turn: `carry["passed"]` goes on to the next device."""
+  """body(step, carry) -> carry, for each device's texts in turn: `carry["passed"]` moves to the next device."""
   if ways == 1:
     return body(0, start)
   ring = [(i, (i + 1) % ways) for i in range(ways)]
@@ -121,7 +121,7 @@ def _value(ways: int, axes: tuple[str, ...], image, text, log_scale, bias) -> Sc
 
 
 def _gradients(ways: int, axes: tuple[str, ...], image, text, log_scale, bias, cotangent) -> tuple:
-  """The texts' gradients go around with them, and are at home after the last step."""
+  """The texts' gradients move around the ring with them, and are back at their device after the last step."""
   gradient = jax.grad(_chunk, argnums=(0, 1, 2, 3))
 
   def body(step, carry):
@@ -140,7 +140,7 @@ def _gradients(ways: int, axes: tuple[str, ...], image, text, log_scale, bias, c
 
 
 def _over_devices(function: Callable, image: Features, text: Features, *scalars: Scalar, out: tuple | str):
-  """function(ways, axes, ...) with each device's pictures and texts; "batch" or "" says what of it is spread."""
+  """function(ways, axes, ...) with each device's pictures and texts; "batch" or "" names the sharded axis."""
   axes, ways = spread.batch_axes()
   if ways == 1 or len(image) % ways:
     return function(1, (), image, text, *scalars)
@@ -155,10 +155,10 @@ def _over_devices(function: Callable, image: Features, text: Features, *scalars:
 
 @jax.custom_vjp
 def sigmoid(image: Features, text: Features, log_scale: Scalar, bias: Scalar) -> Scalar:
-  """SigLIP's loss, section 3.3: every device has logits of its own pictures with one device's texts at a time.
+  """SigLIP's loss, section 3.3: every device computes the logits of its pictures with one device's texts at a time.
 
   The texts go around the devices, in the loss and again in its gradient, which keeps nothing but the features: a
-  device's memory does not grow with their number. The gradient is reverse mode's alone.
+  device's memory does not grow with their number. Only reverse mode is supported.
   """
   return _over_devices(_value, image, text, log_scale, bias, out="")
 

@@ -1,8 +1,8 @@
 """First stages of latent diffusion: autoencoders whose pictures shall look right.
 
 Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.1 and Appendix G, and Esser et al. 2021 (VQGAN),
-https://arxiv.org/abs/2012.09841, section 3.1, as in their code. Of a picture x of N values and what is made of its
-latents, x_hat = G(z), the autoencoder's loss is
+https://arxiv.org/abs/2012.09841, section 3.1, as in their code. For a picture x with N values and its reconstruction
+x_hat = G(z), the autoencoder's loss is
 
     (F1)  L_rec = sum |x - x_hat| / N + lambda_p d(x, x_hat)
     (F2)  L_rec + L_latents / N + w L_adv,   L_adv = -mean D(x_hat)
@@ -41,11 +41,11 @@ PERCEPTUAL = "perceptual"
 MEMORY = 20  # steps that the latents' moments are averaged over
 
 
-# --- What keeps latents in bounds ------------------------------------------------------------------------------------
+# --- Regularisation of latents ---------------------------------------------------------------------------------------
 
 
 class Made(NamedTuple):
-  """Latents, what they cost [B], buffers as they are after that, and numbers to log."""
+  """Latents, their loss [B], the new buffers, and numbers to log."""
 
   z: Latents
   loss: Float[Array, " batch"]
@@ -54,7 +54,7 @@ class Made(NamedTuple):
 
 
 class Bottleneck(NamedTuple):
-  """What is between an encoder and a decoder.
+  """The bottleneck between an encoder and a decoder.
 
   Attributes:
     init: (what the encoder gives of one picture, key) -> buffers.
@@ -106,7 +106,7 @@ def codes(count: int, commitment: float = 0.25, decay: float = 0.99, restart: fl
   return Bottleneck(init, train, lambda z, keys: z, finish)
 
 
-# --- What tells pictures apart ---------------------------------------------------------------------------------------
+# --- Perceptual distances --------------------------------------------------------------------------------------------
 
 
 class Perceptual(NamedTuple):
@@ -174,7 +174,7 @@ def adaptive_weight(decode: Callable[[Params], Image], params: Params, rec: Imag
 
 
 def with_gradient(value: Float[Array, ""], x: Image, gradient: Image) -> Float[Array, ""]:
-  """A number whose gradient in x is known already."""
+  """A number whose gradient in x is given."""
   value, gradient = jax.lax.stop_gradient((value, gradient))
   return value + jnp.sum((x - jax.lax.stop_gradient(x)) * gradient)
 
@@ -219,7 +219,7 @@ def autoencoder(
     variables, buffers = _init(network, bottleneck, keys[:2], x)
     params = {"network": variables["params"]}
     output = jax.eval_shape(network.apply, variables, x)
-    check_output("what the network makes", output.shape[1:], spec.shape, "set its image and multipliers")
+    check_output("the network's output", output.shape[1:], spec.shape, "set its image and multipliers")
     if perceptual:
       params[PERCEPTUAL] = perceptual.network.init(keys[2], x)
     if adversary:
@@ -299,7 +299,8 @@ def _moved(moments: Buffers, z: Latents, step: Array) -> Buffers:
 def latents(network: Any, bottleneck: Bottleneck) -> tuple[Callable, Callable, Callable]:
   """(init, encode, decode) of a trained first stage for `core.wrappers.first_stage`, whose frozen source is its run.
 
-  Latents are shifted and scaled to mean 0 and standard deviation 1, channel by channel, by what the run measured.
+  Latents are shifted and scaled to mean 0 and standard deviation 1 in each channel, by the moments that the run
+  measured.
   """
 
   def scale(tree: Params, dtype: Any) -> tuple[Array, Array]:
@@ -323,7 +324,7 @@ def latents(network: Any, bottleneck: Bottleneck) -> tuple[Callable, Callable, C
 
 
 def reconstruct(network: Any, bottleneck: Bottleneck) -> Callable[[State, Image], Image]:
-  """(state, images) -> what is made of their latents, for figures."""
+  """(state, images) -> their reconstructions, for figures."""
   _, encode, decode = latents(network, bottleneck)
 
   def images(state: State, x: Image) -> Image:

@@ -57,14 +57,14 @@ def autoregressive(
       Where it has an attribute `members` above 1 (`MADE`), it is so many models that share their weights, told apart by
       an argument `member`: each update trains one of them in turn, the likelihood is that of their mixture,
       log mean_m p_m(x), and a sample is of one that is drawn with its key.
-    distribution: of a draw. One of real numbers is of data as they are where the data have no levels, and of uniformly
-      dequantized ones otherwise.
+    distribution: of a draw. A distribution of real numbers models the data themselves if they have no levels, and
+      uniformly dequantized data otherwise.
     spec: of the data.
 
   The loss is -log p(x) in nats per value: `evaluate`'s number, with the dropout of training, over the example's size.
 
   `evaluate` gives -log p(x): "nll_nats" of integers; "nll_nats_dequantized", the bound on it by a density of
-  dequantized values; or "nll_nats_density"; with "_given_label" behind it where there are classes. `init` is given the
+  dequantized values; or "nll_nats_density"; followed by "_given_label" if there are classes. `init` is given the
   batch's values, for networks that start from them, such as PixelCNN++. `sample(state, keys)` gives [N, *shape], value
   after value in one scan.
 

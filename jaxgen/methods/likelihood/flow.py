@@ -87,7 +87,7 @@ def flow(
 
 
 def variables(state: State) -> PyTree:
-  """What evaluation and sampling apply the bijection with: averaged parameters where there are any."""
+  """The parameters of the bijection in evaluation and sampling: averaged ones, if there are any."""
   return {"params": state.averaged(), **state.buffers}
 
 

@@ -46,14 +46,14 @@ def check_likelihood(likelihood: Distribution, levels: int | None) -> None:
 
 
 def check_decoder(likelihood: Distribution, spec: Spec, output: Array) -> None:
-  """Raises a UserError where a decoder's output is not of all of the likelihood's parameters of an image or a clip."""
+  """Raises a UserError if a decoder's output lacks some of the likelihood's parameters of an image or a clip."""
   *sides, channels = spec.shape
   expected = *sides, likelihood.parameters * channels
   check_output("the decoder's output", output.shape[1:], expected, "set its shape and outputs")
 
 
 def parameters(likelihood: Distribution, output: Outputs) -> Float[Array, "*rest height width channels p"]:
-  """What a decoder says of each value: [..., H, W, P C] -> [..., H, W, C, P]."""
+  """A decoder's parameters of each value: [..., H, W, P C] -> [..., H, W, C, P]."""
   each = output.reshape(*output.shape[:-1], likelihood.parameters, -1)
   return jnp.moveaxis(each, -2, -1)
 

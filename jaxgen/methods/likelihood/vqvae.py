@@ -8,7 +8,7 @@ the gradient going straight through, from z_q to z_e; the loss is their eq. 3 wi
 
     (Q2)  -log p(x | z_q) + beta ||z_e - sg[e]||^2
 
-since the codebook is a moving average of what it stands for (Appendix A.1): with n_i vectors in a batch at code i,
+because the codebook is a moving average of the encoder's outputs (Appendix A.1): with n_i vectors in a batch at code i,
 
     (Q3)  N_i <- gamma N_i + (1 - gamma) n_i
     (Q4)  m_i <- gamma m_i + (1 - gamma) sum_j z_{i,j}
@@ -54,7 +54,8 @@ def nearest(e: Float[Array, "codes dim"], z: Vectors) -> Codes:
 def moved(
   buffers: Buffers, z: Float[Array, "n dim"], k: Int[Array, "n"], decay: float, restart: float, key: Key[Array, ""]
 ) -> tuple[Buffers, Int[Array, ""]]:
-  """(Q3) and (Q4), and how many codes started anew: those whose N is below `restart` times the mean use n / codes.
+  """(Q3) and (Q4), and the number of codes that were restarted: those whose N is below `restart` times the mean use n /
+  codes.
 
   Such a code becomes a random one of the vectors, with the mean use as its N.
   """
@@ -174,7 +175,7 @@ def vqvae(
     encoder: `encoder.apply({"params": p}, x)` -> z_e [B, h, w, d]: `jaxgen.nn.autoencoders.vqvae.Encoder`.
     decoder: `decoder.apply({"params": p}, z_q)` -> [B, H, W, likelihood.parameters * C].
     prior: of h w tokens, row by row, after a token `codes` that starts them:
-      `nn.sequence.transformer.LanguageModel` of codes + 1 tokens, or what is called as it is.
+      `nn.sequence.transformer.LanguageModel` of codes + 1 tokens, or a network with the same interface.
     likelihood, spec, drawn: as in `vae`.
     codes: number of vectors in the codebook.
     optimizer, prior_optimizer: of encoder and decoder, and of the prior.

@@ -1,8 +1,8 @@
-"""Diffusion of molecules that does not depend on how they lie: EDM of Hoogeboom et al. 2022.
+"""Diffusion of molecules that is equivariant to rotations, reflections and permutations: EDM of Hoogeboom et al. 2022.
 
 https://arxiv.org/abs/2203.17003, "Ho" below, and their code. A molecule of N atoms is positions with centre of mass 0,
 which are a space of D = 3 (N - 1) dimensions, and for each atom a one-hot type and its charge, the atomic number. All
-are scaled, put side by side as z, and noised together; noise of positions has centre of mass 0, too:
+are scaled, put side by side as z, and noised together; the noise of positions also has centre of mass 0:
 
     (M1)  z_t = alpha_t z + sigma_t eps,   gamma = log(sigma^2 / alpha^2),   t in 0, 1/T .. 1
 
@@ -14,8 +14,8 @@ Noise of t = 0 is little and not none. The bound on -log p(x, h, N), nats per mo
           + D (gamma_0 + log 2 pi) / 2 + ||eps_x - eps_x_hat||^2 / 2 - log p(h | z_0)
 
 with s the positions' scale: their density is per cubed angstrom, in D dimensions. p(h | z_0) is the mass that
-N(z_0, sigma_0^2) has within half a unit of a type's 1 or a charge, of types relative to all types'. What is trained is
-the mean squared error of eps per value: that is no likelihood.
+N(z_0, sigma_0^2) has within half a unit of a type's 1 or a charge, of types relative to all types'. The training loss
+is the mean squared error of eps per value: that is no likelihood.
 """
 
 import math
@@ -47,11 +47,12 @@ Noise = Callable[[Values, Float[Array, " batch"]], Values]  # (z_t, t) -> eps
 
 
 class Molecules(NamedTuple):
-  """What molecules are made of. An example is [atoms, 4]: x, y, z in angstrom and the atomic number, 0 for no atom.
+  """The types of atoms, and the sizes of molecules. An example is [atoms, 4]: x, y, z in angstrom and the atomic
+  number, 0 for no atom.
 
   Attributes:
-    numbers: the atomic numbers that are known, (1, 6, 7, 8, 9) in QM9.
-    sizes: how many molecules have so many atoms: {number of atoms: molecules}; p(N) is in proportion.
+    numbers: the atomic numbers, (1, 6, 7, 8, 9) in QM9.
+    sizes: the number of molecules of each size: {number of atoms: molecules}; p(N) is in proportion.
     position_scale, type_scale, charge_scale: that positions, one-hot types and charges are divided by; Ho has 1, 4, 10.
     charges: whether charges are part of z.
   """
@@ -141,7 +142,7 @@ def bound(
     kind: what molecules are made of.
     schedule: of (M1).
     predict: (z_t, t [B]) -> eps; called terms + 1 times.
-    x: molecules; an atom that `kind` does not know, or a size that it gives no probability, has a bound of infinity.
+    x: molecules; an atom that `kind` does not have, or a size without probability there, has an infinite bound.
     keys: of each molecule.
     steps: T.
     terms: draws of t, each from its own part of 1 .. T; None: all.
@@ -231,7 +232,7 @@ def molecular_diffusion(
     optimizer: the network's optimizer.
     schedule: of (M1); by default `polynomial`.
     steps: T, of training and of the bound.
-    condition: what the network is told of a molecule, such as its properties; by default nothing.
+    condition: the network's condition, such as a molecule's properties; by default nothing.
     solver: of samples, whose steps are projected.
     sampling_steps: of a sample; by default T.
     terms: draws of t for each evaluated molecule; None: all T.
@@ -306,10 +307,12 @@ def molecular_diffusion(
     numbers = np.rint(np.asarray(batch[spec.feature])[..., 3])
     if unknown := set(np.unique(numbers[numbers > 0]).astype(int)) - set(kind.numbers):
       raise UserError(
-        f"the data has atoms of the atomic number {min(unknown)}, and the model knows {kind.numbers}: add it, or leave "
+        f"the data has atoms of the atomic number {min(unknown)}, and the model has {kind.numbers}: add it, or leave "
         "such molecules out"
       )
     sizes = np.unique((numbers > 0).sum(1))
+    if sizes.min(initial=2) < 2:
+      raise UserError(f"the data has molecules of {sizes.min()} atoms, which have no shape: leave them out of the data")
     if missing := [int(n) for n in sizes if not kind.sizes.get(int(n))]:
       raise UserError(f"the data has molecules of {missing[0]} atoms, to which the sizes give no probability: add them")
 
@@ -322,13 +325,13 @@ def molecular_diffusion(
 
 
 def _check(kind: Molecules, spec: Spec, steps: int, terms: int | None) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   if len(spec.shape) != 2 or spec.shape[1] != 4:
     raise UserError(f"molecules are arrays [atoms, 4] of positions and atomic numbers, and these are {spec.shape}")
   if steps < 1 or (terms is not None and not 1 <= terms <= steps):
     raise UserError(f"the bound has 1 to {steps} terms, not {terms}: change them or the steps")
   if not kind.numbers or min(kind.numbers) < 1 or not kind.sizes or min(kind.sizes.values()) < 0:
-    raise UserError("molecules have known atoms, numbered from 1, and sizes that some of them have: give both")
+    raise UserError("a model of molecules needs atomic numbers, 1 or more, and numbers of molecules by size: give both")
   there = [n for n, count in kind.sizes.items() if count]
   if min(there, default=0) < 2:
     raise UserError(

@@ -19,8 +19,8 @@ Scalar = Float[Array, ""]
 def nt_xent(a: Rows, b: Rows, tau: float) -> Scalar:
   """SimCLR's loss, in nats per view: Chen et al. 2020, https://arxiv.org/abs/2002.05709, eq. 1 and Algorithm 1.
 
-  Each of the 2 B views tells its partner from the other 2 B - 2 by cosine / tau. With all embeddings equal it is
-  log(2 B - 1).
+  Each of the 2 B views is classified: its partner against the other 2 B - 2, with logits cosine / tau. With all
+  embeddings equal it is log(2 B - 1).
   """
   z = unit(jnp.concatenate([a, b]))
   n = len(a)
@@ -64,7 +64,7 @@ def barlow_twins(a: Rows, b: Rows, weight: float, eps: float = 1e-5) -> Scalar:
 
   Args:
     a, b: the views' embeddings.
-    weight: lambda, of what is off the diagonal.
+    weight: lambda, the weight of the entries off the diagonal.
     eps: added to the variances, as batch normalisation in the authors' code does.
   """
   standard = lambda z: (z - z.mean(0)) / jnp.sqrt(z.var(0) + eps)

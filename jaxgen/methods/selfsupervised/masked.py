@@ -21,7 +21,7 @@ Patches = Float[Array, "batch patches values"]
 def normalized(patches: Patches, eps: float = 1e-6) -> Patches:
   """Each patch with mean 0 and variance 1, with n - 1 in the variance's denominator, as in the authors' code.
 
-  (n - 1) / n is then what a prediction of 0 costs per value: 767 / 768 for 16 x 16 x 3, but for eps.
+  A prediction of 0 then has a loss of (n - 1) / n per value (up to eps): 767 / 768 for 16 x 16 x 3.
   """
   return (patches - patches.mean(-1, keepdims=True)) / jnp.sqrt(patches.var(-1, keepdims=True, ddof=1) + eps)
 
@@ -57,7 +57,7 @@ def masked_autoencoder(
   and no normalisation; its masks are of patches, where the paper's are of 32 x 32 pixels.
 
   The loss is the mean distance per value of the masked patches. `evaluate` gives it for each example, "masked_loss",
-  with a mask of the example's own key, and "feature_norm". It does not sample.
+  with a mask drawn from the example's key, and "feature_norm". It does not sample.
 
   Args:
     network: called as (x [B, H, W, C], noise [B, T], mask_ratio, index) -> (predicted patches [B, T, P], mask [B, T]),

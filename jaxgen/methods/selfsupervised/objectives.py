@@ -6,6 +6,7 @@
 v1 and v2, where the first view is the query.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -21,15 +22,21 @@ from jaxgen.nn.selfsupervised.heads import Embedding
 
 def _temperature(*taus: float) -> None:
   for tau in taus:
-    if not tau > 0:
-      raise UserError(f"a temperature divides and is above 0, not {tau:g}: change it")
+    if not 0 < tau < math.inf:
+      raise UserError(f"a temperature must be a finite number above 0, not {tau:g}: change it")
+
+
+def _check_weights(*weights: float) -> None:
+  for weight in weights:
+    if not 0 <= weight < math.inf:
+      raise UserError(f"a loss's weight must be a finite number of 0 or more, not {weight:g}: change it")
 
 
 def simclr(tau: float = 0.5) -> Objective:
   """Both views in one batch, the NT-Xent loss over all examples of the mesh: Chen et al. 2020.
 
-  https://arxiv.org/abs/2002.05709. v2, https://arxiv.org/abs/2006.10029, is a deeper projector, of which fine-tuning
-  keeps the first layer.
+  https://arxiv.org/abs/2002.05709. v2, https://arxiv.org/abs/2006.10029, has a deeper projector, whose first layer is
+  kept for fine-tuning.
 
   Raises:
     UserError: a temperature of 0 or less.
@@ -48,7 +55,11 @@ def barlow_twins(weight: float = 5e-3) -> Objective:
 
   Args:
     weight: lambda.
+
+  Raises:
+    UserError: a negative weight, or one that is not finite.
   """
+  _check_weights(weight)
 
   def loss(views: Embeddings, targets: Embeddings, carried: Carried, step: Array):
     a, b = views
@@ -62,7 +73,11 @@ def vicreg(weights: Sequence[float] = (25.0, 25.0, 1.0)) -> Objective:
 
   Args:
     weights: of invariance, variance and covariance.
+
+  Raises:
+    UserError: a negative weight, or one that is not finite.
   """
+  _check_weights(*weights)
 
   def loss(views: Embeddings, targets: Embeddings, carried: Carried, step: Array):
     a, b = views
@@ -177,7 +192,7 @@ def moco(tau: float = 0.07, momentum: float = 0.999, queue: int = 65_536, groups
 def moco_v3(tau: float = 0.2, momentum: float = 0.99, steps: int | None = None) -> Objective:
   """MoCo without a queue, with a predictor and both views as queries: Chen et al. 2021, Algorithm 1.
 
-  https://arxiv.org/abs/2104.02057. Its negatives are of the same batch, so that common statistics tell nothing.
+  https://arxiv.org/abs/2104.02057. Its negatives are from the same batch, so that common batch statistics leak nothing.
 
   Args:
     tau, momentum: as in `moco`.

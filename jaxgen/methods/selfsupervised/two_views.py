@@ -1,11 +1,11 @@
 """Learning from two views of an example: what SimCLR, MoCo, BYOL, SimSiam, Barlow Twins, VICReg and DINO share.
 
-The batch has "views", [B, 2, H, W, C], from `data.views.two_views`. A network gives an `Embedding` of each view, and an
-`Objective` says what is asked of them. A target, a network whose parameters follow the trained one's, is the average
+The batch has "views", [B, 2, H, W, C], from `data.views.two_views`. A network computes an `Embedding` of each view, and
+an `Objective` has their loss. A target, a network whose parameters follow the trained one's, is the average
 "network/target" in the run's `ema`: after every step a <- a + (1 - m) (p - a).
 
-The trained network's batch statistics are the run's buffers. A target normalises by the statistics of its own batch and
-keeps none. Neither dropout nor stochastic depth is on in it, as in DINO's code, whose teacher is built without; the
+The trained network's batch statistics are the run's buffers. A target normalises by the statistics of its batch, and
+stores none. Neither dropout nor stochastic depth is on in it, as in DINO's code, whose teacher is built without; the
 networks of BYOL and MoCo have none.
 """
 
@@ -30,22 +30,22 @@ from jaxgen.probability.embeddings import alignment, effective_dimension, unifor
 
 TARGET = "network/target"  # its name among the averages
 Loss = Float[Array, ""]
-CARRIED = "objective"  # the buffers' entry of what a loss carries
+CARRIED = "objective"  # the buffers' entry of a loss's state
 Embeddings = list[Embedding]
 Carried = dict[str, Array]
 
 
 class Objective(NamedTuple):
-  """What is asked of two views' embeddings.
+  """The objective of two views' embeddings.
 
   Attributes:
-    loss: (the views' embeddings, the target's, what is carried, steps done) -> (loss, what is carried on). The target's
-      have no gradient; without a target they are the views' own, likewise without gradient.
+    loss: (the views' embeddings, the target's, the loss's state, number of past steps) -> (loss, its new state). The
+      target's have no gradient; without a target they are the views' own, likewise without gradient.
     jointly: both views are one batch, with common batch statistics.
     momentum: m of the target, which `averaged` takes; None: there is no target.
     groups: batch statistics are those of so many parts of the batch, each by itself; 1: of the whole batch.
     shuffled: the target sees the batch in random order, so that a query and its key share no group.
-    carried: (key, number of examples, an embedding of one) -> what the loss carries from step to step, {} for nothing.
+    carried: (key, number of examples, an embedding of one) -> the loss's initial state, {} if it has none.
   """
 
   loss: Callable[[Embeddings, Embeddings, Carried, Array], tuple[Loss, Carried]]
@@ -75,7 +75,7 @@ def two_views(
 
   Args:
     network: called as (x [N, H, W, C], index) -> `Embedding`, with `features`: an `Embedder`.
-    objective: the loss and how the views are seen.
+    objective: the loss, and the treatment of the views.
     spec: the data's.
     optimizer: optax's.
 
@@ -89,7 +89,7 @@ def two_views(
     return network.apply(variables, x, index, rngs={"dropout": key}, mutable=list(statistics))
 
   def in_groups(params: Params, statistics: Buffers, x: Array, index: Array, key: Array, order: Array | None):
-    """Batch statistics of each group by itself: those that are kept are the groups' mean."""
+    """Batch statistics of each group by itself: the stored statistics are the groups' mean."""
     if objective.groups == 1:
       return embed(params, statistics, x, index, key)
     put = lambda a: a.reshape(objective.groups, len(a) // objective.groups, *a.shape[1:])
@@ -171,7 +171,7 @@ def _check(batch: Batch, spec: Spec, groups: int) -> Float[Array, "batch two hei
 
 
 def _geometry(views: Embeddings) -> dict[str, Array]:
-  """How the projections lie, to see a collapse: there all dimensions become one and uniformity 0."""
+  """Statistics of the projections, which show a collapse: there all dimensions become one and uniformity 0."""
   a, b = (jax.lax.stop_gradient(view.z) for view in views)
   found = {"alignment": alignment(a, b), "uniformity": uniformity(a), "effective_dimension": effective_dimension(a)}
   return jax.tree.map(jax.lax.stop_gradient, found)

@@ -101,16 +101,16 @@ def language(
     spec: the data's. Its levels are the number of tokens in the vocabulary.
     start: the token that the network reads before the first one. None: examples are cut out of a longer sequence, so
       an example's first token is read and not predicted, and a sample continues a prompt.
-    code: how a batch becomes tokens; by default examples of integers are tokens (`tokens_of`), and other examples are
-      encoded by `pixels`.
+    code: a function from batches to tokens; by default examples of integers are tokens (`tokens_of`), and other
+      examples are encoded by `pixels`.
     conditions: names of arrays [B] in the batch that the network takes as conditions.
     length: the number of tokens of a sample, its prompt included; by default as many as an example has.
     sampling: how samples are drawn.
     context: the most tokens that the network reads at a time; None: no limit. When the context of a longer sample is
-      full, the network reads the last `context // 2` tokens again and goes on from there.
+      full, the network reads the last `context // 2` tokens again and continues from there.
     documents: the name of an array [B, T] in the batch, the number of each token's document in a row of several, and 0
-      for padding, as `data.text.documents` has it. The network is told it, `documents=[B, T]`, and no first token of a
-      document and no padding is predicted. An example's loss is the mean over what is predicted of it.
+      for padding, as `data.text.documents` has it. The network gets it as `documents=[B, T]`, and neither the first
+      token of a document nor padding is predicted. An example's loss is the mean over its predicted tokens.
 
   `evaluate` gives "nll_nats", the sum over an example's tokens, and "tokens", their number.
 
@@ -133,14 +133,14 @@ def language(
     raise UserError(f"rows of documents begin with a document, and not with the token {start}: leave out the start")
 
   def weights(batch: Batch) -> Float[Array, "batch tokens"] | None:
-    """1 where a token follows one of its own document; None where all count."""
+    """1 where a token follows one of the same document; None where all count."""
     if documents is None:
       return None
     here, after = shifted(batch[documents], None)
     return ((here == after) & (after > 0)).astype(jnp.result_type(float))
 
   def others(batch: Batch) -> dict[str, Array]:
-    """What else the network is told."""
+    """The other inputs of the network."""
     rows = {} if documents is None else {"documents": told(batch, (documents,))[documents][:, :-1]}
     return told(batch, conditions) | rows
 
@@ -207,7 +207,9 @@ def language(
 def told(batch: Batch, conditions: tuple[str, ...]) -> dict[str, Array]:
   """The conditions of each example. Raises a UserError where the batch lacks one."""
   if missing := set(conditions) - batch.keys():
-    raise UserError(f"the model is told {min(missing)!r} of each example, and this data has none: leave it out")
+    raise UserError(
+      f"the model is conditioned on {min(missing)!r} of each example, and this data has none: leave it out"
+    )
   return {name: batch[name] for name in conditions}
 
 
@@ -235,7 +237,7 @@ def check_prompt(prompt: Tokens, vocabulary: int, length: int, start: int | None
 
 
 def within(step: decoding.Step, vocabulary: int) -> decoding.Step:
-  """The same step, with logits of the first `vocabulary` tokens alone."""
+  """The same step, with logits of only the first `vocabulary` tokens."""
 
   def of_vocabulary(carry: decoding.Carry, tokens: Int[Array, "batch"]) -> tuple[Array, decoding.Carry]:
     logits, carry = step(carry, tokens)
@@ -249,7 +251,7 @@ def continued(
 ) -> Int[Array, "batch total"]:
   """Tokens, and `count` more, of which no more than `context` are read at a time.
 
-  Where what was said fills the context, its last half is read anew and the text goes on from there.
+  If the tokens so far fill the context, its last half is read again and the text continues from there.
 
   Args:
     write: (tokens seen [B, S], number of tokens, place of the first among all new ones) -> what follows those seen.
@@ -258,7 +260,7 @@ def continued(
     return jnp.concatenate([seen, write(seen, count, 0)], axis=1)
   half = max(1, context // 2)
   read = seen if seen.shape[1] <= context else seen[:, -half:]
-  # After so many tokens the context is full: the last one is said and not read.
+  # After so many tokens the context is full: the last one is generated and not read.
   first = min(count, context + 1 - read.shape[1])
   whole = jnp.concatenate([seen, write(read, first, 0)], axis=1)
   if first == count:

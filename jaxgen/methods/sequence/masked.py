@@ -1,7 +1,7 @@
-"""BERT's pretraining: tokens that are masked are told from all others, and whether one segment follows another.
+"""BERT's pretraining: masked tokens are predicted from all others, and also whether one segment follows the other.
 
-Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 3.1. With x the tokens, S the selected places and x~ what
-is read in place of x (`methods.sequence.masking`), the loss of an example is
+Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 3.1. With the tokens x, the selected places S and the
+masked input x~ (`methods.sequence.masking`), the loss of an example is
 
     (B1)  - mean_{i in S} log p(x_i | x~) - log p(label | x~)
 
@@ -24,7 +24,7 @@ from jaxgen.core.method import Batch, Method, Params, Player, State, compose
 from jaxgen.core.spec import Spec, check_batch
 from jaxgen.methods.sequence.masking import Masked, Masking, mask
 
-FOLLOWS = "label"  # 0: the second segment follows the first, 1: it is of somewhere else
+FOLLOWS = "label"  # 0: the second segment follows the first, 1: it comes from another place
 TYPES = "types"
 
 
@@ -41,17 +41,17 @@ def masked_language(
   Metrics: "masked_nats", "masked_accuracy", and with the head "next_nats", "next_accuracy".
 
   Args:
-    network: `nn.sequence.bert.BERT`, or what is called as it is.
+    network: `nn.sequence.bert.BERT`, or a network with the same interface.
     spec: the data's; its levels are the number of tokens.
-    masking: what is selected, and what is read in its place. Training draws it anew at every step.
+    masking: the selection of tokens, and their replacement. Training draws it anew at every step.
     pad: the token that is no part of a text; it is not seen.
 
   `evaluate` gives the metrics of each example, with masks that its evaluation's key and the example's index give. It
   does not sample.
 
   Raises:
-    UserError: a masking that the vocabulary has not, data that is not as the spec says or lacks the labels, or a
-      network of another vocabulary.
+    UserError: a masking with tokens outside the vocabulary, data that does not fit the spec or lacks the labels, or a
+      network with another vocabulary.
   """
   vocabulary = spec.levels or 0
   masking.check(vocabulary)
@@ -77,7 +77,8 @@ def masked_language(
       )
     if following is not None and FOLLOWS not in batch:
       raise UserError(
-        "the network tells whether sentences follow one another, and this data does not say: use pairs of segments, "
+        "the network predicts whether sentences follow one another, but this data has no such labels: use pairs "
+        "of segments, "
         "or a network without that head"
       )
     return {"network": variables["params"]}, {}
@@ -110,7 +111,7 @@ def terms(
 
   Args:
     outputs: logits of tokens, and logits of whether segments follow one another.
-    target: the tokens to be told.
+    target: the tokens to predict.
     weights: 1 for those that count.
     label: whether the second segment follows the first, 0, or not, 1.
   """

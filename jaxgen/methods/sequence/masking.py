@@ -1,8 +1,9 @@
-"""Which tokens BERT is to tell, and what it reads in their place; drawn anew for each example of every step.
+"""BERT's masking: which tokens it predicts, and what it reads instead of them; drawn anew for each example of every
+step.
 
 Devlin et al. 2018, https://arxiv.org/abs/1810.04805, section 3.1 and Appendix A.1: of an example's tokens that are not
 special, 15 % are selected; each of these is replaced by the token [MASK] with probability 0.8, by a random one with
-0.1, and stays as it is otherwise. The loss is at the selected ones alone. The authors' random tokens may be special.
+0.1, and stays as it is otherwise. Only selected tokens have a loss. The authors' random tokens may be special.
 
 The units of a selection are tokens; words, all of whose pieces are selected together (the authors' later "whole word
 masking"); or spans of words whose length is geometric, where a span is masked, replaced or kept as a whole: Joshi et
@@ -31,7 +32,7 @@ class Masking(NamedTuple):
       authors' code, those with more pieces than are left to select are passed over, and it may be fewer, or none.
     masked, replaced: probabilities that a selected unit is masked, or replaced by random tokens, each of those that are
       not special equally likely.
-    unit: what is selected as a whole.
+    unit: the unit that is selected as a whole.
     continues: [V], which tokens continue a word, WordPiece's "##ing"; None: none does.
     longest: the most words of a span.
     p: of a span's length l: proportional to p (1 - p)^(l - 1) for l up to `longest`.
@@ -55,7 +56,7 @@ class Masking(NamedTuple):
     if self.token not in self.special:
       raise UserError(f"the token {self.token}, which masks others, is not among the special ones: add it to them")
     if len(set(self.special)) >= vocabulary:
-      raise UserError(f"all of the {vocabulary} tokens are special, and none is left to be told: change one of them")
+      raise UserError(f"all of the {vocabulary} tokens are special, and none is left to predict: change one of them")
     if not 0 < self.share <= 1:
       raise UserError(f"the share of the tokens that is selected lies in (0, 1], and this is {self.share:g}: change it")
     if min(self.masked, self.replaced) < 0 or self.masked + self.replaced > 1:
@@ -75,12 +76,12 @@ class Masking(NamedTuple):
 
 
 class Masked(NamedTuple):
-  """What is read, and what is to be told.
+  """The masked input, and the tokens to predict.
 
   Attributes:
-    tokens: what is read.
-    places: of the tokens to be told; where there are fewer than places, the last of these are others'.
-    weights: 1 where there is a token to be told.
+    tokens: the masked input.
+    places: of the tokens to predict; if there are fewer, the last entries are other positions.
+    weights: 1 for a token to predict.
   """
 
   tokens: Int[Array, "*batch tokens"]
@@ -137,7 +138,7 @@ def _units(
     start, span = drawn
     free = (units < 0) & ordinary
     within = (word >= start) & (word < start + span)
-    # A span ends before what is special or selected; nothing of it is left out within.
+    # A span ends before a special or selected token, and has no gaps.
     blocked = within & ~free
     end = jnp.min(jnp.where(blocked, word, length))
     within = within & (word < end) & candidate[start]

@@ -1,9 +1,9 @@
-"""What a denoising encoder-decoder reads in place of a text: BART's noise and MASS's; drawn anew for each example.
+"""Noise for denoising encoder-decoders: BART's noise and MASS's; drawn anew for each example.
 
 Lewis et al. 2019, BART, https://arxiv.org/abs/1910.13461, section 2.2: `token_masking`, `token_deletion`,
-`text_infilling` (spans of Poisson(3) tokens, each in place of one [MASK]; a span of none inserts one),
+`text_infilling` (spans of Poisson(3) tokens, each replaced by one [MASK]; a span of none inserts one),
 `sentence_permutation` and `document_rotation`. Song et al. 2019, MASS, https://arxiv.org/abs/1905.02450, section 3.1:
-`mass`, one span of half of the text, which the decoder alone reads, at the places where it stood.
+`mass`, one span of half of the text, which only the decoder reads, at its original positions.
 
 A noise is (tokens [T], key) -> tokens [T] of one text, which is followed by padding. Special tokens stay as they are
 where a noise masks or deletes; the last of them, END, keeps its place behind the text where a noise moves tokens.
@@ -23,10 +23,10 @@ Noise = Callable[[Row, Key[Array, ""]], Row]
 
 
 class Tokens(NamedTuple):
-  """The tokens that noise needs to know.
+  """The special tokens, which noise treats differently.
 
   Attributes:
-    mask: what stands for what is hidden.
+    mask: the mask.
     pad: what fills a row up.
     special: tokens that are never masked or deleted, padding among them.
   """
@@ -52,7 +52,7 @@ def _check_share(share: float) -> None:
 
 
 def _some(known: Tokens, row: Row, share: float, key: Array) -> Bool[Array, "tokens"]:
-  """So large a share of the ordinary tokens, rounded, each as likely as any other."""
+  """A random selection of ordinary tokens with this share, rounded; all are equally likely."""
   ordinary = known.ordinary(row)
   order = jnp.where(ordinary, jax.random.uniform(key, row.shape), 2.0)
   rank = jnp.argsort(jnp.argsort(order))
@@ -60,14 +60,14 @@ def _some(known: Tokens, row: Row, share: float, key: Array) -> Bool[Array, "tok
 
 
 def closed(known: Tokens, row: Row, kept: Bool[Array, "tokens"]) -> Row:
-  """The tokens that are kept, moved together, and padding."""
+  """The remaining tokens, moved together, and padding."""
   kept = kept & (row != known.pad)
   order = jnp.argsort(~kept, stable=True)
   return jnp.where(jnp.arange(len(row)) < jnp.sum(kept), row[order], known.pad)
 
 
 def token_masking(known: Tokens, share: float = 0.15) -> Noise:
-  """Tokens are masked, each on its own, as in BERT.
+  """Tokens are masked independently, as in BERT.
 
   Raises:
     UserError: a share outside [0, 1].
@@ -92,7 +92,7 @@ def text_infilling(known: Tokens, share: float = 0.3, mean: float = 3.0) -> Nois
   A span of no tokens puts a mask between two tokens. Lengths are drawn until their sum is the number that is to be
   hidden, the last one cut; spans are placed so that they do not touch, each arrangement equally likely, among what the
   masks leave (no mask follows another, unless a span is empty). Where a row has no room for a mask more, an empty span
-  is left out. A span goes on behind a special token.
+  is left out. A span continues after a special token.
 
   Raises:
     UserError: a share outside [0, 1], or a mean that is not above 0.
@@ -183,7 +183,8 @@ def _reordered(row: Row, body: Bool[Array, "tokens"], turn: Int[Array, "tokens"]
 
 
 def together(*noises: Noise) -> Noise:
-  """Noises one after the other: BART's own is `sentence_permutation` and `text_infilling`, section 5.1 of its paper."""
+  """Applies several kinds of noise in turn: BART's own is `sentence_permutation` and `text_infilling`, section 5.1 of
+  its paper."""
 
   def noise(row: Row, key: Array) -> Row:
     for i, each in enumerate(noises):
@@ -194,12 +195,12 @@ def together(*noises: Noise) -> Noise:
 
 
 class Lesson(NamedTuple):
-  """What an encoder-decoder learns of a text [T].
+  """The inputs and targets of an encoder-decoder for a text [T].
 
   Attributes:
-    source: what the encoder reads.
-    read: what the decoder reads where it is to tell each token.
-    weights: 1 for the tokens that are to be told.
+    source: the encoder's input.
+    read: the decoder's input at the position of each token.
+    weights: 1 for the tokens to predict.
   """
 
   source: Row
@@ -211,7 +212,7 @@ Lessons = Callable[[Row, Key[Array, ""]], Lesson]
 
 
 def denoising(known: Tokens, noise: Noise, start: int) -> Lessons:
-  """BART's: the whole text is told from its noisy copy.
+  """BART's: the whole text is predicted from its noisy copy.
 
   Args:
     start: the token that the decoder reads first.
@@ -227,8 +228,8 @@ def denoising(known: Tokens, noise: Noise, start: int) -> Lessons:
 def mass(known: Tokens, share: float = 0.5) -> Lessons:
   """MASS's: of a text's ordinary tokens, one span of `share`, rounded, at a place that is drawn uniformly.
 
-  The encoder reads masks in its place. The decoder is to tell it alone: it reads token t - 1 where it tells token t, if
-  both are within the span, and elsewhere the mask. It has the places of the text, and nothing else of it.
+  The encoder reads masks instead of it. The decoder predicts only the span: at token t it reads token t - 1, if both
+  are within the span, and elsewhere the mask. It has the places of the text, and nothing else of it.
 
   Raises:
     UserError: a share outside [0, 1].

@@ -50,14 +50,15 @@ def seq2seq(
   of the whole's. The metric "accuracy" is the share of an example's tokens that were the likeliest ones.
 
   Args:
-    network: `nn.sequence.transformer.EncoderDecoder`, `nn.sequence.seq2seq.Seq2Seq`, or what is called as they are.
+    network: `nn.sequence.transformer.EncoderDecoder`, `nn.sequence.seq2seq.Seq2Seq`, or a network with the same
+      interface.
     spec: the data's, of targets: T tokens, the most of a sample; its levels are the vocabulary's number of tokens.
     optimizer: optax's.
     marks: the special tokens.
     label_smoothing: share of the target's mass that is spread over all tokens; Vaswani et al. 2017,
       https://arxiv.org/abs/1706.03762, section 5.4. In training only.
-    lessons: how a source is made of each target, for pretraining on texts alone; the batch's own source, if there is
-      one, is not read. Each example's is drawn anew at every step. See `methods.sequence.noise`.
+    lessons: a function that makes a source from each target, for pretraining on texts without sources; the batch's
+      source, if there is one, is not used. Each example's is drawn anew at every step. See `methods.sequence.noise`.
     future: weights alpha of the losses of ProphetNet's streams, Qi et al. 2020, https://arxiv.org/abs/2001.04063,
       section 3.4: stream j tells each token from those up to j places before it. With more than one the network's
       output is [B, n, T, V].
@@ -134,7 +135,7 @@ def seq2seq(
 
 
 def delayed(target: Tokens, start: int) -> Tokens:
-  """What the network has read when it writes each token: the one before, or `start`."""
+  """The decoder's input at each token: the one before, or `start`."""
   return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=start)
 
 

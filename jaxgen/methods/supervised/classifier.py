@@ -63,7 +63,7 @@ def classifier(
       https://arxiv.org/abs/1512.00567, section 7. In training only.
     auxiliary: weight of the labels' cross-entropy of each further head, as in GoogLeNet (Szegedy et al. 2015,
       https://arxiv.org/abs/1409.4842, section 5).
-    teacher: the last head learns from it. Where there are several heads, that one learns from it alone.
+    teacher: the last head learns from it. If there are several heads, the second one learns only from it.
 
   `evaluate` gives "nll_nats", the cross-entropy without smoothing, in nats per example, and "correct", 1 where the
   largest logit is the label's, else 0. It does not sample.
@@ -100,7 +100,7 @@ def classifier(
     distribution = jax.nn.one_hot(label, classes) if label.ndim == 1 else label
     distribution = distribution.astype(heads[0].dtype)
     target = optax.smooth_labels(distribution, label_smoothing)
-    # A head besides the first is the teacher's alone.
+    # A second head learns only from the teacher.
     labelled = heads[:-1] if teacher and len(heads) > 1 else heads
     total = heads_loss(labelled, target, auxiliary)
     if teacher:
@@ -126,7 +126,7 @@ def heads_loss(heads: list[Logits], target: Logits, auxiliary: float) -> Float[A
 
 
 def distillation(ours: Logits, theirs: Logits, kind: Literal["hard", "soft"], tau: float) -> Float[Array, "batch"]:
-  """What a student's logits lose against a teacher's, in nats per example; see `Teacher`."""
+  """The loss of a student's logits against a teacher's, in nats per example; see `Teacher`."""
   if kind == "hard":
     return optax.softmax_cross_entropy_with_integer_labels(ours, jnp.argmax(theirs, axis=-1))
   student, teacher = jax.nn.log_softmax(ours / tau), jax.nn.log_softmax(theirs / tau)

@@ -5,8 +5,8 @@
     D = discriminator.apply(variables, x, label)   # [B, 64, 64, 3] -> [B]
 
 `index` [B] switches training on: batch norm uses the batch's statistics, singular vectors advance, and dropout is on.
-Generators receive a label as one-hot numbers beside z (Mirza and Osindero 2014, https://arxiv.org/abs/1411.1784),
-discriminators by projection.
+Generators get a label as a one-hot vector that is concatenated to z (Mirza and Osindero 2014,
+https://arxiv.org/abs/1411.1784), discriminators by projection.
 """
 
 import math

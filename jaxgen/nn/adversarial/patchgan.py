@@ -20,7 +20,7 @@ Dtype = Any
 class PatchDiscriminator(nn.Module):
   """4x4 convolutions, `layers` of which halve the picture, with batch norm and leaky ReLU; one number for each patch.
 
-  Norms are by the statistics of the batch that it is given, always; the averages, "batch_stats", are of no use.
+  Norms are by the statistics of the batch that it is given, always; the averages, "batch_stats", are not used.
 
   Attributes:
     width: channels after the first convolution; they double with each further one, up to 8 times as many.

@@ -188,7 +188,8 @@ class DiffWave(nn.Module):
     if sorted(told) != sorted(names):
       wants, given = (", ".join(sorted(some)) or "nothing" for some in (names, told))
       raise UserError(
-        f"this DiffWave is told {wants}, and was given {given}: change its labels or factors, or the condition"
+        f"this DiffWave is conditioned on {wants}, and was given {given}: change its labels or factors, or the "
+        "condition"
       )
     options, h = dict(dtype=self.dtype, param_dtype=self.param_dtype), {}
     if self.factors:

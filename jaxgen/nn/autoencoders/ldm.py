@@ -30,7 +30,7 @@ LOG_VARIANCES = -30.0, 20.0  # of q(z | x), in the authors' code
 
 
 class Half(nn.Module):
-  """Half of a U-Net: what Encoder and Decoder are made of.
+  """Half of a U-Net: the blocks of Encoder and Decoder.
 
   Attributes:
     out_channels: of the output.
@@ -91,7 +91,7 @@ class Encoder(Half):
     for level, multiplier in enumerate(self.multipliers):
       for number in range(self.blocks):
         h = self.block(h, self.channels * multiplier, f"down_{level}_{number}", level in self.attention)
-      if level < len(self.multipliers) - 1:  # PyTorch's, which pads below and to the right alone
+      if level < len(self.multipliers) - 1:  # PyTorch's, which pads only below and to the right
         h = self.conv(h.shape[-1], f"down_{level}_sample", stride=2, padding=((0, 1), (0, 1)))(h)
     return self.out(self.middle(h))
 
@@ -160,12 +160,12 @@ class KLAutoencoder(_Autoencoder):
   parameters = 2
 
   def encode(self, x: Image) -> tuple[Latents, Latents]:
-    """(mean, log std) of q(z | x), in x's dtype; the log-variance is kept in -30 .. 20."""
+    """(mean, log std) of q(z | x), in x's dtype; the log-variance is clipped to -30 .. 20."""
     mean, log_variance = jnp.split(self._encode(x), 2, axis=-1)
     return mean.astype(x.dtype), (jnp.clip(log_variance, *LOG_VARIANCES) / 2).astype(x.dtype)
 
   def __call__(self, x: Image) -> Float[Array, "batch height width {self.image}"]:
-    """What is made of the mean latents."""
+    """The reconstruction from the mean latents."""
     return self.decode(self.encode(x)[0])
 
 
@@ -173,9 +173,9 @@ class VQAutoencoder(_Autoencoder):
   """Latents that are replaced by the nearest vectors of a codebook, which is whoever's trains it."""
 
   def encode(self, x: Image) -> Latents:
-    """What is to be replaced, in x's dtype."""
+    """The latents before quantisation, in x's dtype."""
     return self._encode(x).astype(x.dtype)
 
   def __call__(self, x: Image) -> Float[Array, "batch height width {self.image}"]:
-    """What is made of latents as they are."""
+    """The decoder's output for given latents."""
     return self.decode(self.encode(x))

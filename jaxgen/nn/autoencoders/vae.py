@@ -108,7 +108,7 @@ class MLPDecoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-  """3x3 convolutions, each level at half the resolution of the one before, and a dense layer.
+  """3x3 convolutions, each level at half the resolution of the previous one, and a dense layer.
 
   Attributes:
     channels: channels of each level. 2 ** (number of levels - 1) must divide the image's sides.
@@ -134,7 +134,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-  """A dense layer and 3x3 convolutions, each level at twice the resolution of the one before.
+  """A dense layer and 3x3 convolutions, each level at twice the resolution of the previous one.
 
   Attributes:
     channels: channels of each level, from the smallest map on. 2 ** (number of levels - 1) must divide the image's

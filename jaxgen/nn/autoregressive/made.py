@@ -4,8 +4,8 @@
     step, carry = network.stepper(params, x)                # for sampling; only the shape of x [N, *shape] is used
     parameters, carry = step(carry, x, k)                   # of the k-th value, [N, outputs]
 
-`step` is called for k = 0, 1, .., D - 1 with x [N, D] filled up to there. FVSBN and NADE are of binary values, -1 and
-1; their papers' v is (x + 1) / 2.
+`step` is called for k = 0, 1, .., D - 1 with x [N, D] filled up to there. FVSBN and NADE model binary values, -1 and 1;
+their papers' v is (x + 1) / 2.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ class FVSBN(nn.Module):
     return add_bias(matmul(v, jnp.triu(W, 1)), b)[..., None]
 
   def stepper(self, params: Any, x: Float[Array, "n *shape"]) -> tuple[Step, Carry]:
-    """A step that keeps the sums so far: O(D) for each bit in place of O(D^2)."""
+    """A step that keeps the sums so far: O(D) for each bit instead of O(D^2)."""
     W, b = (params[name].astype(self.dtype) for name in ("W", "b"))
 
     def step(s: Array, x: Array, k: Array) -> tuple[Array, Array]:
@@ -162,7 +162,7 @@ def recurrence(
 
 
 def _recurrent_stepper(activation, c, W, V, b, scale, v_of, n) -> tuple[Step, Carry]:
-  """One step of `recurrence` for each value: O(H) in place of O(HD)."""
+  """One step of `recurrence` for each value: O(H) instead of O(HD)."""
 
   def step(a: Array, x: Array, k: Array) -> tuple[Array, Array]:
     a = a + _before(v_of(x).astype(a.dtype), k)[:, None] * W[k - 1]

@@ -97,7 +97,7 @@ def _gate(h: Map) -> Map:
 
 
 class _Stack(nn.Module):
-  """What the two stacks share: see `GatedPixelCNN`."""
+  """Settings that the two stacks share: see `GatedPixelCNN`."""
 
   features: int
   layers: int

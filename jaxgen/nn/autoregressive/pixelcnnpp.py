@@ -30,7 +30,7 @@ def concat_elu(x: Map) -> Map:
 
 
 class _Stream(nn.Module):
-  """What the two streams share: see `PixelCNNpp`."""
+  """Settings that the two streams share: see `PixelCNNpp`."""
 
   features: int
   blocks: int
@@ -71,7 +71,7 @@ class _Stream(nn.Module):
     Args:
       name: the layer's name.
       x: the smaller map.
-      columns: how many columns to the left and to the right of a position are seen in the smaller map. The authors'
+      columns: how many columns of the smaller map a position sees to its left and to its right. The authors'
         kernel of 2x3 has three of these four products: the left position of a pair sees its own position in the smaller
         map, the right one also the next.
       at: a position in the larger map; None: all.

@@ -1,9 +1,9 @@
-"""What a gradient computes again rather than keeps.
+"""Rematerialisation: a gradient computes values again instead of storing them.
 
-Outside of a loop the compiler sees both computations side by side and makes one of them, which it keeps, unless it is
-told not to. In the body of a loop it cannot, for forward and backward pass are two loops, and telling it costs time. By
-the TPU's compiler (v5e), four blocks of attention in a row need 51 MiB in place of 101 where it is told, and the same
-blocks in a loop a seventh more cycles for nothing.
+Outside of a loop the compiler merges both computations into one and stores its result, unless this is prevented. In the
+body of a loop it cannot, for forward and backward pass are two loops, and telling it costs time. With the TPU's
+compiler (v5e), four attention blocks in a row need 51 MiB instead of 101 if it is prevented; in a loop the same would
+cost a seventh more cycles without a benefit.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _in_loop = contextvars.ContextVar("_in_loop", default=False)
 
 @contextlib.contextmanager
 def in_a_loop() -> Iterator[None]:
-  """What is traced within is the body of a loop."""
+  """Marks the code that is traced in this context as the body of a loop."""
   token = _in_loop.set(True)
   try:
     yield
@@ -27,5 +27,5 @@ def in_a_loop() -> Iterator[None]:
 
 
 def again(function: Callable[..., Any], static_argnums: Sequence[int] = ()) -> Callable[..., Any]:
-  """The same function, of which a gradient keeps the arguments alone and makes all else again."""
+  """The same function, for whose gradient only the arguments are stored, and everything else is computed again."""
   return jax.checkpoint(function, prevent_cse=not _in_loop.get(), static_argnums=tuple(static_argnums))

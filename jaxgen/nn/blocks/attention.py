@@ -171,7 +171,7 @@ class Attention(nn.Module):
       x: the tokens.
       context: the tokens that x attends to; None: x.
       mask, bias, causal: as in `attend`.
-      window: a token sees those that are fewer than so many places before it, where it is causal the last `window`.
+      window: a token sees tokens at a distance below this; causal attention sees the last `window` tokens.
       rotate: a function that is applied to queries and keys [B, T, H, d], for rotary positions.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       cache: x are the next tokens; each attends to itself and to all before. Mask and bias have cache.length keys.
@@ -336,8 +336,8 @@ class Blocks(nn.Module):
       the rate of each block.
     remat: keep only each block's input for the backward pass, and compute the rest again.
     unroll: number of blocks in one turn of the loop. With all 12 blocks of ViT-B/16 in one turn, an update on an H100
-      takes 66.2 ms in place of 83.8, 12.2 GB of work memory in place of 9.4, and 13.5 s to compile in place of 7.6,
-      because nothing is copied into stacks: benchmarks/accelerator/results/h100_2026-11-27_variants.json.
+      takes 66.2 ms instead of 83.8, with 12.2 GB of temporary memory instead of 9.4 and 13.5 s of compilation instead
+      of 7.6, because nothing is copied into stacks: benchmarks/accelerator/results/h100_2026-11-27_variants.json.
   """
 
   block: Callable[..., nn.Module]

@@ -156,7 +156,7 @@ def _unstrided(x, w, pads, strides):
   """Images and kernels whose convolution without strides or padding equals that of x and w with strides and padding.
 
   Every block of rows x columns positions becomes one position with as many times the channels. A kernel that does not
-  divide into blocks is padded with zeros: a 3x3 kernel with stride 2 costs 16 products in place of 9. Evaluated at
+  divide into blocks is padded with zeros: a 3x3 kernel with stride 2 costs 16 products instead of 9. Evaluated at
   every position and subsampled, it would cost 36.
   """
   sizes, blocks = [], []
@@ -183,7 +183,7 @@ def _doubled_by_phases(x, w):
   """Computes `conv_of_doubled` without the doubled image: an output pixel sees only 2x2 different pixels of x.
 
   Their weights are sums of w's rows and columns; they depend on whether the output pixel's row and column are even or
-  odd. That costs 4 products in place of 9.
+  odd. That costs 4 products instead of 9.
   """
   batch, height, width, _ = x.shape
   # of the two pixels above and below an even row's edge the taps are (w0, w1 + w2), of an odd row's (w0 + w1, w2)

@@ -1,4 +1,4 @@
-"""What networks are told of a time and a class: sinusoids of the one, and a check that a label belongs there."""
+"""Inputs for time and class: sinusoids of a time, and a check of labels."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -361,7 +361,7 @@ class BatchNorm(nn.Module):
 
 
 def check_rate(name: str, rate: float) -> None:
-  """Raises a UserError for a dropout rate outside [0, 1): what is kept is divided by 1 - rate."""
+  """Raises a UserError for a dropout rate outside [0, 1): the remaining values are divided by 1 - rate."""
   if not 0 <= rate < 1:
     raise UserError(f"{name} is a rate in [0, 1), and this is {rate:g}: change it")
 

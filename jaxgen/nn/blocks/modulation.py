@@ -1,4 +1,4 @@
-"""What a diffusion Transformer is told of time and condition by: adaLN, layer norms whose gain and bias depend on it.
+"""How a diffusion Transformer is conditioned on time and class: adaLN, layer norms whose gain and bias depend on it.
 
 Peebles and Xie 2022, https://arxiv.org/abs/2212.09748, section 3.2. Gains, biases and the gates of branches are a dense
 layer of one vector of each example, which starts at zero (adaLN-zero): a block is then the identity.
@@ -30,7 +30,7 @@ def gated(gate: Vector, x: Tokens) -> Tokens:
 
 
 class Modulation(nn.Module):
-  """(SiLU, dense) of what tokens are told: `parts` vectors of each example, which start at zero."""
+  """(SiLU, dense) of the conditioning vector: `parts` vectors of each example, which start at zero."""
 
   parts: int
   dtype: Dtype = jnp.float32
@@ -44,7 +44,7 @@ class Modulation(nn.Module):
 
 
 class Embedding(nn.Module):
-  """Dense, SiLU, dense: of a time's sinusoids, or of a vector that stands for a text."""
+  """Dense, SiLU, dense: of a time's sinusoids, or of a text's vector."""
 
   features: int
   dtype: Dtype = jnp.float32

@@ -1,4 +1,4 @@
-"""What may be done to a residual branch before it is added: dropped as a whole, or scaled by learned gains."""
+"""Operations on a residual branch before it is added: dropped as a whole, or scaled by learned gains."""
 
 from collections.abc import Callable
 from typing import Any

@@ -3,7 +3,7 @@
 JAX's derivatives are correct but sometimes slow: inside a loop or a cond, XLA's CPU backend runs JAX's gradients of a
 convolution 10 to 300 times slower than elsewhere. A `custom_vjp` has no forward mode. These primitives support
 everything that JAX's own support: jvp, linearize, transposition and vmap in any order and to any depth. Each is lowered
-for the platform that it is compiled for, on whatever platform it is traced.
+for the platform for which it is compiled, even if it is traced on another one.
 """
 
 import math
@@ -67,7 +67,7 @@ class Bilinear:
       place of one of the last two stands for the transpose of the first, or of `transposed`.
     options: hashable further arguments of f.
     channelwise: each channel of y depends on the same channel of x, and not on all channels.
-    transposed: f in other operations, whose transposes a CPU uses in place of those of the first function in `cpu`.
+    transposed: f in other operations, whose transposes a CPU uses instead of those of the first function in `cpu`.
   """
 
   plain: Callable[..., Array]

@@ -17,7 +17,7 @@ Gaussian-Bernoulli restricted Boltzmann machines. With u = v and sigma = 1 in (R
     (R6)  -log int exp(-E(v, h)) dv = -c h - sum_i A(m_i)    with A(m) = softplus(m), or in (R2)
           ((m - b) / sigma)^2 / 2 + log(2 pi sigma^2) / 2
 
-The path from a model with independent visible units, of biases a, to the machine consists of machines, too:
+The path from a model with independent visible units, of biases a, to the machine also consists of machines:
 
     (R7)  E_beta: W beta, c beta, a + beta (b - a)
 
@@ -107,7 +107,7 @@ def gaussian(sigma: float | None = 1.0) -> Units:
     UserError: sigma <= 0.
   """
   if sigma is not None and not sigma > 0:
-    raise UserError(f"sigma is larger than 0, and this is {sigma:g}: change it, or say None to learn it")
+    raise UserError(f"sigma is larger than 0, and this is {sigma:g}: change it, or give None to learn it")
   standard = lambda v, b, sigma: (v - b) / sigma
   return Units(
     None,

@@ -13,7 +13,7 @@ class Score(nn.Module):
   `methods.energy.score_matching`, and with the prediction "score" in `methods.diffusion.gaussian`.
 
   Attributes:
-    energy: x, ... -> [B], each a function of its own example.
+    energy: x, ... -> [B], each a function of its example.
   """
 
   energy: Any

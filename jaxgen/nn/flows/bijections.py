@@ -1,4 +1,4 @@
-"""Bijections: invertible maps with a known Jacobian determinant, of which flows are made.
+"""Bijections: invertible maps with a tractable Jacobian determinant, the layers of flows.
 
 A bijection is a Flax module whose output has its input's shape,
 
@@ -145,7 +145,7 @@ class Squeezed(nn.Module):
 class Split(nn.Module):
   """A bijection of the first half of the channels. The second half b becomes a part of the latent.
 
-  With a prior, the latent has (b - mean) / std in place of b, where (log std, mean) = prior(first half, channels of b,
+  With a prior, the latent has (b - mean) / std instead of b, where (log std, mean) = prior(first half, channels of b,
   train). A standard normal latent then means that b is normal given the first half.
   """
 

@@ -35,7 +35,7 @@ def distances(x: Places, constant: float = 1.0) -> tuple[Pairs, Pairs]:
 
 
 class Pair(nn.Module):
-  """Two layers of (h_i, h_j, what is known of the pair): dense, SiLU, dense, SiLU."""
+  """Two layers of (h_i, h_j, distances of the pair): dense, SiLU, dense, SiLU."""
 
   hidden: int
   dtype: Dtype = jnp.float32
@@ -101,7 +101,7 @@ class Moves(nn.Module):
 
 
 class EGNN(nn.Module):
-  """The network of noisy molecules: positions and features, a time, and properties if it is told any.
+  """The network of noisy molecules: positions and features, a time, and properties if it is conditioned on any.
 
   Attributes:
     hidden: number of features of an atom, and of a message.
@@ -133,14 +133,14 @@ class EGNN(nn.Module):
     *,
     mask: Bool[Array, "batch atoms"],
   ) -> Float[Array, "batch atoms values"]:
-    """Its output: first three values move with the molecule and have mean 0, the others do not change with it.
+    """Its output: the first three values are equivariant and have mean 0, the others are invariant.
 
     Args:
       z: positions [.., 3] and features of every atom.
       t: times, 0 .. 1.
       told: properties of every molecule.
       index: changes nothing; there is no dropout.
-      mask: which atoms are there; of the others the output is 0.
+      mask: which atoms are there; for padding the output is 0.
 
     Raises:
       UserError: atoms without features, or no block.
@@ -171,7 +171,7 @@ class EGNN(nn.Module):
 
 
 def centred(x: Places, mask: Bool[Array, "batch atoms"]) -> Places:
-  """x less the mean of the atoms that are there; 0 for the others."""
+  """x minus its mean over the atoms; 0 for padding."""
   there = mask[..., None]
   mean = jnp.sum(x, axis=1, keepdims=True, where=there) / jnp.maximum(jnp.sum(there, axis=1, keepdims=True), 1)
   return jnp.where(there, x - mean, 0)

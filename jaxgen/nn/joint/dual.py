@@ -14,12 +14,11 @@ Pictures are normalised as a network's weights want them: OpenAI's by `MEAN` and
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgen.core.arrays import wide
+from jaxgen.core.arrays import unit
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.activations import gelu, gelu_tanh, quick_gelu
 from jaxgen.nn.blocks.attention import Index
@@ -36,25 +35,18 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Joint(NamedTuple):
-  """What a dual encoder returns.
+  """The output of a dual encoder.
 
   Attributes:
     image, text: features of length 1.
     log_scale: the logarithm of the inverse temperature.
-    bias: what is added to every logit; None: nothing.
+    bias: a number that is added to every logit; None: nothing.
   """
 
   image: Float[Array, "batch features"]
   text: Float[Array, "texts features"]
   log_scale: Float[Array, ""]
   bias: Float[Array, ""] | None = None
-
-
-def unit(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-  """x / |x| over the last axis, in float32 or wider; 0 where x is 0."""
-  x = wide(x)
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return jnp.where(square > 0, x * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 class DualEncoder(nn.Module):
@@ -133,7 +125,7 @@ def _resnet(depths: tuple[int, ...], width: int, side: int = 224) -> dict[str, A
   return dict(depths=depths, width=width, heads=width // 2, side=side)
 
 
-# Parameters with 49,408 tokens and pictures of 224 x 224, or as the options say.
+# Parameters with 49,408 tokens and pictures of 224 x 224, or those in the options.
 CLIP = {
   "B/32": Size(512, dict(patch=32, width=768, depth=12, heads=12), (512, 8, 12)),  # 151,277,313
   "B/16": Size(512, dict(patch=16, width=768, depth=12, heads=12), (512, 8, 12)),  # 149,620,737

@@ -1,6 +1,6 @@
 """CLIP's residual networks: Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.4.
 
-A ResNet whose stem has three convolutions and an average in place of the maximum (ResNet-D, He et al. 2018,
+A ResNet whose stem has three convolutions and average pooling instead of maximum pooling (ResNet-D, He et al. 2018,
 https://arxiv.org/abs/1812.01187), whose strides are averages before a convolution (Zhang 2019,
 https://arxiv.org/abs/1904.11486), and whose readout is attention of the mean to all positions.
 """

@@ -76,7 +76,7 @@ class PriorTransformer(nn.Module):
     """
     check_sizes("a prior", features=self.features, width=self.width, words=self.words)
     if not isinstance(told, Mapping) or set(told) != set(ENTRIES):
-      raise UserError(f"a prior is told {', '.join(ENTRIES)}: take the condition entries(..) of these")
+      raise UserError(f"a prior is conditioned on {', '.join(ENTRIES)}: take the condition entries(..) of these")
     text, seen = told["text"], told["mask"]
     if text.shape[1] != self.words:
       raise UserError(f"this prior reads {self.words} words of a text, and these are {text.shape[1]}: change its words")

@@ -29,7 +29,7 @@ Dtype = Any
 
 
 class Text(NamedTuple):
-  """What a text tower returns.
+  """The output of a text tower.
 
   Attributes:
     tokens: normalised features of every token; transformers' `last_hidden_state`.
@@ -44,11 +44,11 @@ class Text(NamedTuple):
 
 
 def clip_kernels(width: int, depth: int) -> nn.initializers.Initializer:
-  """OpenAI's initialisation of a Transformer's kernels, told apart by their shapes.
+  """OpenAI's initialisation of a Transformer's kernels, which are distinguished by their shapes.
 
   As `initialize_parameters` in their code: of deviation width^-1/2 for queries, keys and values, (2 width)^-1/2 for the
-  hidden layer, (2 width depth)^-1/2 for the layer after it. Attention's output has that of its queries here, which is
-  of the same shape; theirs is smaller by (2 depth)^-1/2.
+  hidden layer, (2 width depth)^-1/2 for the layer after it. Attention's output layer gets that of the queries here,
+  because it has the same shape; theirs is smaller by (2 depth)^-1/2.
   """
 
   def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
@@ -152,9 +152,9 @@ class TextTower(nn.Module):
 
     Args:
       tokens: the tokens.
-      mask: the tokens that are seen; None: all. What is after a text's end does not change its readout if `causal`.
+      mask: the tokens that are seen; None: all. Tokens after a text's end do not change its readout if `causal`.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
-      states: return every block's input, too.
+      states: also return every block's input.
 
     Raises:
       UserError: more tokens than positions, or tokens out of range.

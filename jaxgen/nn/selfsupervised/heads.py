@@ -28,12 +28,13 @@ uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Head(nn.Module):
-  """Linear layers with ReLU between them, "layer_1", "layer_2", ...: what the loss is computed on, and not kept.
+  """Linear layers with ReLU between them, "layer_1", "layer_2", ...: the input of the loss, which is dropped after
+  training.
 
   Attributes:
     widths: number of outputs of each layer.
     norm: batch normalisation after each layer but the last; such layers have no bias.
-    last_norm: batch normalisation after the last layer, too: without gain and bias in SimSiam and MoCo v3.
+    last_norm: also batch normalisation after the last layer: without gain and bias in SimSiam and MoCo v3.
     last_bias: the last layer has a bias, where nothing normalises it.
   """
 
@@ -66,7 +67,7 @@ class Prototypes(nn.Module):
   Attributes:
     count: K, number of outputs.
     hidden: width of the two hidden layers.
-    bottleneck: width of what is brought to unit length.
+    bottleneck: width of the normalised vectors.
   """
 
   count: int
@@ -86,10 +87,10 @@ class Prototypes(nn.Module):
 
 
 class Embedding(NamedTuple):
-  """What the losses see of an example.
+  """The outputs for an example that losses use.
 
   Attributes:
-    h: the backbone's features, which are kept.
+    h: the backbone's features, which are used after training.
     z: the projector's output.
     p: the predictor's output; where there is none, z.
   """
@@ -103,7 +104,7 @@ class Embedder(nn.Module):
   """A backbone, a projector on its features, and in some methods a predictor on that.
 
   Attributes:
-    backbone: any network with `features(x, index)` -> [B, F]; its own head is not made.
+    backbone: any network with `features(x, index)` -> [B, F]; its own head is not initialised.
     projector, predictor: heads.
   """
 

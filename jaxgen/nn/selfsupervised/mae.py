@@ -1,4 +1,5 @@
-"""Masked autoencoders of pictures: MAE, whose encoder sees the visible patches alone, and SimMIM, whose sees all.
+"""Masked autoencoders of pictures: MAE, whose encoder gets only the visible patches, and SimMIM, whose encoder gets
+all.
 
 MAE: He et al. 2021, https://arxiv.org/abs/2111.06377, section 3 and Appendix A.1. SimMIM: Xie et al. 2021,
 https://arxiv.org/abs/2111.09886, section 3.
@@ -86,7 +87,7 @@ def unpatchify(x: Num[Array, "batch patches values"], shape: tuple[int, int, int
 
 
 class MAE(nn.Module):
-  """A ViT as encoder, and a light Transformer that reconstructs what it does not see.
+  """A ViT as encoder, and a light Transformer that reconstructs the masked patches.
 
   Attributes:
     backbone: the encoder, with fixed positions as in the paper, or learned ones.
@@ -144,7 +145,7 @@ class MAE(nn.Module):
 
 
 class SimMIM(nn.Module):
-  """A ViT that sees a learned token in place of each masked patch, and one linear layer that predicts the pixels.
+  """A ViT with a learned token instead of each masked patch, and one linear layer that predicts the pixels.
 
   Attributes:
     backbone: the encoder.

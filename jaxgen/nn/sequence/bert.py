@@ -74,7 +74,7 @@ class Reader(nn.Module):
   Attributes:
     outputs: numbers of the layer's output: classes; or 2, a span's first and last token, of "tokens".
     of: "whole", a text's or a pair's, section 4.1 of the paper; "tokens", each token's, sections 4.2 and 5.3.
-    pad: the token that is padding where the call is told no mask.
+    pad: the token that counts as padding if no mask is given.
     dropout: of the layer's input.
   """
 

@@ -7,8 +7,8 @@ GPT    Radford et al. 2018, "Improving language understanding by generative pre-
 GPT-2  Radford et al. 2019, "Language models are unsupervised multitask learners", section 2.3: norms before each branch
        and one at the end; layers that add to the residual stream start smaller, by 1 / sqrt(2 depth).
 GPT-3  Brown et al. 2020, https://arxiv.org/abs/2005.14165, section 2.1 and Table 2.1: GPT-2 in which every second block
-       attends to a band of the last tokens alone. The paper does not say how wide the band is: here it is 256, which is
-       GPT-Neo's, whose published weights are of this kind.
+       attends only to a band of the last tokens. The paper does not give the width of the band: here it is 256, as in
+       GPT-Neo, whose published weights have this form.
 
 Two rows of GPT-3's table cannot be as they are printed. "13B" has 5,140 features and 40 heads of 128, which are 5,120:
 here it has 5,120 features and 12,853,386,240 parameters. "XL" has 2,048 features and 24 heads of 128, which are 3,072:

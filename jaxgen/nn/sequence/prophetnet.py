@@ -2,10 +2,10 @@
 https://arxiv.org/abs/2001.04063, section 3.
 
 Beside the main stream, which reads the target, the decoder has n predicting streams (Figure 2). Stream j at place t
-reads the main stream up to place t - j, the main stream's first token, and itself; its output tells token t + 1. With
-n = 1 it is a plain model of the next token, and decoding uses stream 0 alone. Attention has a bias for each bucket of
-distances that a layer makes of each token's features (section 3.3): a predicting stream stands one place ahead of the
-main one.
+reads the main stream up to place t - j, the main stream's first token, and itself; its output tells token t + 1. With n
+= 1 it is a usual next-token model, and decoding uses only stream 0. Attention has a bias for each bucket of distances,
+which a layer computes from each token's features (section 3.3): a predicting stream stands one place ahead of the main
+one.
 
     ProphetNet(30_522)          391,321,600 parameters
 """
@@ -111,7 +111,7 @@ class NgramAttention(nn.Module):
 
   @staticmethod
   def _weighted(q, keys, values, bias, seen, drop, itself, own):
-    """Attention to the keys and to a value of each query's own."""
+    """Attention to the keys, and to one more value for each query."""
     dtype = wide_dtype(q.dtype)
     logits = jnp.einsum("bthd,bkhd->bhtk", q, keys, preferred_element_type=dtype) * q.shape[-1] ** -0.5 + bias
     logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
@@ -168,7 +168,7 @@ class Streams(nn.Module):
 
 
 class ProphetNet(nn.Module):
-  """The encoder-decoder; one table is of all tokens, and the output layer's.
+  """The encoder-decoder; one table is used for all tokens and for the output layer.
 
   Attributes:
     ngram: number of predicting streams.
@@ -229,7 +229,7 @@ class ProphetNet(nn.Module):
     index: Index = None,
     length: int | None = None,
   ) -> Float[Array, "batch tokens {self.vocabulary}"]:
-    """Logits of the next token alone, by stream 0; arguments as in `EncoderDecoder.decode`."""
+    """Logits of only the next token, by stream 0; arguments as in `EncoderDecoder.decode`."""
     return self.streams(target, memory, mask, index, length, 1)[:, 0]
 
   stepper = EncoderDecoder.stepper

@@ -1,6 +1,6 @@
 """A Transformer that gives a number for each token, given those before it: a reward model, or a value function.
 
-It is `LanguageModel` with a dense layer of one output in place of the logits, as in Stiennon et al. 2020,
+It is `LanguageModel` with a dense layer of one output instead of the logits, as in Stiennon et al. 2020,
 https://arxiv.org/abs/2009.01325, and has that network's parameters, "embedding" and "decoder", under its names: it can
 begin as a language model.
 """

@@ -1,4 +1,4 @@
-"""T5's encoder, whose features of a text Stable Diffusion 3 and Imagen are told.
+"""T5's encoder, on whose text features Stable Diffusion 3 and Imagen are conditioned.
 
 Raffel et al. 2019, https://arxiv.org/abs/1910.10683, section 2.1: norms without means before each branch, no biases,
 one table of relative positions for all blocks, logits that are not scaled. Version 1.1 has MLPs with gates: Shazeer

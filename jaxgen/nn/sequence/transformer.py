@@ -123,7 +123,7 @@ def placed(
 
   Args:
     length: as in `Stack`.
-    positions: of the tokens among these, where they do not count from the row's start on.
+    positions: positions of the tokens, if they do not count from the row's start.
   """
   batch, count, _ = x.shape
   positions = jnp.arange(count)[None] if positions is None else positions
@@ -159,8 +159,8 @@ class Stack(nn.Module):
       x: embedded tokens.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       mask: the tokens that are seen, [B, T], or by each token those that it sees, [B, T, T]; None: all.
-      positions: of the tokens, where they do not count from the row's start on.
-      context: what a decoder attends to after itself.
+      positions: positions of the tokens, if they do not count from the row's start.
+      context: the context for a decoder's cross-attention.
       context_mask: the parts of the context that are seen; None: all.
       length: x holds the next tokens of sequences of at most this length; the earlier tokens are in the collection
         "cache". None: x holds whole sequences.
@@ -344,7 +344,7 @@ class LanguageModel(nn.Module):
       tokens: the tokens.
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
       length: see `Stack`.
-      documents: the number of each token's document, where several stand in a row, one after the other. No token sees
+      documents: the number of each token's document, if a row has several documents. No token sees
         another document, and positions count from a document's start.
     """
     packed = {}

@@ -104,7 +104,7 @@ class WaveNet(nn.Module):
     dilations: the layers' dilations, from the first layer on.
     kernel: k, the number of taps of a convolution.
     features, hidden, skip: channels of x, of z, and of the skip connections.
-    conditions: (name, number of classes) of each label that the network is told.
+    conditions: (name, number of classes) of each label on which the network is conditioned.
   """
 
   vocabulary: int = 256
@@ -169,7 +169,7 @@ class WaveNet(nn.Module):
     if conditions.keys() != dict(self.conditions).keys():
       wants = ", ".join(name for name, _ in self.conditions) or "nothing"
       raise UserError(
-        f"this WaveNet is told {wants} of each example, and was given {', '.join(conditions) or 'nothing'}"
+        f"this WaveNet is conditioned on {wants} of each example, and was given {', '.join(conditions) or 'nothing'}"
       )
     labels = [_one_hot(name, conditions[name], count, self.dtype) for name, count in self.conditions]
     h = jnp.concatenate([*labels, jnp.zeros((batch, 0), self.dtype)], axis=-1)

@@ -1,1 +1,1 @@
-"""Transformers that diffusion models and flows are: pictures as patches, told of time and condition."""
+"""Transformers that diffusion models and flows are: pictures as patches, conditioned on time and class or text."""

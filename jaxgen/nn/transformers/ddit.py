@@ -81,12 +81,12 @@ class DDiT(nn.Module):
     depth: number of blocks.
     heads: of the attention.
     told: number of features of what time and class become; MDLM has 128.
-    classes: of a class-conditional network, one of which may stand for no class; None: it is told no class.
-    timeless: the time is taken for 0, as MDLM does: what is a mask says it already.
+    classes: of a class-conditional network, one of which may stand for no class; None: it is unconditional.
+    timeless: the time is taken for 0, as MDLM does: the masks already show it.
     scale: the factor of times, which are 0 .. 1, before the sinusoids.
     dropout: after each branch.
     remat: keep only each block's input for the backward pass, and compute the rest again.
-    unroll: how many blocks a turn of the loop computes, see `Blocks`.
+    unroll: the number of blocks in one turn of the loop, see `Blocks`.
   """
 
   vocabulary: int

@@ -1,9 +1,9 @@
 """MMDiT, Stable Diffusion 3's network: Esser et al. 2024, https://arxiv.org/abs/2403.03206, section 4 and Figure 2.
 
-Two rows of tokens, the picture's patches and a text's, each with weights of its own, attend to one another as one row.
-Blocks are DiT's (`nn.transformers.dit`), told of the time and of the text as a whole; the last one changes the picture
-alone. Queries and keys may be normalised (their section 5.3), and in the first blocks of SD 3.5 medium the picture also
-attends to itself alone.
+Two sequences of tokens, the picture's patches and a text's, have their own weights and attend to each other as one
+sequence. Blocks are DiT's (`nn.transformers.dit`), conditioned on the time and on a vector of the whole text; the last
+one changes only the picture. Queries and keys may be normalised (their section 5.3), and in the first blocks of SD 3.5
+medium the picture has another attention, only to itself.
 
     MMDiT(**SIZES["SD3 medium"])       2,028,328,000
     MMDiT(**SIZES["SD3.5 medium"])     2,243,171,520
@@ -93,7 +93,7 @@ class JointBlock(nn.Module):
   """Attention of both rows, then an MLP on each.
 
   Attributes:
-    dual: the picture also attends to itself alone, after that.
+    dual: the picture then also attends only to itself.
     last: of the text nothing but its keys and values is wanted, and its row comes out as it went in.
   """
 
@@ -140,10 +140,10 @@ class MMDiT(nn.Module):
     patch: side of a patch, in latents.
     width, depth, heads: of the blocks.
     most: rows, and columns, of the largest grid of patches; a picture takes the middle of it.
-    base: positions of that grid are so far apart that from one side to the other there are `base`.
+    base: positions of that grid are spaced so that they span `base` units from one side to the other.
     out_channels: of the output.
     qk_norm: queries and keys are normalised.
-    dual: so many of the first blocks have attention of the picture alone, too; not the last block.
+    dual: the number of first blocks in which the picture also attends only to itself; not the last block.
     remat, unroll: as in `Blocks`.
   """
 
@@ -175,17 +175,17 @@ class MMDiT(nn.Module):
       told: "text", the tokens' features [B, T, c], and "pooled", those of the text as a whole [B, p].
 
     Raises:
-      UserError: it is told something else; patches that do not divide the picture, or more of them than `most` in a row
-        or column; heads that do not divide the width; `dual` that is not less than `depth`.
+      UserError: the condition has other entries; patches that do not divide the picture, or more of them than `most` in
+        a row or column; heads that do not divide the width; `dual` that is not less than `depth`.
     """
     if not 0 <= self.dual < self.depth:
       raise UserError(
-        f"of an MMDiT's {self.depth} blocks {self.dual} have attention of the picture alone, and the last one has "
+        f"of an MMDiT's {self.depth} blocks {self.dual} have attention of the picture to itself, and the last one has "
         "none: change dual or depth"
       )
     if not isinstance(told, Mapping) or set(told) != {"text", "pooled"}:
       raise UserError(
-        "an MMDiT is told a text's features, 'text' and 'pooled': take the condition "
+        "an MMDiT is conditioned on a text's features, 'text' and 'pooled': take the condition "
         "entries({'text': .., 'pooled': ..})"
       )
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)

@@ -1,7 +1,7 @@
 """U-ViT, a Transformer with a U-Net's long skips: Bao et al. 2022, https://arxiv.org/abs/2209.12152, section 3.
 
-Time, class and patches are all tokens. Of `depth` blocks and one in the middle, those of the second half are also given
-what those of the first half made, the last block what the first one made.
+Time, class and patches are all tokens. There are `depth` blocks and one in the middle. Blocks of the second half have
+skip connections from those of the first half, the last block from the first one.
 
     UViT(**SIZES["S/2"], out_channels=3)                CIFAR-10, pictures 32 x 32 x 3             44,255,328
     UViT(**SIZES["H/2"], classes=1001)                  ImageNet 256, latents 32 x 32 x 4         500,832,164
@@ -38,7 +38,8 @@ SIZES = {
 
 
 class SkipBlock(nn.Module):
-  """A block whose input is a dense layer of tokens beside those of an earlier block; without those, an ordinary one."""
+  """A block whose input is a dense layer of the tokens and of those of an earlier block; without those, an ordinary
+  one."""
 
   heads: int
   hidden: int
@@ -65,7 +66,7 @@ class UViT(nn.Module):
     width: number of features of a token.
     depth: blocks without the one in the middle; even.
     heads: of the attention.
-    classes: of a class-conditional network, one of which may stand for no class; None: it is told no class.
+    classes: of a class-conditional network, one of which may stand for no class; None: it is unconditional.
     out_channels: of the output.
     eps: of the layer norms.
     remat: keep only each block's input for the backward pass, and compute the rest again.

@@ -48,7 +48,7 @@ class ADM(nn.Module):
     attention: resolutions (heights of the feature map, in pixels) after whose residual blocks there is attention.
     out_channels: channels of the output; twice the image's for learned variances, whose first half predicts the mean.
     heads: number of attention's heads. If `head_channels` is given, the heads have that width instead.
-    residual_sample: residual blocks halve and double the image, in place of convolutions.
+    residual_sample: residual blocks halve and double the image, instead of convolutions.
   """
 
   channels: int = 128

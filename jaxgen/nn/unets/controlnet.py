@@ -1,7 +1,8 @@
-"""ControlNet: Zhang et al. 2023, https://arxiv.org/abs/2302.05543, section 3: a picture says where things are.
+"""ControlNet: Zhang et al. 2023, https://arxiv.org/abs/2302.05543, section 3: spatial control by a picture.
 
-The way down and the middle of a `CrossUNet` once more, which also see the picture. What they make goes through 1x1
-convolutions that start at zero, and is added to the U-Net's own maps: at its start a ControlNet changes nothing.
+The way down and the middle of a `CrossUNet` once more, which also see the picture. Their outputs go through 1x1
+convolutions that are initialised with zeros, and are added to the U-Net's maps: at its start a ControlNet changes
+nothing.
 
     network = Controlled(CrossUNet(**SIZES["SD 1"]), ControlNet(**SIZES["SD 1"]))      361,279,120 in the ControlNet
     params["control"] = started(params["control"], params["network"])                  from a trained U-Net
@@ -22,7 +23,7 @@ from jaxgen.nn.unets.cross import CrossUNet, _CrossUNet
 
 
 class ControlNet(_CrossUNet):
-  """What is added to the maps of a `CrossUNet`; its attributes are those of `_CrossUNet`, and one more.
+  """The additions to the maps of a `CrossUNet`; its attributes are those of `_CrossUNet`, and one more.
 
   Attributes:
     hint: widths of the convolutions that the picture goes through; each but the first halves it.
@@ -44,14 +45,14 @@ class ControlNet(_CrossUNet):
     picture: Float[Array, "batch h w c"],
     index: Int[Array, "batch"] | None = None,
   ) -> list[Array]:
-    """What is added to each map of the way down, the largest first, and to the middle.
+    """The additions to each map of the way down, the largest first, and to the middle.
 
     Args:
       x, t, told, index: as in `CrossUNet`.
       picture: as many times larger than x as the hint's convolutions halve it; published weights take values in [0, 1].
 
     Raises:
-      UserError: it is told something else, or the picture has another size.
+      UserError: the condition has other entries, or the picture has another size.
     """
     self.check(told)
     factor = 2 ** (len(self.hint) - 1)
@@ -82,7 +83,7 @@ class Controlled(nn.Module):
 
   Attributes:
     network, control: both, "network" and "control" in the parameters.
-    scale: the factor of what is added, where examples are not told their own, "scale" [B].
+    scale: the factor of the additions, unless examples have their own, "scale" [B].
   """
 
   network: CrossUNet
@@ -96,9 +97,9 @@ class Controlled(nn.Module):
     told: Told,
     index: Int[Array, "batch"] | None = None,
   ) -> Float[Array, "batch height width out_channels"]:
-    """The network's output, as `CrossUNet`'s. Raises a UserError where it is told no picture."""
+    """The network's output, as `CrossUNet`'s. Raises a UserError if there is no picture."""
     if not isinstance(told, Mapping) or "control" not in told:
-      raise UserError("a network with a ControlNet is told 'control', a picture: add it to the condition's entries")
+      raise UserError("a network with a ControlNet needs 'control', a picture: add it to the condition's entries")
     return self.network(x, t, controlled(self.control, x, t, told, index, self.scale), index)
 
 
@@ -109,7 +110,7 @@ def controlled(
 
   Args:
     control, x, t, index: the ControlNet, and what it is called with.
-    told: with "control", the picture, and maybe "scale" [B], each example's factor of what is added.
+    told: with "control", the picture, and optionally "scale" [B], each example's factor of the additions.
     scale: the factor where there is no "scale".
   """
   rest = {name: value for name, value in told.items() if name not in ("control", "scale")}

@@ -2,8 +2,8 @@
 
 Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.3 and Appendix E; Podell et al. 2023 (SDXL),
 https://arxiv.org/abs/2307.01952, sections 2.1 and 2.2. Improved DDPM's U-Net (`nn.unets.adm`) with its times added
-before the second norm of a block, in which Transformers' blocks (self-attention, attention to the text, gated MLP)
-stand where that one has attention. A place's blocks are one scan, so SDXL's ten compile as one.
+before the second norm of a block, with Transformer blocks (self-attention, attention to the text, gated MLP) instead of
+its attention. A place's blocks are one scan, so SDXL's ten compile as one.
 
     CrossUNet(**SIZES["SD 1"])             text [B, 77, 768]                              859,520,964
     CrossUNet(**SIZES["SD 2"])             text [B, 77, 1024]                             865,910,724
@@ -91,7 +91,7 @@ class SpatialTransformer(nn.Module):
 
 
 class _CrossUNet(nn.Module):
-  """What the U-Net and a network that controls it have in common: all but the way up.
+  """The parts that the U-Net and a ControlNet share: all but the way up.
 
   Attributes:
     channels: width at full resolution; level i has channels * multipliers[i] and 1 / 2^i of the resolution.
@@ -101,8 +101,8 @@ class _CrossUNet(nn.Module):
     middle: the Transformer's blocks in the middle, between two residual blocks.
     heads: number of attention's heads, of all levels or of each. diffusers' configs call it "attention_head_dim".
     groups: of the group norms.
-    micro: numbers of sinusoids of each of the picture's sizes, which SDXL is told with a vector for the whole text;
-      None: it is told neither.
+    micro: numbers of sinusoids of each of the picture's sizes, on which SDXL is conditioned together with a vector of
+      the whole text; None: there are neither.
     remat: keep only each block's input for the backward pass, and compute the rest again.
     dtype: dtype of the computation; normalisation statistics and softmax are float32 or wider.
     param_dtype: dtype of the parameters.
@@ -126,7 +126,7 @@ class _CrossUNet(nn.Module):
     return (self.heads,) * len(self.multipliers) if isinstance(self.heads, int) else tuple(self.heads)
 
   def check(self, told: Told) -> None:
-    """Raises a UserError where the attributes do not fit each other, or the network is told something else."""
+    """Raises a UserError if the attributes do not fit together, or the condition has other entries."""
     check_sizes("a U-Net", levels=len(self.multipliers), middle=self.middle)
     check_widths(self.channels, self.multipliers, self.blocks)
     for name, value in (("depths", self.depths), ("heads", self.level_heads)):
@@ -138,7 +138,7 @@ class _CrossUNet(nn.Module):
     if not isinstance(told, Mapping) or set(told) - {"picture", "residuals", "maps"} != wanted:
       names = ", ".join(f"{name!r}: .." for name in sorted(wanted, reverse=True))
       raise UserError(
-        f"this U-Net is told {' and '.join(map(repr, sorted(wanted, reverse=True)))}: take the condition "
+        f"this U-Net is conditioned on {' and '.join(map(repr, sorted(wanted, reverse=True)))}: take the condition "
         f"entries({{{names}}})"
       )
     if self.micro is not None and told["sizes"].ndim != 2:
@@ -212,13 +212,13 @@ class CrossUNet(_CrossUNet):
 
     Args:
       told: "text", the words' features [B, T, c]; with `micro` also "pooled", those of the text as a whole [B, p], and
-        "sizes", numbers of the picture [B, n]: in SDXL its height and width before it was resized, where it was
-        cropped from the top and from the left, and the height and width that are wanted. "picture" [B, H, W, c], where
-        it is there, is more channels of x, "residuals" what a `ControlNet` adds, and "maps" which attention maps are
-        other examples': `nn.blocks.maps`.
+        "sizes", numbers of the picture [B, n]: in SDXL its original height and width, the position of the crop from the
+        top and from the left, and the target height and width. "picture" [B, H, W, c], where it is there, is more
+        channels of x, "residuals" what a `ControlNet` adds, and "maps" which attention maps are other examples':
+        `nn.blocks.maps`.
 
     Raises:
-      UserError: it is told something else; heads that do not divide a width; a picture of another size.
+      UserError: the condition has other entries; heads that do not divide a width; a picture of another size.
     """
     self.check(told)
     levels, inputs = len(self.multipliers), x

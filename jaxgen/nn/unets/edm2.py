@@ -65,7 +65,8 @@ def mp_cat(a: Float[Array, "*b n"], b: Float[Array, "*b m"], t: float) -> Float[
 def forced(params: PyTree) -> PyTree:
   """Forced weight normalisation, section 2.3: every "weight" of a tree of parameters, of unit magnitude an output.
 
-  It is done with each update (`optimizers.projected`), so that weights neither grow nor slow their own learning.
+  It is done after each update (`optimizers.projected`), so that growing weights do not lower the effective learning
+  rate.
   """
   at = lambda path, w: unit_weights(w) if getattr(path[-1], "key", None) == "weight" else w
   return jax.tree_util.tree_map_with_path(at, params)
@@ -172,7 +173,7 @@ class Block(nn.Module):
 
 
 class EDM2UNet(nn.Module):
-  """EDM2's network: F of EDM's prediction, told c_noise.
+  """EDM2's network: F of EDM's prediction; its time input is c_noise.
 
   Attributes:
     channels: width at full resolution, `SIZES`; level i has channels * multipliers[i].

@@ -139,12 +139,16 @@ class EfficientUNet(nn.Module):
         f"not {x.shape[1]} x {x.shape[2]}: take fewer, or other pictures"
       )
     if unknown := sorted(set(told) - set(ENTRIES)):
-      raise UserError(f"an Efficient U-Net is told {', '.join(ENTRIES)}, and not {unknown[0]!r}: leave it out")
+      raise UserError(
+        f"an Efficient U-Net is conditioned on {', '.join(ENTRIES)}, and not on {unknown[0]!r}: leave it out"
+      )
     for one, other in (("text", "mask"), ("low", "level")):
       if (one in told) != (other in told):
-        raise UserError(f"an Efficient U-Net is told {one!r} and {other!r} together: take both as its condition")
+        raise UserError(
+          f"an Efficient U-Net is conditioned on {one!r} and {other!r} together: take both as its condition"
+        )
     if any(self.cross) and not {"text", "embedding"} & set(told):
-      raise UserError("a level attends to a text or a picture's embedding, and the network is told neither: set cross")
+      raise UserError("a level attends to a text or a picture's embedding, and the condition has neither: set cross")
 
   def told_of(self, t: Float[Array, "batch"], told: Mapping[str, Any]) -> tuple[Array, Array | None, Array | None]:
     """(what residual blocks are told [B, e], words [B, T, c], which of them are there [B, T])."""

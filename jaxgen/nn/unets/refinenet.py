@@ -121,7 +121,7 @@ class RefineNet(nn.Module):
     if x.shape[1] % 2 or x.shape[2] % 2:
       raise UserError(f"a RefineNet takes images with even sides, not {x.shape[1:3]}: crop them")
     if label is not None:
-      raise UserError("a RefineNet knows of no classes: train it without a condition")
+      raise UserError("a RefineNet is unconditional: train it without a condition")
     level = jnp.clip(jnp.round(t).astype(jnp.int32), 0, self.levels - 1)
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     wide, narrow = 2 * self.channels, self.channels

@@ -155,7 +155,7 @@ def u_shape(
     attend: (h, name) -> the output of attention.
     sample: (h, level, way) -> the map at the next resolution, with way "down" or "up".
     attention: heights of the feature maps that are attended to after a block.
-    attention_up: whether attention follows "every" block of a level on the way up, or the "last" alone.
+    attention_up: whether attention follows "every" block of a level on the way up, or only the "last".
   """
 
   def block(h: Array, level: int, name: str, last: bool) -> Array:
@@ -208,7 +208,8 @@ def way_up(
   Args:
     h: the lowest features.
     skips: the maps of `way_down`.
-    block: (h with a map beside it, level, name, whether it is the level's last) -> the output of a block.
+    block: (h concatenated with a skip connection, level, name, whether it is the level's last) -> the output of a
+      block.
     sample: (h, level, "up", height and width of the next map) -> the map at the next resolution.
     levels, blocks: as in `u_shape`.
   """

@@ -71,7 +71,7 @@ class VideoUNet(nn.Module):
       known = ["label (where its image network has classes)"] + ["rate"] * self.rates
       asked = [*told, *(["rate"] if rate is not None else [])]
       raise UserError(
-        f"this network of clips is told {' and '.join(known)}, and the method's condition has "
+        f"this network of clips is conditioned on {' and '.join(known)}, and the method's condition has "
         f"{', '.join(asked) or 'no rate'}: change one of them"
       )
     pairs = seen(time, self.frames, mask)

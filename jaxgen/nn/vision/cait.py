@@ -43,7 +43,7 @@ SIZES = {
 
 
 class TalkingHeads(nn.Module):
-  """A linear map of attention's heads to each other, one before the softmax and one after."""
+  """Linear maps that mix the attention's heads, one before the softmax and one after."""
 
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32

@@ -78,9 +78,9 @@ class GoogLeNet(nn.Module):
     width: factor of every width of Table 1 and of the heads.
     auxiliary: whether there are the two auxiliary heads, which are used only in training.
     dropout, auxiliary_dropout: dropout rates before the last dense layer of the head and of an auxiliary head.
-    batch_norm: torchvision's variant, for which there are published weights: batch normalisation (eps 1e-3) in place of
-      biases and of response normalisation, 3x3 kernels in place of 5x5, a last pooling of 2x2 windows, and other
-      windows in the auxiliary heads.
+    batch_norm: torchvision's variant, for which there are published weights: batch normalisation (eps 1e-3) instead of
+      biases and of response normalisation, 3x3 kernels instead of 5x5, a last pooling of 2x2 windows, and other windows
+      in the auxiliary heads.
     small: for small pictures, use a first 3x3 convolution without stride, and no pooling in the stem.
   """
 

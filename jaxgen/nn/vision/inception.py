@@ -25,7 +25,7 @@ Dtype = Any
 Pictures = Float[Array, "batch height width 3"]
 
 # A branch of a module: its layers one after the other, (name, features, kernel (height, width), stride).
-# "same" padding where the stride is 1, none where it is 2; a list in place of a layer is layers side by side.
+# "same" padding where the stride is 1, none where it is 2; a list instead of a layer means parallel layers.
 Layer = tuple[str, int, tuple[int, int], int]
 
 
@@ -117,7 +117,7 @@ def layers() -> list[str]:
 
 
 def mean_of_covered(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
-  """The mean over windows of 3 x 3 positions, of those alone that lie within the map."""
+  """The mean over windows of 3 x 3 positions, only over positions within the map."""
   sums = lambda v: lax.reduce_window(v, jnp.zeros((), v.dtype), lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
   return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 

@@ -2,7 +2,7 @@
 
 v1: He et al. 2015, https://arxiv.org/abs/1512.03385, section 3 and Table 1.
 v1.5, today's ResNet-50: in bottlenecks that halve the picture the 3x3 convolution has the stride, not the first 1x1 one
-(Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1). v2 has it there, too.
+(Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1). v2 also has it there.
 v2: normalisation and ReLU come before each convolution, and the identity path has no operation: He et al. 2016,
 https://arxiv.org/abs/1603.05027, Figure 4 e.
 
@@ -27,7 +27,7 @@ from jaxgen.nn.blocks.residual import DropPath
 Dtype = Any
 Pictures = Float[Array, "batch height width channels"]
 
-# Table 1 of v1, by the number of layers. Parameters are of v1 and v1.5 (equally many) and of v2, with 1000 classes.
+# Table 1 of v1, by the number of layers. Numbers of parameters of v1 and v1.5 (the same) and of v2, with 1000 classes.
 SIZES = {
   18: dict(depths=(2, 2, 2, 2)),  # 11,689,512 and 11,687,720
   34: dict(depths=(3, 4, 6, 3)),  # 21,797,672 and 21,795,880

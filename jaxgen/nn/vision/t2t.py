@@ -71,8 +71,8 @@ def sinusoids(count: int, width: int) -> Float[np.ndarray, "{count} {width}"]:
 
 
 class TokenTransformer(nn.Module):
-  """Attention with one head, whose width differs from the input's, and an MLP. The residual path has the values in
-  place of the input.
+  """Attention with one head, whose width differs from the input's, and an MLP. The residual path has the values instead
+  of the input.
 
   Attributes:
     width: features of an output token.

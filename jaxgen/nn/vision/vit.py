@@ -148,7 +148,7 @@ def positions(
 
 
 class AttentionReadout(nn.Module):
-  """Attention of one learned query to all tokens, and an MLP beside it: Lee et al. 2019, https://arxiv.org/abs/1810.00825.
+  """Attention of one learned query to all tokens, and an MLP: Lee et al. 2019, https://arxiv.org/abs/1810.00825.
 
   As in Zhai et al. 2022, https://arxiv.org/abs/2106.04560, section 3.1, and SigLIP.
   """
@@ -165,7 +165,7 @@ class AttentionReadout(nn.Module):
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     width = x.shape[-1]
     query = self.param("query", xavier, (1, width), self.param_dtype)
-    # One kernel for query, keys and values, of which the first has another input than the others.
+    # One kernel for query, keys and values; the query has another input than the others.
     kernel = self.param("qkv_kernel", separately(xavier, 3), (width, 3 * width), self.param_dtype)
     bias = self.param("qkv_bias", nn.initializers.zeros, (3 * width,), self.param_dtype)
     x, query, kernel, bias = nn.dtypes.promote_dtype(x, query, kernel, bias, dtype=self.dtype)
@@ -185,8 +185,8 @@ class ViT(nn.Module):
     width: number of features of a token.
     heads: number of attention's heads.
     hidden: width of the MLPs' hidden layers; by default 4 x width.
-    pool: the head's input: the class token; or the mean over all tokens, or an `AttentionReadout` of them, in which
-      cases there is no class token.
+    pool: the head's input: the class token; or the mean over all tokens, or an `AttentionReadout` of them; in the last
+      two cases there is no class token.
     distilled: add a second token with its own head, which learn from a teacher.
     dropout: dropout rate after positions are added, of each branch's output and of the MLPs' hidden layers.
     attention_dropout: dropout rate of attention weights.

@@ -112,6 +112,7 @@ def test_bad_lists_are_one_sentence(tmp_path):
     opened(path)
   for text, said in (
     ('{"file": "9.png", "caption": "a"}', "names 1 pictures that are not there, the first is .*9.png"),
+    ('{"file": "a.png", "caption": "\\ud800"}', 'line 1 of .*train.jsonl is no {"file": .., "caption": ..}'),
     ('{"caption": "a"}', 'line 1 of .*train.jsonl is no {"file": .., "caption": ..}'),
     ("[1, 2]", "line 1 of .*train.jsonl is no"),
     ('{"file": "0.png", "caption": 3}', "line 1 of .* are texts, and one of these is not"),
@@ -193,6 +194,19 @@ def test_some_emoji_of_one_style_and_a_word_before_their_names(tmp_path):
       captioned.emoji(file, **options, **small).source("train")
   with pytest.raises(UserError, match="all emoji of the style are in the split train"):
     captioned.emoji(file, style="blob", **small).source("test")
+
+
+def test_a_subject_with_samples_of_its_class_beside_it(tmp_path):
+  pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
+  tokens = np.arange(24, dtype=np.int32).reshape(2, 3, 4) % 9
+  arrays = dict(image=pictures[0], prior_image=pictures[1], tokens=tokens[0], prior_tokens=tokens[1])
+  np.savez(tmp_path / "subject.npz", **arrays)
+  data = captioned.with_prior(tmp_path / "subject.npz", side=4, length=4, vocabulary=9)
+  assert data.spec.feature == "image"
+  batch = data.transform(jax.random.key(0), data.source("train").gather(np.array([2, 0])), train=True)
+  for name in ("image", "prior_image"):
+    np.testing.assert_allclose(batch[name], arrays[name][[2, 0]] / 127.5 - 1, atol=1e-6)
+  np.testing.assert_array_equal(batch["prior_tokens"], tokens[1][[2, 0]])
 
 
 SHARED = pathlib.Path(os.environ.get("JAXGEN_EMOJI", "../shared/data/emoji/emoji_32.npz"))

@@ -399,7 +399,7 @@ def test_bad_input():
     of_points(k=3, slices=(2, 1))
   with pytest.raises(UserError, match="no use for a condition that is dropped"):
     of_points(condition=labels(PLANE, 0.1))
-  with pytest.raises(UserError, match="knows 3 classes and the method needs 2"):
+  with pytest.raises(UserError, match="for 3 classes and the method needs 2"):
     of_points(MLPGenerator((2,), classes=3), condition=labels(PLANE))
   with pytest.raises(UserError, match="or the reverse"):
     cut(5, 64, 96)

@@ -41,6 +41,7 @@ from jaxgen.methods.diffusion.reflow import reflow
 from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.scm import clean, middle, scm
 from jaxgen.methods.diffusion.teacher import Teacher
+from jaxgen.methods.diffusion.tuning import Part
 from jaxgen.methods.diffusion.vdm import vdm
 from jaxgen.methods.diffusion.video import joint
 from jaxgen.nn import UNet
@@ -315,13 +316,45 @@ def low_pictures(n):
   return {"low": np.random.default_rng(0).uniform(-1, 1, (n, 4, 4, 1)), "level": np.linspace(0, 1, n)}
 
 
+def tuned(dtype):
+  """A part of a base that is read."""
+  network = Perceptron(dtype)
+  label = jnp.zeros(1, jnp.int32)
+  values = lambda: network.init(jax.random.key(7), jnp.zeros((1, *SPEC.shape)), jnp.zeros(1), label)["params"]
+  options = dict(condition=labels(SPEC), adapter=Part("Dense_1"), base=Frozen("a test", values))
+  method = gaussian_diffusion(
+    network, diffusion.cosine(20), SPEC, optax.adam(2e-3), sampler=Sampler(steps=4), **options
+  )  # fmt: skip
+  return averaged(method, 0.9)
+
+
 # Of test clips, of which there are fewer to make.
 MOVING = dataclasses.replace(clips.moving(frames=3, side=10, augment=(clips.stills(1),)), train="test")
 
 
+class Frame(nn.Module):
+  """A network of images that compiles in a second, with what may follow its layers: see `UNet`."""
+
+  after: Any
+  dtype: Any
+  channels = 4
+  heads = 1
+
+  @property
+  def param_dtype(self):
+    return self.dtype
+
+  @nn.compact
+  def __call__(self, x, t, label=None, index=None, added=None):
+    dtypes = dict(dtype=self.dtype, param_dtype=self.dtype)
+    time = nn.Dense(4, **dtypes)(t[:, None] / 20)
+    h = self.after("conv", "in_time", nn.Dense(4, **dtypes)(x) + time[:, None, None])
+    h = self.after("attention", "attention_time", Dropout(0.1)(nn.silu(h), index))
+    return nn.Dense(1, **dtypes)(h)
+
+
 def small_video(dtype):
-  widths = dict(channels=8, multipliers=(1,), blocks=1, attention=(), out_channels=1)
-  network = VideoUNet(partial(UNet, dtype=dtype, param_dtype=dtype, **widths), frames=3)
+  network = VideoUNet(partial(Frame, dtype=dtype), frames=3, convs=True)
   sampler = Sampler(steps=3, reconstruction=2.0)
   method = gaussian_diffusion(network, diffusion.cosine(20), MOVING.spec, optax.adam(2e-3), sampler=sampler)
   return averaged(joint(method), 0.9)
@@ -345,6 +378,7 @@ CASES = {
   "EDM2": Case(small_edm2, DIGITS, falls=None),
   "DMD": Case(matched, DIGITS, falls=None),
   "SR3": Case(small_sr3, SMALLER, conditions=low_pictures, unit=(1.0, {"loss": 1})),
+  "a tuned part": Case(tuned, DIGITS, unit=(1.0, {"loss": 1})),
   "video, jointly with images": Case(small_video, MOVING, unit=(1.0, {"loss": 1})),
   "VDM": Case(small_vdm, DIGITS, unit=("nll_nats", {"loss": 64})),
 }

@@ -74,7 +74,7 @@ def test_a_text_with_a_mask_is_learned_dropped_and_guided():
   for given, sentence in (
     ({}, "give tokens, token_mask"),
     ({"tokens": told["tokens"]}, "give token_mask"),
-    (told | {"label": jnp.zeros(6)}, "not told label"),
+    (told | {"label": jnp.zeros(6)}, "has no condition label"),
   ):
     with pytest.raises(UserError, match=sentence):
       made.sample(state, keys, **given)

@@ -89,7 +89,7 @@ def test_a_generator_learns_the_teachers_distribution():
 def test_what_does_not_go_together_is_said():
   with pytest.raises(UserError, match="example by example"):
     built(times=by_loss(FLOW))
-  with pytest.raises(UserError, match="own process"):
+  with pytest.raises(UserError, match="distribution matching uses the teacher's process"):
     dmd(Affine(), FLOW, SPEC, optax.sgd(1.0), TEACHER._replace(schedule=FLOW), fake_optimizer=optax.sgd(1.0))
   with pytest.raises(UserError, match="padding"):
     dmd(Affine(), FLOW, Spec((4, 3), mask="m"), optax.sgd(1.0), TEACHER, fake_optimizer=optax.sgd(1.0))

@@ -82,9 +82,9 @@ def test_says_what_does_not_fit(pixels):
   method, state = made()
   sample = partial(method.sample, state, KEYS)
   for given in (dict(start=PICTURES), dict(strength=jnp.ones(N)), dict(keep=KEEP)):
-    with refused("a picture is changed by a strength, or filled where a mask says so: .* not " + "".join(given)):
+    with refused("to change a picture, or with keep to fill a part of it, not " + "".join(given)):
       sample(**given)
-  with refused("give start with strength or with keep, not start and strength and keep"):
+  with refused("or with keep to fill a part of it, not start and strength and keep"):
     sample(start=PICTURES, strength=jnp.ones(N), keep=KEEP)
   with refused("the mask is 8 x 7 and the picture 8 x 8"):
     sample(start=PICTURES, keep=KEEP[:, :, 1:])

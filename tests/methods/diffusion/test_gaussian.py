@@ -452,7 +452,7 @@ def evaluated(made, batch):
     (lambda b: classifier_free(rescale=2.0), "fraction between 0"),
     (lambda b: autoguidance(None, optax.identity(), interval=(2.0, 1.0)), "0 <= low < high"),
     (lambda b: method(classes=2, dropout=1.0), "probability below 1"),
-    (lambda b: method(Constant(2), classes=2, dropout=0.1), "needs 3, one of which is no label"),
+    (lambda b: method(Constant(2), classes=2, dropout=0.1), "needs 3, one of them for no label"),
     (lambda b: method(Constant(2), classes=3), "needs 3: set"),
     (lambda b: method(steps=0), "at least 1 step"),
     (lambda b: method(steps=1, solver=dpmpp_2m), "takes 2 steps or more"),

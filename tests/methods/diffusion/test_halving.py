@@ -138,7 +138,7 @@ def test_what_does_not_go_together_is_said():
   ):
     fits(diffusion.edm())(four)
   map_of = mean_flow(Exact(), SPEC, optax.sgd(0.1))  # of the same process and shape, and told another kind of time
-  with pytest.raises(UserError, match="a flow map, which is told two times, not a diffusion model's"):
+  with pytest.raises(UserError, match="a flow map, which has two times as input, not a diffusion model's"):
     fits(diffusion.rectified_flow())(map_of)
 
 

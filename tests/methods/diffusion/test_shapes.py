@@ -119,7 +119,7 @@ def test_the_loss_of_sets_is_a_mean_over_their_points(x64):
 
 def test_padding_is_refused_where_it_is_not_known():
   batch = sets(0)
-  with pytest.raises(UserError, match="'there' says, and this is missing"):
+  with pytest.raises(UserError, match="'there', and this is missing"):
     of_sets(batch, Together()).init(jax.random.key(0), {k: v for k, v in batch.items() if k != "there"})
   with pytest.raises(UserError, match=r"of shape \(3,\)"):
     of_sets(batch, Together()).init(jax.random.key(0), batch | {"there": batch["there"][:, :3]})

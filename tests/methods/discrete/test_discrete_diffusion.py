@@ -77,7 +77,10 @@ def test_wrong_choices_are_one_sentence():
   for do, words in [
     (lambda: make(spec=SPEC._replace(levels=5)), "4 data states and the data 5 levels"),
     (lambda: make(spec=SPEC._replace(levels=None)), "real numbers"),
-    (lambda: make(objective=Objective(bound=0.0)), "neither the bound nor"),
+    (lambda: make(objective=Objective(bound=0.0)), "not both 0: they are 0 and 0"),
+    (lambda: make(objective=Objective(bound=float("nan"))), "they are nan and 0"),
+    (lambda: discrete.absorbing(discrete.linear(), -1), "2 or more values, not -1"),
+    (lambda: discrete.uniform(discrete.linear(), -1), "2 or more values, not -1"),
     (lambda: make(matrices, objective=Objective(discrete.PREDICTIONS["score"])), "an interpolating one"),
     (lambda: make(matrices, sampler=Sampler(steps=3)), "its own 10 steps"),
     (lambda: make(uniform, sampler=Sampler(length=9)), "a vocabulary with a mask token"),
@@ -86,8 +89,11 @@ def test_wrong_choices_are_one_sentence():
     (lambda: make(network=DDiT(3, 8, 1, 2, states=5)).init(jax.random.key(0), batch), "predicts 3 values"),
     (lambda: unconditional.sample(state, keys, jnp.zeros((2, 1), jnp.int32)), "a vocabulary with a mask token"),
     (lambda: unconditional.sample(state, keys, weight=jnp.ones(2)), "train it with some dropped"),
-    (lambda: made(discrete.ancestral)[0].sample(made(discrete.ancestral)[1], keys, jnp.zeros((2, 6), int)), "cut it"),
-    (lambda: make(spec=told, condition=labels(told)), "knows None classes"),
+    (
+      lambda: made(discrete.ancestral)[0].sample(made(discrete.ancestral)[1], keys, jnp.zeros((2, 6), int)),
+      "shorten it",
+    ),
+    (lambda: make(spec=told, condition=labels(told)), "for None classes"),
   ]:
     with pytest.raises(UserError, match=words) as found:
       do()

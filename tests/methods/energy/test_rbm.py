@@ -283,9 +283,9 @@ def test_bad_input():
   make = partial(rbm, optimizer=optax.sgd(0.1), negative=cd())
   bits = Spec((8, 8, 1), levels=2)
   for levels, found in ((17, "integers of 17 levels"), (None, "real numbers")):
-    with pytest.raises(UserError, match=f"of binary data, and these are {found}"):
+    with pytest.raises(UserError, match=f"need binary data, and these are {found}"):
       make(RBM(64, 3), spec=Spec((8, 8, 1), levels))
-  with pytest.raises(UserError, match="of real numbers, and these are binary"):
+  with pytest.raises(UserError, match="need real numbers, and these are binary"):
     make(RBM(64, 3, gaussian()), spec=bits)
   with pytest.raises(UserError, match="63 visible units, and an example 64 values"):
     make(RBM(63, 3), spec=bits)

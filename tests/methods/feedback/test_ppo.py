@@ -172,6 +172,9 @@ def test_a_bandit_reaches_the_closed_form():
   np.testing.assert_allclose(values["reward"].mean(), jnp.sum(optimum * reward), atol=0.1)
 
 
+NAN = float("nan")
+
+
 def test_bad_input_is_one_sentence():
   rates = dict(optimizer=optax.sgd(1.0), value_optimizer=optax.sgd(1.0))
   make = lambda networks, **options: ppo(networks, spec=SPEC, **rates, **options)
@@ -186,8 +189,14 @@ def test_bad_input_is_one_sentence():
   for options, match in (
     ({"settings": Settings(minibatches=0)}, "1 or more minibatches"),
     ({"settings": Settings(lam=1.5)}, "lam lies in"),
-    ({"settings": Settings(clip=0.0)}, "above 0"),
-    ({"penalty": Penalty(0.0, target=1.0)}, "a beta of 0 stays so"),
+    ({"settings": Settings(clip=0.0)}, "PPO's clip must be a finite number above 0, not 0"),
+    ({"settings": Settings(value_clip=NAN)}, "PPO's value_clip must be a finite number above 0, not nan"),
+    ({"settings": Settings(pretraining=NAN)}, "PPO's pretraining must be a finite number of 0 or more"),
+    ({"settings": Settings(unfinished=-float("inf"))}, "unfinished answers must be a finite number"),
+    ({"penalty": Penalty(NAN)}, "PPO's beta must be a finite number of 0 or more, not nan"),
+    ({"penalty": Penalty(0.1, target=NAN)}, "PPO's target must be a finite number above 0"),
+    ({"penalty": Penalty(0.1, target=1.0, gain=-1.0)}, "PPO's gain must be a finite number above 0, not -1"),
+    ({"penalty": Penalty(0.0, target=1.0)}, "a beta of 0 stays 0"),
   ):
     with pytest.raises(UserError, match=match):
       make(fine, **options)

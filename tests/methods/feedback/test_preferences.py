@@ -295,8 +295,11 @@ def test_bad_input_is_one_sentence():
     reward_model(Values(9), spec=spec, optimizer=optimizer)
   with pytest.raises(UserError, match="both must use one tokenizer"):
     preferences(Policy(5), spec=spec, optimizer=optimizer)
-  with pytest.raises(UserError, match="beta is above 0"):
-    preferences(network, spec=spec, optimizer=optimizer, beta=0.0)
+  for beta in (0.0, float("nan"), float("inf")):
+    with pytest.raises(UserError, match="beta must be a finite number above 0"):
+      preferences(network, spec=spec, optimizer=optimizer, beta=beta)
+    with pytest.raises(UserError, match="beta must be a finite number above 0"):
+      best.accepted(jnp.zeros(3), jax.random.split(jax.random.key(0), 3), beta)
   with pytest.raises(UserError, match="share of wrong preferences"):
     conservative(0.5)
   with pytest.raises(UserError, match="best of n"):

@@ -156,7 +156,7 @@ def test_bad_input():
     make(temperature=-1.0)
   with pytest.raises(UserError, match="give it the data's own spec"):
     make().init(jax.random.key(0), batch)
-  with pytest.raises(UserError, match="is of 'x' and this data has image: "):
+  with pytest.raises(UserError, match="models 'x' and this data has image: "):
     make(feature="x").init(jax.random.key(0), batch)
   seven, image = make(shape=(7, 7, 1), bijection=glow(1, 1, 4)), jnp.zeros((1, 7, 7, 1))
   with pytest.raises(UserError, match="images are 7x7 .* only even sides squeeze"):

@@ -170,21 +170,35 @@ def test_wrong_choices_are_one_sentence(tmp_path):
   np.savez(damaged, positions=np.zeros((2, 3, 3)), numbers=np.ones((2, 4), int), split=np.array(["train", "train"]))
   words_for_numbers = tmp_path / "words.npz"
   np.savez(words_for_numbers, positions=np.zeros((1, 3, 3)), numbers=np.full((1, 3), "C"), split=np.array(["train"]))
+  where = np.zeros((2, 3, 3))
+  where[1, 2, 0] = np.nan
+
+  def odd(name, **change):
+    arrays = dict(positions=np.zeros((2, 3, 3)), numbers=np.ones((2, 3), int), split=np.array(["train", "train"]))
+    np.savez(tmp_path / f"{name}.npz", **(arrays | change))
+    return source(f"molecules:{tmp_path / name}.npz")
+
   batch = {"molecule": np.full((2, 5, 4), 16.0, np.float32)}
   small = {"molecule": np.zeros((2, 5, 4), np.float32)}
   small["molecule"][:, :4, 3] = 6
   for do, words in [
     (lambda: make(KIND._replace(sizes={1: 3, 2: 1})), "a molecule of 1 atoms"),
     (lambda: make(KIND._replace(sizes={6: 3})), "6 atoms do not fit arrays of 5"),
-    (lambda: make(KIND._replace(numbers=())), "known atoms"),
+    (lambda: make(KIND._replace(numbers=())), "needs atomic numbers"),
     (lambda: make(KIND, Spec((5, 3), feature="molecule")), "positions and atomic numbers"),
     (lambda: make(KIND, terms=0), "1 to 1000 terms"),
-    (lambda: make(KIND).check(batch), "atomic number 16, and the model knows"),
+    (lambda: make(KIND).check(batch), "atomic number 16, and the model has"),
     (lambda: make(KIND).check(small), "molecules of 4 atoms, to which"),
+    (lambda: make(KIND).check({"molecule": np.eye(5, 4, 3)[None] * 6}), "molecules of 1 atoms, which have no shape"),
     (lambda: polynomial(0.7), "between 0 and 1/2"),
     (lambda: source(f"molecules:{file}", 2), "molecules of 3 atoms, and the config has room for 2"),
-    (lambda: source(f"molecules:{damaged}"), "is damaged"),
-    (lambda: source(f"molecules:{words_for_numbers}"), "is damaged"),
+    (lambda: source(f"molecules:{damaged}"), r"of float64 \[2, 3, 3\], int64 \[2, 4\], .*: they must be numbers"),
+    (lambda: source(f"molecules:{words_for_numbers}"), "they must be numbers"),
+    (lambda: odd("nan", positions=where), "positions that are not finite in 1 of 2 molecules, .* is number 1,"),
+    (lambda: odd("empty", numbers=np.array([[0, 0, 0], [1, 1, 0]])), "no atoms in 1 of 2 molecules, .* is number 0,"),
+    (lambda: odd("below", numbers=np.full((2, 3), -6)), "atomic numbers that are not 0, 1, 2"),
+    (lambda: odd("half", numbers=np.full((2, 3), 6.5)), "atomic numbers that are not 0, 1, 2"),
+    (lambda: odd("bytes", split=np.array([b"train", b"train"])), "they must be numbers .* and texts"),
     (lambda: source(f"molecules:{tmp_path / 'none.npz'}"), "there is no file"),
   ]:
     with pytest.raises(UserError, match=words) as found:

@@ -165,6 +165,9 @@ def test_collapse_is_seen(x64):
     (lambda: method(objectives.moco(queue=6, groups=2)).init(jax.random.key(0), batch_of(4)), "queue of 6 keys"),
     (lambda: method(objectives.moco(queue=8, groups=4)).init(jax.random.key(0), batch_of(4)), "groups of one example"),
     (lambda: objectives.simclr(0.0), "temperature"),
+    (lambda: objectives.simclr(float("inf")), "temperature must be a finite number"),
+    (lambda: objectives.barlow_twins(float("nan")), "weight must be a finite number"),
+    (lambda: objectives.vicreg((25.0, -1.0, 1.0)), "weight must be a finite number of 0 or more, not -1"),
     (lambda: objectives.byol(1.0), "decay"),
     (lambda: rotnet(Backbone(), spec=Spec((4, 5, 1)), optimizer=optax.sgd(0.1)), "crop them square"),
     (

@@ -343,14 +343,14 @@ def test_samples_of_waves_are_waves():
 @pytest.mark.parametrize(
   ("options", "names"),
   [
-    (dict(sampling=Sampling(temperature=0.0)), "temperature is above 0"),
-    (dict(sampling=Sampling(top_k=0)), "top_k is the number"),
-    (dict(sampling=Sampling(top_p=1.5)), r"top_p lies in \(0, 1\]"),
+    (dict(sampling=Sampling(temperature=0.0)), "temperature must be above 0"),
+    (dict(sampling=Sampling(top_k=0)), "top_k, the number"),
+    (dict(sampling=Sampling(top_p=1.5)), "top_p must lie in"),
     (dict(spec=tokens_spec(T, 5)), "set the network's vocabulary"),
     (dict(spec=tokens_spec(T + 1, V)), r"shape \(5,\) and the data has \(4,\)"),
     (dict(spec=Spec((T,), None, feature="tokens")), "real numbers"),
     (dict(start=9), "set the network's vocabulary"),
-    (dict(conditions=("speaker",)), "told 'speaker' of each example, and this data has none"),
+    (dict(conditions=("speaker",)), "conditioned on 'speaker' of each example, and this data has none"),
     (dict(context=3), "examples of 4 tokens to read, and a context of 3"),
   ],
 )

@@ -42,7 +42,7 @@ def test_the_loss_of_a_row_is_that_of_its_documents(x64):
   np.testing.assert_allclose(metrics["loss"], (expected / counts).mean(), rtol=1e-12)
   with pytest.raises(UserError, match="rows of documents begin with a document, and not with the token 3"):
     language(network, spec=SPEC, start=3, optimizer=optax.sgd(0.0), documents="documents")
-  with pytest.raises(UserError, match="told 'documents' of each example"):
+  with pytest.raises(UserError, match="conditioned on 'documents' of each example"):
     jax.eval_shape(method.init, jax.random.key(0), {"tokens": batch["tokens"], "index": batch["index"]})
 
 
