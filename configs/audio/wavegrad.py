@@ -41,7 +41,7 @@ class Preset(NamedTuple):
 
   Attributes:
     length: samples of a wave.
-    mel: the spectrogram that the network is told.
+    mel: the spectrogram on which the network is conditioned.
     network: further arguments of `WaveGrad`.
   """
 

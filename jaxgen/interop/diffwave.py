@@ -14,7 +14,7 @@ def taps(theirs: str, ours: str, kernel: int = 1) -> list[Entry]:
 
 
 def lmnt(network: DiffWave) -> list[Entry]:
-  """Of its `DiffWave`, which is told a mel spectrogram of 80 bands, or nothing."""
+  """The layout of its `DiffWave`, which is conditioned on a mel spectrogram with 80 bands, or unconditional."""
   entries = [
     *taps("input_projection", "params/in"),
     *affine("diffusion_embedding.projection1", "params/step_1"),

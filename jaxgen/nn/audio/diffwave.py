@@ -115,8 +115,8 @@ class DiffWave(nn.Module):
     kernel: taps of a dilated convolution; odd.
     out_channels: channels of the wave.
     embedding, hidden: sizes of the diffusion step's embedding, and of its two dense layers.
-    labels: (name, number of classes) of each label that the network is told, one class of which may mean "none". Their
-      embeddings are added up.
+    labels: (name, number of classes) of each label on which the network is conditioned; one class may mean "none".
+      Their embeddings are added up.
     label_features: the size of a label's embedding.
     factors: by which each layer makes the mel spectrogram longer, together the samples of a frame; () without one.
   """
@@ -182,7 +182,7 @@ class DiffWave(nn.Module):
     return Dense(self.out_channels, name="last", kernel_init=nn.initializers.zeros, **options)(total)
 
   def _told(self, x: Wave, told: Any) -> dict[str, Float[Array, "batch _ _"]]:
-    """What every layer is told."""
+    """The conditioning of every layer."""
     names = [name for name, _ in self.labels] + [MEL] * bool(self.factors)
     told = dict(told) if isinstance(told, Mapping) else {} if told is None else {names[0] if names else "label": told}
     if sorted(told) != sorted(names):
