@@ -168,7 +168,7 @@ def test_a_flow_equals_diffusers_pipeline_of_stable_diffusion_3(x64, monkeypatch
     Spec(noise.shape[1:]),
     optax.sgd(0.1),
     objective=objective.Objective(diffusion.PREDICTIONS["velocity"], time_input=lambda at: 1000 * at.t),
-    condition=entries(dict.fromkeys(told)),
+    condition=entries(dict.fromkeys(told, 0.0)),
     sampler=Sampler(diffusion.euler, grid, 4, clip=False),
   )
   method = first_stage(method, *text_to_image.scaled(vae, 1.5305, 0.0609))

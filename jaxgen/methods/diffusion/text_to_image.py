@@ -93,7 +93,7 @@ class Reader(NamedTuple):
     """
     others = ("sizes",) * (self.sizes is not None) + ("picture",) * picture
     parts = {"text": self.names} | ({"others": others} if others else {})
-    return together({part: entries(dict.fromkeys(names)) for part, names in parts.items()})
+    return together({part: entries(dict.fromkeys(names, 0.0)) for part, names in parts.items()})
 
   def guidance(self, rescale: float = 0.0) -> Guidance:
     return classifier_free(rescale)
