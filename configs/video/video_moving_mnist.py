@@ -6,17 +6,22 @@ et al. 2015, https://arxiv.org/abs/1502.04681.
 
     jaxgen train video_moving_mnist
     jaxgen train video_moving_mnist --images mnist --digits 2 --side 64 --frames 20 --tfds-dir DIR
+    jaxgen train video_moving_mnist --network dit
 
-The digits are scikit-learn's, which need no network. Predictions of test clips from their first frames are judged by
-the exact positions, beside the last known frame copied and the true frames.
+The digits are scikit-learn's, which need no network. Predictions of test clips from their first frames are evaluated by
+the exact positions, and compared with a copy of the last known frame and with the true frames. `--network dit` is a DiT
+(Peebles and Xie 2022, https://arxiv.org/abs/2212.09748) with patches of 2 frames and 4x4 pixels, and attention over
+space and time.
 
 Expect: not measured
 Cost: not measured
 """
 
 from functools import partial
+from typing import Literal
 
 from jaxgen import Experiment, diffusion, optimizers
+from jaxgen.core.errors import UserError
 from jaxgen.core.wrappers import averaged
 from jaxgen.data import clips
 from jaxgen.evaluation.clips import dynamics, frechet
@@ -25,6 +30,7 @@ from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.video import joint
 from jaxgen.nn import UNet
+from jaxgen.nn.transformers.dit import DiT
 from jaxgen.nn.video.unet import VideoUNet
 from jaxgen.show.clips import predictions, render
 
@@ -37,7 +43,8 @@ def experiment(
   digits: int = 1,
   frames: int = 8,
   side: int = 16,
-  stills: int = 2,
+  network: Literal["unet", "dit"] = "unet",
+  stills: int | None = None,
   channels: int = 32,
   ema: float = 0.99,
   prediction: diffusion.PredictionName = "v",
@@ -55,8 +62,9 @@ def experiment(
     digits: the number of digits in a clip.
     frames: length of a clip.
     side: height and width of a frame.
-    stills: frames of other clips that each clip is trained with; 0: clips alone.
-    channels: the network's width.
+    network: the space-time factorised U-Net, or a DiT.
+    stills: frames of other clips that each clip is trained with, 2 by default; 0: clips alone, as the DiT always is.
+    channels: the U-Net's width; the DiT's is three times that.
     prediction: what the network outputs.
     solver: how samples go from noise to clips.
     sampling_steps: steps of the solver.
@@ -64,13 +72,18 @@ def experiment(
     reconstruction: the weight of reconstruction guidance in predictions.
     judged: number of samples that are judged.
   """
+  if network == "dit" and stills:
+    raise UserError("the DiT sees all frames at once and keeps no images apart: leave --stills out, or take the U-Net")
+  stills = (0 if network == "dit" else 2) if stills is None else stills
   augment = (clips.stills(stills),) if stills else ()
   data = clips.moving(images, digits=digits, frames=frames, side=side, augment=augment, data_dir=tfds_dir)
-  image = partial(
-    UNet, channels=channels, multipliers=(1, 2), blocks=1, attention=(side // 2,), heads=4, out_channels=1
-  )
+  widths = dict(channels=channels, multipliers=(1, 2), blocks=1, attention=(side // 2,), heads=4, out_channels=1)
+  networks = {
+    "unet": VideoUNet(partial(UNet, **widths), frames=frames),
+    "dit": DiT(4, 3 * channels, depth=4, heads=4, classes=None, out_channels=1, frames=2),
+  }
   method = gaussian_diffusion(
-    VideoUNet(image, frames=frames),
+    networks[network],
     diffusion.cosine(1000),
     data.spec,
     optimizers.adam(learning_rate, steps, warmup=100, clip=1.0),

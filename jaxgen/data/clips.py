@@ -1,4 +1,4 @@
-"""Clips, "clip" [T, H, W, C] in [-1, 1]: Moving MNIST, animated emoji, and a user's own videos."""
+"""Clips, "clip" [T, H, W, C] in [-1, 1]: Moving MNIST, animated emoji, and your own videos."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import example_keys
@@ -16,7 +16,7 @@ from jaxgen.data.sources import moving as source
 from jaxgen.data.sources.views import RandomClip
 from jaxgen.data.transforms import Transform, scale
 
-__all__ = ["emoji_clips", "emoji_frames", "moving", "stills", "strided", "video"]
+__all__ = ["emoji_clips", "emoji_frames", "given_of", "hinted", "moving", "stills", "strided", "video"]
 
 
 def moving(
@@ -83,7 +83,7 @@ def video(
   rate: bool = False,
   augment: tuple[Transform, ...] = (),
 ) -> Dataset:
-  """A user's own videos: see `sources.video`.
+  """Your own videos: see `sources.video`.
 
   Args:
     folder: the folder of videos.
@@ -130,7 +130,7 @@ def stills(count: int) -> Transform:
 
 
 def strided(frames: int, strides: tuple[int, ...], fps: float) -> Transform:
-  """Clips of `frames` frames out of longer ones, at a random frame rate: "rate" [B], as Make-A-Video is told it.
+  """Clips of `frames` frames out of longer ones, at a random frame rate: "rate" [B], Make-A-Video's condition.
 
   Singer et al. 2022, https://arxiv.org/abs/2209.14792, section 3. Each clip draws its stride among `strides`, and its
   first frame among those that are left.
@@ -162,6 +162,33 @@ def strided(frames: int, strides: tuple[int, ...], fps: float) -> Transform:
     return batch | {"clip": jnp.take_along_axis(clip, at[:, :, None, None, None], 1), "rate": rate}
 
   return transform
+
+
+def hinted(keeps: tuple[int, ...], feature: str = "clip") -> Transform:
+  """Adds "given" [B, T, H, W, C + 1]: every k-th frame of a clip, for the interpolation of those in between.
+
+  Singer et al. 2022, https://arxiv.org/abs/2209.14792, section 3: the frames that are known, zeros for the others, and
+  a channel that is 1 where they are known.
+
+  Args:
+    keeps: each clip draws its k among these; frames 0, k, 2 k, .. are known.
+    feature: the clips' name in a batch.
+  """
+
+  def transform(key: Array, batch: Batch) -> Batch:
+    clip = batch[feature]
+    draw = lambda key: jnp.asarray(keeps)[jax.random.randint(key, (), 0, len(keeps))]
+    every = jax.vmap(draw)(example_keys(key, batch["index"]))
+    return batch | {"given": given_of(clip, jnp.arange(clip.shape[1]) % every[:, None] == 0)}
+
+  return transform
+
+
+def given_of(clip: Float[Array, "n time h w c"], keep: Bool[Array, "n time"]) -> Float[Array, "n time h w more"]:
+  """What a network is told of clips of which the frames `keep` are known: see `hinted`."""
+  known = keep[..., None, None, None]
+  shown = jnp.broadcast_to(known, (*clip.shape[:-1], 1)).astype(clip.dtype)
+  return jnp.concatenate([jnp.where(known, clip, 0), shown], axis=-1)
 
 
 def emoji_frames(folder: str | os.PathLike, *, augment: tuple[Transform, ...] = ()) -> Dataset:

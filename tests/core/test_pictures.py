@@ -71,3 +71,22 @@ def test_png_files_hold_the_picture(channels, mode):
   with Image.open(io.BytesIO(pictures.png(picture))) as image:
     assert (image.format, image.mode) == ("PNG", mode)
     np.testing.assert_array_equal(np.asarray(image).reshape(picture.shape), picture)
+
+
+def test_an_animation_plays_what_it_is_given():
+  """Without loss, frame by frame, at its rate; grey clips too."""
+  clips = np.random.default_rng(0).uniform(-1, 1, (3, 4, 5, 6, 1)).astype(np.float32)
+  with Image.open(io.BytesIO(pictures.animation(clips, 8.0, scale=2))) as image:
+    assert image.n_frames == 4
+    for t in range(4):
+      image.seek(t)
+      image.load()
+      assert image.info["duration"] == 125
+      np.testing.assert_array_equal(np.asarray(image.convert("L")), pictures.grid(clips[:, t], scale=2)[..., 0])
+
+
+def test_strips_have_a_row_for_each_clip():
+  clips = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 4, 3)).astype(np.float32)
+  strips = pictures.strips(clips, scale=1)
+  assert strips.shape == (2 * 4 + 1, 3 * 4 + 2, 3)
+  np.testing.assert_array_equal(strips[5:9, 10:14], pictures.to_uint8(clips[1, 2]))

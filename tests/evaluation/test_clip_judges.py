@@ -95,3 +95,26 @@ def test_what_cannot_be_judged_is_one_sentence(moving, tmp_path):
     clips._told(data_clips.emoji_clips(tmp_path), 2, 4)
   with pytest.raises(UserError, match="predicted from its first 1 to 4, not 5"):
     clips._told(moving, 5, 4)
+
+
+def test_frechet_distances_of_clips_and_of_their_frames(moving, monkeypatch):
+  """With means of pixels as features: what is compared with what, and under which name."""
+  from jaxgen.evaluation import judge
+  from jaxgen.evaluation.frechet import frechet_distance
+
+  means = lambda images: np.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], axis=-1).astype(np.float64)
+  monkeypatch.setattr(
+    judge, "trained_on", lambda data: judge.Judge(means, data.batch_spec(1, False)["image"].shape[1:])
+  )
+  real = clips.clips_of(moving, "test", 8)
+  samples = real[:, :, ::-1] * 0.5
+  run = type("Run", (), {"data": moving, "sample": lambda self, n, seed: samples[:n]})()
+  numbers = clips.frechet(8)(run)
+  rounded = np.round((samples + 1) * 127.5) / 127.5 - 1
+  of = lambda x, frames: means(x.reshape(-1, *x.shape[2:]) if frames else x[..., 0].transpose(0, 2, 3, 1))
+  for name, frames in (("frechet_clips_small_5x16x16_8", False), ("frechet_frames_small_16x16_8", True)):
+    assert numbers[name] == pytest.approx(frechet_distance(of(rounded, frames), of(real, frames)), rel=1e-3)
+    assert numbers[f"{name}_floor"] < 1e-12  # its training split is the test split here
+  assert len(numbers) == 4
+  with pytest.raises(UserError, match="takes 2 or more, and at most 1000"):
+    clips.frechet(1_001)(run)

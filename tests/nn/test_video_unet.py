@@ -35,7 +35,7 @@ def attention():
   with jax.enable_x64(True):
     params, given = load("attention")
     network = VideoUNet(partial(IMAGE, **DOUBLE), frames=3)
-    yield jax.jit(network.apply), params, given
+    return jax.jit(network.apply), params, given
 
 
 def close(a, b):
@@ -81,9 +81,10 @@ def test_an_image_beside_a_clip_and_the_clip_do_not_see_each_other(attention, x6
 def test_a_new_network_is_its_image_model(x64):
   """For a clip of any length, with random weights of the image model: what starts from a trained one begins as it."""
   x, t = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 3)), jnp.asarray([3.0, 700.0])
-  network, told = VideoUNet(SMALL, convs=True, rates=True), {"rate": jnp.asarray([8.0, 24.0])}
+  network, told = VideoUNet(SMALL, convs=True, rates=True, given=True), {"rate": jnp.asarray([8.0, 24.0])}
+  told["given"] = jax.random.normal(jax.random.key(2), (2, 3, 4, 4, 4))
   fresh = flax.traverse_util.flatten_dict(jax.jit(network.init)(jax.random.key(1), x, t, told))
-  over_time = {path for path in fresh if any(part.endswith("_time") for part in path)}
+  over_time = {path for path in fresh if any(part.endswith("_time") or part == "given" for part in path)}
   of_images = {path[2:]: v for path, v in fresh.items() if path[1] == "backbone" and path not in over_time}
   random = np.random.default_rng(0)
   of_images = {path: v + random.normal(size=v.shape) / 3 for path, v in of_images.items()}
@@ -92,10 +93,10 @@ def test_a_new_network_is_its_image_model(x64):
   frames, times = x.reshape(6, 4, 4, 3), jnp.repeat(t, 3)
   alone = jax.jit(SMALL().apply)({"params": flax.traverse_util.unflatten_dict(of_images)}, frames, times)
   np.testing.assert_allclose(output.reshape(alone.shape), alone, rtol=0, atol=1e-13)
-  assert len(over_time) == 2 * 12 + 11  # twelve 3x3 convolutions, and an attention in the middle
+  assert len(over_time) == 2 * 12 + 11 + 1  # twelve 3x3 convolutions, an attention in the middle, what is given
 
 
-def test_a_run_starts_from_an_image_model():
+def test_a_run_starts_from_an_image_model(x64):
   """All that the image model has is taken, and the layers over time and the embedding of the rate are fresh."""
   x, t = jax.ShapeDtypeStruct((1, 2, 4, 4, 3), jnp.float64), jax.ShapeDtypeStruct((1,), jnp.float64)
   network = VideoUNet(SMALL, convs=True, rates=True)
@@ -126,12 +127,12 @@ def test_the_program_does_not_grow_with_the_clip(x64):
   assert lines[0] == lines[1]
 
 
-def test_what_the_network_does_not_know_is_one_sentence():
+def test_what_the_network_does_not_know_is_one_sentence(x64):
   x, t = jnp.zeros((1, 2, 4, 4, 3)), jnp.zeros(1)
   init = lambda told, **options: jax.eval_shape(VideoUNet(SMALL, **options).init, jax.random.key(0), x, t, told)
-  with pytest.raises(UserError, match="the method's condition has rate"):
+  with pytest.raises(UserError, match="is conditioned on nothing beside a label, and the method's condition has rate"):
     init({"rate": jnp.ones(1)})
-  with pytest.raises(UserError, match="and rate, and the method's condition has no rate"):
+  with pytest.raises(UserError, match="is conditioned on rate beside a label, and the method's condition has nothing"):
     init(None, rates=True)
   with pytest.raises(UserError, match="the method's condition has text"):
     init({"text": jnp.ones(1)})

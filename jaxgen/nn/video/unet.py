@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.core.errors import UserError
 from jaxgen.nn.blocks.embeddings import timestep_embedding
-from jaxgen.nn.blocks.layers import Dense, groups_for
+from jaxgen.nn.blocks.layers import Conv, Dense, groups_for
 from jaxgen.nn.unets.unet import UNet
 from jaxgen.nn.video.time import TemporalAttention, TemporalConv, seen
 
@@ -35,13 +35,18 @@ class VideoUNet(nn.Module):
     frames: frames of a clip. If there are more, the others are images, each for itself: joint training on images. None:
       all are of the clip.
     convs: pseudo-3D convolutions.
-    rates: the network is told "rate", the clip's frames a second, by an embedding that begins as zero.
+    rates: the network is conditioned on "rate", the clip's frames per second, by an embedding that is initialised with
+      zeros.
+    given: the network is conditioned on "given" [B, T, H, W, C + 1], frames that are known, zeros for the others, and
+      in the last channel 1 or 0 for these: Make-A-Video's further input channels for the interpolation of frames. Their
+      part of the first convolution is initialised with zeros.
   """
 
   image: Callable[..., nn.Module] = UNet
   frames: int | None = None
   convs: bool = False
   rates: bool = False
+  given: bool = False
 
   @nn.compact
   def __call__(
@@ -57,28 +62,30 @@ class VideoUNet(nn.Module):
     Args:
       x: clips.
       t: their times.
-      told: the label, or {"label": .., "rate": ..}, what of these the network knows.
+      told: the label, or {"label": .., "rate": .., "given": ..}, what of these the network knows.
       index: the clips' positions in the global batch, for dropout; None: nothing is dropped.
       mask: True for a clip's frames, False for padding.
 
     Raises:
-      UserError: it is told something that it does not know, or not told its frame rate; or as `UNet` does.
+      UserError: it is told something that it does not know, or not told what it knows; or as `UNet` does.
     """
     batch, time, *rest = x.shape
     told = dict(told) if isinstance(told, Mapping) else {} if told is None else {"label": told}
-    label, rate = told.pop("label", None), told.pop("rate", None)
-    if told or (rate is None) == self.rates:
-      known = ["label (where its image network has classes)"] + ["rate"] * self.rates
-      asked = [*told, *(["rate"] if rate is not None else [])]
+    label, known = told.pop("label", None), ["rate"] * self.rates + ["given"] * self.given
+    if sorted(told) != sorted(known):
       raise UserError(
-        f"this network of clips is conditioned on {' and '.join(known)}, and the method's condition has "
-        f"{', '.join(asked) or 'no rate'}: change one of them"
+        f"this network of clips is conditioned on {' and '.join(known) or 'nothing'} beside a label, and the method's "
+        f"condition has {' and '.join(sorted(told)) or 'nothing'}: change one of them"
       )
+    rate, given = told.get("rate"), told.get("given")
     pairs = seen(time, self.frames, mask)
     network = self.image(after=lambda kind, name, h: over_time(kind, name, h), name="backbone")
     dtypes, groups = dict(dtype=network.dtype, param_dtype=network.param_dtype), groups_for(network.channels)
 
     def over_time(kind: str, name: str, h: Array) -> Array:
+      if name == "in_time" and given is not None:
+        seen_too = given.reshape(-1, *given.shape[2:]).astype(x.dtype)
+        h += Conv(h.shape[-1], use_bias=False, kernel_init=nn.initializers.zeros, name="given", **dtypes)(seen_too)
       if kind == "attention":
         return TemporalAttention(time, network.heads, groups, name=name, **dtypes)(h, pairs)
       return TemporalConv(time, name=name, **dtypes)(h, pairs) if self.convs else h

@@ -89,6 +89,14 @@ def test_a_random_frame_rate_is_said_with_its_clip():
     clips.strided(4, (1, 2), 12.0)(jax.random.key(0), batch)
 
 
+def test_frames_that_are_given_are_said_to_be():
+  clip = jnp.arange(1.0, 7.0)[None, :, None, None, None] * jnp.ones((50, 1, 1, 1, 2))
+  made = clips.hinted((2, 3))(jax.random.key(0), {"clip": clip, "index": jnp.arange(50)})["given"]
+  found = {tuple(row) for row in np.asarray(made)[:, :, 0, 0].reshape(50, -1).tolist()}
+  rows = [[[n, n, 1.0] if (n - 1) % k == 0 else [0.0] * 3 for n in np.arange(1.0, 7.0)] for k in (2, 3)]
+  assert found == {tuple(np.ravel(row).tolist()) for row in rows}
+
+
 # Videos ---------------------------------------------------------------------------------------------------------------
 
 

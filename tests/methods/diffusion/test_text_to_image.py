@@ -173,5 +173,7 @@ def test_says_what_does_not_fit():
   with pytest.raises(UserError, match=r"reads 4 tokens a text, and this data has \[3\]"):
     method.init(jax.random.key(0), BATCH | {"tokens": BATCH["tokens"][:, :3]})
   state = method.init(jax.random.key(0), BATCH)
+  with pytest.raises(UserError, match="led away from a negative text by a weight, and none is given"):
+    method.sample(state, KEYS, tokens=TEXTS, negative_tokens=TEXTS)
   with pytest.raises(UserError, match=r"tokens are 4 of each text here, not \[3\]"):
     method.sample(state, KEYS, tokens=TEXTS[:, :3])

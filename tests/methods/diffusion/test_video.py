@@ -19,7 +19,7 @@ RHO, FRAMES = 0.8, 3
 COVARIANCE = RHO ** np.abs(np.subtract.outer(np.arange(FRAMES), np.arange(FRAMES)))  # of a Markov process
 SCHEDULE = linear(1000)
 SPEC = Spec((FRAMES, 1, 1, 1), feature="clip")
-KEYS = jax.random.split(jax.random.key(0), 20_000)
+KEYS = jax.random.split(jax.random.key(0), 8_000)
 
 
 def left(t, place):
@@ -65,7 +65,7 @@ def test_a_clip_that_is_extended_has_the_law_of_the_process(x64):
   clips = extended(sampler(0), KEYS, 8, 1)
   assert clips.shape == (len(KEYS), 8, 1, 1, 1)
   wanted = RHO ** np.abs(np.subtract.outer(np.arange(8), np.arange(8)))
-  np.testing.assert_allclose(np.cov(np.asarray(clips).reshape(-1, 8).T), wanted, atol=0.04)
+  np.testing.assert_allclose(np.cov(np.asarray(clips).reshape(-1, 8).T), wanted, atol=0.06)
   first = jnp.full((len(KEYS), 2, 1, 1, 1), 2.0)
   more = np.asarray(extended(sampler(0), KEYS, 3, 1, first)).reshape(-1, 3)
   np.testing.assert_array_equal(more[:, :2], 2)
