@@ -22,7 +22,7 @@ from jaxgen.nn.unets.cross import CrossUNet
 from jaxgen.nn.unets.text_unet import TextUNet
 
 SPEC = Spec((4, 4, 1))
-SIZE = dict(channels=8, multipliers=(1,), blocks=1, depths=(1,), heads=2, groups=4)
+SIZE = dict(channels=8, multipliers=(1,), blocks=1, depths=(0,), heads=2, groups=4)  # attention in the middle
 TEXT, UNET = TextTower(9, clip(8, 2, 1, context=4), end=2), CrossUNet(**SIZE, out_channels=1)
 WITHOUT, WITH = TextUNet(TEXT, UNET), TextUNet(TEXT, UNET, ControlNet(**SIZE, hint=(4,)))
 NEW, LIKE, B = 8, 5, 4
@@ -92,7 +92,7 @@ def test_a_controlnet_starts_as_a_copy_that_changes_nothing_and_learns_alone():
   assert set(state.opt) == {"control"}
   same(state.params["network"], BASE)
   control, unet = state.params["control"], BASE["unet"]
-  same(control["down_0_0_attention"], unet["down_0_0_attention"])
+  same(control["middle_0_attention"], unet["middle_0_attention"])
   same(control["middle_1"], unet["middle_1"])
 
   told = {name: BATCH[name] for name in ("tokens", "control")}
