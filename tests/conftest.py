@@ -49,7 +49,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["JAXGEN_CACHE"], "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # to write or read one takes 0.01
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 

@@ -116,6 +116,7 @@ def test_bad_cascades_are_one_sentence(place):
   assert "is a run and no cascade" in of("--name", "small/base")
   wrong = of("--base-side", 2, "--name", "unlike")
   assert "'base' makes 2 x 2 x 1 and 'up' is told 'low' of 4 x 4 x 1: train one of them anew" in wrong
+  assert "no stage of this cascade is told a text" in error_of("cascade", folder / "runs" / "small", "--prompt", "one")
   assert "written as .npz or .png" in error_of("cascade", folder / "runs" / "small", "--out", folder / "a.wav")
   assert not (folder / "runs" / "unlike").exists()  # it is said before anything is trained
   (folder / "runs" / "small" / "up" / "run.json").rename(folder / "run.json")

@@ -1,9 +1,9 @@
 """Latent diffusion of mel spectrograms, with a vocoder: spoken digits.
 
 Paper: Liu et al. 2023, AudioLDM: text-to-audio generation with latent diffusion models, https://arxiv.org/abs/2301.12503,
-section 3: an autoencoder of mel spectrograms, a U-Net that learns its latents, and a vocoder. Theirs is told a text by
-embeddings of sounds and texts together (CLAP) and has HiFi-GAN as the vocoder; here it is told the digit, and the
-vocoder is WaveGrad.
+section 3: an autoencoder of mel spectrograms, a U-Net that learns its latents, and a vocoder. Theirs is conditioned on
+a text by joint embeddings of sounds and texts (CLAP) and has HiFi-GAN as the vocoder; here it is conditioned on the
+digit, and the vocoder is WaveGrad.
 
     jaxgen train wavegrad_speech --corpus FILE
     jaxgen train audioldm_first_stage --corpus FILE
@@ -71,11 +71,11 @@ def experiment(
     vocoder_run: the folder of a run of wavegrad_speech; without one the vocoder stays as initialised.
     channels: the U-Net's width.
     first_stage_channels: the autoencoder's width.
-    label_dropout: the share of examples whose digit is not told in training.
+    label_dropout: the share of training examples whose digit is dropped.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
     sampling_steps: steps of the latents' solver.
     vocoder_steps: noise levels of the vocoder.
-    judged: the number of samples that are judged by what a classifier hears.
+    judged: the number of samples that a classifier evaluates.
   """
   recipe = PRESETS["speech"]
   mel, length = recipe.mel, 2 * recipe.length

@@ -101,7 +101,7 @@ def experiment(
   Args:
     preset: data, and the size of everything.
     corpus: the recordings: a NumPy file of spoken digits, or a folder of WAV files.
-    conditional: tell the network digit and speaker, or the mel spectrogram; without, it is told nothing.
+    conditional: tell the network digit and speaker, or the mel spectrogram; without, it is unconditional.
     length: samples of a wave.
     channels: of every layer.
     layers: the number of dilated convolutions.

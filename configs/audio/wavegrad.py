@@ -1,8 +1,8 @@
 """WaveGrad, a vocoder: waves of the mel spectrograms of spoken digits, and of recordings at the paper's size.
 
 Paper: Chen et al. 2020, WaveGrad: estimating gradients for waveform generation, https://arxiv.org/abs/2009.00713: 128
-bands of 24 kHz speech, 300 samples a frame, 1,000 steps of noise whose level is continuous, 15 M parameters. Theirs
-has an absolute error, and samples of 6 to 1,000 steps; here the error is squared, as in all methods of the project.
+bands of 24 kHz speech, 300 samples a frame, 1,000 steps of noise whose level is continuous, an absolute error, 15 M
+parameters; samples of 6 to 1,000 steps
 
     jaxgen train wavegrad --corpus FILE
     jaxgen sample runs/wavegrad --n 20
@@ -26,6 +26,7 @@ from jaxgen.core.condition import entries
 from jaxgen.core.wrappers import averaged
 from jaxgen.data import audio, real
 from jaxgen.data.mel import Mel, with_mel
+from jaxgen.diffusion.losses import absolute
 from jaxgen.diffusion.times import noise_levels
 from jaxgen.evaluation.audio import vocoding
 from jaxgen.interop import wavegrad as wavegrad_weights
@@ -40,7 +41,7 @@ class Preset(NamedTuple):
 
   Attributes:
     length: samples of a wave.
-    mel: the spectrogram that the network is told.
+    mel: the spectrogram on which the network is conditioned.
     network: further arguments of `WaveGrad`.
   """
 
@@ -106,7 +107,7 @@ def experiment(
     process,
     sound.spec,
     optimizers.adam(p.learning_rate, p.steps if speech else None, warmup=100 if speech else 0, clip=1.0),
-    objective=Objective(times=noise_levels(process), time_input=lambda at: at.alpha),
+    objective=Objective(times=noise_levels(process), time_input=lambda at: at.alpha, error=absolute),
     condition=entries(nothing),
     sampler=Sampler(diffusion.ancestral, diffusion.log_snr, sampling_steps),
   )

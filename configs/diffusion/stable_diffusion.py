@@ -1,9 +1,9 @@
 """Stable Diffusion 1, 2 and XL: published weights are read, sampled and fine-tuned; a network of inpainting too.
 
 Paper: Rombach et al. 2022, https://arxiv.org/abs/2112.10752 (latent diffusion); Podell et al. 2023,
-https://arxiv.org/abs/2307.01952 (SDXL). A U-Net learns latents of a frozen KL autoencoder and is told the features of a
-frozen text encoder: sqrt(beta) on a line from 0.00085 to 0.012, T = 1000; noise (SD 2 at 768 x 768: v) is predicted.
-Samples are guided away from no text, or from a negative one.
+https://arxiv.org/abs/2307.01952 (SDXL). A U-Net models latents of a frozen KL autoencoder, conditioned on the features
+of a frozen text encoder: sqrt(beta) on a line from 0.00085 to 0.012, T = 1000; noise (SD 2 at 768 x 768: v) is
+predicted. Samples are guided away from no text, or from a negative one.
 
     jaxgen import stable-diffusion-v1-5 stable_diffusion --name sd15           a folder of diffusers
     jaxgen import v1-5-pruned.safetensors stable_diffusion --name sd15         a single file
@@ -86,19 +86,19 @@ def experiment(
   bfloat16: bool = False,
   remat: bool = False,
 ) -> Experiment:
-  """A U-Net that is told a text learns a first stage's latents, or is used as it is.
+  """A text-conditional U-Net on a first stage's latents, for training or for sampling from published weights.
 
   Args:
     pretrained: where networks come from: a folder of diffusers, a single .safetensors file, or a run of this config.
-    preset: sizes and recipe, where no weights say them.
+    preset: sizes and recipe, if no weights are given.
     model: the sizes that were read of weights, as JSON; `jaxgen import` writes it.
     tokenizer: the folder of a tokenizer, or CLIP's merges file; by default that of `pretrained`.
     learns: a low-rank change of the U-Net, the U-Net, or nothing.
     captions: pictures and captions to learn from: a list, a folder or shards, see docs/data.md.
     size: height x width of the pictures, 512x768 for one; by default that of the training.
     rank: of the low-rank change.
-    text_dropout: the share of examples whose text is not told in training.
-    guidance: the weight of samples where --weight does not say it; 1 is no guidance.
+    text_dropout: the share of training examples whose text is dropped.
+    guidance: the guidance weight of samples, unless --weight is given; 1 means no guidance.
     rescale: how much guided predictions are scaled back to the spread of unguided ones, 0 to 1.
     solver: how samples go from noise to latents.
     grid: the times that the solver visits; "published" is theirs.

@@ -1,7 +1,7 @@
-"""Text to emoji: a diffusion model of pictures that is told their names, and what is tuned of it afterwards.
+"""Text to emoji: a diffusion model of pictures that is conditioned on their names, and its fine-tuning.
 
 Paper: Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.3 (attention to the text; pixels here, not
-latents); Zhang et al. 2023, https://arxiv.org/abs/2302.05543 (ControlNet: a picture's outline says where things are);
+latents); Zhang et al. 2023, https://arxiv.org/abs/2302.05543 (ControlNet: conditioned on a picture's outline);
 Hu et al. 2021, https://arxiv.org/abs/2106.09685 (LoRA: the style that the model never saw); Gal et al. 2022,
 https://arxiv.org/abs/2208.01618 (textual inversion: one new word for that style, of five pictures); Ruiz et al. 2022,
 https://arxiv.org/abs/2208.12242 (DreamBooth with prior preservation: the U-Net, of a user's own pictures)
@@ -12,9 +12,9 @@ https://arxiv.org/abs/2208.12242 (DreamBooth with prior preservation: the U-Net,
     jaxgen train inversion_emoji --file emoji_32.npz --base runs/text_emoji
     jaxgen train dreambooth_emoji --file subject.npz --base runs/text_emoji
 
-What is tuned starts from --base, whose network stays as it is and is saved once with the new run. The first model
-learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is told the name of test picture i, and
-with DreamBooth, whose file `data.captioned.with_prior` describes, that of its picture i.
+Fine-tuning starts from --base, whose network does not change and is saved once with the new run. The first model
+learns the styles noto and emojitwo; LoRA and the new word learn blob. Sample i is conditioned on the name of test
+picture i, and with DreamBooth, whose file `data.captioned.with_prior` describes, on that of its picture i.
 
 Expect: no numbers; the quality of samples is not measured
 Cost: not measured
@@ -75,13 +75,13 @@ def experiment(
   grid: diffusion.GridName = "trailing",
   sampling_steps: int = 50,
 ) -> Experiment:
-  """A U-Net with a text tower learns emoji, or something is learned beside it.
+  """A U-Net with a text tower learns emoji, or is fine-tuned.
 
   Args:
-    file: the .npz of emoji; for DreamBooth that of a subject and of samples of its class.
-    tune: what is trained: all of a new model, or a ControlNet, a LoRA, one word or the U-Net of a trained one.
-    base: the folder of a run of text_emoji; without one the network stays as it is initialised.
-    pictures: how many of the new style's pictures are learned from; 100 for LoRA, 5 for the word by default.
+    file: the .npz of emoji; for DreamBooth, one with a subject and samples of its class.
+    tune: the part to train: all of a new model, or a ControlNet, a LoRA, one word or the U-Net of a trained one.
+    base: the folder of a run of text_emoji; without one the network keeps its random initialisation.
+    pictures: the number of training pictures of the new style; by default 100 for LoRA, 5 for the word.
     steps: training steps; by default as many as what is trained takes.
     learning_rate: of Adam; 1e-3 by default, 3e-4 for a ControlNet, 5e-3 for a word, 1e-4 for DreamBooth.
     channels: the U-Net's width.
@@ -90,9 +90,9 @@ def experiment(
     rank: of LoRA.
     alpha: of LoRA, whose factor is alpha / rank; a factor of 1 by default.
     prior: the weight of DreamBooth's prior preservation.
-    text_dropout: the share of examples whose name is not told in training; 0.1, for a ControlNet 0.5 by default.
+    text_dropout: the share of training examples whose name is dropped; 0.1, for a ControlNet 0.5 by default.
     guidance: the weight of the conditional prediction in samples; 1 is no guidance.
-    control_scale: the factor of what the ControlNet adds; 0 is the base alone.
+    control_scale: the factor of the ControlNet's outputs; 0 means only the base.
     solver: how samples go from noise to pictures.
     grid: the times that the solver visits.
     sampling_steps: steps of the solver.

@@ -1,7 +1,7 @@
 """Characters by continuous diffusion of their codes: Diffusion-LM and bit diffusion on tiny Shakespeare.
 
 Paper: Diffusion-LM: Li et al. 2022, https://arxiv.org/abs/2205.14217; bit diffusion: Chen et al. 2022,
-https://arxiv.org/abs/2208.04202. They have other texts, and no number for this one.
+https://arxiv.org/abs/2208.04202. The papers have other texts, and no number for this one.
 
     jaxgen train diffusion_lm_shakespeare --corpus FILE
     jaxgen train diffusion_lm_shakespeare --kind bits --corpus FILE      (also as bit_diffusion_shakespeare)

@@ -93,9 +93,9 @@ def experiment(
     preset: the data set, the network's size and the length of training.
     depth: number of layers; by default the preset's.
     noise_steps: steps of the process, and of a sample; by default the preset's.
-    edge_weight: weight of edges' cross-entropy beside that of nodes.
-    features: what the network is told of the noisy graph: "cycles" has cycles of 3 to 6 nodes, "eigenvalues" also those
-      of the Laplacian, "all" also its eigenvectors, and "none" has none of these.
+    edge_weight: weight of the edges' cross-entropy relative to that of the nodes.
+    features: additional features of the noisy graph, inputs of the network: "cycles" has cycles of 3 to 6 nodes,
+      "eigenvalues" also those of the Laplacian, "all" also its eigenvectors, and "none" has none of these.
     ema: the average's decay.
     remat: computes each layer a second time for the gradient and keeps less in memory.
     evaluation_terms: draws of the time for each evaluated graph.

@@ -1,4 +1,4 @@
-"""Imagen, a cascade of diffusion models that are told a text: emoji of 16, 32 and 64 pixels, and the paper's at size.
+"""Imagen, a text-conditional cascade of diffusion models: emoji of 16, 32 and 64 pixels, and the paper's at size.
 
 Paper: Saharia et al. 2022, Photorealistic text-to-image diffusion models with deep language understanding,
 https://arxiv.org/abs/2205.11487: a frozen text encoder, a base model and two super-resolution models, classifier-free
@@ -82,9 +82,9 @@ def experiment(
     preset: emoji with small networks, or the paper's sizes.
     file: the .npz of emoji, 64 x 64 pixels.
     captions: of the preset imagen, the data, `captions:` of docs/data.md without that word and the tokenizer.
-    clip: the folder of a run of clip_emoji, whose text tower is read; without one it stays as it is initialised.
+    clip: the folder of a run of clip_emoji, whose text tower is read; without one it keeps its random initialisation.
     clip_width, clip_depth: that run's width and depth.
-    text_dropout: the share of examples whose text is not told in training.
+    text_dropout: the share of training examples whose text is dropped.
     guidance: the weight of the prediction with the text in samples; 1 is no guidance.
     percentile: of dynamic thresholding.
     augmentation: the largest level of noise in the low-resolution picture in training, from 0 to 1.
@@ -137,6 +137,7 @@ def experiment(
     batch_size=batch_size,
     evaluators=(clip_score(clip),) if clip else (),
     conditions=conditions,
+    prompts=captioned.prompts if preset == "emoji" else None,
     samples=16,
     sample_chunk=16,
     sample_every=1_000,

@@ -77,6 +77,7 @@ def experiment(
   depth: int = 4,
   ema: float = 0.999,
   dropout: float = 0.1,
+  text_dropout: float = 0.5,
   guidance: float = 2.0,
   draws: int = 2,
   augmentation: float = 0.5,
@@ -89,12 +90,13 @@ def experiment(
   Args:
     stage: which of the models.
     file: the .npz of emoji, 64 x 64 pixels.
-    clip: the folder of a run of clip_emoji; without one CLIP stays as it is initialised.
+    clip: the folder of a run of clip_emoji; without one CLIP keeps its random initialisation.
     clip_width, clip_depth: that run's width and depth.
     width, depth: of the prior's Transformer.
-    dropout: the share of examples for which the text, and the decoder's embedding, are not told in training.
+    dropout: the share of training examples for which the prior's text, or the decoder's embedding, is dropped.
+    text_dropout: the share for which the decoder's text is dropped.
     guidance: the weight of the prediction with them in samples of the prior and the decoder; 1 is no guidance.
-    draws: the number of the prior's samples, of which the one that is most like the text's embedding is kept.
+    draws: the number of the prior's samples, of which the one nearest to the text's embedding is kept.
     augmentation: the largest level of noise in the low-resolution picture in training, from 0 to 1.
     level: the level of that noise in samples.
     solver: how samples go from noise to data.
@@ -112,14 +114,14 @@ def experiment(
   augment = (transforms.levels(augmentation),) if larger else ()
   emoji = dataclasses.replace(emoji, transforms=tuple(chain), augment=augment)
   (words,) = emoji.features["tokens"].shape
-  sizes = dict(words=words, width=clip_width, features=clip_width, dropout=dropout)
+  sizes = dict(words=words, width=clip_width, features=clip_width)
   optimizer = optimizers.adam(learning_rate, steps, warmup=200, clip=1.0)
   of = lambda prediction: Objective(diffusion.PREDICTIONS[prediction])
   sampler = Sampler(diffusion.SOLVERS[solver], diffusion.trailing, sampling_steps)
   frozen, layouts = runs.frozen(clip) if clip else None, {}
   more = dict(evaluators=(clip_score(clip),) if clip and not larger else ())
   if is_picture:
-    told = low_resolution() if larger else unclip.pictures(**sizes)
+    told = low_resolution() if larger else unclip.pictures(**sizes, dropout=dropout, text_dropout=text_dropout)
     model = decoder_model(stage)
     method = gaussian_diffusion(
       model.network, model.schedule, emoji.spec, optimizer, objective=of("v"), condition=told, sampler=sampler
@@ -135,7 +137,7 @@ def experiment(
       unclip.embeddings(clip_width),
       optimizer,
       objective=of("x_0"),
-      condition=unclip.texts(**sizes),
+      condition=unclip.texts(**sizes, dropout=dropout),
       sampler=sampler._replace(clip=False),
     )
     method = unclip.better_of(averaged(method, warmed_up(ema)), draws)
@@ -155,6 +157,7 @@ def experiment(
     steps=steps,
     batch_size=batch_size,
     conditions=conditions,
+    prompts=None if larger else captioned.prompts,
     samples=16 if is_picture else 0,
     sample_chunk=16,
     sample_every=1_000,

@@ -68,7 +68,7 @@ def experiment(
     batch_size: examples in a batch; 64 images, or 8 clips.
     frames: length of a clip.
     channels: the network's width, the same in both stages.
-    prediction: what the network outputs.
+    prediction: the network's output.
     solver: how samples go from noise to clips.
     sampling_steps: steps of the solver.
     rate: frames a loop of samples, 16 or 8.

@@ -8,9 +8,10 @@ et al. 2015, https://arxiv.org/abs/1502.04681.
     jaxgen train video_moving_mnist --images mnist --digits 2 --side 64 --frames 20 --tfds-dir DIR
     jaxgen train video_moving_mnist --network dit
 
-The digits are scikit-learn's, which need no network. Predictions of test clips from their first frames are judged by
-the exact positions, beside the last known frame copied and the true frames. `--network dit` is a DiT (Peebles and Xie
-2022, https://arxiv.org/abs/2212.09748) with patches of 2 frames and 4x4 pixels, and attention over space and time.
+The digits are scikit-learn's, which need no network. Predictions of test clips from their first frames are evaluated by
+the exact positions, and compared with a copy of the last known frame and with the true frames. `--network dit` is a DiT
+(Peebles and Xie 2022, https://arxiv.org/abs/2212.09748) with patches of 2 frames and 4x4 pixels, and attention over
+space and time.
 
 Expect: not measured
 Cost: not measured

@@ -17,7 +17,8 @@ from jaxgen.show import report
 
 SAMPLES = {
   "n": option(int, "number of samples; 0: none", 64),
-  "samples_seed": option(int, "sample i depends on this seed and on i alone", 0),
+  "prompt": option(str | None, "the text that conditions the samples, for text-conditional stages", None),
+  "samples_seed": option(int, "sample i depends only on this seed and i", 0),
   "first": option(int, "number of the first sample", 0),
   "out": option(
     pathlib.Path | None,
@@ -50,7 +51,9 @@ def cascade(subject: str, words: list[str]) -> None:
     config,
   )
   if "stage" in changed:
-    raise UserError("--stage is of one stage, and a cascade trains all: use `jaxgen train`, with --name CASCADE/STAGE")
+    raise UserError(
+      "--stage selects one stage, but a cascade trains all: use `jaxgen train`, with --name CASCADE/STAGE"
+    )
   check_options(options)
   folder = folder_of(options["runs"], options["name"], config.name).path
   run_of = lambda stage: stages_in_turn.run_of(
@@ -65,7 +68,7 @@ def cascade(subject: str, words: list[str]) -> None:
       continue
     print(f"{stage}: {run.folder.path}", flush=True)
     print_numbers(loop.train(run, report=report.write))
-    jax.clear_caches()  # the next stage has programs of its own
+    jax.clear_caches()  # the next stage has other programs
   if options["n"]:
     draw(folder, options)
 
@@ -88,7 +91,7 @@ def draw(folder: files.Place, options: dict[str, Any]) -> None:
   if out is not None and out.suffix not in (suffixes := [".npz", *last.suffixes()]):
     raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
   tell = lambda stage, done: print(f"{stage}: {done} of {n} samples", flush=True) if done == n else None
-  found = stages_in_turn.sample(runs, stages, n, seed=seed, first=first, progress=tell)
+  found = stages_in_turn.sample(runs, stages, n, seed=seed, first=first, prompt=options["prompt"], progress=tell)
   if out is not None and out.suffix == ".npz":
     buffer = io.BytesIO()
     np.savez(buffer, **found)

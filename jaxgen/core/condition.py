@@ -124,7 +124,10 @@ class Condition(NamedTuple):
     if missing := [name for name in self.names if name not in negative]:
       raise UserError(f"a negative condition has {', '.join(self.names)}: give negative_{', negative_'.join(missing)}")
     read = self.read({name: jnp.asarray(value) for name, value in negative.items()})
-    return {**self.absent(told), **read} if isinstance(read, Mapping) else read
+    if not isinstance(read, Mapping):
+      return read
+    rest = {name: value for name, value in told.items() if name not in read}
+    return {**self._replace(nothing={name: self.nothing[name] for name in rest}).absent(rest), **read}
 
   def asked(self, given: Mapping[str, Any], keys: Key[Array, " n"]) -> Told:
     """The condition's values for samples: the arguments of `sample`, or, without any, values from `draw`.

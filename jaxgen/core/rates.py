@@ -1,13 +1,14 @@
-"""Optimizers that say their learning rate, so that training can log it."""
+"""Optimizers that report their learning rate, so that training can log it."""
 
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
 
 class Scheduled(optax.GradientTransformation):
-  """A gradient transformation that says its learning rate; `scheduled` makes one.
+  """A gradient transformation that reports its learning rate; `scheduled` makes one.
 
   Attributes:
     rate: the learning rate by the count of updates.
@@ -40,4 +41,4 @@ def learning_rate(optimizer: optax.GradientTransformation, state: Any) -> dict[s
     injected = optax.tree_utils.tree_get_all_with_path(state, "learning_rate")
     return {"learning_rate": injected[0][1]} if injected else {}
   counts = optax.tree_utils.tree_get_all_with_path(state, "count")
-  return {"learning_rate": rate(counts[0][1])} if counts else {}
+  return {"learning_rate": jnp.asarray(rate(counts[0][1]))} if counts else {}

@@ -1,6 +1,8 @@
 """Pictures with texts: emoji with their names, and your own pairs."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from jaxgen.data.sources.base import Fit
 from jaxgen.data.sources.views import View
 from jaxgen.data.transforms import Transform, scale
 
-__all__ = ["END", "captions", "class_texts", "emoji", "empty", "marked", "with_prior"]
+__all__ = ["END", "captions", "class_texts", "emoji", "empty", "marked", "prompts", "with_prior"]
 PAD, START, END = 0, 1, 2  # tokens that frame a text where the tokens are trained
 
 
@@ -102,6 +104,11 @@ def class_texts(data: Dataset) -> list[tuple[Int[np.ndarray, "n length"], str]]:
     tokens, _ = source.tokens_of(data.name, list(map(str, members)), *data.features["tokens"].shape)
     texts.append((tokens, name))
   return texts
+
+
+def prompts(run: Any, texts: Sequence[str]) -> Int[np.ndarray, "n length"]:
+  """Texts as the tokens of a run whose data are emoji, for `Experiment.prompts`."""
+  return source.tokens_of(run.data.name, list(texts), *run.data.features["tokens"].shape)[0]
 
 
 def captions(

@@ -1,4 +1,4 @@
-"""Clips, "clip" [T, H, W, C] in [-1, 1]: Moving MNIST, animated emoji, and a user's own videos."""
+"""Clips, "clip" [T, H, W, C] in [-1, 1]: Moving MNIST, animated emoji, and your own videos."""
 
 import os
 from pathlib import Path
@@ -83,7 +83,7 @@ def video(
   rate: bool = False,
   augment: tuple[Transform, ...] = (),
 ) -> Dataset:
-  """A user's own videos: see `sources.video`.
+  """Your own videos: see `sources.video`.
 
   Args:
     folder: the folder of videos.
@@ -130,7 +130,7 @@ def stills(count: int) -> Transform:
 
 
 def strided(frames: int, strides: tuple[int, ...], fps: float) -> Transform:
-  """Clips of `frames` frames out of longer ones, at a random frame rate: "rate" [B], as Make-A-Video is told it.
+  """Clips of `frames` frames out of longer ones, at a random frame rate: "rate" [B], Make-A-Video's condition.
 
   Singer et al. 2022, https://arxiv.org/abs/2209.14792, section 3. Each clip draws its stride among `strides`, and its
   first frame among those that are left.

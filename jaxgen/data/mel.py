@@ -1,4 +1,4 @@
-"""Mel spectrograms: short-time spectra on a scale of pitch, as vocoders are told and classifiers see.
+"""Mel spectrograms: short-time spectra on a scale of pitch, the inputs of vocoders and classifiers.
 
     mel = Mel(rate=22_050, hop=256, bands=80)
     mel.of(waves)                                    [B, L] in [-1, 1] -> [B, L // hop, bands] in [0, 1]
@@ -156,7 +156,7 @@ def with_mel(mel: Mel) -> Transform:
   def transform(key: Array, batch: Batch) -> Batch:
     wave = batch["wave"]
     if wave.ndim != 3 or wave.shape[2] != 1:
-      raise UserError(f"a mel spectrogram is of one channel, and the wave is {list(wave.shape[1:])}: mix its channels")
+      raise UserError(f"a mel spectrogram needs one channel, and the wave is {list(wave.shape[1:])}: mix its channels")
     return batch | {"mel": mel.of(wave[:, :, 0])}
 
   return transform

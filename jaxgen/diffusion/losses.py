@@ -28,11 +28,27 @@ def simple(
   Args:
     mask: booleans over the example's leading axes. The mean is over entries with True; it is 0 if there are none.
   """
-  square, axes = (output - target) ** 2, range(1, output.ndim)
+  return _mean((output - target) ** 2, mask)
+
+
+def absolute(
+  output: Float[Array, "batch ..."], target: Float[Array, "batch ..."], mask: Bool[Array, "batch ..."] | None = None
+) -> Float[Array, " batch"]:
+  """The absolute error, a mean over each example's dimensions, in place of `simple`.
+
+  Chen et al. 2020 (WaveGrad), https://arxiv.org/abs/2009.00713, section 2. The best network's output is then the median
+  of eps given x_t, and not its mean.
+  """
+  return _mean(jnp.abs(output - target), mask)
+
+
+def _mean(each: Float[Array, "batch ..."], mask: Bool[Array, "batch ..."] | None) -> Float[Array, " batch"]:
+  """Over the entries of an example that the mask has, 0 if there are none."""
+  axes = range(1, each.ndim)
   if mask is None:
-    return jnp.mean(square, axis=axes)
-  there = jnp.broadcast_to(per_example(mask, square), square.shape)
-  return jnp.sum(square, axis=axes, where=there) / jnp.maximum(jnp.sum(there, axis=axes), 1)
+    return jnp.mean(each, axis=axes)
+  there = jnp.broadcast_to(per_example(mask, each), each.shape)
+  return jnp.sum(each, axis=axes, where=there) / jnp.maximum(jnp.sum(there, axis=axes), 1)
 
 
 class Bound(NamedTuple):

@@ -1,7 +1,7 @@
-"""Cascades: stages of one config, each a run of its own in one folder, and samples that go through all of them.
+"""Cascades: stages of one config, each a separate run in one folder, and samples that go through all of them.
 
-A config of a cascade has an argument `stage`, and STAGES, {stage: the condition by which it is told what the stage
-before has made; "" for the first one}, in order. Its `conditions` have what a stage is told when it is sampled alone.
+A config of a cascade has an argument `stage`, and STAGES, {stage: the condition that takes the samples of the previous
+stage; "" for the first one}, in order. Its `conditions` are those of a stage that is sampled alone.
 
     FOLDER/cascade.json       the config's name and STAGES
     FOLDER/STAGE/             the run of a stage
@@ -32,12 +32,12 @@ def stages_of(config: Config) -> dict[str, str]:
   """A config's STAGES.
 
   Raises:
-    UserError: it is no cascade's, or its argument `stage` has other choices.
+    UserError: it is not a cascade's, or its argument `stage` has other choices.
   """
   stages = config.function.__globals__.get("STAGES")
   if not isinstance(stages, Mapping) or "stage" not in config.parameters or len(stages) < 2:
     raise UserError(
-      f"config {config.name} is of one model and no cascade: it has no STAGES of two or more and no argument stage; "
+      f"config {config.name} is not a cascade: it has no STAGES of two or more and no argument stage; "
       "train it with `jaxgen train`"
     )
   return dict(stages)
@@ -60,10 +60,10 @@ def is_trained(run: Run) -> bool:
 
 
 def begin(folder: files.Place, config: Config) -> dict[str, str]:
-  """Writes what the folder is of, or checks that it is of this config. Returns its stages.
+  """Writes the folder's config, or checks that it is this one. Returns its stages.
 
   Raises:
-    UserError: as in `stages_of`, or the folder is of another cascade, or of a run.
+    UserError: as in `stages_of`, or the folder is another cascade or a run.
   """
   stages, path = stages_of(config), folder / NAME
   about = {"config": config.name, "stages": stages}
@@ -108,7 +108,7 @@ def runs_of(folder: files.Place) -> dict[str, Run]:
 
 
 def check(runs: Mapping[str, AnyRun], stages: Stages) -> None:
-  """Raises a UserError where a stage makes examples of another shape than the next one is told. No state is read."""
+  """Raises a UserError if a stage makes examples of another shape than the next stage's condition. No state is read."""
   made, before = (), ""
   words = lambda shape: " x ".join(map(str, shape))
   for stage, run in runs.items():
@@ -132,7 +132,7 @@ def check(runs: Mapping[str, AnyRun], stages: Stages) -> None:
 
 
 def seed_of(seed: int, number: int) -> int:
-  """The seed of a stage's samples: the first stage has that of all, and each other one of its own.
+  """The seed of a stage's samples: the first stage has the common one, and each other stage its own.
 
   With the same one, stages would begin with the same numbers as noise.
   """
@@ -149,23 +149,29 @@ def sample(
   *,
   seed: int = 0,
   first: int = 0,
+  prompt: str | None = None,
   progress: Callable[[str, int], Any] = lambda stage, done: None,
 ) -> dict[str, np.ndarray]:
-  """Samples first .. first + n - 1 of every stage, [n, ...], each made of those of the stage before.
+  """Samples first .. first + n - 1 of every stage, [n, ...], each made from those of the previous stage.
 
-  Sample i depends on (seed, i) alone. Beside them, stages are told what each config says of the samples' numbers. One
+  Sample i depends only on (seed, i). The stages' other conditions follow from the samples' numbers by the config. One
   stage's parameters are in memory at a time.
 
   Args:
+    prompt: a text, for the stages that are told one.
     progress: called with a stage and its number of samples done.
 
   Raises:
-    UserError: stages that do not meet; or as in `Run.sample`.
+    UserError: stages that do not meet, or a prompt and no stage that is told a text; or as in `Run.sample`.
   """
   check(runs, stages)
+  readers = {stage for stage, run in runs.items() if run.experiment.prompts is not None}
+  if prompt is not None and not readers:
+    raise UserError("no stage of this cascade is told a text: sample without --prompt")
   found: dict[str, np.ndarray] = {}
   for number, (stage, run) in enumerate(runs.items()):
     told = {stages[stage]: list(found.values())[-1]} if stages[stage] else {}
+    told |= {"prompt": prompt} if stage in readers else {}
     tell = lambda done, stage=stage: progress(stage, done)
     found[stage] = run.sample(n, seed=seed_of(seed, number), first=first, progress=tell, **told)
     run.state = None  # it is read again where it is needed

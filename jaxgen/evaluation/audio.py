@@ -70,7 +70,7 @@ def _channels(x: Waves) -> Float[np.ndarray, "n length channels"]:
 def spoken(
   num: int = 300, *, of: str = "label", classes: int | None = None, seed: int = 0, split: str = "test"
 ) -> Evaluator:
-  """Whether samples say what they were asked to say, and how far they are from recordings.
+  """Whether samples have the requested label, and how far they are from recordings.
 
   Numbers: `spoken_accuracy_N`, the share of N samples whose label the classifier hears, with its standard error, and
   `spoken_accuracy_real` of the split's recordings; `spoken_frechet_N`, the Fréchet distance of the samples to the split
@@ -156,7 +156,7 @@ def log_spectral_distance(
 
 
 def vocoding(num: int = 32, *, seed: int = 0, split: str = "test") -> Evaluator:
-  """How close a vocoder's waves are to the recordings whose mel spectrograms it was told.
+  """How close a vocoder's waves are to the recordings of their mel spectrograms.
 
   Numbers: `vocoded_lsd_N` in dB, the mean `log_spectral_distance` of N waves, with its standard error; and
   `vocoded_lsd_N_noise`, that of white noise as loud as the recording, which is what a vocoder starts from.

@@ -1,8 +1,8 @@
 """Judges of clips: the dynamics of Moving MNIST, which are exact, and Fréchet distances of clips and of their frames.
 
 The features of clips are those of a small classifier, trained here on the data set and kept as `evaluation.judge` keeps
-it: a convolutional network that sees a clip's frames as channels, and tells the clip's class, where there are classes,
-and what was done to its time: nothing, played at double speed, shuffled, or stopped. They are no features of I3D, and
+it: a convolutional network that gets a clip's frames as channels, and predicts the clip's class, if there are classes,
+and a change of its time: nothing, played at double speed, shuffled, or stopped. They are no features of I3D, and
 distances in them compare with no published Fréchet video distance.
 """
 
@@ -38,7 +38,7 @@ def as_channels(clips: Array) -> Float[Array, "n h w channels"]:
 
 
 def for_clips(data: Dataset) -> Dataset:
-  """The data set on which the judge of clips is trained: "image" [H, W, T C], and labels that say the time's order."""
+  """The data set on which the judge of clips is trained: "image" [H, W, T C], and labels for the order of time."""
 
   def see(key: Array, batch: Batch) -> Batch:
     label = batch.get("label", jnp.zeros_like(batch["index"]))
@@ -84,7 +84,7 @@ def for_frames(data: Dataset) -> Dataset:
 
 
 def frechet(num: int = 256, *, seed: int = 0) -> Evaluator:
-  """Fréchet distances of `num` samples to as many clips of the test split, beside their floors.
+  """Fréchet distances of `num` samples to as many clips of the test split, and their floors.
 
   Numbers: `frechet_clips_small_TxHxW_N` in the features of the small classifier of clips, and, where the data has
   classes, `frechet_frames_small_HxW_N` in those of a classifier of frames, of all frames of N clips; each with
@@ -166,17 +166,17 @@ def windows_at(
 def dynamics(known: int = 4, num: int = 64, *, seed: int = 0) -> Evaluator:
   """Predictions of test clips of Moving MNIST from their first frames, against the exact positions.
 
-  The model is told the first `known` frames, as `sample` takes "start" and "keep". In each frame that it predicts, each
-  digit's picture is looked for where it fits best (`located`), and its distance in pixels to the exact position counts;
-  a digit is kept if the window there is, by pixels, nearest to a training digit of its class. Where digits overlap,
-  both suffer, in the true frames too.
+  The model is conditioned on the first `known` frames, by the arguments "start" and "keep" of `sample`. In each frame
+  that it predicts, each digit's picture is looked for where it fits best (`located`), and its distance in pixels to the
+  exact position counts; a digit is kept if the window there is, by pixels, nearest to a training digit of its class.
+  Where digits overlap, both suffer, in the true frames too.
 
   Numbers: means over clips, digits and predicted frames, `position_error_px` and `digit_kept`; `position_error_px_last`
   of the last frame; the same of the true frames, `.._true`, which rounding to pixels and the judge leave, and of the
   last known frame copied, `.._copy`.
 
   Args:
-    known: frames that are told.
+    known: number of frames that are given.
     num: test clips.
     seed: of the samples.
   """

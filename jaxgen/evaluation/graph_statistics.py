@@ -95,7 +95,7 @@ def mean_orbits(A: Matrix) -> Float[np.ndarray, "15"]:
 
 
 class Statistic(NamedTuple):
-  """What is compared of graphs.
+  """The statistics of graphs that are compared.
 
   Attributes:
     of: a graph -> its histogram or vector.
@@ -127,7 +127,7 @@ def mmd(
     graphs, others: graphs; those without nodes are left out, as in the authors' code.
     statistic: one of STATISTICS.
     kernel: d is the total variation distance ("tv": GRAN, SPECTRE, DiGress), or the earth mover's distance ("emd":
-      GraphRNN, GDSS) of histograms, and the Euclidean distance of what is no histogram.
+      GraphRNN, GDSS) of histograms, and the Euclidean distance of other statistics.
   """
   sets = [[statistic.of(A) for A in some if len(A)] for some in (graphs, others)]
   if not all(sets):

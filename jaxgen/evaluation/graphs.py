@@ -116,7 +116,7 @@ def quality(
   Args:
     samples: graphs.
     train: the training graphs.
-    family: what is valid; None: nothing is said of it.
+    family: what is valid; None: validity is not reported.
   """
   nx = networkx()
   graphs, known = ([nx.from_numpy_array(A) for A in some] for some in (samples, train))

@@ -178,18 +178,24 @@ def clip_score(
     UserError: the run is of no dual encoder, or its texts have another length, or its pictures other channels.
   """
 
-  def evaluate(run: AnyRun) -> dict[str, float]:
-    judge, source = load(clip), run.data.source(split)
-    n = min(num, len(source))
-    if missing := [name for name in ("tokens", "image") if name not in run.data.features]:
+  def judge_of(run: AnyRun) -> tuple[AnyRun, str, int]:
+    """(the dual encoder's run, which fits this one, the number's name, how many examples)."""
+    judge, wanted = load(clip), ("tokens", "image")
+    if missing := [name for name in wanted if name not in run.data.features]:
       raise UserError(f"examples of {run.data.name} have no {missing[0]!r}, which a CLIP score needs: use captions")
-    rows = source.gather(np.arange(n))
-    tokens, images, theirs = rows["tokens"], rows["image"], judge.data.features.get("tokens")
-    if theirs is None or theirs.shape != tokens.shape[1:]:
-      raise UserError(f"{clip} is no dual encoder of texts of {tokens.shape[1]} tokens: give another run")
-    side = judge.data.features["image"].shape
-    if side[-1] != images.shape[-1]:
-      raise UserError(f"{clip} sees pictures of {side[-1]} channels, and {run.data.name} has {images.shape[-1]}")
+    (length,), channels = run.data.features["tokens"].shape, run.data.features["image"].shape[-1]
+    theirs = [judge.data.features.get(name) for name in wanted]
+    if None in theirs or theirs[0].shape != (length,):
+      raise UserError(f"{clip} is no dual encoder of texts of {length} tokens: give another run")
+    if theirs[1].shape[-1] != channels:
+      raise UserError(f"{clip} sees pictures of {theirs[1].shape[-1]} channels, and {run.data.name} has {channels}")
+    n = min(num, len(run.data.source(split)))
+    return judge, f"clip_score_{judge.name}_{n}", n
+
+  def evaluate(run: AnyRun) -> dict[str, float]:
+    judge, name, n = judge_of(run)
+    rows, side = run.data.source(split).gather(np.arange(n)), judge.data.features["image"].shape
+    tokens, images = rows["tokens"], rows["image"]
 
     @jax.jit
     def features(state: Any, raw: dict[str, Any]) -> dict[str, Any]:
@@ -208,11 +214,16 @@ def clip_score(
         found.append(clip_scores(np.asarray(of_rows[IMAGE]), np.asarray(of_rows[TEXT]))[: n - first])
       return np.concatenate(found)
 
-    made, name = run.sample(n, seed=seed, tokens=tokens), f"clip_score_{judge.name}_{n}"
+    made = run.sample(n, seed=seed, tokens=tokens)
     whole = np.isfinite(made).all()  # as integers, what is no number would be grey
     mean, error = mean_and_error(scores(to_uint8(made))) if whole else (np.nan, np.nan)
     return {name: mean, f"{name}_se": error, f"{name}_data": mean_and_error(scores(images))[0]}
 
+  def rehearse(run: AnyRun) -> list[str]:
+    _, name, _ = judge_of(run)
+    return [name, f"{name}_se", f"{name}_data"]
+
+  evaluate.rehearse = rehearse
   return evaluate
 
 

@@ -1,4 +1,4 @@
-"""Evaluators of super-resolution: samples beside the pictures that their low-resolution ones were made of."""
+"""Evaluators of super-resolution: samples compared with the pictures from which their low-resolution ones were made."""
 
 import numpy as np
 from jaxtyping import Float
@@ -24,12 +24,12 @@ def shrunk(images: Float[np.ndarray, "n h w c"], side: int) -> Float[np.ndarray,
 
 
 def restoration(num: int = 256, *, level: float = 0.0, seed: int = 0, split: str = "test") -> Evaluator:
-  """Samples told the low-resolution pictures of a split, beside the pictures themselves.
+  """Samples for the low-resolution pictures of a split, compared with the pictures.
 
   Numbers: `psnr_N` in dB, a mean over N pictures; `psnr_N_bicubic`, of the low-resolution pictures enlarged by bicubic
-  interpolation, which blur has little against; and `consistency_N`, the mean squared error between a sample made small
-  and the low-resolution picture that it was told, of values in [-1, 1]: Saharia et al. 2021 (SR3), section 4.2. Samples
-  that a model draws well differ from the picture in what it cannot know, so that a blurred mean has a better PSNR.
+  interpolation, which blur has little against; and `consistency_N`, the mean squared error between a downsampled sample
+  and its low-resolution picture, for values in [-1, 1]: Saharia et al. 2021 (SR3), section 4.2. Good samples differ
+  from the picture in details that the model cannot know, so that a blurred mean has a better PSNR.
 
   Args:
     num: N, the first pictures of the split; all where it has fewer.

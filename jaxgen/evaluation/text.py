@@ -1,6 +1,6 @@
-"""Judges of generated tokens: perplexity under a fixed model, never without entropy and distinct n-grams beside it.
+"""Judges of generated tokens: perplexity under a fixed model, always together with entropy and distinct n-grams.
 
-A low perplexity alone says little: text that repeats itself has it. Zheng et al. 2024,
+A low perplexity alone does not show quality: text that repeats itself has it. Zheng et al. 2024,
 https://arxiv.org/abs/2409.02908, found that a sampler's rounding lowered entropy, and that this was taken for quality.
 
 The fixed model counts n-grams of the training split, and interpolates their orders (Witten and Bell 1991):
@@ -35,7 +35,7 @@ class NGrams:
     """Counts the n-grams of each row.
 
     Raises:
-      UserError: an order below 1, or of which there are 2^62 n-grams or more; tokens that are none of V.
+      UserError: an order below 1, or of which there are 2^62 n-grams or more; tokens outside the vocabulary.
     """
     if order < 1 or vocabulary**order >= 2**62:
       raise UserError(
@@ -77,7 +77,7 @@ def _codes(rows: Tokens, n: int, vocabulary: int) -> Int[np.ndarray, "rows m"]:
 
 
 def _looked_up(codes: Int[np.ndarray, "rows m"], keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-  """The values of keys in ascending order; 0 for codes that are none."""
+  """The values of keys in ascending order; 0 for unknown keys."""
   at = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
   return np.where(keys[at] == codes, values[at], 0)
 
@@ -114,7 +114,7 @@ def text_quality(num: int = 64, *, order: int = 5, seed: int = 0, split: str = "
     order: of the n-grams.
     seed: of the samples.
     split: the split.
-    conditions: what the samples are asked for with, values [num, ...] by name; by default as in training.
+    conditions: the samples' conditions, values [num, ...] by name; by default as in training.
 
   The evaluator raises:
     UserError: the data has no tokens, or samples are longer than the split.

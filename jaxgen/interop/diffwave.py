@@ -14,7 +14,7 @@ def taps(theirs: str, ours: str, kernel: int = 1) -> list[Entry]:
 
 
 def lmnt(network: DiffWave) -> list[Entry]:
-  """Of its `DiffWave`, which is told a mel spectrogram of 80 bands, or nothing."""
+  """The layout of its `DiffWave`, which is conditioned on a mel spectrogram with 80 bands, or unconditional."""
   entries = [
     *taps("input_projection", "params/in"),
     *affine("diffusion_embedding.projection1", "params/step_1"),
@@ -34,10 +34,10 @@ def lmnt(network: DiffWave) -> list[Entry]:
     theirs = f"residual_layers.{i}"
     blocks.append(
       [
-        *taps(f"{theirs}.dilated_conv", "params/layers/dilated", network.kernel),
-        *affine(f"{theirs}.diffusion_projection", "params/layers/step"),
-        *taps(f"{theirs}.output_projection", "params/layers/out"),
-        *(taps(f"{theirs}.conditioner_projection", "params/layers/mel") if network.factors else []),
+        *taps(f"{theirs}.dilated_conv", "params/blocks/dilated", network.kernel),
+        *affine(f"{theirs}.diffusion_projection", "params/blocks/step"),
+        *taps(f"{theirs}.output_projection", "params/blocks/out"),
+        *(taps(f"{theirs}.conditioner_projection", "params/blocks/mel") if network.factors else []),
       ]
     )
   return entries + stacked(blocks)

@@ -1,4 +1,4 @@
-"""Weights of Stable Diffusion 1, 2 and XL as others keep them: a folder of diffusers, or a single file of the authors.
+"""Published weights of Stable Diffusion 1, 2 and XL: a folder of diffusers, or a single file of the authors.
 
     description = described("stable-diffusion-v1-5")                 what its networks are, read of JSON and of shapes
     sources("stable-diffusion-v1-5", description, networks)          where their values come from, tensor by tensor
@@ -31,6 +31,7 @@ from jaxgen.interop.stable_diffusion import (
   Networks,
   Tower,
 )
+from jaxgen.nn.autoencoders.ldm import KLAutoencoder
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_0"}
 
@@ -78,7 +79,8 @@ def _tower(config: Mapping[str, Any], tokens: clip_bpe.Reading, penultimate: boo
   config = config.get("text_config", config)
   if config.get("hidden_act") not in ACTIVATIONS or config.get("layer_norm_eps", 1e-5) != 1e-5:
     raise UserError(
-      f"the text encoder is no CLIP's that is known here: hidden_act is {config.get('hidden_act')!r}, layer_norm_eps "
+      f"the text encoder is not a CLIP that jaxgen supports: hidden_act is {config.get('hidden_act')!r}, "
+      "layer_norm_eps "
       f"{config.get('layer_norm_eps')}"
     )
   pooled = "CLIPTextModelWithProjection" in config.get("architectures", ())
@@ -165,7 +167,7 @@ TOWERS = {  # (family's number of encoders, number) -> the prefixes that there a
   (2, 0): (("conditioner.embedders.0.transformer.text_model.", False),),
   (2, 1): (("conditioner.embedders.1.model.", True),),
 }
-FAMILIES = {  # what begins a tensor's name in files of others
+FAMILIES = {  # prefixes of tensors' names in other programs' files
   "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
   "joint_blocks.": "Stable Diffusion 3's Transformer",
   "double_blocks.": "FLUX",
@@ -196,7 +198,7 @@ def _of_file(path: pathlib.Path, tensors: Mapping[str, Any]) -> Description:
   known = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
   if width not in known:
     raise UserError(
-      f"{path} has a U-Net that is told {width} features of a word, and SD 1, 2 and XL {known}: give --model"
+      f"{path} has a U-Net that is conditioned on {width} features of a word, and SD 1, 2 and XL {known}: give --model"
     )
   return PRESETS[known[width]]._replace(inputs=first.shape[1])
 
@@ -214,13 +216,20 @@ def _place(path: Any) -> pathlib.Path:
 
 
 def described(path: Any) -> Description:
-  """What the networks of a folder or a single file are.
+  """The networks of a folder or a single file.
 
   Raises:
-    UserError: it is of another family, not whole, damaged, or a pickle.
+    UserError: it is another family's, incomplete, damaged, or a pickle.
   """
   place = _place(path)
-  return _of_folder(place) if place.is_dir() else _of_file(place, files.opened(place))
+  d = _of_folder(place) if place.is_dir() else _of_file(place, files.opened(place))
+  latent = d.vae.get("latent", KLAutoencoder.latent)
+  if d.inputs not in (latent, 2 * latent + 1):
+    raise UserError(
+      f"{path} has a U-Net of {d.inputs} input channels, and this config knows {latent} and, for inpainting, "
+      f"{2 * latent + 1}: it is of another family, as InstructPix2Pix's"
+    )
+  return d
 
 
 def dtype_of(path: Any) -> str:

@@ -1,7 +1,7 @@
 """Where a config's networks of text to image come from: a folder of diffusers, a single file, or a run.
 
-A run keeps what it needs of it: the sizes, as JSON in its argument "model"; the tokenizer, in its folder; the values of
-frozen networks, as any run does.
+A run stores what it needs from it: the sizes, as JSON in its argument "model"; the tokenizer, in its folder; the values
+of frozen networks, as any run does.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ def settled(arguments: Mapping[str, Any], presets: Mapping[str, Description]) ->
   """{"model": the sizes, as JSON, "parameters": the dtype} of what "pretrained" names; {} where it names nothing.
 
   Raises:
-    UserError: it is of another family, not whole, or damaged.
+    UserError: it is another family's, incomplete, or damaged.
   """
   path, model = arguments["pretrained"], arguments["model"]
   if path is None or model is not None:
@@ -46,7 +46,7 @@ def settled(arguments: Mapping[str, Any], presets: Mapping[str, Description]) ->
 
 
 def description(path: str | None, model: str | None, preset: Description) -> Description:
-  """The sizes that `model` says, or that are read of weights, or the preset's."""
+  """The sizes that `model` gives, or those of the weights, or the preset's."""
   if model is not None:
     return Description.of_json(model)
   if path is None:
@@ -84,7 +84,7 @@ def tokenizer_of(path: str | None) -> pathlib.Path | None:
 
 
 def kept_tokenizers(given: str | None, path: str | None) -> Callable[[], dict[str, bytes]]:
-  """What a new run's folder keeps of the tokenizers, {path within it: contents}; nothing where there is none.
+  """The tokenizers' files that a new run's folder stores, {path within it: contents}; nothing where there is none.
 
   Args:
     given: a tokenizer, see `clip_bpe.reading`.
@@ -128,7 +128,7 @@ def readings(run: Any, count: int) -> list[clip_bpe.Reading]:
 
 
 def prompts(d: Description) -> Callable[[Any, Sequence[str]], np.ndarray]:
-  """(a run, texts) -> tokens int32 [n, T], or [n, encoders, T] of several; a text that is too long is said."""
+  """(a run, texts) -> tokens int32 [n, T], or [n, encoders, T] of several; a text that is too long gives a warning."""
   length = d.texts[0].context
 
   def tokens(run: Any, texts: Sequence[str]) -> np.ndarray:

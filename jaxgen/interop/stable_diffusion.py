@@ -1,4 +1,4 @@
-"""What the networks of Stable Diffusion 1, 2 and XL are: sizes as JSON, and the networks made of them.
+"""The networks of Stable Diffusion 1, 2 and XL: sizes as JSON, and the networks with these sizes.
 
     networks = built(PRESETS["sd1"], dtype, dtype)                   the U-Net, the first stage, the text encoders
 
@@ -44,20 +44,20 @@ class Tower(NamedTuple):
 
 
 class Description(NamedTuple):
-  """What the networks of a model are; the defaults are Stable Diffusion 1's.
+  """The sizes of a model's networks; the defaults are Stable Diffusion 1's.
 
   Attributes:
     unet: attributes of `CrossUNet`.
-    inputs: channels that the U-Net sees: 4, or 9 where it fills pictures.
+    inputs: the U-Net's input channels: 4, or 9 for inpainting.
     linear: as in `cross_unet.diffusers`.
     vae: attributes of `KLAutoencoder`.
     scale, shift: of its latents.
     texts: the text encoders.
     start: the token that begins a text.
     zeros: "no text" is zeros and not the empty text.
-    prediction: what the U-Net learns, "eps" or "v".
+    prediction: the U-Net's prediction, "eps" or "v".
     betas: number of steps, the first and the last beta of the schedule, whose square roots lie on a line.
-    zero_snr: the schedule is changed so that it ends in noise alone.
+    zero_snr: the schedule is rescaled so that it ends in pure noise.
     side: of the pictures that it was trained on, in pixels.
   """
 

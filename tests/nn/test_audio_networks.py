@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def entries(network):
     return wavegrad_layout.lmnt(network)
   tables = [layout.same(f"label_embedding.{name}.weight", f"params/{name}/embedding") for name, _ in network.labels]
   blocks = range(network.layers if network.labels else 0)
-  labels = [diffwave_layout.taps(f"residual_layers.{i}.label_projection", "params/layers/label") for i in blocks]
+  labels = [diffwave_layout.taps(f"residual_layers.{i}.label_projection", "params/blocks/label") for i in blocks]
   return diffwave_layout.lmnt(network) + tables + layout.stacked(labels)
 
 
@@ -130,3 +131,18 @@ def test_wrong_conditions_are_one_sentence(x64):
   for network, told, words in cases:
     with pytest.raises(UserError, match=words):
       jax.eval_shape(network.init, key, x, t, told)
+
+
+def equations(jaxpr):
+  inner = [sub for equation in jaxpr.eqns for sub in jax.extend.core.jaxprs_in_params(equation.params)]
+  return len(jaxpr.eqns) + sum(map(equations, inner))
+
+
+def test_more_layers_and_longer_clips_are_no_longer_program():
+  def program(layers, length):
+    network = DiffWave(channels=4, layers=layers, cycle=5, embedding=4, hidden=4)
+    x, t = jax.ShapeDtypeStruct((2, length, 1), np.float32), jax.ShapeDtypeStruct((2,), np.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), x, t)
+    return equations(jax.make_jaxpr(network.apply)(variables, x, t).jaxpr)
+
+  assert program(5, 100) == program(30, 100) == program(30, 100_000)

@@ -6,11 +6,13 @@ call of the network, those after the last, and the decoded picture, in float64.
 
 import functools
 import json
+import re
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from packed import FIXTURES, load
@@ -18,13 +20,20 @@ from safetensors.numpy import save_file
 
 import jaxgen
 from jaxgen import cli, diffusion
+from jaxgen.core.condition import entries
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import State
+from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import first_stage
 from jaxgen.diffusion.grids import leading_by_one
 from jaxgen.engine.config import load_config
 from jaxgen.engine.folder import Folder
-from jaxgen.interop import cross_unet, layout, ldm, pipelines, pretrained, stable_diffusion, text_tower
+from jaxgen.interop import cross_unet, files, layout, ldm, mmdit, pipelines, pretrained, stable_diffusion, text_tower
 from jaxgen.methods.diffusion import objective, text_to_image
+from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.sampler import Sampler
+from jaxgen.nn.autoencoders.ldm import KLAutoencoder
+from jaxgen.nn.transformers.mmdit import MMDiT
 
 KEPT = json.loads((FIXTURES / "pipelines.json").read_text())
 
@@ -76,6 +85,20 @@ def compiled(self, variables, *args, **options):
     return COMPILED[key](variables, *args)
 
 
+def watch(monkeypatch):
+  """A list that gets what the network sees at each call."""
+  predict, seen = objective.Model.predict, []
+
+  def watched(self, params, x, *rest):
+    seen.append(np.asarray(x)[::2])  # guidance has each twice
+    return predict(self, params, x, *rest)
+
+  monkeypatch.setattr(nn.Module, "apply", compiled)
+  monkeypatch.setattr(objective.Model, "predict", watched)
+  return seen
+
+
+NAMES_OF_SD3 = "prompt_embeds", "pooled_prompt_embeds"
 CASES = {
   ("sd1", "ddim"): dict(solver="ddim", sampling_steps=4),
   ("sd1", "dpmpp_2m"): dict(solver="dpmpp_2m", grid="trailing", sampling_steps=4),
@@ -101,15 +124,8 @@ def test_pipelines_equal_diffusers(name, case, folder, x64, monkeypatch):
     asked, drawn, noise = asked | {"start": picture, "strength": np.array([0.6])}, noise, drawn
   if case == "fill":
     asked |= {"start": picture, "keep": given["mask"][""][None] < 0.5}
-  monkeypatch.setattr(nn.Module, "apply", compiled)
   monkeypatch.setattr(text_to_image, "normal", lambda keys, shape, dtype: drawn)
-  predict, seen = objective.Model.predict, []
-
-  def watched(self, params, x, *rest):
-    seen.append(np.asarray(x)[::2])  # guidance has each twice
-    return predict(self, params, x, *rest)
-
-  monkeypatch.setattr(objective.Model, "predict", watched)
+  seen = watch(monkeypatch)
   keys = jax.random.split(jax.random.key(0), 1)
   asked = jax.tree.map(jnp.asarray, asked)
   with jax.disable_jit():
@@ -124,6 +140,50 @@ def test_pipelines_equal_diffusers(name, case, folder, x64, monkeypatch):
   close(made[:, free], arrays["picture"][:, free])
   if case == "fill":
     np.testing.assert_array_equal(made[:, ~free], picture[:, ~free])
+
+
+def test_a_flow_equals_diffusers_pipeline_of_stable_diffusion_3(x64, monkeypatch):
+  """With a shift of 3, features of texts given in the place of its encoders."""
+  found = load("pipelines.npz", "sd3")
+  arrays = found["flow"]
+  double = dict(dtype=jnp.float64, param_dtype=jnp.float64)
+  network = MMDiT(8, 2, 2, most=8, base=4, out_channels=4, **double)
+  vae = KLAutoencoder(channels=4, multipliers=(1, 2), blocks=1, groups=4, quant=False, **double)
+  told = {"text": jnp.asarray(arrays["prompt_embeds"]), "pooled": jnp.asarray(arrays["pooled_prompt_embeds"])}
+  away = {f"negative_{n}": jnp.asarray(arrays[f"negative_{v}"]) for n, v in zip(told, NAMES_OF_SD3, strict=True)}
+  noise = jnp.asarray(arrays["noise_0"])
+
+  def params(module, layout_of, part, *arguments):
+    tensors = {n.removeprefix(f"{part}/"): a for n, a in found["weight"].items() if n.startswith(part)}
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)
+    return layout.read(layout_of(module), tensors, shapes)["params"]
+
+  # The grid is shifted twice: it is even from 1 to the shifted 0.001, and then shifted. The network learns eps - x_0,
+  # which is the velocity in sigma, so that sigma is the time.
+  shifted = lambda t: 3 * t / (1 + 2 * t)
+  grid = lambda schedule, n: np.append(shifted(np.linspace(1, shifted(0.001), n)), 0.0)
+  method = gaussian_diffusion(
+    network,
+    diffusion.rectified_flow(),
+    Spec(noise.shape[1:]),
+    optax.sgd(0.1),
+    objective=objective.Objective(diffusion.PREDICTIONS["velocity"], time_input=lambda at: 1000 * at.t),
+    condition=entries(dict.fromkeys(told)),
+    sampler=Sampler(diffusion.euler, grid, 4, clip=False),
+  )
+  method = first_stage(method, *text_to_image.scaled(vae, 1.5305, 0.0609))
+  weights = {
+    "network": params(network, mmdit.diffusers, "transformer", noise, jnp.zeros(1), told),
+    "first_stage": {"params": params(vae, ldm.diffusers, "vae", jnp.zeros((1, 8, 16, 3)))},
+  }
+  state, seen = State(np.int32(0), np.int32(0), jax.random.key(0), weights, {}, {}, {}), watch(monkeypatch)
+  keys = jax.random.split(jax.random.key(0), 1)
+  with jax.disable_jit():
+    made = method.sample(state, keys, noise=noise, weight=jnp.array([4.0]), **told, **away)
+  for ours, theirs in zip([*seen[1:]], arrays["latents"], strict=False):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+  assert len(seen) == 4
+  np.testing.assert_allclose(made, arrays["picture"], rtol=0, atol=1e-9 * np.abs(arrays["picture"]).max())
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
@@ -169,6 +229,19 @@ def test_arrays_are_read_one_by_one_and_stay_small(folder, tmp_path, monkeypatch
   np.testing.assert_array_equal(kernel, theirs.transpose(2, 3, 1, 0).astype(jnp.bfloat16))
 
 
+def test_first_stages_of_before_2023_are_read(folder, x64, tmp_path):
+  old, formerly = tmp_path / "old", {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+  write(old, "sd1")
+  (file,) = (old / "vae").glob("*.safetensors")
+  tensors = {name: np.asarray(tensor) for name, tensor in files.opened(file).items()}
+  renamed = {re.sub(r"to_(q|k|v|out\.0)\.", lambda m: f"{formerly[m[0][:-1]]}.", n): t for n, t in tensors.items()}
+  assert "decoder.mid_block.attentions.0.proj_attn.weight" in renamed
+  save_file(renamed, file)
+  d = pipelines.described(old)
+  found = pipelines.values(old, d, stable_diffusion.built(d, "float64", "float64"))["first_stage"]()
+  jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, found), values(folder["sd1"])[1]["first_stage"])
+
+
 def test_a_text_that_is_too_long_is_said(folder, capsys):
   d = pipelines.described(folder["sd1"])
   run = SimpleNamespace(folder=folder["sd1"])
@@ -202,11 +275,12 @@ def test_says_what_does_not_fit(folder, tmp_path):
     file.rename(file.with_suffix(".bin"))
   with refused("diffusion_pytorch_model.bin is a pickle"):
     pipelines.dtype_of(pickled)
+  edited = json.loads((pickled / "unet" / "config.json").read_text()) | {"in_channels": 8}
+  (pickled / "unet" / "config.json").write_text(json.dumps(edited))
+  with refused("a U-Net of 8 input channels, and this config knows 4 and, for inpainting, 9"):
+    pipelines.described(pickled)
   config = load_config("stable_diffusion")
-  for size, sentence in (
-    ("9x16", "of which the first stage makes one: 8x16 fits"),
-    ("8", "height x"),
-  ):
+  for size, sentence in {"9x16": "of which the first stage makes one: 8x16 fits", "8": "height x"}.items():
     with refused(sentence):
       config.build(preset="tiny", size=size)
   with refused("--learns lora needs pictures and captions"):

@@ -1,9 +1,11 @@
 """`jaxgen benchmark`: its numbers agree with each other and with what is known of the program; errors are sentences."""
 
+import io
 import json
 import re
 import statistics
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from jaxgen.engine.program import Program
 from jaxgen.show.benchmark import _headlines, page
 from jaxgen.throughput import chips, document, measure, summary
 from jaxgen.throughput.cases import Asked, plan
+from jaxgen.throughput.peers import Peers
 
 # Multiplications and additions of tiny's network for one example: 65 x 32 and 32 x 64 weights. Its gradient has the
 # products with both layers' weights again, and with those of the second for what comes before it.
@@ -336,3 +339,16 @@ def test_memory_and_peaks_are_of_this_machine():
   assert chips.host_peak() >= block.nbytes
   assert [chips.is_busy(load * chips.cores()) for load in (1.0, 2.0)] == [False, True]
   assert 1e8 < chips.matmul_peak(devices[:1], "float32") < 1e14
+
+
+def test_a_line_that_is_no_answer_is_an_error_of_the_row():
+  peers = Peers.__new__(Peers)
+  peers.processes = {
+    "torch eager": SimpleNamespace(stdout=io.StringIO('A new version is there!\n[1]\n{"seconds": 2}\n'))
+  }
+  answers = [peers._answer("torch eager") for _ in range(3)]
+  assert answers == [
+    {"error": "its process printed 'A new version is there!'"},
+    {"error": "its process printed '[1]'"},
+    {"seconds": 2},
+  ]

@@ -4,11 +4,11 @@
     audio:16000,mix:DIR      the mean of a file's channels, where the config asks for one
 
 Files lie as pictures do in `folder:DIR`: DIR/<split>/<class>/*.wav, or without classes. For training they may lie in
-DIR itself, where it has no folders for splits. SciPy reads WAV of any width, and the library soundfile .flac, .ogg and
+DIR itself, if it has no folders for splits. SciPy reads WAV of any width, and the library soundfile .flac, .ogg and
 .mp3. A file of another rate is resampled by SciPy's `resample_poly`, a polyphase filter.
 
 How a recording of another length becomes examples is the data set's `fit`: "crop" takes parts of `length` samples, one
-after the other, and "pad" takes one part from the beginning and puts silence behind it.
+after the other, and "pad" takes one part from the beginning and appends silence.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ SUFFIXES = frozenset({WAV, ".flac", ".ogg", ".mp3"})
 
 
 class Form(NamedTuple):
-  """The form that a data set's recordings are brought to.
+  """The form to which a data set's recordings are converted.
 
   Attributes:
     rate: samples a second.
@@ -50,7 +50,7 @@ def parsed(name: str, rest: str) -> tuple[int, bool, Path]:
   """(samples a second, whether channels are mixed, folder) of what follows "audio:" in a data set's name.
 
   Raises:
-    UserError: there is no rate, or another word beside it than "mix".
+    UserError: there is no rate, or another word after it than "mix".
   """
   before, _, folder = rest.partition(":")
   rate, *words = before.split(",")

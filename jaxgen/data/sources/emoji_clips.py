@@ -47,7 +47,7 @@ def read(folder: str) -> tuple[UInt8[np.ndarray, "clips 16 32 32 3"], tuple[str,
 
 
 def open_emoji_clips(request: Request) -> Arrays:
-  """Raises a UserError where there is no such split or feature, or T does not divide 16."""
+  """Raises a UserError if there is no such split or feature, or T does not divide 16."""
   if request.split not in ("train", "test"):
     raise NoSplit(f"{request.name} has no split {request.split!r}: it has train, and test, every tenth clip")
   clips, _ = read(request.rest)

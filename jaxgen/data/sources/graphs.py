@@ -34,7 +34,7 @@ FORMS = "planar, sbm, community_small, grid, ego:FILE or enzymes:DIR"
 
 
 def networkx() -> Any:
-  """The library. Raises a UserError where it is not installed."""
+  """The library. Raises a UserError if it is not installed."""
   try:
     import networkx
   except ImportError:
@@ -99,10 +99,10 @@ def ego(path: Path) -> list[np.ndarray]:
 
 
 def enzymes(folder: Path) -> list[np.ndarray]:
-  """Node types are the file's, where it has them, in their order.
+  """Node types are the file's, if it has any, in their order.
 
   Raises:
-    UserError: a file is missing, or the files do not fit each other.
+    UserError: a file is missing, or the files do not fit together.
   """
   names = sorted(folder.glob("*_A.txt"))
   if len(names) != 1:
@@ -155,7 +155,7 @@ def splits(kind: str, count: int) -> dict[str, slice]:
 
 
 def open_graphs(request: Request) -> Arrays:
-  """Raises a UserError where there is no such kind, split, feature or file, or a graph is too large."""
+  """Raises a UserError if there is no such kind, split, feature or file, or a graph is too large."""
   name, (kind, _, path) = request.name, request.rest.partition(":")
   if (kind in MADE and path) or (kind in READ and not path) or kind not in MADE | READ:
     raise UserError(f"{name} is no data set of graphs: after graphs: comes {FORMS}")

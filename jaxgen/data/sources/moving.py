@@ -10,7 +10,7 @@ pictures in one channel by its name, such as npz:FILE.
 A position is a digit's upper left corner, (row, column) in pixels, and the digit is drawn at the nearest pixel. With
 one digit there is "label", int32 [], as well. A digit at p in [0, room] with velocity v is at the reflection of p + v t
 in closed form (`bounced`); the authors' code instead stops a digit at the edge for the rest of that frame. Clip i of a
-split depends on i alone, and the digits of the split "test" are those of the data set's split "test".
+split depends only on i, and the digits of the split "test" come from the images' split "test".
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ def parts(name: str) -> tuple[int, str, int, int]:
 
 
 def open_moving(request: Request) -> Decoded:
-  """Raises a UserError where there is no such split or feature, or digits do not fit into the frames."""
+  """Raises a UserError if there is no such split or feature, or digits do not fit into the frames."""
   import jax
 
   from jaxgen.data.sources import open_source
@@ -87,7 +87,7 @@ class Clips:
     return [{name: x for name, x in self.one(index).items() if name in self.names} for index in indices]
 
   def one(self, index: int) -> Example:
-    """All that there is of a clip."""
+    """All arrays of a clip."""
     random = np.random.default_rng([self.seed, index])
     chosen = self.source.gather(random.integers(len(self.source), size=self.count))
     glyph = np.round(chosen["image"] * (255 / self.most)).astype(np.uint8)

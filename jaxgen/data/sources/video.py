@@ -30,7 +30,7 @@ from jaxgen.data.sources.images import MODES, SUFFIXES, decode, fitted, in_mode
 from jaxgen.data.sources.views import RandomClip, View
 
 ANIMATED = frozenset({".gif", ".webp"})
-# Suffix -> the one format of FFmpeg that such a file is read in: whatever else it holds is refused.
+# Suffix -> the only format of FFmpeg in which such a file is read; other contents are refused.
 VIDEOS = dict.fromkeys((".mp4", ".m4v", ".mov"), "mov") | dict.fromkeys((".mkv", ".webm"), "matroska") | {".avi": "avi"}
 STILLS = SUFFIXES - ANIMATED
 SAME = 0.01  # frame rates that differ by less than this share are the same
@@ -55,7 +55,7 @@ def form(name: str) -> Form:
 
 
 def open_video(request: Request) -> Decoded:
-  """Raises a UserError where there is no such folder, split, feature or video. Reading a clip raises it where the video
+  """Raises a UserError if there is no such folder, split, feature or video. Reading a clip raises it where the video
   is too short, damaged, or of another frame rate."""
   asked = form(request.name)
   root = Path(asked.folder).expanduser()
@@ -130,7 +130,7 @@ def clip_of(
     path: a file, or a folder of frames.
     shape: [T, H, W, C].
     asked: stride and frame rate.
-    fit: how frames are brought to the size, or the view that draws the stretch; frames are then cut to fit.
+    fit: how frames are resized, or the view that draws the stride and the first frame; frames are then cut to fit.
     uniform: in [0, 1), what the view takes.
 
   Raises:

@@ -1,9 +1,9 @@
-"""Cascades of diffusion models: what a stage is told of the one before.
+"""Cascades of diffusion models: how a stage is conditioned on the previous one.
 
 Ho et al. 2021, Cascaded diffusion models, https://arxiv.org/abs/2106.15282, section 4.2; Saharia et al. 2022 (Imagen),
 https://arxiv.org/abs/2205.11487, section 2.4. In training the low-resolution picture is made from the data
 (`data.transforms.low_resolution`) and gets Gaussian noise of a random level (`data.transforms.levels`), so that a stage
-does not trust each pixel of samples that another stage has made. The network is told the level.
+does not trust each pixel of samples that another stage has made. The level is an input of the network.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ LOW, LEVEL = "low", "level"  # names in a batch and of a sample's conditions
 def augmented(schedule: Schedule, low: Array, level: Array, keys: Key[Array, " n"]) -> Array:
   """alpha(level T) low + sigma(level T) eps: level 0 is low itself, bit for bit, and 1 is noise.
 
-  The noise is of the picture at its own resolution, before it is enlarged.
+  The noise is added at the picture's resolution, before it is enlarged.
   """
   return diffuse(schedule, low, schedule.T * level.astype(low.dtype), keys)[0]
 
@@ -31,9 +31,8 @@ def augmented(schedule: Schedule, low: Array, level: Array, keys: Key[Array, " n
 def low_resolution(schedule: Schedule | None = None) -> Condition:
   """The picture of low resolution, "low" [B, h, w, C], and its noise's level, "level" [B] in 0 .. 1.
 
-  It is never dropped, and guidance by another condition, put beside it by `core.condition.together`, has it on both
-  sides. Samples are asked for with a clean
-  picture and the level of the noise that it gets.
+  It is never dropped. Guidance by another condition, combined with it by `core.condition.together`, has it in both
+  predictions. Samples are asked for with a clean picture and the level of the noise that it gets.
 
   Args:
     schedule: of the noise; None: `continuous_cosine`.

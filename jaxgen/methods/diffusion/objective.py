@@ -33,7 +33,7 @@ class Objective(NamedTuple):
 
   Attributes:
     prediction: the network's output.
-    weighting: the weighting of its squared error over t; None: the loss is only the bound, `vlb`.
+    weighting: the weighting of its error over t; None: the loss is only the bound, `vlb`.
     times: the distribution of t; None: uniform.
     time_input: the number that tells the network t; None: t - 1 in discrete processes, 999 t in continuous ones with t
       in [0, 1], log(sigma / alpha) / 4 if t goes further, as EDM's to 80.
@@ -43,6 +43,7 @@ class Objective(NamedTuple):
       added to the loss. With a weighting it trains only the learned variance: Nichol and Dhariwal 2021, eq. 16.
     uncertainty: a module of c_noise [B] -> u [B], such as `LogVariance`, the entry "log_variance" of the network's
       parameters; the loss at t is L / exp(u) + u, so that u learns log L: Karras et al. 2024 (EDM2), eq. 14 to 17.
+    error: (output, target, mask) -> [B], `losses.simple`, the squared error, or `losses.absolute`.
   """
 
   prediction: Prediction = PREDICTIONS["eps"]
@@ -52,6 +53,7 @@ class Objective(NamedTuple):
   variance: Variance = "posterior"
   vlb: float = 0.0
   uncertainty: Any = None
+  error: Callable[..., Float[Array, " batch"]] = losses.simple
 
   def on(self, schedule: Schedule) -> "Objective":
     """The objective with the schedule's defaults for `times` and `time_input` that are None."""
@@ -169,7 +171,7 @@ def training_loss(model: Model, objective: Objective, condition: Condition, spec
     output, *fraction = model.output(params, x_t, t, told, mask, index=index, rngs={"dropout": dropout_key})
     each = jnp.zeros(x_0.shape[0], x_0.dtype)
     if weighting is not None:
-      each += weighting(prediction, at) * losses.simple(output, prediction.target(x_0, eps, at.like(x_0)), mask)
+      each += weighting(prediction, at) * objective.error(output, prediction.target(x_0, eps, at.like(x_0)), mask)
     if bound is not None:
       mean = output if weighting is None else jax.lax.stop_gradient(output)
       predicted, _ = to_x0_eps(prediction, mean, x_t, at.like(x_0))

@@ -30,7 +30,7 @@ Tokens = Int[np.ndarray | Array, "n words"]
 
 
 class Prompts(NamedTuple):
-  """What is asked of `sample`.
+  """An edit, from the arguments of `sample`.
 
   Attributes:
     source: conditions of the first text by their own names.
@@ -127,7 +127,7 @@ def _of_all(one: Any, source: Tokens, tokens: Tokens, cross: float, itself: floa
 
 
 def taken(given: Mapping[str, Any], condition: Condition) -> tuple[Prompts | None, dict[str, Any]]:
-  """(what is asked, or None; the rest of what `sample` is given).
+  """(the edit, or None; the rest of what `sample` is given).
 
   Raises:
     UserError: some of it is given and some is not.
@@ -176,7 +176,9 @@ def paired(prompts: Prompts, source: Told, told: Told, condition: Condition, thr
     UserError: the network is told no dict, or maps are of texts of another length.
   """
   if not isinstance(told, Mapping):
-    raise UserError("attention maps are of a network that is told a text in a dict: take condition entries({..})")
+    raise UserError(
+      "attention maps need a network that is conditioned on a text in a dict: take condition entries({..})"
+    )
   n, words = prompts.maps["blend"].shape
   pair = jnp.arange(n, dtype=jnp.int32)
   nothing = inert(words)
@@ -189,7 +191,7 @@ def paired(prompts: Prompts, source: Told, told: Told, condition: Condition, thr
 
 
 def _with_maps(condition: Condition, nothing: Mapping[str, Array], names: set[str]) -> Condition:
-  """The condition whose text, when it is not told, has no maps either."""
+  """The condition whose text has no maps when it is dropped."""
   if not condition.parts:
     return condition._replace(nothing={**condition.nothing, "maps": nothing})
   last = max(i for i, part in enumerate(condition.parts) if names & set(part.names))

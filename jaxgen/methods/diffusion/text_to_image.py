@@ -1,4 +1,4 @@
-"""Text to image: a diffusion model of latents that is told a text by frozen encoders, as Stable Diffusion is.
+"""Text to image: latent diffusion, conditioned on a text by frozen encoders, as Stable Diffusion is.
 
 Rombach et al. 2022, https://arxiv.org/abs/2112.10752, sections 3.3 and 4.3; Podell et al. 2023 (SDXL),
 https://arxiv.org/abs/2307.01952, section 2.2 (the picture's sizes).
@@ -65,7 +65,7 @@ class Encoder(NamedTuple):
 
 
 class Reader(NamedTuple):
-  """What a network is told of a text, and how it is guided.
+  """A network's condition from a text, and its guidance.
 
   Attributes:
     encoders: by their names in `params`; their features stand side by side.
@@ -81,7 +81,7 @@ class Reader(NamedTuple):
 
   @property
   def names(self) -> tuple[str, ...]:
-    """What of a text the network is told."""
+    """The network's condition from a text."""
     return ("text", "pooled") if any(encoder.pooled for encoder in self.encoders.values()) else ("text",)
 
   def condition(self, picture: bool = False) -> Condition:
@@ -105,7 +105,7 @@ class Reader(NamedTuple):
     return {"text": jnp.concatenate(texts, -1)} | ({"pooled": jnp.concatenate(wholes, -1)} if wholes else {})
 
   def nothing(self, params: Mapping[str, Params], told: Mapping[str, Array], n: int) -> dict[str, Array]:
-    """What stands for no text, of n examples."""
+    """The condition for no text, of n examples."""
     if self.zeros:
       return {name: jnp.zeros((n, *value.shape[1:]), value.dtype) for name, value in told.items()}
     one = self.told(params, jnp.asarray(self.empty)[None])
@@ -119,7 +119,7 @@ def told_texts(
   frozen: Mapping[str, Frozen] = MappingProxyType({}),
   dtype: Any = jnp.float32,
 ) -> Method:
-  """A method that is told "tokens" [B, T], by frozen encoders, where the given one is told their features.
+  """A method that is conditioned on "tokens" [B, T], by frozen encoders, whose features condition the given method.
 
   `sample(state, keys, tokens=None, negative_tokens=None, weight=None, sizes=None, ..)`: no tokens are the empty text,
   no negative ones are `reader.nothing`. source_tokens are the text whose attention maps are taken: `prompt_to_prompt`.
@@ -127,7 +127,7 @@ def told_texts(
   Args:
     method: the method, with `reader.condition` and `reader.guidance`.
     reader: the encoders.
-    dropout: the share of examples whose text is not told in training.
+    dropout: the share of training examples whose text is dropped.
     frozen: where the encoders' values come from, by name; None: they stay as initialised.
     dtype: of what the network is told.
 
@@ -146,7 +146,7 @@ def told_texts(
     return {"sizes": jnp.broadcast_to(jnp.asarray(reader.sizes, dtype), (n, len(reader.sizes)))}
 
   def told(params: Mapping[str, Params], batch: Batch, key: Key[Array, ""] | None) -> Batch:
-    """The batch with what the network is told; with a key some texts are dropped."""
+    """The batch with the network's condition; with a key some texts are dropped."""
     if "tokens" not in batch or batch["tokens"].shape[1:] != reader.empty.shape:
       found = list(batch["tokens"].shape[1:]) if "tokens" in batch else "none"
       raise UserError(
@@ -199,6 +199,8 @@ def told_texts(
     asked = {**sizes(n), **cast(found), **given}
     if source_tokens is not None:
       asked |= {f"source_{name}": value for name, value in cast(reader.told(params, source_tokens)).items()}
+    if weight is None and negative_tokens is not None:
+      raise UserError("samples are led away from a negative text by a weight, and none is given: give one above 1")
     if weight is not None:
       other = reader.nothing(params, found, n) if negative_tokens is None else reader.told(params, negative_tokens)
       asked |= {f"negative_{name}": value for name, value in cast(other).items()} | {"weight": weight}
@@ -235,7 +237,7 @@ def scaled(
 
 
 def rectangles(key: Key[Array, ""], height: int, width: int, everything: float = 0.25) -> Bool[Array, "height width"]:
-  """What is known of a picture in training: all but a rectangle with uniform corners, or, sometimes, nothing."""
+  """The known part of a picture in training: all but a rectangle with uniform corners, or, sometimes, nothing."""
   corners_key, all_key = jax.random.split(key)
   corners = jax.random.uniform(corners_key, (2, 2)) * jnp.asarray([height, width])
   low, high = corners.min(0), corners.max(0)
@@ -247,9 +249,9 @@ def rectangles(key: Key[Array, ""], height: int, width: int, everything: float =
 def filled(
   method: Method, encode: Callable[[Params, Image, Any], Latents], latent: Sequence[int], factor: int, feature="image"
 ) -> Method:
-  """A method around a network of inpainting, which is told the mask and the latents of what is known beside x_t.
+  """A method for an inpainting network, whose inputs besides x_t are the mask and the latents of the known pixels.
 
-  `sample` takes "start" and "keep", see `core.edits`: pixels that are kept come out as they went in. Without them all
+  `sample` takes "start" and "keep", see `core.edits`: known pixels do not change. Without them all
   of the picture is made anew. A latent's place is known where the pixel at its upper left corner is, as in diffusers.
   In training `rectangles` are unknown.
 

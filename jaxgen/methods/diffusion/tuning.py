@@ -1,12 +1,12 @@
-"""What is trained of a network that was trained before, while the rest stays as it is.
+"""Fine-tuning of a part of a trained network, while the rest is frozen.
 
     adapter=LoRA(4)                                low-rank changes of its kernels               `nn.lora`
     adapter=Control()                              a ControlNet beside its U-Net
     adapter=Token(1_000, like=17)                  textual inversion: one new word
     adapter=Part("unet")                           a part of it, as the U-Net without its text tower
 
-Each is an argument of `gaussian_diffusion`, with `base`, which says where the network's values come from. The rest is
-the frozen entry "network" of `params`, what is trained stands beside it under the adapter's name. Prior preservation,
+Each is an argument of `gaussian_diffusion`, together with `base`, the source of the network's values. The rest is the
+frozen entry "network" of `params`, and the trained part is another entry, with the adapter's name. Prior preservation,
 DreamBooth's, is another argument, `prior`: it goes with an adapter or without one.
 """
 
@@ -28,7 +28,7 @@ EMBEDDING = "text/embedding/table"
 
 @runtime_checkable
 class Adapter(Protocol):
-  """What is trained of a network, and how the network's parameters are made of it.
+  """The trained part of a network, and how the network's parameters follow from it.
 
   Attributes:
     name: its entry of `params`.
@@ -39,10 +39,10 @@ class Adapter(Protocol):
   copied: Callable[[Params], Params] | None
 
   def split(self, key: Array, params: Params) -> tuple[Params, Params]:
-    """(what stays of a network's parameters, what is trained), of a network as it is initialised."""
+    """(the frozen part of a network's parameters, the trained part), from its initial parameters."""
 
   def merged(self, params: Params, trained: Params) -> Params:
-    """The network's parameters, of what stays and what is trained."""
+    """The network's parameters, from the frozen and the trained part."""
 
 
 class Part(NamedTuple):
@@ -55,7 +55,7 @@ class Part(NamedTuple):
   name: str
 
   def split(self, key: Array, params: Params) -> tuple[Params, Params]:
-    """See `Adapter`. Raises a UserError where there is no such part, or it is all there is."""
+    """See `Adapter`. Raises a UserError if there is no such part, or it is the whole network."""
     if self.name not in params or len(params) == 1:
       raise UserError(f"the network's parts are {', '.join(params)}, and {self.name!r} is to be trained: change it")
     return {name: value for name, value in params.items() if name != self.name}, params[self.name]
@@ -95,11 +95,11 @@ class Token(NamedTuple):
   """Textual inversion: Gal et al. 2022, https://arxiv.org/abs/2208.01618, eq. 2: one new word's embedding is trained.
 
   Trained is its distance v - v_0 from the embedding v_0 of a word that is alike, from which it starts. No other row of
-  the table changes by a bit.
+  the table changes.
 
   Attributes:
     token: the new word.
-    like: the word that it starts from; None: the new word's row, as it is.
+    like: the word that it starts from; None: the new word's row.
     table: the path of the table of embeddings.
   """
 
@@ -110,7 +110,7 @@ class Token(NamedTuple):
   copied = None
 
   def split(self, key: Array, params: Params) -> tuple[Params, Params]:
-    """See `Adapter`. Raises a UserError where there is no such table or row."""
+    """See `Adapter`. Raises a UserError if there is no such table or row."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     if self.table not in flat:
       raise UserError(f"the network has no table of embeddings {self.table!r}: name the path of one")

@@ -24,7 +24,7 @@ def joint(method: Method, feature: str = "clip", images: str = "stills") -> Meth
   Args:
     method: a method of clips, whose network keeps images apart (`nn.video.unet.VideoUNet`, with `frames`).
     feature: the clips' name in a batch.
-    images: the images', [B, K, H, W, C], such as `data.clips.stills` makes; a batch without them is left as it is.
+    images: the images', [B, K, H, W, C], such as `data.clips.stills` makes; a batch without them is not changed.
   """
 
   def step(state: State, batch: Batch, **options: Any) -> tuple[State, Metrics]:
@@ -44,7 +44,7 @@ def extended(
   first: Clips | None = None,
   **given: Any,
 ) -> Float[Array, "n {frames} height width channels"]:
-  """Clips of any length, one stretch after the other: Ho et al. 2022, section 3.1, autoregressive extension.
+  """Clips of any length, in consecutive parts: Ho et al. 2022, section 3.1, autoregressive extension.
 
   A stretch's first `overlap` frames are the last ones of what there is, and the model fills in the rest. All but the
   first stretch are one program.
@@ -53,12 +53,12 @@ def extended(
     sample: (keys, **conditions) -> clips [N, T, H, W, C], which also takes "start" and "keep".
     keys: one for each clip; stretch k draws from fold_in(key, k).
     frames: the length that is asked for.
-    overlap: the number of frames that a stretch is told, from 1 to T - 1.
-    first: clips that are known and go on; None: the first stretch is sampled.
+    overlap: the number of frames of the previous part on which a part is conditioned, from 1 to T - 1.
+    first: given clips to continue; None: the first stretch is sampled.
     given: conditions, the same for all stretches.
 
   Raises:
-    UserError: an overlap that leaves nothing to sample, or none, or that is longer than what is known.
+    UserError: an overlap of 0, one that leaves nothing to sample, or one longer than the given clips.
   """
   shape = jax.eval_shape(lambda keys: sample(keys, **given), keys).shape
   if not 1 <= overlap < shape[1] or (first is not None and first.shape[1] < overlap):

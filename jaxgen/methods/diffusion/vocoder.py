@@ -29,9 +29,9 @@ def vocoded(
 
   Args:
     method: draws pictures [N, frames, bands, 1].
-    vocoder: the vocoder's own method, one network whose samples are told {"mel": [N, frames, bands]}. A batch must have
-      what it learns from, "wave" and "mel", since its parameters' shapes come from it.
-    spectrogram: a picture -> what the vocoder is told.
+    vocoder: the vocoder's method, one network whose samples are conditioned on {"mel": [N, frames, bands]}. A batch
+      must have what it learns from, "wave" and "mel", since its parameters' shapes come from it.
+    spectrogram: a picture -> the vocoder's condition.
     frozen: where the vocoder's values come from, its run; None: they stay as initialised, and the waves are noise.
   """
 

@@ -4,16 +4,16 @@
 https://arxiv.org/abs/2208.04202. The token w has the code E(w), a vector: an embedding that is learned with the
 network, or the bits of its number as -1 and 1. Codes z = E(w) are noised as in (1) of `jaxgen.diffusion`, on a
 schedule whose x_0, at t = 0, still has some noise. The network predicts z. Rounding is p(w | x_0): softmax(x_0 E^T +
-b) for embeddings, as in Li's code, and in proportion to N(x_0; alpha_0 E(w), sigma_0^2) for bits. What is trained is,
-of a token,
+b) for embeddings, as in Li's code, and in proportion to N(x_0; alpha_0 E(w), sigma_0^2) for bits. The training loss of
+a token is
 
     (E1)  mean over values of (z - z_hat(x_t, t))^2 + mean of (alpha_1 z)^2 - log p(w | x_0),   t uniform in [0, 1]
 
-where bits, which nothing has to keep apart, have the first term alone. The bound on -log p(w), nats per example, is
+bits, which cannot collapse, have only the first term. The bound on -log p(w), nats per example, is
 
     (E2)  KL(q(x_1 | w) || N(0, I)) + 1/2 int E d(-SNR)/dt ||z - z_hat||^2 dt - E log p(w | x_0)
 
-so that numbers compare with those of `jaxgen.methods.discrete.diffusion`. It is not what is trained.
+so that numbers compare with those of `jaxgen.methods.discrete.diffusion`. It is not the training loss.
 """
 
 from collections.abc import Callable
@@ -60,9 +60,7 @@ def bits(vocabulary: int, scale: float = 1.0) -> Codes:
     UserError: fewer than two tokens, or a scale that is not positive.
   """
   if vocabulary < 2 or scale <= 0:
-    raise UserError(
-      f"bits are of 2 or more tokens and have a positive scale, not {vocabulary} and {scale:g}: change them"
-    )
+    raise UserError(f"bits need 2 or more tokens and a positive scale, not {vocabulary} and {scale:g}: change them")
   width = int(vocabulary - 1).bit_length()
   one = np.arange(vocabulary)[:, None] >> np.arange(width)[::-1] & 1
   return Codes(width, scale * (2.0 * one - 1))
@@ -199,8 +197,8 @@ def embedding_diffusion(
     optimizer: of the network and the embeddings.
     schedule: with noise at t = 0; by default `square_root`.
     clamp: in sampling each predicted z is replaced by the nearest code, Li's clamping trick.
-    self_condition: the network also reads its last prediction, and in half of all training examples one that it makes
-      first, without a gradient, as Chen has it.
+    self_condition: the network also gets its last prediction as input; in half of all training examples it is computed
+      first, without a gradient, as in Chen et al.
     solver: of samples, of one network call a step.
     sampling_steps: number of steps of a sample.
     terms: draws of t for each evaluated example.
@@ -308,9 +306,9 @@ def embedding_diffusion(
 
 
 def _check(codes: Codes, spec: Spec, schedule: Schedule, solver: Solver, steps: int) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   if spec.levels is None or len(spec.shape) != 1 or not np.issubdtype(spec.dtype, np.integer):
-    raise UserError(f"codes are of rows of tokens, and this data is {spec.shape} of {np.dtype(spec.dtype)}: change it")
+    raise UserError(f"codes need rows of tokens, and this data is {spec.shape} of {np.dtype(spec.dtype)}: change it")
   if codes.width < 1:
     raise UserError(f"a code has 1 or more values, not {codes.width}: change its width")
   if codes.fixed is not None and len(codes.fixed) != spec.levels:

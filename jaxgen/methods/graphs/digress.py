@@ -11,7 +11,7 @@ nats per graph, is (7) over all nodes and pairs that are there, and the term of 
 
     (D2)  -log p(N) + KL(q(G_T | G) || p(G_T)) + sum_t KL(q(G_s | G_t, G) || p(G_s | G_t))
 
-p(G) is of a graph whose nodes have an order; a graph without one is up to N! times as likely.
+p(G) is the probability of a graph with ordered nodes; a graph without one is up to N! times as likely.
 """
 
 from collections.abc import Callable
@@ -238,7 +238,7 @@ def graph_diffusion(
 
 
 def _check(kind: Graphs, spec: Spec, steps: int, edge_weight: float, terms: int | None) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   check_kind(kind, spec)
   if edge_weight < 0:
     raise UserError(f"the weight of edges in the loss is 0 or more, not {edge_weight:g}: change it")

@@ -1,6 +1,6 @@
 """Graphs by a system of stochastic differential equations: GDSS of Jo et al. 2022, https://arxiv.org/abs/2202.02514.
 
-Features X of nodes and the weights A of edges are noised by forward equations of their own, (15) of `jaxgen.diffusion`.
+Features X of nodes and the weights A of edges are noised by separate forward equations, (15) of `jaxgen.diffusion`.
 Backwards they are one system, because the score of each depends on both:
 
     (G1)  dX = (f_X X - g_X^2 grad_X log p_t(X, A)) dt + g_X dw
@@ -53,7 +53,7 @@ class Part(NamedTuple):
     network: a Flax module, `network.apply({"params": p}, X [B, N, F], A [B, N, N], t [B], index, mask=mask)` -> an
       output of X's or A's shape: `jaxgen.nn.graphs.gdss.ScoreX` and `ScoreA`, or other equivariant ones.
     schedule: the forward equation; the authors have `vp(0.1, 1.0)` for small graphs.
-    prediction: what the output is. The authors' networks give eps for `vp`, and "score" for `ve`.
+    prediction: the networks' output. The authors' networks give eps for `vp`, and "score" for `ve`.
   """
 
   network: Any
@@ -69,12 +69,15 @@ class Sampler(NamedTuple):
     predictor: schedule -> a solver with one network call a step.
     snr: r of a Langevin step; 0: no corrector.
     noise: the factor of a Langevin step's noise, "scale_eps" in the authors' configs.
+    s4: the authors' S4 in place of the predictor: one call of each network serves both the Langevin step and the move,
+      which has the forward equation's own noise, reversed, in two halves, and the score's drift between them.
   """
 
   steps: int = 1000
   predictor: Callable[[Schedule], Solver] = euler_maruyama
   snr: float = 0.05
   noise: float = 0.7
+  s4: bool = False
 
 
 SAMPLER = Sampler()
@@ -95,7 +98,7 @@ def graph_score_sde(
 
   Args:
     nodes, edges: the two equations and their networks, "features" and "adjacency" in the state.
-    kind: what graphs are made of; of the frequencies only their number is used.
+    kind: types and sizes of graphs; of the frequencies only their number is used.
     spec: the data's; examples are [N, N], see `Graphs`.
     optimizer: of each network.
     features: X is a node's one-hot degree, or its one-hot type.
@@ -190,15 +193,29 @@ def graph_score_sde(
       step = jnp.minimum(2 * ratio * values * (sampler.snr / norm) ** 2, sigma**2)
       return a - step * eps / sigma + jnp.sqrt(2 * step) * sampler.noise * noise
 
+    def split_step(part: Part, a: Array, eps: Array, first: Array, second: Array, t: Array, s: Array) -> Array:
+      """S4's move from t to s, with two draws of noise."""
+      middle, schedule = (t + s) / 2, part.schedule
+
+      def half(a: Array, noise: Array, t: Array, s: Array) -> Array:
+        ratio = schedule.alpha(t) / schedule.alpha(s)
+        variance = schedule.sigma(t) ** 2 - (ratio * schedule.sigma(s)) ** 2
+        return a / ratio + jnp.sqrt(jnp.maximum(variance, 0)) * noise
+
+      drift = -schedule.at(t).diffusion2 * eps / schedule.sigma(t)
+      return half(half(a, first, t, middle) + (t - s) * drift, second, middle, s)
+
     def step(z: Tokens, now: tuple) -> tuple[Tokens, None]:
       n, t, s = now
       correct_keys, *solver_keys = split(fold_in(step_keys, n), 3)
+      all_of = all_eps(z, t)
       if sampler.snr:
-        z = Tokens(
-          *(corrected(*args, t, s) for args in zip(parts, z, all_eps(z, t), draw(correct_keys), mask, strict=True))
-        )
-      moved = []
-      for part, solver, a, eps, m, keys in zip(parts, solvers, z, all_eps(z, t), mask, solver_keys, strict=True):
+        z = Tokens(*(corrected(*args, t, s) for args in zip(parts, z, all_of, draw(correct_keys), mask, strict=True)))
+      if sampler.s4:
+        moves = zip(parts, z, all_of, *map(draw, solver_keys), strict=True)
+        return Tokens(*(split_step(*args, t, s) for args in moves)), None
+      all_of, moved = all_eps(z, t) if sampler.snr else all_of, []
+      for part, solver, a, eps, m, keys in zip(parts, solvers, z, all_of, mask, solver_keys, strict=True):
         x_0 = (a - part.schedule.sigma(t) * eps) / part.schedule.alpha(t)
         moved.append(masked(solver.step(lambda *_, both=(x_0, eps): both, (), a, t, s, keys)[0], m))
       return Tokens(*moved), None
@@ -220,14 +237,14 @@ def graph_score_sde(
       raise UserError(f"the data has nodes with {highest} neighbours, and {F} degrees are told apart: raise the width")
 
   players = [(name, Player(loss_of(k), optimizer)) for k, name in enumerate(NAMES)]
-  calls = 2 * (sampler.steps * (2 if sampler.snr else 1) + 1)
+  calls = 2 * (sampler.steps * (2 if sampler.snr and not sampler.s4 else 1) + 1)
   facts = {"A sample": f"{calls:,} network calls, half of them of each network"}
   method = compose(init, players, evaluate=evaluate, sample=sample, facts=facts, check=check)
   return method._replace(network_calls=calls)
 
 
 def _check(parts: Tokens, features: str, width: int | None, sampler: Sampler) -> None:
-  """Raises a UserError where the choices do not fit each other."""
+  """Raises a UserError if the choices do not fit together."""
   if parts.nodes.schedule.T != parts.pairs.schedule.T or any(part.schedule.steps is not None for part in parts):
     raise UserError("a system of equations has one continuous time, and these schedules have not: take others")
   if width is not None and (features == "type" or width < 1):

@@ -1,4 +1,4 @@
-"""Graphs as examples, and as types of their nodes and pairs of nodes: what the methods of graphs share."""
+"""Graphs as examples, and as types of their nodes and pairs of nodes: parts that the methods of graphs share."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,8 +24,8 @@ Mask = Tokens  # of booleans: which are there
 
 
 class Graphs(NamedTuple):
-  """What graphs are made of. An example is [N, N], symmetric: on its diagonal 1 + a node's type, and 0 for no node;
-  elsewhere the type of an edge, and 0 for no edge.
+  """The types and sizes of graphs. An example is [N, N], symmetric: on its diagonal 1 + a node's type, and 0 for no
+  node; elsewhere the type of an edge, and 0 for no edge.
 
   Attributes:
     nodes: the frequencies of the types of nodes.
@@ -75,7 +75,7 @@ def decode(tokens: Tokens, mask: Mask) -> Examples:
 
 
 def check_graphs(kind: Graphs, x: Int[np.ndarray, "batch nodes nodes"]) -> None:
-  """Raises a UserError where examples are not graphs that the method knows."""
+  """Raises a UserError if examples are not graphs of the method's types."""
   if (x != x.swapaxes(1, 2)).any() or x.min() < 0:
     raise UserError("a graph is a symmetric matrix of types from 0 on, and the data has another: repair it")
   diagonal = np.diagonal(x, axis1=1, axis2=2)
@@ -92,7 +92,7 @@ def check_graphs(kind: Graphs, x: Int[np.ndarray, "batch nodes nodes"]) -> None:
 
 
 def check_kind(kind: Graphs, spec: Spec) -> None:
-  """Raises a UserError where a method's graphs are none, or do not fit the data's arrays."""
+  """Raises a UserError if a method's graphs are invalid, or do not fit the data's arrays."""
   if len(spec.shape) != 2 or spec.shape[0] != spec.shape[1] or not np.issubdtype(spec.dtype, np.integer):
     raise UserError(f"graphs are square matrices of integers, and these are {spec.shape} of {np.dtype(spec.dtype)}")
   for what, p in (("nodes", kind.nodes), ("pairs", kind.pairs)):

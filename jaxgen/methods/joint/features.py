@@ -1,4 +1,4 @@
-"""What frozen networks see in pictures and texts, as what another method is told, or as what it models.
+"""Features of pictures and texts from frozen networks, as another method's condition or as its data.
 
     method = gaussian_diffusion(EfficientUNet(), .., condition=entries({"text": .., "mask": ..}, 0.1))
     method = told_features(method, clip_texts(clip), Frozen(..))
@@ -23,7 +23,7 @@ READER_STREAM = 0xC0000003  # fold_in data of the key that initialises it, a num
 
 
 class Reader(NamedTuple):
-  """A frozen network, and what it says of examples.
+  """A frozen network, and the features that it gives.
 
   Attributes:
     init: (key, batch) -> its parameters.
@@ -39,7 +39,7 @@ class Reader(NamedTuple):
 
 
 def told_features(method: Method, reader: Reader, frozen: Frozen | None = None) -> Method:
-  """A method whose batch, and whose samples' conditions, have what the reader says of them.
+  """A method whose batch and conditions are extended by the reader's features.
 
   A sample may be given an entry itself, which is then not read: the embedding that a prior has made.
 
@@ -140,7 +140,7 @@ PAIR = ("text", "mask", "text_embedding", "embedding")
 
 
 def clip_pairs(network: DualEncoder, side: int, tells: Sequence[str] = PAIR, pictures: str = "picture") -> Reader:
-  """What unCLIP is told of a picture and its text: `clip_texts`, and both embeddings, `scaled`.
+  """unCLIP's conditions from a picture and its text: `clip_texts`, and both embeddings, `scaled`.
 
   "embedding" [N, d] is the picture's, where there is one, and "text_embedding" [N, d] the text's.
 

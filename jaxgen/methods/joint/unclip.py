@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core.arrays import per_example, wide
-from jaxgen.core.condition import Condition, entries
+from jaxgen.core.condition import Condition, entries, together
 from jaxgen.core.errors import UserError
 from jaxgen.core.keys import fold_in
 from jaxgen.core.method import Method, State
@@ -38,12 +38,12 @@ DenoiseOf = Callable[[Embeddings], Denoise]  # a decoder, told an embedding
 
 
 def embeddings(features: int) -> Spec:
-  """The spec of what the prior models: CLIP's embeddings of so many entries, times the root of their number."""
+  """The spec of the prior's data: CLIP's embeddings of so many entries, times the root of their number."""
   return Spec((features,), feature=EMBEDDING)
 
 
 def texts(words: int, width: int, features: int, dropout: float = 0.1) -> Condition:
-  """What the prior is told: the words' features [T, c], which are there [T], and CLIP's embedding of the text [d].
+  """The prior's condition: the words' features [T, c], which are there [T], and CLIP's embedding of the text [d].
 
   All are zero where they are dropped.
 
@@ -51,19 +51,23 @@ def texts(words: int, width: int, features: int, dropout: float = 0.1) -> Condit
     words: T.
     width: c.
     features: d.
-    dropout: the share of examples whose text is not told in training.
+    dropout: the share of training examples whose text is dropped.
   """
   nothing = {"text": np.zeros((words, width), np.float32), "mask": np.zeros(words, bool)}
   return entries({**nothing, TEXT_EMBEDDING: np.zeros(features, np.float32)}, dropout)
 
 
-def pictures(words: int, width: int, features: int, dropout: float = 0.1) -> Condition:
-  """What the decoder is told: the words' features, and CLIP's embedding of the picture; the arguments as in `texts`.
+def pictures(words: int, width: int, features: int, dropout: float = 0.1, text_dropout: float = 0.5) -> Condition:
+  """The decoder's condition: the words' features, and CLIP's embedding of the picture, dropped independently.
 
-  The paper drops embeddings for a tenth of the examples and texts for half of them; here both are dropped together.
+  Args:
+    words, width, features: as in `texts`.
+    dropout: the share of examples whose embedding is not told in training; section 2.1 has a tenth.
+    text_dropout: the share of those whose text is not; section 2.1 has half of them.
   """
-  nothing = {"text": np.zeros((words, width), np.float32), "mask": np.zeros(words, bool)}
-  return entries({**nothing, EMBEDDING: np.zeros(features, np.float32)}, dropout)
+  text = {"text": np.zeros((words, width), np.float32), "mask": np.zeros(words, bool)}
+  embedding = {EMBEDDING: np.zeros(features, np.float32)}
+  return together({"embedding": entries(embedding, dropout), "text": entries(text, text_dropout)})
 
 
 def better_of(method: Method, draws: int = 2) -> Method:
@@ -72,7 +76,7 @@ def better_of(method: Method, draws: int = 2) -> Method:
   The first draw is that of the method itself.
 
   Args:
-    method: a method of embeddings that is told "text_embedding".
+    method: a method of embeddings with the condition "text_embedding".
     draws: the number of draws; the paper has two.
 
   Raises:
@@ -125,7 +129,7 @@ def variations(
 
   Args:
     schedule: the decoder's.
-    decoder: embeddings [N, d] -> the denoiser that is told them.
+    decoder: embeddings [N, d] -> the denoiser conditioned on them.
     times: the time grid, from noise to data.
     picture: pictures [N, ...], as the decoder models them.
     embedding: CLIP's embeddings of them, as the decoder is told.

@@ -115,8 +115,8 @@ class DiffWave(nn.Module):
     kernel: taps of a dilated convolution; odd.
     out_channels: channels of the wave.
     embedding, hidden: sizes of the diffusion step's embedding, and of its two dense layers.
-    labels: (name, number of classes) of each label that the network is told, one class of which may mean "none". Their
-      embeddings are added up.
+    labels: (name, number of classes) of each label on which the network is conditioned; one class may mean "none".
+      Their embeddings are added up.
     label_features: the size of a label's embedding.
     factors: by which each layer makes the mel spectrogram longer, together the samples of a frame; () without one.
   """
@@ -175,14 +175,14 @@ class DiffWave(nn.Module):
     wide = jax.nn.relu(Dense(self.channels, name="in", kernel_init=HE, **options)(x))
     axes = dict(variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
     stack = nn.scan(Layer, in_axes=(0, nn.broadcast, nn.broadcast), **axes)
-    layers = stack(self.kernel, max(self.dilations), name="layers", **options)
+    layers = stack(self.kernel, max(self.dilations), name="blocks", **options)
     (_, total), _ = layers((wide, jnp.zeros_like(wide)), jnp.asarray(self.dilations), step, h)
     total = total / math.sqrt(self.layers)
     total = jax.nn.relu(Dense(self.channels, name="skip", kernel_init=HE, **options)(total))
     return Dense(self.out_channels, name="last", kernel_init=nn.initializers.zeros, **options)(total)
 
   def _told(self, x: Wave, told: Any) -> dict[str, Float[Array, "batch _ _"]]:
-    """What every layer is told."""
+    """The conditioning of every layer."""
     names = [name for name, _ in self.labels] + [MEL] * bool(self.factors)
     told = dict(told) if isinstance(told, Mapping) else {} if told is None else {names[0] if names else "label": told}
     if sorted(told) != sorted(names):

@@ -7,8 +7,8 @@ The noisy wave goes down, through `Down`, to the rate of the frames. At each rat
 a shift and a scale (`FiLM`), by which the features are changed that come up from the spectrogram, through `Up`: their
 section 3 and Figures 3 to 6.
 
-The network is told the continuous noise level sqrt(alpha_bar), and no step's number: their section 2.1. Therefore one
-network serves every schedule of noise.
+The network's time input is the continuous noise level sqrt(alpha_bar), not the number of a step: their section 2.1.
+Therefore one network serves every schedule of noise.
 
 The sizes by default are those of https://github.com/lmnt-com/wavegrad, whose weights `jaxgen.interop.wavegrad` reads.
 """
@@ -145,7 +145,7 @@ class WaveGrad(nn.Module):
       index: not used; nothing is dropped.
 
     Raises:
-      UserError: sizes that do not fit each other, no mel spectrogram, or one that is not as long as the wave.
+      UserError: sizes that do not fit together, no mel spectrogram, or one with another length than the wave.
     """
     count = len(self.factors)
     if not count == len(self.channels) == len(self.down) == len(self.dilations):

@@ -1,6 +1,6 @@
 """First stages of large pictures, tile by tile: memory is that of one tile, as in diffusers' `enable_tiling`.
 
-Tiles overlap by a quarter, and where they do, one goes over linearly into the other. Each tile is normalised and
+Tiles overlap by a quarter, where they are blended linearly. Each tile is normalised and
 attended to by itself, so the result is not that of the whole picture, but near.
 
     latents(Tiled(KLAutoencoder(), 512), kl())        wherever a first stage's network is taken: `core.wrappers`

@@ -1,4 +1,4 @@
-"""What a message-passing network cannot see of a graph: its short cycles and its spectrum.
+"""Features of a graph that a message-passing network cannot compute: its short cycles and its spectrum.
 
 Vignac et al. 2023 (DiGress), https://arxiv.org/abs/2209.14734, and their code. Adjacency matrices are
 A [B, N, N], symmetric with an empty diagonal, and 0 where a node is not there.

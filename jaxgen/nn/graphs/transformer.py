@@ -6,8 +6,8 @@ the graph changes both, by FiLM; statistics of nodes and pairs change the graph:
     (1)  Y_ij = (q_i k_j / sqrt(d)) (1 + E_ij W_m) + E_ij W_a,   E <- (1 + y W_m) Y + y W_a
     (2)  X_i <- (1 + y W_m) sum_j softmax_j(Y_ij) v_j + y W_a,   y <- y W + W [mean, min, max, std](X) + W [..](E)
 
-Each is followed by a dense layer, and all three by layer norms and networks of their own. The softmax is of each
-feature by itself, as in their code. All pairs of N nodes are computed, padding too.
+Each is followed by a dense layer, and then by its own layer norm and MLP. Each feature has its own softmax, as in their
+code. All pairs of N nodes are computed, padding too.
 """
 
 from functools import partial
@@ -149,7 +149,7 @@ class GraphTransformer(nn.Module):
       E: features of pairs, symmetric, the noisy types' one-hot first.
       y: features of the graph.
       index: the examples' positions in the global batch, given in training: there is dropout then.
-      mask: which nodes are there; of the others the output is 0.
+      mask: which nodes are there; for padding the output is 0.
 
     Raises:
       UserError: no layer, or fewer features than outputs.

@@ -1,4 +1,4 @@
-"""Imagen's Efficient U-Net, told of a text, of a picture's embedding, and of a picture of low resolution.
+"""Imagen's Efficient U-Net, conditioned on a text, a picture's embedding and a low-resolution picture.
 
 Saharia et al. 2022, https://arxiv.org/abs/2205.11487, section 2.5 and Appendix B: more residual blocks at low
 resolutions; a block of the way down halves the resolution before its convolutions, a block of the way up doubles it
@@ -92,7 +92,7 @@ class TextAttention(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-  """The network of x_t, a time and what else it is told.
+  """The network of x_t, a time and the condition.
 
   Attributes:
     channels: width of each level, the highest resolution first.
@@ -102,7 +102,7 @@ class EfficientUNet(nn.Module):
     attention: of each level, whether positions attend to each other after its residual blocks.
     cross: of each level, whether they attend to the text and to the embedding's tokens there.
     heads: number of attention's heads.
-    tokens: tokens that a picture's embedding becomes, beside its share in the time's embedding.
+    tokens: number of tokens from a picture's embedding, which is also added to the time's embedding.
     dropout: dropout rate inside each residual block.
     out_channels: channels of the output.
     remat: keep only each residual block's input for the backward pass, and compute the rest again.
@@ -124,7 +124,7 @@ class EfficientUNet(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   def check(self, x: Array, told: Mapping[str, Any]) -> None:
-    """Raises a UserError where the attributes do not fit each other, the picture, or what the network is told."""
+    """Raises a UserError if the attributes do not fit together, or to the picture or the condition."""
     check_sizes("an Efficient U-Net", channels=self.channels, blocks=self.blocks, heads=self.heads, tokens=self.tokens)
     levels = len(self.channels)
     for name in ("blocks", "strides", "attention", "cross"):
@@ -190,7 +190,7 @@ class EfficientUNet(nn.Module):
       index: the examples' positions in the global batch, for dropout; None: nothing is dropped.
 
     Raises:
-      UserError: it is told something else, sides that do not divide, or attributes that do not fit each other.
+      UserError: the condition has other entries, sides do not divide, or attributes do not fit together.
     """
     told = {} if told is None else told
     self.check(x, told)

@@ -1,4 +1,4 @@
-"""A U-Net that reads a text by itself: a tower for tokens, a `CrossUNet`, and maybe a ControlNet beside it.
+"""A U-Net that reads a text by itself: a tower for tokens, a `CrossUNet`, and optionally a ControlNet.
 
 The text tower is a part of the network and learns with it, as in Rombach et al. 2022,
 https://arxiv.org/abs/2112.10752, section 4.3.1.
@@ -23,7 +23,7 @@ class TextUNet(nn.Module):
 
   Attributes:
     text, unet, control: the parts, by their names in the parameters; without a ControlNet control is None.
-    scale: the factor of what the ControlNet adds, where examples are not told their own, "scale" [B].
+    scale: the factor of the ControlNet's outputs, unless examples have their own, "scale" [B].
   """
 
   text: TextTower
@@ -45,7 +45,7 @@ class TextUNet(nn.Module):
       told: "tokens" [B, T], and what else the U-Net is told; with a ControlNet "control", its picture.
 
     Raises:
-      UserError: it is told no tokens, or no picture where there is a ControlNet.
+      UserError: there are no tokens, or there is no picture for a ControlNet.
     """
     if not isinstance(told, Mapping) or "tokens" not in told:
       raise UserError("this network reads 'tokens': take the condition entries({'tokens': ..})")
@@ -54,6 +54,6 @@ class TextUNet(nn.Module):
     rest |= {"text": text.tokens} | ({} if self.unet.micro is None else {"pooled": text.whole})
     if self.control is not None:
       if "control" not in rest:
-        raise UserError("a network with a ControlNet is told 'control', a picture: add it to the condition's entries")
+        raise UserError("a network with a ControlNet needs 'control', a picture: add it to the condition's entries")
       rest = controlled(self.control, x, t, rest, index, self.scale)
     return self.unet(x, t, rest, index)

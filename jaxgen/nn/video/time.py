@@ -1,4 +1,4 @@
-"""Layers over time, for networks whose other layers see each frame for itself: frames are folded into the batch.
+"""Layers over time, for networks whose other layers treat frames separately: frames are folded into the batch.
 
 All of them do nothing when they are new: a network of images to which they are added gives what it gave, frame by
 frame.
@@ -40,8 +40,8 @@ class TemporalAttention(nn.Module):
 
   Ho et al. 2022, https://arxiv.org/abs/2204.03458, section 3: the axes of space are batch axes, and positions are
   relative, so that the layer knows the order of frames and not their time. Here they are a learned bias of each head
-  for each distance, as in T5 (`nn.blocks.positions.Relative`). Each frame is normalised by itself, so that no image
-  learns of others, and the last layer begins as zero.
+  for each distance, as in T5 (`nn.blocks.positions.Relative`). Each frame is normalised separately, so that images do
+  not depend on others, and the last layer is initialised with zeros.
 
   Attributes:
     time: the number of frames in a row.

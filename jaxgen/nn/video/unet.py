@@ -35,10 +35,11 @@ class VideoUNet(nn.Module):
     frames: frames of a clip. If there are more, the others are images, each for itself: joint training on images. None:
       all are of the clip.
     convs: pseudo-3D convolutions.
-    rates: the network is told "rate", the clip's frames a second, by an embedding that begins as zero.
-    given: the network is told "given" [B, T, H, W, C + 1], frames that are known, zeros for others, and in the last
-      channel 1 or 0 for these: Make-A-Video's further input channels for the interpolation of frames. Their part of the
-      first convolution begins as zero.
+    rates: the network is conditioned on "rate", the clip's frames per second, by an embedding that is initialised with
+      zeros.
+    given: the network is conditioned on "given" [B, T, H, W, C + 1], frames that are known, zeros for the others, and
+      in the last channel 1 or 0 for these: Make-A-Video's further input channels for the interpolation of frames. Their
+      part of the first convolution is initialised with zeros.
   """
 
   image: Callable[..., nn.Module] = UNet

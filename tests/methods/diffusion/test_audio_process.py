@@ -17,12 +17,14 @@ from flax import linen as nn
 from jaxgen import diffusion
 from jaxgen.core.errors import UserError
 from jaxgen.core.spec import Spec
+from jaxgen.diffusion import losses
 from jaxgen.diffusion.grids import of_variances
 from jaxgen.diffusion.likelihood import exact, ode_nll, rk4
 from jaxgen.diffusion.losses import bound_nll
 from jaxgen.diffusion.schedules import posterior
 from jaxgen.diffusion.times import aligned
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
+from jaxgen.methods.diffusion.objective import Objective
 from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.nn.audio.diffwave import DiffWave
 
@@ -62,16 +64,23 @@ def test_the_exact_denoiser_has_the_floor_of_the_loss_and_the_likelihood_of_the_
   alpha2, sigma2 = SCHEDULE.alpha(t)[:, None] ** 2, SCHEDULE.sigma(t)[:, None] ** 2
   signal = alpha2 * np.linalg.eigvalsh(K)
   floor, explained = (signal / (signal + sigma2)).mean(), (sigma2 / (signal + sigma2)).mean()
-  step, losses = jax.jit(method.step), []
+  step, errors = jax.jit(method.step), []
   for _ in range(8):
     state, metrics = step(state, batch)
-    losses.append(float(metrics["loss"]))
-  error = np.std(losses) / 8**0.5
+    errors.append(float(metrics["loss"]))
+  error = np.std(errors) / 8**0.5
   assert error < 0.03 * floor
-  assert abs(np.mean(losses) - floor) < 4 * error
+  assert abs(np.mean(errors) - floor) < 4 * error
   # With a factor of f the error grows by (1 - f)^2 E |E[eps | x_t]|^2.
   other = state.replace(params={"network": {"factor": jnp.asarray(0.5)}})
   assert abs(float(step(other, batch)[1]["loss"]) - floor - 0.25 * explained) < 0.02
+
+  # The absolute error of a Gaussian is sqrt(2 / pi) of its deviation, here of each sample's eps given x_t.
+  absolute = gaussian_diffusion(Exact(), SCHEDULE, SPEC, optax.sgd(0.0), objective=Objective(error=losses.absolute))
+  _, modes = np.linalg.eigh(K)
+  deviations = np.sqrt((signal / (signal + sigma2)) @ (modes**2).T)
+  found = float(jax.jit(absolute.step)(absolute.init(jax.random.key(0), batch), batch)[1]["loss"])
+  assert abs(found / (np.sqrt(2 / np.pi) * deviations.mean()) - 1) < 0.05
 
   some = jax.tree.map(lambda x: x[:32], batch)
   found = jax.jit(method.evaluate)(state, some, jax.random.key(1))
@@ -177,9 +186,9 @@ def test_diffwave_learns_the_process_to_its_floor():
 
   first = {"wave": jnp.zeros((32, length, 1)), "index": jnp.arange(32)}
   state = method.init(jax.random.key(0), first)
-  _, losses = jax.jit(lambda s: jax.lax.scan(train, s, jax.random.split(jax.random.key(1), 800)))(state)
+  _, errors = jax.jit(lambda s: jax.lax.scan(train, s, jax.random.split(jax.random.key(1), 800)))(state)
   t = np.arange(1, steps + 1.0)
   signal = process.alpha(t)[:, None] ** 2 * np.linalg.eigvalsh(covariance)
   floor = (signal / (signal + process.sigma(t)[:, None] ** 2)).mean()
-  learned = float(losses[-200:].mean())
+  learned = float(errors[-200:].mean())
   assert 0.95 * floor < learned < floor + 0.02

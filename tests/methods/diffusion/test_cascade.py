@@ -86,7 +86,7 @@ def test_network_sees_the_picture_enlarged():
     (lambda: low_of(IMAGE, 3), "8 x 4 does not shrink to 3 x 3"),
     (lambda: levels(1.5), "share from 0"),
     (lambda: low_resolution(cosine(10)), "continuous schedule"),
-    (lambda: beside(jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 8, 8, 3))), "4 x 4 x 3 of 8 x 8 x 3"),
+    (lambda: beside(jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 8, 8, 3))), "makes 4 x 4 x 3 of 8 x 8 x 3"),
     (lambda: low_resolution().of({"low": IMAGE, "level": jnp.zeros(2)}), "each of 6 low-resolution pictures"),
     (lambda: low_resolution().of({"image": IMAGE}), "needs 'low' and 'level'"),
     (lambda: low_resolution().asked({"low": IMAGE}, KEYS), "give level"),

@@ -149,7 +149,7 @@ def test_guidance_knows_which_parts_are_dropped():
 
 def test_says_which_conditions_do_not_go_together():
   refused = lambda sentence: pytest.raises(UserError, match=sentence)
-  with refused("two conditions have an entry 'tokens' each: rename one"):
+  with refused("two conditions are told tokens: give each entry to one"):
     together({"a": entries({"tokens": np.zeros(2)}), "b": entries({"tokens": np.zeros(2), "x": np.zeros(2)})})
   with refused("rates are of picture, text, not of word"):
     together(PARTS, {("word",): 0.1})

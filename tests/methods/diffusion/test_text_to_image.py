@@ -16,6 +16,7 @@ from jaxgen.core.spec import Spec
 from jaxgen.core.wrappers import first_stage
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.objective import Objective
+from jaxgen.methods.diffusion.prompt_to_prompt import refinement
 from jaxgen.methods.diffusion.sampler import Sampler
 from jaxgen.methods.diffusion.text_to_image import Encoder, Reader, filled, rectangles, scaled, told_texts
 
@@ -116,6 +117,10 @@ def test_guidance_is_away_from_a_negative_text_or_from_nothing(zeros):
     expected = positive if name == "plain" else other + 3.0 * (positive - other)
     samples = draw(state, KEYS, tokens=TEXTS, **asked)
     np.testing.assert_allclose(samples[:, 0, 0, 0], picture_of(expected), rtol=1e-5, err_msg=name)
+  # Attention maps of another text, which this network does not use: samples are of the second text alone.
+  maps = refinement(TEXTS[::-1], TEXTS)
+  mapped = draw(state, KEYS, tokens=TEXTS, source_tokens=TEXTS[::-1], **maps, **cases["negative"][0])
+  np.testing.assert_allclose(mapped, samples, rtol=1e-5)
   nothing = draw(state, KEYS)  # the empty text
   np.testing.assert_allclose(nothing[:, 0, 0, 0], np.repeat(picture_of(mean_of(state, EMPTY[None])), 2), rtol=1e-5)
 
@@ -168,5 +173,7 @@ def test_says_what_does_not_fit():
   with pytest.raises(UserError, match=r"reads 4 tokens a text, and this data has \[3\]"):
     method.init(jax.random.key(0), BATCH | {"tokens": BATCH["tokens"][:, :3]})
   state = method.init(jax.random.key(0), BATCH)
+  with pytest.raises(UserError, match="led away from a negative text by a weight, and none is given"):
+    method.sample(state, KEYS, tokens=TEXTS, negative_tokens=TEXTS)
   with pytest.raises(UserError, match=r"tokens are 4 of each text here, not \[3\]"):
     method.sample(state, KEYS, tokens=TEXTS[:, :3])

@@ -128,7 +128,7 @@ class Known(nn.Module):
 def test_samples_have_the_sizes_and_types_of_the_model():
   """In one step from noise alone they are draws from the network's own probabilities."""
   method = graph_diffusion(Known(), KIND, SPEC, optax.sgd(0.1), steps=10, sampling_steps=1, terms=1)
-  state = method.init(jax.random.key(0), {"graph": jnp.asarray(graphs(2)), "index": jnp.arange(2)})
+  state = jax.jit(method.init)(jax.random.key(0), {"graph": jnp.asarray(graphs(2)), "index": jnp.arange(2)})
   x = np.asarray(jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 600)))
   size = (np.diagonal(x, axis1=1, axis2=2) > 0).sum(1)
   assert set(size) == {3, 5}
@@ -143,6 +143,40 @@ def test_samples_have_the_sizes_and_types_of_the_model():
   assert not x[:, i, j][~there].any()
 
 
+class Triangles(nn.Module):
+  """The exact p(x_0 | G_t) of graphs of three nodes that are a triangle or empty, equally likely, by Bayes' rule."""
+
+  @nn.compact
+  def __call__(self, nodes, edges, t, index=None, *, mask):
+    self.param("unused", nn.initializers.zeros, (1,))
+    stays = 0.5 + discrete.linear().alpha(t) / 2  # a pair's probability to be what it was
+    count = jnp.sum(edges, axis=(1, 2)) / 2
+    log_odds = (2 * count - 3) * (jnp.log(stays) - jnp.log1p(-stays))
+    logits = jnp.stack([jnp.zeros_like(log_odds), log_odds], axis=-1)
+    return jnp.zeros((*nodes.shape, 1)), jnp.broadcast_to(logits[:, None, None], (*edges.shape, 2))
+
+
+def test_edges_that_depend_on_each_other():
+  """With the exact network samples are triangles and empty graphs, half of each, and the bound is near log 2."""
+  kind, spec = Graphs((1.0,), (0.5, 0.5), {3: 1}), SPEC._replace(shape=(3, 3))
+  method = graph_diffusion(Triangles(), kind, spec, optax.sgd(0.1), schedule=discrete.linear(), steps=200)
+  x = np.stack([np.eye(3), np.ones((3, 3))] * 100).astype(np.int32)
+  batch = {"graph": jnp.asarray(x), "index": jnp.arange(200)}
+
+  @jax.jit
+  def run(keys):
+    state = method.init(keys[0], batch)
+    return method.sample(state, keys), method.evaluate(state, batch, keys[1])["nll_nats"]
+
+  drawn, nats = run(jax.random.split(jax.random.key(0), 1000))
+  edges = np.asarray(drawn).sum((1, 2)) / 2 - 1.5
+  assert np.isin(edges, [0, 3]).mean() > 0.97
+  assert abs((edges == 3).mean() - 0.5) < 0.06
+  error = np.asarray(nats).std() / np.sqrt(200)
+  assert np.log(2) - 4 * error < nats.mean() < np.log(2) + 0.03 + 4 * error
+  assert error < 0.05
+
+
 def test_wrong_choices_are_one_sentence(tmp_path):
   make = lambda kind=KIND, spec=SPEC, network=None, **more: graph_diffusion(
     network or Known(), kind, spec, optax.sgd(0.1), **more
@@ -153,6 +187,7 @@ def test_wrong_choices_are_one_sentence(tmp_path):
   small[0, 2:], small[0, :, 2:] = 0, 0
   (tmp_path / "empty").mkdir()
   (tmp_path / "edges.txt").write_text("a b c\n")
+  init = lambda method: jax.eval_shape(method.init, jax.random.key(0), {"graph": large})
   source = lambda kind, nodes=64: data.graphs(kind, nodes).source("train")
   for do, words in [
     (lambda: make(KIND._replace(sizes={7: 1})), "7 nodes do not fit arrays of 6"),
@@ -162,7 +197,7 @@ def test_wrong_choices_are_one_sentence(tmp_path):
     (lambda: make(edge_weight=-1.0), "0 or more, not -1"),
     (lambda: make(terms=0), "1 to 1000 terms"),
     (lambda: make(sampling_steps=0), "at least 1 step"),
-    (lambda: make(KIND._replace(nodes=(1.0,))).init(jax.random.key(0), {"graph": large}), "output of nodes"),
+    (lambda: init(make(KIND._replace(nodes=(1.0,)))), "output of nodes"),
     (lambda: make().check({"graph": wrong}), "symmetric matrix"),
     (lambda: make().check({"graph": unknown}), "edges of type 3"),
     (lambda: make().check({"graph": small}), "graphs of 2 nodes, to which"),

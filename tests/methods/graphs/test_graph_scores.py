@@ -39,16 +39,17 @@ class Exact(nn.Module):
     return at.sigma / ((at.alpha * s) ** 2 + at.sigma**2) * (x - at.alpha * m)
 
 
-def test_samples_of_a_gaussian():
+@pytest.mark.parametrize("s4", [False, True])
+def test_samples_of_a_gaussian(s4):
   """Exact scores of weights N(0.9, 0.6^2) give as many of each type as these weights rounded have. Graphs are symmetric
   and of the sizes that were asked for, and their nodes have the first type."""
   schedule = vp(0.1, 20.0)
   nodes, edges = (Part(Exact(schedule, of_features), schedule) for of_features in (True, False))
-  sampler = Sampler(steps=100, snr=0.05, noise=1.0)
+  sampler = Sampler(steps=100, snr=0.05, noise=1.0, s4=s4)
   method = graph_score_sde(nodes, edges, KIND, SPEC, OPTIMIZER, features="type", sampler=sampler)
   x = np.zeros((2, 6, 6), np.int32)
   x[:, range(3), range(3)] = 1
-  state = method.init(jax.random.key(0), {"graph": jnp.asarray(x), "index": jnp.arange(2)})
+  state = jax.jit(method.init)(jax.random.key(0), {"graph": jnp.asarray(x), "index": jnp.arange(2)})
   found = np.asarray(jax.jit(method.sample)(state, jax.random.split(jax.random.key(1), 1500)))
   np.testing.assert_array_equal(found, found.swapaxes(1, 2))
   types = np.diagonal(found, axis1=1, axis2=2)
@@ -110,6 +111,7 @@ def test_wrong_choices_are_one_sentence():
   star[:, 0, 1:5] = star[:, 1:5, 0] = 1
   star[:, 5, 5] = 0
   batch = {"graph": jnp.asarray(star), "index": jnp.arange(2)}
+  init = lambda method: jax.eval_shape(method.init, jax.random.key(0), batch)
   for do, words in [
     (lambda: make(kind=KIND._replace(sizes={7: 1})), "7 nodes do not fit"),
     (lambda: make(kind=KIND._replace(pairs=(1.0,))), "no edges to learn"),
@@ -118,7 +120,7 @@ def test_wrong_choices_are_one_sentence():
     (lambda: make(sampler=Sampler(predictor=heun)), "another predictor"),
     (lambda: make(edges=Part(Scores(False), linear(10))), "one continuous time"),
     (lambda: make(width=4).check(batch), "4 neighbours, and 4 degrees"),
-    (lambda: make(edges=Part(Scores(True)), features="type").init(jax.random.key(0), batch), "network of adjacency"),
+    (lambda: init(make(edges=Part(Scores(True)), features="type")), "network of adjacency"),
   ]:
     with pytest.raises(UserError, match=words) as found:
       do()

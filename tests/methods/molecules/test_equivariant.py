@@ -86,20 +86,33 @@ def test_samples_have_their_centre_of_mass_at_0(model, x64):
 
 
 def test_atoms_may_come_in_any_order(model, monkeypatch, x64):
+  """Where noise moves with the atoms, the loss and the likelihood stay and a trajectory moves, to 1e-10: of molecules
+  that fill their arrays."""
   method, state, batch = model
-  order = np.array([3, 1, 4, 0, 2])
-  plain = equivariant.noise
-  whole = dict(
-    batch, molecule=batch["molecule"][:, :2].repeat(3, 1)[:, :5].at[..., :3].add(jnp.arange(15.0).reshape(5, 3) % 4)
-  )
-  nll = lambda b: method.evaluate(state, b, jax.random.key(2))["nll_nats_density"]
-  before = nll(whole)
+  order, plain, normal = [None], equivariant.noise, ancestral.normal
+  whole = batch["molecule"][:, :2].repeat(3, 1)[:, :5].at[..., :3].add(jnp.arange(15.0).reshape(5, 3) % 4)
 
   def reordered(keys, mask, *rest):
-    return plain(keys, mask[:, np.argsort(order)], *rest)[:, order]
+    return plain(keys, mask[:, jnp.argsort(order[0])], *rest)[:, order[0]]
 
   monkeypatch.setattr(equivariant, "noise", reordered)
-  np.testing.assert_allclose(nll(dict(whole, molecule=whole["molecule"][:, order])), before, rtol=1e-10)
+  monkeypatch.setattr(ancestral, "normal", lambda *args: normal(*args)[:, order[0]])
+
+  @jax.jit
+  def run(permutation):
+    order[0] = permutation
+    moved = dict(batch, molecule=whole[:, permutation])
+    nll = method.evaluate(state, moved, jax.random.key(2))["nll_nats_density"]
+    return method.step(state, moved)[1]["loss"], nll, method.sample(state, jax.random.split(jax.random.key(3), 12))
+
+  permutation = jnp.array([3, 1, 4, 0, 2])
+  before, after = run(jnp.arange(5)), run(permutation)
+  np.testing.assert_allclose(after[0], before[0], rtol=1e-10)
+  np.testing.assert_allclose(after[1], before[1], rtol=1e-10)
+  full = (np.asarray(before[2])[..., 3] > 0).all(1)
+  assert full.sum() > 1
+  scale = np.abs(before[2]).max()
+  np.testing.assert_allclose(after[2][full], before[2][full][:, permutation], rtol=0, atol=1e-10 * scale)
 
 
 def per_dimension(s, std, scale, steps):
