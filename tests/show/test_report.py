@@ -201,6 +201,7 @@ def test_sounds_texts_and_what_figures_drew_are_shown(make, tmp_path):
   contents = {
     "samples/step_00000200.txt": b"To be & not",
     "samples/step_00000200.wav": b"RIFF",
+    "samples/step_00000200.webp": pictures.animation(np.zeros((1, 3, 4, 6, 1), np.float32), 8.0, scale=5),
     "figures/a_b.txt": b"x",
   }
   for name, value in contents.items():
@@ -210,6 +211,9 @@ def test_sounds_texts_and_what_figures_drew_are_shown(make, tmp_path):
   assert "To be & not" in page.text
   assert "Figuresabx" in page.text.replace(" ", "")
   assert base64.b64decode(page.all("audio")[0]["src"].removeprefix("data:audio/wav;base64,")) == b"RIFF"
+  (clip,) = (image for image in page.all("img") if image["src"].startswith("data:image/webp"))
+  assert (clip["width"], clip["height"]) == ("30", "20")
+  assert base64.b64decode(clip["src"].partition(",")[2]) == contents["samples/step_00000200.webp"]
 
 
 def test_figures_are_drawings_that_fit_the_page(make):
