@@ -108,7 +108,7 @@ def test_everything_that_it_is_told_counts_but_hidden_words(params):
     ({}, {"text": TOLD["text"]}, "'text' and 'mask' together"),
     ({}, {"low": TOLD["low"]}, "'low' and 'level' together"),
     ({}, {}, "the condition has neither"),
-    ({}, {"label": jnp.zeros(2, jnp.int32)}, "not on 'label'"),
+    ({}, {"label": jnp.zeros(2, jnp.int32)}, "'label'"),
     ({"blocks": (1, 2)}, TOLD, "has blocks of each, not 2"),
     ({"strides": (1, 2, 4)}, TOLD, "stride of 1 or 2"),
     ({"strides": (2, 2, 2), "channels": (8, 8, 8)}, TOLD | {"low": jnp.zeros((2, 9, 9, 3))}, "8 x 8 x 3 of 9 x 9 x 3"),
