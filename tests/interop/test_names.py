@@ -12,7 +12,12 @@ LIBRARIES = {"timm", "torchvision", "transformers", "torch", "authors", "diffuse
   "torch_fidelity",
 }
 # transformers' models of one network, and a library's forms of it with other heads or inputs.
-FORMS = {"gpt": {"openai_gpt", "gpt2", "gpt_neo"}, "encoder": {"pretraining", "reading"}, "cross_unet": {"control"}}
+FORMS = {
+  "gpt": {"openai_gpt", "gpt2", "gpt_neo"},
+  "encoder": {"pretraining", "reading"},
+  "cross_unet": {"control"},
+  "gdss": {"score_x", "score_a"},
+}
 OTHERS = {
   "__init__",
   "files",
