@@ -11,7 +11,8 @@ predictor-corrector sampler of Algorithm 1, and likelihoods by the probability-f
 Expect: VE: frechet_1437 1.39, 1.17 times its floor, at most 1.93 bits/dim. Sub-VP: 1.52 times, at most 1.99 bits/dim.
 VP: 1.69 to 1.90 times over three seeds of the samples, at most 2.01 bits/dim; with `--sampling-steps 500` 1.29, with
 `--solver dpmpp_2m --grid log_snr --sampling-steps 25` 1.37 to 1.68. The distance comes mostly from the proportions of
-the classes. (One network each) Cost: about 3 minutes on 2 idle CPU cores, as the main job
+the classes. (One network each)
+Cost: about 3 minutes on 2 idle CPU cores, as the main job
 """
 
 from functools import partial

@@ -15,8 +15,8 @@ Expect: nats per test point as in PRESETS; the clouds' own density has 0.294 of 
 and the density that denoising learns 0.321. With the learned normaliser NCE has 0.293, the energy against a flow 0.294;
 that flow has 0.654 (0.02). All find 8 modes; within 3 sigma of one are 98.0 to 98.5 % of the samples, of denoising's
 99.2, of the flow's 90.6. Score matching determines the weights of the clouds worst: with the sliced one, the rarest
-cloud has 0.72 of its share of samples (implicit 0.90, denoising 0.79, NCE 0.91). One seed each Cost: 1 to 3 minutes on
-2 CPU cores that others used as well, flow_contrastive 5
+cloud has 0.72 of its share of samples (implicit 0.90, denoising 0.79, NCE 0.91). One seed each
+Cost: 1 to 3 minutes on 2 CPU cores that others used as well, flow_contrastive 5
 """
 
 from functools import partial

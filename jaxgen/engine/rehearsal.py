@@ -89,12 +89,15 @@ class Rehearsal:
     first: int = 0,
     batch: int | None = None,
     progress: Any = None,
+    prompt: Any = None,
+    negative: Any = None,
     **conditions: Any,
   ) -> Any:
     """Zeros of the shapes of `Run.sample`."""
     run, size = self._run, batch or self._run.experiment.sample_chunk
     if run.experiment.method.sample is None:
       return run.sample(n)  # raises the error that there are none
+    conditions |= run.told(n, prompt, negative)
     values = run.conditions_of_chunk(np.arange(first, first + size), first, n, conditions)
     like = run.program.sample_shapes(size, values)
     return jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), (n, *s.shape[1:])), like)

@@ -229,7 +229,7 @@ def test_arguments_go_through_json_and_back(tmp_path):
 def test_a_cut_config_of_a_run_is_said(tmp_path):
   config = load_config(tiny.write(tmp_path))
   folder = Folder(tmp_path / "run")
-  keep_config(folder, config)
+  keep_config(Run(folder, config, {}, 0))
   folder.write_info({"config": "tiny", "arguments": {}, "seed": 0})
   (folder / "config.py").write_text(tiny.SOURCE[:300])
   with pytest.raises(UserError, match="run/config.py is damaged"):

@@ -53,7 +53,7 @@ def test_what_changes_no_update_may_differ_and_every_start_is_recorded(tmp_path)
   digits_file(moved, flip=True)
   assert "test data of" in note_on_test_data(run(steps=8, **others))
   with pytest.raises(
-    UserError, match=r"trained on 640 examples, and these are as many, 640 with other content: put back"
+    UserError, match=r"trained on 640 examples, and these are as many, 640 with other content: put the data back"
   ):
     train(run(steps=12, **others))
   train(run(steps=12, **others), other_data=True)

@@ -170,7 +170,7 @@ def test_a_run_is_probed_and_another_starts_from_it(tmp_path, capsys):
   assert run(*words) == 0  # it goes on
 
   for other, names in (
-    (("train", config, "--runs", tmp_path, "--name", "second", "--from", f"{first}:other"), "a run already"),
+    (("train", config, "--runs", tmp_path, "--name", "second", "--from", f"{first}:other"), "already a run"),
     (("train", config, "--runs", tmp_path, "--name", "third", "--from", f"{first}:other"), "no network called 'other'"),
     (("train", config, "--runs", tmp_path, "--name", "third", "--from", f"{first}:network/no"), "nothing called"),
     (("probe", first, "--layer", "nowhere"), "computes no 'nowhere' of an example: it has .*features"),

@@ -216,9 +216,9 @@ def test_bad_pictures_and_spaces_are_one_sentence(tmp_path, monkeypatch):
     numbers.check_metrics(["is"], SPACE._replace(gives=("features",)), some(1), some(2))
   for name, words, samples, reference in (
     ("fid_infinity", "fits a line to distances of few and many, and needs 40 pictures or more: some has 39", 39, 60),
-    ("fid", "is of a distribution, and needs 2 pictures or more: some has 1", 1, 60),
-    ("prdc", "takes 5th neighbours, and needs 6 pictures or more: some has 5", 5, 60),
-    ("authentic", "takes 5th neighbours, and needs 6 pictures or more: real has 5", 60, 5),
+    ("fid", "compares distributions, and needs 2 pictures or more: some has 1", 1, 60),
+    ("prdc", "uses 5th neighbours, and needs 6 pictures or more: some has 5", 5, 60),
+    ("authentic", "uses 5th neighbours, and needs 6 pictures or more: real has 5", 60, 5),
   ):
     with pytest.raises(UserError, match=f"{name} {words}"):
       judge(some(1, samples), some(2, reference, "real"), SPACE, (name,), tmp_path / "few")

@@ -383,7 +383,7 @@ def test_bad_input():
   fails = [
     (dict(discriminator=Wrong()), r"output for one example is \(1,\), not \(\): it is one number per example"),
     (dict(spec=Spec((3,), feature="x")), "examples of shape .3,. and the data has .2,."),
-    (dict(generator=MLPGenerator((3,))), "generator makes for one example is .3,., not .2,."),
+    (dict(generator=MLPGenerator((3,))), "generator's output for one example is .3,., not .2,."),
     (dict(spec=Spec((2,))), "this data has x"),
     (dict(condition=labels(PLANE)), "needs 'label', which this data does not have"),
     (dict(k=4), "a batch of 6 does not divide into 4 slices"),

@@ -245,5 +245,5 @@ def test_says_what_does_not_fit():
   with pytest.raises(UserError, match="codebook has codes=1"):
     codes(1)
   method = make(VQAutoencoder(2, 3, 4, (1, 2), blocks=1, groups=2), bottleneck=codes(4))
-  with pytest.raises(UserError, match=r"what the network makes for one example is \(8, 8, 3\), not \(8, 8, 1\)"):
+  with pytest.raises(UserError, match=r"the network's output for one example is \(8, 8, 3\), not \(8, 8, 1\)"):
     jax.eval_shape(method.init, jax.random.key(0), batch_of(2))
