@@ -232,7 +232,18 @@ def _array_of_jobs(config, folder, monkeypatch):
   assert "1 of 2 runs are not trained yet" in command(*job[5:-1], 1).stdout
   assert not (folder / "an array" / "compare.html").exists()
   command(*job[5:-1], 0)
-  assert (folder / "an array" / "compare.html").exists()  # the last one compares them
+  page = folder / "an array" / "compare.html"
+  assert page.exists()  # the last one compares them
+  page.unlink()
+  trained, later = [folder / "an array" / f"seed={seed}" for seed in (0, 1)], folder / "later"
+  later.mkdir()
+  for run in trained:
+    run.rename(later / run.name)
+  # Job 1 begins before job 0 has ended, and ends after it.
+  with monkeypatch.context() as patch:
+    patch.setattr(sweep.loop, "train", lambda *args, **options: [(later / run.name).rename(run) for run in trained])
+    command(*job[5:-1], 1)
+  assert page.exists()
 
 
 def test_inspect(trained):

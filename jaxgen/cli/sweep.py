@@ -89,18 +89,18 @@ def sweep(subject: str, words: list[str]) -> None:
       run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed)
       if not is_trained(run):
         _ = run.program  # sizes that make no program are refused before the first is trained, too
-  runs, waiting = [], 0
+  runs, others = [], []
   for number, (name, arguments, seed) in enumerate(wanted):
     run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed, workers=options["workers"])
     runs.append(run.folder)
     if options["only"] not in (None, number):
-      waiting += not is_trained(run)
+      others.append(run)
       continue
     print(f"{number + 1} of {len(wanted)}: {name}", flush=True)
     if not is_trained(run):
       loop.train(run, report=report.write)
       jax.clear_caches()  # the next run has other programs
-  if waiting:
+  if waiting := sum(not is_trained(run) for run in others):  # now, since jobs beside this one may have ended meanwhile
     print(f"{waiting} of {len(wanted)} runs are not trained yet; the last one writes {page}")
     return
   if jax.process_index() != 0:
