@@ -202,6 +202,9 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   assert "a sweep needs --over with at least one argument" in error_of("sweep", config)
   assert "RUN is missing" in error_of("compare")
   assert "--only 2: the sweep has 2 runs" in error_of("sweep", config, "--seeds", 2, "--only", 2)
+  assert "--slurm submits all" in error_of("sweep", config, "--seeds", 2, "--only", 1, "--slurm", "partition=gpu")
+  spaced = command("sweep", config, "--seeds", 2, "--dry", True, "--slurm", "comment=two words", "time=4:00:00").stdout
+  assert "#SBATCH --comment='two words'\n#SBATCH --time=4:00:00\n" in spaced
   for word, words in (("partition gpu", "write sbatch's options as"), ("array=1", "the sweep sets --array itself")):
     assert words in error_of("sweep", config, "--seeds", 2, "--slurm", word)
 
