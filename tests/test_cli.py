@@ -202,6 +202,9 @@ def test_a_sweep_trains_every_combination_goes_on_and_compares(trained, tmp_path
   assert "a sweep needs --over with at least one argument" in error_of("sweep", config)
   assert "RUN is missing" in error_of("compare")
   assert "--only 2: the sweep has 2 runs" in error_of("sweep", config, "--seeds", 2, "--only", 2)
+  assert "--slurm submits all" in error_of("sweep", config, "--seeds", 2, "--only", 1, "--slurm", "partition=gpu")
+  spaced = command("sweep", config, "--seeds", 2, "--dry", True, "--slurm", "comment=two words", "time=4:00:00").stdout
+  assert "#SBATCH --comment='two words'\n#SBATCH --time=4:00:00\n" in spaced
   for word, words in (("partition gpu", "write sbatch's options as"), ("array=1", "the sweep sets --array itself")):
     assert words in error_of("sweep", config, "--seeds", 2, "--slurm", word)
 
@@ -232,7 +235,18 @@ def _array_of_jobs(config, folder, monkeypatch):
   assert "1 of 2 runs are not trained yet" in command(*job[5:-1], 1).stdout
   assert not (folder / "an array" / "compare.html").exists()
   command(*job[5:-1], 0)
-  assert (folder / "an array" / "compare.html").exists()  # the last one compares them
+  page = folder / "an array" / "compare.html"
+  assert page.exists()  # the last one compares them
+  page.unlink()
+  trained, later = [folder / "an array" / f"seed={seed}" for seed in (0, 1)], folder / "later"
+  later.mkdir()
+  for run in trained:
+    run.rename(later / run.name)
+  # Job 1 begins before job 0 has ended, and ends after it.
+  with monkeypatch.context() as patch:
+    patch.setattr(sweep.loop, "train", lambda *args, **options: [(later / run.name).rename(run) for run in trained])
+    command(*job[5:-1], 1)
+  assert page.exists()
 
 
 def test_inspect(trained):

@@ -34,7 +34,7 @@ def experiment(
   size: Literal[*SIZES] = "tiny",
   context: int = 64,
   width: int = 16,
-  clamp: bool = True,
+  clamp: bool | None = None,
   self_condition: bool = True,
   dropout: float = 0.0,
   ema: float = 0.999,
@@ -52,7 +52,8 @@ def experiment(
     size: of the network, `jaxgen.nn.transformers.ddit.SIZES`.
     context: characters of a window, and of a sample.
     width: values of an embedding.
-    clamp: whether each predicted code of a sample is replaced by the nearest character's.
+    clamp: whether each predicted code of a sample is replaced by the nearest character's; by default for embeddings,
+      as in the papers.
     self_condition: whether the network also reads its last prediction.
     dropout: rate after each branch of a block.
     ema: the average's decay.
@@ -70,7 +71,7 @@ def experiment(
     codes,
     document.spec,
     optimizers.adam(learning_rate, steps, warmup=100, clip=1.0),
-    clamp=clamp,
+    clamp=kind == "embeddings" if clamp is None else clamp,
     self_condition=self_condition,
     sampling_steps=sampling_steps,
     terms=evaluation_terms,

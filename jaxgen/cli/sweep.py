@@ -67,6 +67,8 @@ def sweep(subject: str, words: list[str]) -> None:
     raise UserError(f"a run of this sweep would be called {long[0][:40]}...: sweep shorter values, or fewer arguments")
   for _, arguments, _ in wanted[:: options["seeds"]]:
     config.build(**changed, **arguments)  # refused before the first is trained
+  if options["slurm"] and options["only"] is not None:
+    raise UserError(f"--only {options['only']} is of one run, and --slurm submits all of them: leave one of them out")
   script = folder.path / "array.sbatch"
   text = batch_script(subject, words, folder, len(wanted), options["slurm"]) if options["slurm"] else None
   if options["only"] is not None and not 0 <= options["only"] < len(wanted):
@@ -89,18 +91,18 @@ def sweep(subject: str, words: list[str]) -> None:
       run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed)
       if not is_trained(run):
         _ = run.program  # sizes that make no program are refused before the first is trained, too
-  runs, waiting = [], 0
+  runs, others = [], []
   for number, (name, arguments, seed) in enumerate(wanted):
     run = Run(Folder(folder.path / name), config, {**changed, **arguments}, seed, workers=options["workers"])
     runs.append(run.folder)
     if options["only"] not in (None, number):
-      waiting += not is_trained(run)
+      others.append(run)
       continue
     print(f"{number + 1} of {len(wanted)}: {name}", flush=True)
     if not is_trained(run):
       loop.train(run, report=report.write)
       jax.clear_caches()  # the next run has other programs
-  if waiting:
+  if waiting := sum(not is_trained(run) for run in others):  # now, since jobs beside this one may have ended meanwhile
     print(f"{waiting} of {len(wanted)} runs are not trained yet; the last one writes {page}")
     return
   if jax.process_index() != 0:
@@ -141,7 +143,8 @@ def batch_script(subject: str, words: Sequence[str], folder: Folder, runs: int, 
     "signal": "TERM@180",  # so many seconds before the time limit, to save
   }
   lines = [f"--{name}={shlex.quote(str(value))}" for name, value in set_here.items() if name not in given]
-  lines += [f"--{word.removeprefix('--')}" for word in options]
+  for name, equals, value in (word.removeprefix("--").partition("=") for word in options):
+    lines.append(f"--{name}{equals}{shlex.quote(value) if value else ''}")
   settings = "\n".join(f"#SBATCH {line}" for line in lines)
   return f"""#!/bin/bash
 #SBATCH --array=0-{runs - 1}

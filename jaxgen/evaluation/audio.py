@@ -111,24 +111,29 @@ def spoken(
       known.update(data=data, found=(judge, numbers, features))
     return known["found"]
 
+  def labels(run: AnyRun, count: int) -> np.ndarray:
+    asked = run.conditions(np.arange(count))
+    if of not in asked:
+      raise UserError(f"samples are judged by the {of!r} that they are asked for, and this config asks for none")
+    return np.asarray(asked[of])
+
   def evaluate(run: AnyRun) -> dict[str, float]:
     from jaxgen.evaluation.frechet import frechet_distance
 
-    asked = run.conditions(np.arange(num))
-    if of not in asked:
-      raise UserError(f"samples are judged by the {of!r} that they are asked for, and this config asks for none")
+    asked = labels(run, num)
     judge, numbers, features = reference(run.data)
     samples = _channels(run.sample(num, seed=seed))
     names = f"{name}_accuracy_{num}", f"{name}_accuracy_{num}_se", f"{name}_frechet_{num}"
     if not np.isfinite(samples).all():
       return numbers | dict.fromkeys(names, math.nan)
     heard = judge.features(np.asarray(seen(mel_of(run.data), jnp.asarray(samples))))
-    right = judge.logits(heard).argmax(1) == np.asarray(asked[of])
+    right = judge.logits(heard).argmax(1) == asked
     found = (*mean_and_error(right.astype(np.float64)), frechet_distance(heard, features))
     return numbers | dict(zip(names, found, strict=True))
 
   def rehearse(run: AnyRun) -> None:
-    """Opens or trains the classifier."""
+    """Looks for the samples' labels, and opens or trains the classifier."""
+    labels(run, 1)
     reference(run.data)
 
   evaluate.rehearse = rehearse

@@ -3,7 +3,7 @@
     pip install 'jaxgen[molecules]'
 
 As in Hoogeboom et al. 2022, https://arxiv.org/abs/2203.17003, and their code: bonds are those of `molecules.orders`, a
-molecule is valid if RDKit accepts its largest part, and its name is that part's SMILES, hydrogens included.
+molecule is valid if RDKit accepts all its parts, and its name is the largest part's SMILES; here without hydrogens.
 """
 
 import io
@@ -45,13 +45,14 @@ def bonded(x: Molecule) -> Any:
 
 
 def accepted(x: Molecule) -> Any:
-  """The largest part of a molecule, or None where it has no atoms or RDKit does not accept it."""
+  """The largest part of a molecule, or None where it has no atoms or RDKit does not accept one of its parts."""
   Chem, _ = rdkit()
-  parts = Chem.GetMolFrags(bonded(x), asMols=True, sanitizeFrags=False) if (x[:, 3] > 0).any() else ()
-  if not parts:
+  whole = bonded(x)
+  if not whole.GetNumAtoms() or Chem.SanitizeMol(whole, catchErrors=True):
     return None
-  largest = max(parts, key=lambda part: part.GetNumAtoms())
-  return None if Chem.SanitizeMol(largest, catchErrors=True) else largest
+  largest = max(Chem.GetMolFrags(whole, asMols=True, sanitizeFrags=False), key=lambda part: part.GetNumAtoms())
+  Chem.SanitizeMol(largest)
+  return largest
 
 
 def names(x: Float[np.ndarray, "n atoms four"]) -> list[str | None]:

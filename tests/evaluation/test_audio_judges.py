@@ -82,6 +82,8 @@ def test_the_classifier_hears_what_is_said_and_what_is_not(tones, monkeypatch):
   ]:
     with pytest.raises(UserError, match=words):
       evaluate(wrong)
+    with pytest.raises(UserError, match=words):
+      evaluate.rehearse(wrong)
   by_speaker = judges.pictures(tones, "speaker", 1)
   assert by_speaker.spec.shape == (16, 32, 1)
   assert (by_speaker.classes, set(recordings(by_speaker)["label"])) == (1, {0})

@@ -40,7 +40,9 @@ def test_samples_are_judged():
   stretched[:, :3] *= 1.03
   torn[:3, :3] += 9
   crowd = padded(np.random.default_rng(0).normal(size=(8, 3)), np.full(8, 6))
-  assert chemistry.names(np.stack([crowd, 0 * crowd])) == [None, None]
+  beside = x[2].copy()
+  beside[6:9] = [[9 + 0.74 * i, 0, 0, 1] for i in range(3)]  # methanol, and a hydrogen with two bonds
+  assert chemistry.names(np.stack([crowd, 0 * crowd, beside])) == [None, None, None]
   assert 1 < chemistry.strain(stretched) < 50
   assert chemistry.strain(torn) is None
   samples = np.stack([x[0], x[0], x[1], crowd])

@@ -196,7 +196,7 @@ def embedding_diffusion(
     spec: the data's; rows of tokens.
     optimizer: of the network and the embeddings.
     schedule: with noise at t = 0; by default `square_root`.
-    clamp: in sampling each predicted z is replaced by the nearest code, Li's clamping trick.
+    clamp: in sampling each predicted z is replaced by the nearest code, Li's clamping trick. Chen's bits are not.
     self_condition: the network also gets its last prediction as input; in half of all training examples it is computed
       first, without a gradient, as in Chen et al.
     solver: of samples, of one network call a step.
