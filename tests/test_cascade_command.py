@@ -104,6 +104,8 @@ def test_a_cascade_that_is_trained_is_not_trained_again_and_draws_a_picture(plac
   out = command("cascade", folder / "small.py", "--runs", folder / "runs", "--n", 3).stdout
   assert out.count("trained already") == 2
   assert (folder / "runs" / "small" / "samples" / "seed_0_0_3.png").is_file()
+  assert not command("cascade", folder / "runs" / "small", "--n", 0).stdout
+  assert not (folder / "runs" / "small" / "samples" / "seed_0_0_1.png").exists()
 
 
 def test_bad_cascades_are_one_sentence(place):
@@ -112,6 +114,9 @@ def test_bad_cascades_are_one_sentence(place):
   assert "two or more" in error_of("cascade", "ddpm_digits")
   assert "jaxgen train" in of("--stage", "up")
   assert "0 or more" in of("--n", "-1")
+  for words in (("--prompt", "one"), ("--out", folder / "a.wav"), ("--first", "-1"), ("--samples-seed", "-1")):
+    of("--name", "early", *words)
+  assert not (folder / "runs" / "early").exists()  # it is said before anything is trained
   assert "folder within" in of("--name", "../x")
   assert "is a run and no cascade" in of("--name", "small/base")
   wrong = of("--base-side", 2, "--name", "unlike")

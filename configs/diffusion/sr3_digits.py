@@ -1,9 +1,10 @@
 """SR3, super-resolution by diffusion, on scikit-learn's 8x8 digits: 8 x 8 from 4 x 4, or from 2 x 2.
 
 Paper: Saharia et al. 2021, Image super-resolution via iterative refinement, https://arxiv.org/abs/2104.07636: the small
-picture, enlarged by bicubic interpolation, is concatenated to x_t, and the time input is sqrt(alpha_bar), drawn between
-the steps (section 2.4). Theirs is made by bicubic interpolation, too, and their U-Net has BigGAN's blocks; here a pixel
-of the small picture is the mean of a square, and the U-Net is DDPM's.
+picture, enlarged by bicubic interpolation, is concatenated to x_t, and the time input is the level of noise, drawn
+between the steps (section 2.4). Their level is alpha_bar, and here it is sqrt(alpha_bar), as in WaveGrad. Their small
+picture is made by bicubic interpolation, too, and their U-Net has BigGAN's blocks; here a pixel of the small picture is
+the mean of a square, and the U-Net is DDPM's.
 
     jaxgen train sr3_digits
     jaxgen train sr3_digits --augmentation 0.5 --level 0.1      with noise in the small picture (Imagen, section 2.4)

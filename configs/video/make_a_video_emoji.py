@@ -37,10 +37,10 @@ from jaxgen.show.clips import render
 LOOP, STRIDES = 16, (1, 2)  # frames of a loop, and from one frame of a clip to the next
 
 
-def told(data: Dataset, index: np.ndarray) -> dict[str, np.ndarray]:
-  """Frames of test clips, every second or fourth, between which samples fill in the others, and the clips' rates."""
+def told(data: Dataset, names: tuple[str, ...], index: np.ndarray) -> dict[str, np.ndarray]:
+  """The rates of test clips, and frames of them, every second or fourth, between which samples fill in the others."""
   batches = list(real.batches(data, "test", np.asarray(index) % len(data.source("test"))))
-  return {name: np.concatenate([batch[name] for batch in batches]) for name in ("rate", "given")}
+  return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
 
 def experiment(
@@ -55,7 +55,7 @@ def experiment(
   prediction: diffusion.PredictionName = "v",
   solver: diffusion.SolverName = "ddim",
   sampling_steps: int = 50,
-  rate: int = 8,
+  rate: int | None = None,
   reconstruction: float = 2.0,
   judged: int = 64,
 ) -> Experiment:
@@ -71,7 +71,7 @@ def experiment(
     prediction: the network's output.
     solver: how samples go from noise to clips.
     sampling_steps: steps of the solver.
-    rate: frames a loop of samples, 16 or 8.
+    rate: frames a loop of samples, 16 or 8; by default sample i has that of test clip i, with which it is judged.
     reconstruction: the weight of reconstruction guidance, where frames are given.
     judged: number of clips that are judged.
   """
@@ -92,11 +92,11 @@ def experiment(
     rates = {"rate": np.float32(0)}
     condition = entries({**rates, "given": np.zeros((frames, 32, 32, 4), np.float32)} if between else rates)
     more = dict(samples=16, sample_chunk=16, render=render())
-    if between:
-      more["conditions"] = partial(told, data)
-    else:
+    more["conditions"] = partial(told, data, ("rate", "given") if between else ("rate",))
+    if not between:
       more["evaluators"] = (frechet(judged),)
-      more["conditions"] = lambda index: {"rate": np.full(len(index), rate, np.float32)}
+      if rate is not None:
+        more["conditions"] = lambda index: {"rate": np.full(len(index), rate, np.float32)}
   method = gaussian_diffusion(network, diffusion.cosine(1000), data.spec, optimizer, condition=condition, **parts)
   return Experiment(
     method=averaged(method, ema),

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 from jaxgen.cli.options import RUNS, check_out, folder_of, option, parse, print_numbers, workers_option
 from jaxgen.core import files
 from jaxgen.core.errors import UserError
+from jaxgen.core.keys import check_seed
 from jaxgen.engine import cascade as stages_in_turn
 from jaxgen.engine import loop
 from jaxgen.engine.config import load_config
+from jaxgen.engine.run import Run
 from jaxgen.show import report
 
 SAMPLES = {
@@ -34,7 +37,8 @@ def cascade(subject: str, words: list[str]) -> None:
   folder = files.place(subject)
   if (folder / stages_in_turn.NAME).is_file():
     options, _ = parse(f"cascade {subject}", words, SAMPLES, "Draw samples that go through all stages of a cascade.")
-    return draw(folder, options)
+    check_options(options)
+    return draw(folder, options) if options["n"] else None
   config = load_config(subject)
   stages = stages_in_turn.stages_of(config)
   options, changed = parse(
@@ -61,6 +65,7 @@ def cascade(subject: str, words: list[str]) -> None:
   )
   runs = {stage: run_of(stage) for stage in stages}
   stages_in_turn.check(runs, stages)
+  check_samples(runs, options)
   stages_in_turn.begin(folder, config)
   for stage, run in runs.items():
     if stages_in_turn.is_trained(run):
@@ -77,19 +82,30 @@ def check_options(options: dict[str, Any]) -> None:
   """Raises a UserError for samples that cannot be drawn or written, before hours of work."""
   if options["n"] < 0:
     raise UserError(f"--n {options['n']}: it is a number of samples, 0 or more")
+  if options["first"] < 0:
+    raise UserError(f"--first {options['first']}: it is the number of a sample, 0 or more")
+  check_seed(options["samples_seed"])
   if options["out"] is not None:
     check_out(files.place(options["out"]))
 
 
+def check_samples(runs: Mapping[str, Run], options: dict[str, Any]) -> None:
+  """Raises a UserError for a text that no stage is told, or a file of another kind than the last stage's samples."""
+  stages_in_turn.readers(runs, options["prompt"])
+  if (out := options["out"]) is None:
+    return
+  suffix, suffixes = files.place(out).suffix, [".npz", *list(runs.values())[-1].suffixes()]
+  if suffix not in suffixes:
+    raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
+
+
 def draw(folder: files.Place, options: dict[str, Any]) -> None:
   """Draws samples and writes them."""
-  check_options(options)
-  n, seed, first = max(options["n"], 1), options["samples_seed"], options["first"]
+  n, seed, first = options["n"], options["samples_seed"], options["first"]
   stages, runs = stages_in_turn.read(folder)["stages"], stages_in_turn.runs_of(folder)
   last = list(runs.values())[-1]
   out = None if options["out"] is None else files.place(options["out"])
-  if out is not None and out.suffix not in (suffixes := [".npz", *last.suffixes()]):
-    raise UserError(f"--out {out}: these samples are written as {' or '.join(suffixes)}")
+  check_samples(runs, options)
   tell = lambda stage, done: print(f"{stage}: {done} of {n} samples", flush=True) if done == n else None
   found = stages_in_turn.sample(runs, stages, n, seed=seed, first=first, prompt=options["prompt"], progress=tell)
   if out is not None and out.suffix == ".npz":

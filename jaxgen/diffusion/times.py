@@ -192,9 +192,9 @@ def by_loss(schedule: Schedule, bins: int | None = None, last: int = 10, uniform
 def noise_levels(schedule: Schedule) -> Times:
   """alpha uniform between those of the steps t - 1 and t of a discrete process, and t uniform on 1 .. T.
 
-  Chen et al. 2020 (WaveGrad), https://arxiv.org/abs/2009.00713, Algorithm 1, and Saharia et al. 2021 (SR3),
-  https://arxiv.org/abs/2104.07636, section 2.4, who write sqrt(alpha_bar) for alpha. The network is told the level,
-  `noise_level`, and not a step, so that samples may take other steps than the process has.
+  Chen et al. 2020 (WaveGrad), https://arxiv.org/abs/2009.00713, Algorithm 1, who write sqrt(alpha_bar) for alpha. The
+  network is told the level, `noise_level`, and not a step, so that samples may take other steps than the process has.
+  Saharia et al. 2021 (SR3), https://arxiv.org/abs/2104.07636, section 2.4, do so with alpha_bar itself.
 
   Raises:
     UserError: a continuous process, which has no steps.
@@ -243,7 +243,7 @@ def c_noise(at: Point) -> Array:
 
 
 def noise_level(at: Point) -> Array:
-  """1000 alpha, which is 1000 sqrt(alpha_bar): what SR3 and WaveGrad tell a network in place of a step."""
+  """1000 alpha, which is 1000 sqrt(alpha_bar): WaveGrad's input in place of a step; SR3's is alpha_bar."""
   return 1000 * at.alpha
 
 

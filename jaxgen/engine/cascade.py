@@ -142,6 +142,14 @@ def seed_of(seed: int, number: int) -> int:
   return int.from_bytes(hashlib.sha256(f"stage {number} of {seed}".encode()).digest()[:8], "little")
 
 
+def readers(runs: Mapping[str, Run], prompt: str | None) -> set[str]:
+  """The stages that are told a text. Raises a UserError for a prompt where there are none."""
+  found = {stage for stage, run in runs.items() if run.experiment.prompts is not None}
+  if prompt is not None and not found:
+    raise UserError("no stage of this cascade is told a text: sample without --prompt")
+  return found
+
+
 def sample(
   runs: Mapping[str, Run],
   stages: Stages,
@@ -165,13 +173,11 @@ def sample(
     UserError: stages that do not meet, or a prompt and no stage that is told a text; or as in `Run.sample`.
   """
   check(runs, stages)
-  readers = {stage for stage, run in runs.items() if run.experiment.prompts is not None}
-  if prompt is not None and not readers:
-    raise UserError("no stage of this cascade is told a text: sample without --prompt")
+  told_texts = readers(runs, prompt)
   found: dict[str, np.ndarray] = {}
   for number, (stage, run) in enumerate(runs.items()):
     told = {stages[stage]: list(found.values())[-1]} if stages[stage] else {}
-    told |= {"prompt": prompt} if stage in readers else {}
+    told |= {"prompt": prompt} if stage in told_texts else {}
     tell = lambda done, stage=stage: progress(stage, done)
     found[stage] = run.sample(n, seed=seed_of(seed, number), first=first, progress=tell, **told)
     run.state = None  # it is read again where it is needed

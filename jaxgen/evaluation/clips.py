@@ -169,7 +169,7 @@ def dynamics(known: int = 4, num: int = 64, *, seed: int = 0) -> Evaluator:
   The model is conditioned on the first `known` frames, by the arguments "start" and "keep" of `sample`. In each frame
   that it predicts, each digit's picture is looked for where it fits best (`located`), and its distance in pixels to the
   exact position counts; a digit is kept if the window there is, by pixels, nearest to a training digit of its class.
-  Where digits overlap, both suffer, in the true frames too.
+  Where digits overlap, both suffer, in the true frames too. Samples that are not finite make numbers NaN.
 
   Numbers: means over clips, digits and predicted frames, `position_error_px` and `digit_kept`; `position_error_px_last`
   of the last frame; the same of the true frames, `.._true`, which rounding to pixels and the judge leave, and of the
@@ -205,12 +205,17 @@ def judged(
     parts = windows_at(frames, places[:, :, d].reshape(-1, 2), batch["glyph"].shape[2:4]).reshape(n * time, -1)
     distance = np.sum(examples**2, 1) - 2 * parts @ examples.T
     kept[:, :, d] = (labels[distance.argmin(1)] == np.repeat(batch["digit"][:, d], time)).reshape(n, time)
-  return np.linalg.norm(places - batch["position"], axis=-1), kept
+  return _of_finite(clips, np.linalg.norm(places - batch["position"], axis=-1)), _of_finite(clips, kept)
 
 
 def position_errors(clips: Clips, batch: dict[str, np.ndarray]) -> Float[np.ndarray, "n time digits"]:
   """The distance in pixels of each digit to its exact position."""
-  return np.linalg.norm(places_of(clips, batch) - batch["position"], axis=-1)
+  return _of_finite(clips, np.linalg.norm(places_of(clips, batch) - batch["position"], axis=-1))
+
+
+def _of_finite(clips: Clips, values: Float[np.ndarray, "n time digits"]) -> Float[np.ndarray, "n time digits"]:
+  """Values of frames, NaN where a frame is not finite, in which every place would be found."""
+  return np.where(np.isfinite(clips).all((2, 3, 4))[..., None], values, np.nan)
 
 
 def places_of(clips: Clips, batch: dict[str, np.ndarray]) -> Int[np.ndarray, "n time digits 2"]:
@@ -232,8 +237,7 @@ def predicted(run: AnyRun, known: int, num: int, seed: int = 0) -> tuple[dict[st
   batch, told = _told(run.data, known, num)
   true = batch["clip"]
   copied = np.where(told["keep"][..., None, None, None], true, true[:, known - 1 : known])
-  clips = np.nan_to_num(run.sample(num, seed=seed, **told))
-  return batch, {"": clips, "_true": true, "_copy": copied}
+  return batch, {"": run.sample(num, seed=seed, **told), "_true": true, "_copy": copied}
 
 
 def _told(data: Dataset, known: int, num: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -49,6 +49,14 @@ def test_true_frames_are_where_they_are_and_keep_their_digits(moving, batch):
   assert numbers["position_error_px_last_copy"] == pytest.approx(away[:, -1].mean(), abs=1e-6)
 
 
+def test_samples_that_are_not_finite_have_no_error(moving, batch):
+  broken = batch["clip"].copy()
+  broken[0, -1] = np.nan
+  numbers = clips.dynamics(2, 24)(Run(moving, broken))
+  assert np.isnan([numbers[name] for name in ("position_error_px", "position_error_px_last", "digit_kept")]).all()
+  assert np.isfinite(numbers["position_error_px_true"])
+
+
 def test_digits_that_are_moved_and_changed_are_found_out(moving, batch):
   moved = np.full_like(batch["clip"], -1)
   moved[:, :, :-2, :-1] = batch["clip"][:, :, 2:, 1:]  # by two rows and a column, where nothing is cut off

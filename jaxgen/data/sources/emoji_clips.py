@@ -1,4 +1,6 @@
-"""The data sets `emoji_clips:DIR`: animated emoji on white, {"clip": uint8 [T, 32, 32, 3], "image": the first frame}.
+"""The data sets `emoji_clips:DIR`: animated emoji on white, {"clip": uint8 [T, 32, 32, 3]}.
+
+Asked for "image", uint8 [32, 32, 3], in place of "clip", it has every frame as an example of its own.
 
 DIR has sheets in lossless WebP, row i of a sheet clip i, its 16 frames of 32x32 RGBA from left to right, and clips.tsv
 with a line for each clip in the order of the sheets: code point, Unicode name, number of the original's frames. A clip
@@ -27,7 +29,10 @@ def read(folder: str) -> tuple[UInt8[np.ndarray, "clips 16 32 32 3"], tuple[str,
   from PIL import Image
 
   root = Path(folder).expanduser()
-  names = [line.split("\t")[1] for line in text_of(root / "clips.tsv").splitlines()[1:]]
+  rows = [line.split("\t") for line in text_of(root / "clips.tsv").splitlines()[1:]]
+  if short := [number for number, row in enumerate(rows, 2) if len(row) < 2]:
+    raise UserError(f"{root / 'clips.tsv'}, line {short[0]}, has no name after a tab: get it anew")
+  names = [row[1] for row in rows]
   sheets = []
   for path in sorted(root.glob("*.webp")):
     try:

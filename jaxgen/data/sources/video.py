@@ -203,15 +203,16 @@ def _pyav(path: Path, shape: tuple[int, ...], fit: Fit):
       file.seek(0)
 
       def frames(at: np.ndarray) -> np.ndarray:
-        wanted, found = set(at.tolist()), {}
+        wanted, found, read = set(at.tolist()), {}, 0
         for i, frame in enumerate(file.decode(stream)):
+          read = i + 1
           if i in wanted:
             found[i] = _array(frame.to_image(), shape, fit, path)
           if i == at[-1]:
             break
         if len(found) < len(wanted):
           raise UserError(
-            f"{path} ends after {i + 1:,} of the {total:,} frames that it says to have: repair or remove it"
+            f"{path} ends after {read:,} of the {total:,} frames that it says to have: repair or remove it"
           )
         return np.stack([found[i] for i in at.tolist()])
 

@@ -27,7 +27,8 @@ def beside(
   if low.shape[1] > x.shape[1] or low.shape[2] > x.shape[2]:
     sizes = [" x ".join(map(str, a.shape[1:])) for a in (low, x)]
     raise UserError(f"super-resolution makes {sizes[1]} of {sizes[0]}: give it a smaller picture")
-  return jnp.concatenate([x, jax.image.resize(low, (*x.shape[:3], low.shape[3]), "cubic").astype(x.dtype)], axis=-1)
+  enlarged = jax.image.resize(low, (len(low), *x.shape[1:3], low.shape[3]), "cubic")  # of pictures, not between them
+  return jnp.concatenate([x, enlarged.astype(x.dtype)], axis=-1)
 
 
 class SuperResolution(nn.Module):

@@ -203,3 +203,6 @@ def test_emoji_in_sheets(tmp_path):
   emoji_clips.read.cache_clear()
   with pytest.raises(UserError, match="3 clips in sheets"):
     clips.emoji_clips(tmp_path).source("train")
+  (tmp_path / "clips.tsv").write_text("codepoint\tname\tframes\n1\ta\t3\n\n")
+  with pytest.raises(UserError, match="line 3, has no name"):
+    clips.emoji_clips(tmp_path).source("train")
