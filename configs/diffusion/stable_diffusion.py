@@ -112,6 +112,10 @@ def experiment(
   networks = built(d, jnp.bfloat16 if bfloat16 or parameters == "float16" else dtype, dtype, remat)
   if learns != "nothing" and captions is None:
     raise UserError(f"--learns {learns} needs pictures and captions to learn from: --captions PATH")
+  if learns != "nothing" and parameters == "float16":
+    raise UserError(
+      "gradients and Adam's squares underflow in float16, which these weights are in: --parameters float32"
+    )
   length = d.texts[0].context
   tokens = str(tokenizer or weights.tokenizer_of(pretrained) or "none")
   images = captioned.captions(

@@ -96,12 +96,12 @@ class Condition(NamedTuple):
     return jax.tree.map(like, told, self.nothing)
 
   def ways(self, told: Told, away: Told) -> list[Told]:
-    """From `away` to what is told, part after part of those that are dropped: K + 1 conditions for K parts."""
+    """From `away` to what is told, by one part more each: of K parts that are dropped, or have a negative condition."""
     if not self.parts:
       return [away, told]
     found = [away]
     for part in self.parts:
-      if part.dropout:
+      if part.dropout or any(away[name] is not told[name] for name in part.nothing):
         found.append({**found[-1], **{name: told[name] for name in part.nothing}})
     return found
 

@@ -109,6 +109,10 @@ def _of_folder(folder: pathlib.Path) -> Description:
   schedule = _config(folder, "scheduler", "scheduler_config.json")
   if schedule.get("beta_schedule", "scaled_linear") != "scaled_linear":
     raise UserError(f"{folder}: the schedule is {schedule['beta_schedule']!r}, and this config's is 'scaled_linear'")
+  if lacking := {"beta_start", "beta_end"} - set(schedule):
+    raise UserError(f"{folder}: the schedule has no {min(lacking)}, and this config's is of betas")
+  if (predicted := schedule.get("prediction_type", "epsilon")) not in PREDICTIONS:
+    raise UserError(f"{folder}: the network predicts {predicted!r}, and this config knows {', '.join(PREDICTIONS)}")
   stage = _vae(vae)
   return Description(
     cross_unet.sizes(unet),
@@ -120,7 +124,7 @@ def _of_folder(folder: pathlib.Path) -> Description:
     tuple(_tower(_config(folder, n), t, penultimate=xl) for n, t in zip(parts, tokens, strict=True)),
     tokens[0].start,
     xl and bool(index.get("force_zeros_for_empty_prompt", True)),
-    PREDICTIONS[schedule.get("prediction_type", "epsilon")],
+    PREDICTIONS[predicted],
     (schedule.get("num_train_timesteps", 1000), schedule["beta_start"], schedule["beta_end"]),
     bool(schedule.get("rescale_betas_zero_snr", False)),
     unet["sample_size"] * 2 ** (len(stage["multipliers"]) - 1),
@@ -134,7 +138,10 @@ def _tensors(folder: pathlib.Path) -> Mapping[str, Any]:
     UserError: there is no file of safetensors, or it is damaged.
   """
   if indices := sorted(folder.glob("*.safetensors.index.json")):
-    names = sorted(set(json.loads(indices[0].read_text())["weight_map"].values()))
+    try:
+      names = sorted(set(json.loads(indices[0].read_text())["weight_map"].values()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+      raise UserError(f"{indices[0]} is no index of files of safetensors: {error!r}") from error
   else:
     whole = [folder / f"{stem}.safetensors" for stem in ("diffusion_pytorch_model", "model")]
     some = [path for path in whole if path.is_file()] or sorted(folder.glob("*.safetensors"))
@@ -200,7 +207,9 @@ def _of_file(path: pathlib.Path, tensors: Mapping[str, Any]) -> Description:
     raise UserError(
       f"{path} has a U-Net that is conditioned on {width} features of a word, and SD 1, 2 and XL {known}: give --model"
     )
-  return PRESETS[known[width]]._replace(inputs=first.shape[1])
+  # SD 2's network of inpainting was made of that of 512 x 512 pixels, which predicts noise.
+  name = "sd2_base" if known[width] == "sd2" and first.shape[1] > KLAutoencoder.latent else known[width]
+  return PRESETS[name]._replace(inputs=first.shape[1])
 
 
 # --- Both ------------------------------------------------------------------------------------------------------------

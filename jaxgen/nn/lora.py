@@ -71,10 +71,14 @@ class LoRA(NamedTuple):
     return found
 
   def init(self, key: Array, params: Any) -> dict:
-    """A uniform with variance 1 / (3 inputs), as PEFT's, and B = 0, by path: the parameters of the adapter."""
+    """A uniform with variance 1 / (3 inputs), as PEFT's, and B = 0, by path: the parameters of the adapter.
+
+    They are float32 or wider, whatever the kernels are: half precision rounds small updates away.
+    """
     flat, lora = flax.traverse_util.flatten_dict(params, sep="/"), {}
     for number, path in enumerate(self.paths(params)):
       kernel, count = flat[path], parts(path)
+      dtype = wide_dtype(kernel.dtype)
       *stack, inputs, outputs = kernel.shape
       if kernel.ndim == 4:  # a convolution: its window is A's
         down, up = (count, *stack, inputs, self.rank), (count, self.rank, outputs // count)
@@ -82,8 +86,8 @@ class LoRA(NamedTuple):
         down, up = (*stack, count, inputs, self.rank), (*stack, count, self.rank, outputs // count)
       window = stack if kernel.ndim == 4 else []
       bound = 1 / jnp.sqrt(inputs * jnp.prod(jnp.asarray(window, float)))
-      a = jax.random.uniform(jax.random.fold_in(key, number), down, kernel.dtype, -1, 1) * bound.astype(kernel.dtype)
-      lora[path] = {"a": a, "b": jnp.zeros(up, kernel.dtype)}
+      a = jax.random.uniform(jax.random.fold_in(key, number), down, dtype, -1, 1) * bound.astype(dtype)
+      lora[path] = {"a": a, "b": jnp.zeros(up, dtype)}
     return flax.traverse_util.unflatten_dict(lora, sep="/")
 
   def merged(self, params: Any, lora: Any, factor: float = 1.0) -> Any:

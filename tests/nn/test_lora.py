@@ -68,6 +68,14 @@ def test_b_of_zero_is_the_identity_and_unmerging_restores_up_to_rounding(x64):
     assert np.abs(before - after).max() <= 2 * np.finfo(np.float32).eps * largest
 
 
+def test_pairs_of_half_kernels_are_wide():
+  params = {"attention": {"out": {"kernel": jnp.ones((4, 4), jnp.bfloat16)}}}
+  adapter = LoRA(2)
+  lora = adapter.init(jax.random.key(0), params)
+  assert {leaf.dtype for leaf in jax.tree.leaves(lora)} == {jnp.dtype(jnp.float32)}
+  assert {leaf.dtype for leaf in jax.tree.leaves(adapter.merged(params, lora))} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_a_run_of_a_larger_network_writes_the_file_of_its_part(x64):
   """As `jaxgen export` does of lora_emoji: the U-Net is a part there, and the file is the U-Net's alone."""
   _, layout, variables, _, _ = read("SD 1")

@@ -264,6 +264,12 @@ def test_says_what_does_not_fit(folder, tmp_path):
   with refused("is of Stable Diffusion 3's Transformer, and no single file of Stable Diffusion 1, 2 or XL"):
     pipelines.described(tmp_path / "sd3.safetensors")
   (tmp_path / "model.ckpt").write_bytes(b"\x80\x02}q\x00.")
+  of_two = {
+    "model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 9, 3, 3)),
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": np.zeros((1, 1024)),
+  }
+  save_file(of_two, tmp_path / "sd2_inpainting.safetensors")
+  assert pipelines.described(tmp_path / "sd2_inpainting.safetensors").prediction == "eps"
   with refused("is a pickle, which may run anything when it is read"):
     pipelines.described(tmp_path / "model.ckpt")
   with refused("there is no folder or file .*nowhere of a model"):
@@ -275,6 +281,19 @@ def test_says_what_does_not_fit(folder, tmp_path):
     file.rename(file.with_suffix(".bin"))
   with refused("diffusion_pytorch_model.bin is a pickle"):
     pipelines.dtype_of(pickled)
+  index = pickled / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+  index.write_text("{")
+  with refused("index.json is no index of files of safetensors"):
+    pipelines.dtype_of(pickled)
+  scheduler = pickled / "scheduler" / "scheduler_config.json"
+  kept = json.loads(scheduler.read_text())
+  scheduler.write_text(json.dumps(kept | {"prediction_type": "flow_prediction"}))
+  with refused("the network predicts 'flow_prediction', and this config knows epsilon, v_prediction"):
+    pipelines.described(pickled)
+  scheduler.write_text(json.dumps({name: value for name, value in kept.items() if name != "beta_start"}))
+  with refused("the schedule has no beta_start"):
+    pipelines.described(pickled)
+  scheduler.write_text(json.dumps(kept))
   edited = json.loads((pickled / "unet" / "config.json").read_text()) | {"in_channels": 8}
   (pickled / "unet" / "config.json").write_text(json.dumps(edited))
   with refused("a U-Net of 8 input channels, and this config knows 4 and, for inpainting, 9"):
@@ -285,6 +304,8 @@ def test_says_what_does_not_fit(folder, tmp_path):
       config.build(preset="tiny", size=size)
   with refused("--learns lora needs pictures and captions"):
     config.build(preset="tiny", learns="lora")
+  with refused("underflow in float16, .* --parameters float32"):
+    config.build(preset="tiny", learns="lora", captions="somewhere", parameters="float16")
   with refused("this is no description"):
     config.build(model="{}")
 

@@ -136,7 +136,9 @@ def gaussian_diffusion(
     """The state in which the network is the changed one."""
     if adapter is None:
       return state
-    return state.replace(params={**state.params, "network": changed(state, state.averaged(adapter.name))})
+    params = {**state.params, "network": changed(state, state.averaged(adapter.name))}
+    # An average of the frozen part alone lacks the change.
+    return state.replace(params=params, ema={name: a for name, a in state.ema.items() if name != "network"})
 
   def evaluate(state: State, batch: Batch, key: Array) -> dict[str, Float[Array, " batch"]]:
     state = whole(state)

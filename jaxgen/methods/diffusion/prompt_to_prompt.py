@@ -180,6 +180,14 @@ def paired(prompts: Prompts, source: Told, told: Told, condition: Condition, thr
       "attention maps need a network that is conditioned on a text in a dict: take condition entries({..})"
     )
   n, words = prompts.maps["blend"].shape
+  given = {name: prompts.maps[name].shape for name in NAMES}
+  wanted = {"mapper": (n, words, words), "blend": (n, words), "gain": (n, words), "cross": (n,), "itself": (n,)}
+  texts = [jnp.shape(x)[:2] for tree in (told, source) for name, x in tree.items() if name in prompts.source]
+  if given != wanted or (n, words) not in texts or {first for first, *_ in texts} != {n}:
+    raise UserError(
+      f"attention maps are of {n} texts of {words} words, in arrays of {given}, and the texts that are told are of "
+      f"{texts}: make the maps of these texts"
+    )
   pair = jnp.arange(n, dtype=jnp.int32)
   nothing = inert(words)
   offers = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), nothing) | {"own": pair}

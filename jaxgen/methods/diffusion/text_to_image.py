@@ -296,6 +296,9 @@ def filled(
       edit = edits.Edit(jnp.zeros((n, height, width, 3), dtype), None, jnp.zeros((n, height, width), bool))
     elif edit.keep is None:
       raise UserError("a network of inpainting takes a picture with a mask, and no strength: give --mask")
+    elif edit.keep.shape[1:] != (height, width):
+      found = " x ".join(map(str, edit.keep.shape[1:]))
+      raise UserError(f"pictures and masks of this model are {height} x {width}, not {found}: give them in that size")
     picture = beside(state, edit.start, edit.keep, fold_in(keys, ENCODE_STREAM))
     made = method.sample(state, keys, picture=picture, **rest)
     return jnp.where(edit.keep[..., None], edit.start.astype(made.dtype), made)

@@ -55,7 +55,9 @@ class Part(NamedTuple):
   name: str
 
   def split(self, key: Array, params: Params) -> tuple[Params, Params]:
-    """See `Adapter`. Raises a UserError if there is no such part, or it is the whole network."""
+    """See `Adapter`. Raises a UserError if there is no such part, it is the whole network, or it has its name."""
+    if self.name == "network":
+      raise UserError("what stays is called 'network' here, and a part that is trained cannot be: name it otherwise")
     if self.name not in params or len(params) == 1:
       raise UserError(f"the network's parts are {', '.join(params)}, and {self.name!r} is to be trained: change it")
     return {name: value for name, value in params.items() if name != self.name}, params[self.name]

@@ -45,7 +45,7 @@ class Tiled(NamedTuple):
       UserError: a tile that the network does not divide, or whose overlap it does not.
     """
     of = lambda x, method: self.network.apply(variables, x, method=method)
-    if self.tile % (4 * self.factor):
+    if self.tile < 1 or self.tile % (4 * self.factor):
       raise UserError(
         f"tiles of {self.tile} pixels do not divide by {4 * self.factor}, four latents: take a multiple of that"
       )

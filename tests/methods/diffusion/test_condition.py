@@ -141,6 +141,8 @@ def test_guidance_knows_which_parts_are_dropped():
   away = condition.away(told, {"label": [0, 0, 1]})
   assert away["label"].tolist() == [0, 0, 1]
   assert not np.any(away["picture"])
+  negative = condition.away(told, {"control": np.full((3, 1), 2.0)})  # of a part that is never dropped
+  assert [way["control"][0, 0] for way in condition.ways(told, negative)] == [2, 2, 1, 1]
   drawn = condition.asked({"control": np.ones((3, 1)), "picture": np.ones((3, 2))}, keys)
   assert drawn["label"].shape == (3,)
   with pytest.raises(UserError, match="give picture"):

@@ -151,5 +151,9 @@ def test_samples_with_other_maps(sample):
   np.testing.assert_allclose(more[1], source[1], atol=2e-5)  # the second text has no such word
   with pytest.raises(UserError, match="attention maps of another text also need source_NAME"):
     sample(SWAPPED, **replacement(SOURCE, SWAPPED))
+  with pytest.raises(UserError, match="maps are of 2 texts of 3 words"):
+    sample(SWAPPED, source_tokens=SOURCE, **replacement(SOURCE[:, 1:], SWAPPED[:, 1:]))
+  with pytest.raises(UserError, match="maps are of 1 texts of 4 words"):
+    sample(SWAPPED, source_tokens=SOURCE, **replacement(SOURCE[:1], SWAPPED[:1]))
   with pytest.raises(UserError, match="also need mapper, blend, gain, cross, itself"):
     sample(SWAPPED, source_tokens=SOURCE)

@@ -152,6 +152,8 @@ def test_a_network_of_inpainting_is_told_the_mask_and_what_is_known():
   expected = picture_of(mean_of(state, TEXTS)[:, None, None] + free)
   np.testing.assert_allclose(samples[..., 0][~keep], expected[~keep], rtol=1e-5)
   jax.jit(method.step)(state, BATCH)
+  with pytest.raises(UserError, match="are 4 x 8, not 2 x 8: give them in that size"):
+    method.sample(state, KEYS, tokens=TEXTS, start=x[:, :2], keep=jnp.asarray(keep[:, :2]))
   with pytest.raises(UserError, match="takes a picture with a mask, and no strength"):
     method.sample(state, KEYS, tokens=TEXTS, start=x, strength=jnp.ones(2))
 

@@ -11,6 +11,7 @@ from jaxgen.core.condition import entries
 from jaxgen.core.errors import UserError
 from jaxgen.core.method import Frozen, State
 from jaxgen.core.spec import Spec
+from jaxgen.core.wrappers import averaged
 from jaxgen.engine import frozen
 from jaxgen.methods.diffusion.gaussian import gaussian_diffusion
 from jaxgen.methods.diffusion.objective import preserving
@@ -180,6 +181,8 @@ def test_says_what_does_not_fit():
   init = lambda *given, **options: jax.eval_shape(made(*given, **options).init, jax.random.key(0), BATCH)
   with refused("parts are text, unet, and 'control' is to be trained"):
     init(WITHOUT, Control())
+  with refused("a part that is trained cannot be"):
+    init(WITHOUT, Part("network"))
   with refused("no table of embeddings 'words/table'"):
     init(WITHOUT, Token(NEW, table="words/table"))
   with refused("tokens 0 to 8, not 9: raise its vocabulary"):
@@ -190,3 +193,12 @@ def test_says_what_does_not_fit():
       jax.random.key(0),
       {name: value for name, value in BATCH.items() if not name.startswith("prior")},
     )
+
+
+def test_an_average_of_the_frozen_part_does_not_hide_the_change():
+  method = averaged(made(WITHOUT, Part("unet"), base=LOADED), {"network": 0.9, "unet": 0.9})
+  state = begun(method)
+  state = state.replace(ema={**state.ema, "network": state.params["network"], "unet": state.params["unet"]})
+  plain = state.replace(ema={})
+  draw = jax.jit(lambda state: method.sample(state, KEYS, tokens=BATCH["tokens"]))
+  same(draw(state), draw(plain))
